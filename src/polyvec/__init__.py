@@ -1,0 +1,55 @@
+"""polyvec: texts to vectors with language models.
+
+Public names are loaded on first use, so `import polyvec` needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polyvec.embed.embedder import Embedder
+    from polyvec.embed.encoding import EncodeReport
+    from polyvec.embed.projection import Calibration, quantize
+    from polyvec.errors import PolyvecError
+    from polyvec.evaluate.tasks import evaluate
+    from polyvec.index.store import Index
+    from polyvec.recipe import Recipe, load_recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Calibration": "polyvec.embed.projection",
+    "Embedder": "polyvec.embed.embedder",
+    "EncodeReport": "polyvec.embed.encoding",
+    "Index": "polyvec.index.store",
+    "PolyvecError": "polyvec.errors",
+    "Recipe": "polyvec.recipe",
+    "evaluate": "polyvec.evaluate.tasks",
+    "load_recipe": "polyvec.recipe",
+    "quantize": "polyvec.embed.projection",
+}
+
+__all__ = [
+    "Calibration",
+    "Embedder",
+    "EncodeReport",
+    "Index",
+    "PolyvecError",
+    "Recipe",
+    "__version__",
+    "evaluate",
+    "load_recipe",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'polyvec' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,64 @@
+"""The main job on real text: index the docstrings of this Python, then ask five questions.
+
+The index is kept, so a second run embeds nothing again.
+
+example: polyvec demo --folder /tmp/python-docs
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+QUESTIONS = (
+    "run a child process and capture its output",
+    "parse a date from a string",
+    "read a compressed archive",
+    "wait until several threads have all reached the same point",
+    "find the most common elements in a list",
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", help="the index; default: in the user's cache")
+
+
+def run(options: argparse.Namespace) -> None:
+    from polyvec.cli.search import show
+    from polyvec.data.docstrings import standard_library
+    from polyvec.embed.embedder import Embedder
+    from polyvec.embed.sources import DEFAULT_MODEL
+    from polyvec.index.store import Index
+
+    folder = Path(options.folder or _cache_folder())
+    records = standard_library()
+    print(f"{len(records)} docstrings of Python {sys.version.split()[0]}'s standard library")
+    embedder = Embedder.from_pretrained()
+    began = time.perf_counter()
+    index, report = Index.build(
+        folder, records, embedder, model=DEFAULT_MODEL, show_progress_bar=True
+    )
+    seconds = time.perf_counter() - began
+    if report.num_embedded:
+        speed = report.num_embedded / seconds
+        print(f"embedded {report.num_embedded} texts in {seconds:.1f} s: {speed:.0f} texts/s")
+    else:
+        print(f"all {report.num_texts} were in {folder} already; none embedded again")
+    found = index.search(list(QUESTIONS), embedder, top_k=3)
+    for question, hits in zip(QUESTIONS, found, strict=True):
+        print(f"\n{question}")
+        show(hits)
+    command = [_program(), "search", str(folder), "your question"]
+    print(f"\nAsk your own: {shlex.join(command)}")
+
+
+def _cache_folder() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "polyvec" / f"demo-{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _program() -> str:
+    """How this program was called, so that the printed command can be pasted."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "polyvec" else "polyvec"

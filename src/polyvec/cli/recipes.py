@@ -1,0 +1,69 @@
+"""The systems of the literature as recipes: list them, show one, check one.
+
+`check` builds the recipe's embedder, tests its invariants, and measures again each figure in its
+[expect] section on the data sets below --data.
+
+example: polyvec recipes list
+"""
+
+import argparse
+import os
+import sys
+
+from polyvec.errors import DataError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="all recipes, a line each")
+    show = actions.add_parser("show", help="one recipe's file")
+    show.add_argument("name", help="a recipe's name or file")
+    check = actions.add_parser("check", help="build a recipe and measure its figures again")
+    check.add_argument("name", help="a recipe's name or file")
+    check.add_argument("--scale", default="nano", help="nano (default) or full")
+    check.add_argument(
+        "--data",
+        default=os.environ.get("POLYVEC_DATA"),
+        help="folder of data sets; or POLYVEC_DATA",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    {"list": _list, "show": _show, "check": _check}[options.action](options)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from polyvec.recipe import all_recipes
+
+    table = Table("recipe", "system", "pooling", "backbone", "paper")
+    for recipe in all_recipes():
+        parts = recipe.embedder
+        pooling = parts.pooling if isinstance(parts.pooling, str) else "+".join(parts.pooling)
+        table.add_row(recipe.key, recipe.system.name, pooling, parts.backbone, recipe.system.paper)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _show(options: argparse.Namespace) -> None:
+    from polyvec.recipe import load_recipe
+
+    print(load_recipe(options.name).path.read_text("utf-8"), end="")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from polyvec.evaluate.check import check_recipe
+    from polyvec.recipe import load_recipe
+
+    recipe = load_recipe(options.name)
+    if recipe.expect.get(options.scale) and not options.data:
+        raise DataError(
+            f"{recipe.key} has figures to measure: name the folder of data sets with --data"
+        )
+    failed = 0
+    for line in check_recipe(recipe, options.scale, options.data):
+        failed += not line.ok
+        print(f"{'ok  ' if line.ok else 'FAIL'} {line.what}: {line.found}", flush=True)
+    if failed:
+        raise DataError(f"{recipe.key}: {failed} checks failed")

@@ -1,0 +1,431 @@
+"""Embedder: texts in, vectors out. The whole flow is `forward` and `encode`; read it first.
+
+1. prompts.py     text and prompt -> spans
+2. tokens.py      spans -> token batches without padding
+3. backbone.py    token batch -> hidden states
+4. pooling.py     hidden states -> one vector a text
+5. projection.py  vectors -> dense, normalised, truncated, quantised
+
+B texts, L tokens of the longest, D state size, E vector size.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polyvec.embed import encoding, projection
+from polyvec.embed.backbone import Backbone, States
+from polyvec.embed.encoding import EncodeReport, RunOptions
+from polyvec.embed.pooling import POOLINGS, pool
+from polyvec.embed.pooling_modules import WeightedLayers
+from polyvec.embed.projection import Calibration, Precision
+from polyvec.embed.prompts import PromptTable
+from polyvec.embed.sources import DEFAULT_MODEL
+from polyvec.embed.tokens import TextTokenizer, TokenBatch
+from polyvec.errors import CalibrationError, InputError, ModelError, known
+
+
+class Embedder(nn.Module):
+    """Turns texts into vectors; sentence-transformers' method names and defaults.
+
+    >>> import polyvec
+    >>> embedder = polyvec.Embedder.from_pretrained()
+    >>> embedder.encode(["a cat", "a kitten"]).shape
+    (2, 384)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        text_tokenizer: TextTokenizer,
+        *,
+        pooling: str | Sequence[str] = "mean",
+        pool_prompt: bool = True,
+        layers: WeightedLayers | None = None,
+        projections: Iterable[nn.Module] = (),
+        prompts: PromptTable | None = None,
+        similarity_fn_name: str = "cosine",
+        truncate_dim: int | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.text_tokenizer = text_tokenizer
+        self.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+        for name in self.pooling or ("none",):
+            if name not in POOLINGS:
+                raise ModelError(f"pooling {name!r} is not known.{known(name, POOLINGS)}")
+        if similarity_fn_name not in projection.SIMILARITIES:
+            raise ModelError(
+                f"similarity {similarity_fn_name!r} is not known."
+                + known(similarity_fn_name, projection.SIMILARITIES)
+            )
+        self.pool_prompt = pool_prompt
+        self.layers = layers
+        self.projections = nn.ModuleList(projections)
+        self.prompt_table = prompts or PromptTable()
+        self.similarity_fn_name = similarity_fn_name
+        self.truncate_dim = truncate_dim
+        self.calibration = calibration
+        self._check_dimensions()
+        self.eval()
+
+    # ---- in and out -------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path = DEFAULT_MODEL, **options: Any
+    ) -> "Embedder":
+        """The embedder of a sentence-transformers or Hugging Face folder or hub id.
+
+        Options: device, dtype ("float32", "bfloat16", "float16"), max_seq_length, pooling,
+        prompts, default_prompt_name, similarity_fn_name, truncate_dim, layout ("auto",
+        "packed", "padded"), revision, cache_folder, local_files_only, token, trust_remote_code.
+        Raises ModelError, naming the file, for a folder that is not what it declares, and
+        TokenizerError for a tokenizer that breaks its contract.
+        """
+        from polyvec.embed.formats import read_embedder
+
+        return read_embedder(name_or_path, **options)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a folder that this class and sentence-transformers load to the same vectors.
+
+        The folder appears whole or not at all; an existing model folder is replaced.
+        """
+        from polyvec.embed.formats import write_embedder
+
+        write_embedder(self, Path(path))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Save, and upload the folder to the hub; returns the commit's address.
+
+        Options are those of huggingface_hub.HfApi.upload_folder, and `private`.
+        """
+        from polyvec.embed.formats import upload_embedder
+
+        return upload_embedder(self, repo_id, **options)
+
+    # ---- the flow ---------------------------------------------------------------------------
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Vectors of a batch before truncation and quantisation, [B, E]; differentiable."""
+        states = self.backbone(batch, all_layers=self.layers is not None)
+        vectors = pool(self.pooling, self._token_states(states), states.pooled_BL, states.seen_BL)
+        for step in self.projections:
+            vectors = step(vectors)
+        return vectors
+
+    def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """What is pooled: states [B, L, D] and which of them are real, [B, L]."""
+        states = self.backbone(batch, all_layers=self.layers is not None)
+        return self._token_states(states), states.seen_BL
+
+    def _token_states(self, states: States) -> Tensor:
+        if self.layers is None or states.all_layers is None:
+            return states.last_BLD
+        return self.layers(states.all_layers)
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        output_value: str = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        *,
+        truncate: encoding.Truncate = "warn",
+        calibration: Calibration | None = None,
+    ) -> Any:
+        """Vectors in the order of the texts: float32 [N, E], or [E] for a single string.
+
+        Batches are made by token count; `batch_size` caps the number of texts in one, for
+        memory, and changes no vector. With `output_value="token_embeddings"` a list of
+        [tokens, D]. Integer precisions need `calibrate` once. `truncate` says what happens
+        to texts longer than the model reads: "warn" (counted), "error", or "silent".
+        Raises InputError, naming the index, for what is not a text.
+        """
+        single = isinstance(texts, str)
+        vectors, _ = self.encode_with_report(
+            [texts] if single else texts,  # type: ignore[list-item]
+            prompt_name=prompt_name,
+            prompt=prompt,
+            options=RunOptions(
+                batch_size,
+                show_progress_bar=show_progress_bar,
+                truncate=truncate,
+                token_states=_wants_tokens(output_value, precision),
+            ),
+            precision=precision,
+            device=device,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            calibration=calibration,
+        )
+        out = vectors if not single else vectors[0]
+        if convert_to_tensor:
+            return (
+                [torch.as_tensor(v) for v in out] if isinstance(out, list) else torch.as_tensor(out)
+            )
+        if convert_to_numpy:
+            return out
+        return torch.as_tensor(out) if single else [torch.as_tensor(v) for v in out]
+
+    def encode_query(self, texts: str | Iterable[str], **options: Any) -> Any:
+        """`encode` with the model's "query" prompt, if it has one."""
+        return self.encode(texts, **self._role("query", options))
+
+    def encode_document(self, texts: str | Iterable[str], **options: Any) -> Any:
+        """`encode` with the model's "document", "passage" or "corpus" prompt: the first set."""
+        return self.encode(texts, **self._role("document", options))
+
+    def encode_with_report(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        options: RunOptions | None = None,
+        **finish: Any,
+    ) -> tuple[Any, EncodeReport]:
+        """The vectors of `encode`, and a report: the prompt used, tokens, truncations, seconds."""
+        report = EncodeReport()
+        options = options or RunOptions()
+        windows = self._windows(
+            texts, prompt_name, prompt, options, report, encoding.WINDOW, finish
+        )
+        if options.token_states:
+            return [states for part in windows for states in part], report
+        total = len(texts) if isinstance(texts, Sequence) else None
+        return _gather(windows, total, self._finish([], **_no_device(finish))), report
+
+    def encode_iter(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        chunk_size: int = encoding.WINDOW,
+        options: RunOptions | None = None,
+        report: EncodeReport | None = None,
+        **finish: Any,
+    ) -> Iterator[np.ndarray]:
+        """Arrays [at most `chunk_size`, E], in order, for texts of any number in bounded memory."""
+        if isinstance(texts, str):
+            raise InputError("encode_iter takes many texts; for one string call encode")
+        if chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
+        return self._windows(
+            texts,
+            prompt_name,
+            prompt,
+            options or RunOptions(),
+            report or EncodeReport(),
+            chunk_size,
+            finish,
+        )
+
+    def _windows(
+        self, texts, prompt_name, prompt, options, report, window, finish
+    ) -> Iterator[Any]:
+        resolved = self.prompt_table.resolve(prompt, prompt_name)
+        if finish.get("device") is not None:
+            self.to(finish["device"])
+        finish = _no_device(finish)
+        self._check_finish(**finish)
+        was_training = self.training
+        self.eval()
+        try:
+            for part in encoding.run(self, texts, resolved, options, report, window):
+                yield (
+                    [v.numpy() for v in part]
+                    if options.token_states
+                    else self._finish(part, **finish)
+                )
+        finally:
+            self.train(was_training)
+
+    def _finish(
+        self,
+        vectors: Sequence[Tensor],
+        *,
+        precision: Precision = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        calibration: Calibration | None = None,
+    ) -> np.ndarray:
+        """Step 5 for a window: truncate, normalise and quantise."""
+        dim = truncate_dim or self.truncate_dim
+        unit = normalize_embeddings or self.normalizes
+        stack = torch.stack(list(vectors)) if len(vectors) else torch.zeros(0, self._full_dimension)
+        stack = projection.truncate(stack, dim, renormalize=unit)
+        if normalize_embeddings:
+            stack = nn.functional.normalize(stack, dim=-1)
+        return projection.quantize(stack.numpy(), precision, calibration or self.calibration)
+
+    def _check_finish(self, **finish: Any) -> None:
+        """Refuse a wrong precision, dimension or calibration before anything is computed."""
+        self._finish([], **finish)
+
+    def _role(self, role: str, options: dict) -> dict:
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            found = self.prompt_table.resolve(role=role)
+            return {**options, "prompt_name": found.name}
+        return options
+
+    # ---- what it is -------------------------------------------------------------------------
+
+    def calibrate(self, texts: Iterable[str], **encode_options: Any) -> Calibration:
+        """Measure and keep the ranges that int8 and uint8 need, from a sample of texts.
+
+        Give the same normalize_embeddings and truncate_dim as later calls; a few thousand
+        texts of the kind to be embedded are enough. Saved with the model.
+        """
+        self.calibration = Calibration.of(self.encode(texts, **encode_options))
+        return self.calibration
+
+    def similarity(self, a: Any, b: Any) -> Tensor:
+        """Similarity of every vector in `a` to every one in `b`, [N, M]."""
+        return projection.similarity_matrix(_matrix(a), _matrix(b), self.similarity_fn_name)
+
+    def similarity_pairwise(self, a: Any, b: Any) -> Tensor:
+        """Similarity of each vector in `a` to the one beside it in `b`, [N]."""
+        return projection.similarity_pairs(_matrix(a), _matrix(b), self.similarity_fn_name)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The stored prompts by name."""
+        return dict(self.prompt_table.by_name)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens that are read, special tokens included; longer texts are cut."""
+        return self.text_tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        limit = self.backbone.max_positions
+        if value is not None and limit is not None and value > limit:
+            raise InputError(f"max_seq_length {value} is beyond the model's {limit} positions")
+        self.text_tokenizer.max_length = value
+
+    @property
+    def tokenizer(self):
+        """The Hugging Face tokenizer."""
+        return self.text_tokenizer.hf
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the model's own last step makes vectors of length 1."""
+        return len(self.projections) > 0 and isinstance(self.projections[-1], projection.Normalize)
+
+    def get_embedding_dimension(self) -> int:
+        """Numbers in a vector."""
+        return self.truncate_dim or self._full_dimension
+
+    # sentence-transformers' older name, in most code that users bring along.
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    @property
+    def _full_dimension(self) -> int:
+        dim = self.backbone.hidden_size * len(self.pooling)
+        for step in self.projections:
+            dim = getattr(step, "out_features", dim)
+        return dim
+
+    def _check_dimensions(self) -> None:
+        dim = self.backbone.hidden_size * len(self.pooling)
+        for step in self.projections:
+            takes = getattr(step, "in_features", getattr(step, "dimension", dim))
+            if takes != dim:
+                raise ModelError(f"{type(step).__name__} takes {takes} dimensions, but gets {dim}")
+            dim = getattr(step, "out_features", dim)
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= dim:
+            raise ModelError(f"truncate_dim {self.truncate_dim} is not between 1 and {dim}")
+        if self.calibration is not None:
+            ranges = self.calibration.ranges_2E.shape[1]
+            if ranges > dim:
+                raise CalibrationError(f"ranges are for {ranges} dimensions, vectors have {dim}")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything beside the weights that decides a vector, as plain values."""
+        return {
+            "backbone": type(self.backbone.model).__name__,
+            "pooling": list(self.pooling),
+            "pool_prompt": self.pool_prompt,
+            "weighted_layers_from": self.layers.layer_start if self.layers else None,
+            "projections": [type(step).__name__ for step in self.projections],
+            "prompts": self.prompts,
+            "default_prompt_name": self.prompt_table.default_name,
+            "similarity_fn_name": self.similarity_fn_name,
+            "truncate_dim": self.truncate_dim,
+            "lower_case": self.text_tokenizer.lower_case,
+            "tokenizer_contract": self.text_tokenizer.contract.as_dict(),
+        }
+
+    def fingerprint(self) -> str:
+        """sha256 over weights, tokenizer and settings: equal if and only if vectors are."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
+        digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
+
+
+def _wants_tokens(output_value: str, precision: str) -> bool:
+    if output_value not in ("sentence_embedding", "token_embeddings"):
+        raise InputError(
+            f"output_value {output_value!r} is not known. "
+            "Known: sentence_embedding, token_embeddings."
+        )
+    if output_value == "token_embeddings" and precision != "float32":
+        raise InputError("token_embeddings come in float32 only")
+    return output_value == "token_embeddings"
+
+
+def _gather(parts: Iterator[np.ndarray], total: int | None, empty: np.ndarray) -> np.ndarray:
+    """Parts one below another; written in place where their number is known beforehand."""
+    if total is None:
+        return np.concatenate([empty, *parts])
+    out, filled = np.empty((total, *empty.shape[1:]), empty.dtype), 0
+    for part in parts:
+        out[filled : filled + len(part)] = part
+        filled += len(part)
+    return out
+
+
+def _no_device(finish: dict) -> dict:
+    return {key: value for key, value in finish.items() if key != "device"}
+
+
+def _matrix(vectors: Any) -> Tensor:
+    if isinstance(vectors, list):
+        vectors = np.stack([np.asarray(v) for v in vectors])
+    tensor = torch.as_tensor(vectors)
+    tensor = tensor[None] if tensor.ndim == 1 else tensor
+    return tensor if tensor.dtype.is_floating_point else tensor.float()

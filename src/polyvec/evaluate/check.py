@@ -1,0 +1,64 @@
+"""Does a recipe do what it says? Its invariants, and each figure that it expects."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from polyvec.embed.embedder import Embedder
+from polyvec.evaluate.tasks import evaluate
+from polyvec.recipe import Recipe
+
+TOLERANCE = 1e-5
+TEXTS = (
+    "A cat sits on the mat.",
+    "Vectors!",
+    "",
+    "The quick brown fox jumps over the lazy dog while nobody in the village looks up at all.",
+    "[SEP] is a look-alike, {braces} too",
+    "un été à Zürich 漢字",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One check: what was tested, whether it holds, and what was found."""
+
+    what: str
+    ok: bool
+    found: str
+
+
+def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterator[Line]:
+    """Checks one by one, as they are done; builds the embedder first."""
+    embedder = recipe.build(scale)
+    yield from invariants(embedder)
+    for name, figure in recipe.expect.get(scale, {}).items():
+        folder, split, measure = name.split()
+        score = evaluate(embedder, Path(data or ".") / folder, split).scores[measure]
+        yield Line(
+            name,
+            score >= figure.at_least,
+            f"{score:.4f}, at least {figure.at_least}, measured before {figure.measured}",
+        )
+
+
+def invariants(embedder: Embedder) -> Iterator[Line]:
+    """Vectors depend on nothing but the text, and survive saving."""
+    texts = list(TEXTS)
+    together = embedder.encode(texts)
+    alone = np.stack([embedder.encode(text) for text in texts])
+    yield _near("a text alone as in a batch", together, alone)
+    yield _near("order", together, embedder.encode(texts[::-1])[::-1])
+    with tempfile.TemporaryDirectory() as folder:
+        embedder.save_pretrained(Path(folder) / "model")
+        again = Embedder.from_pretrained(Path(folder) / "model").encode(texts)
+    equal = bool(np.array_equal(together, again))
+    yield Line("saved and loaded", equal, "bit-equal" if equal else "differs")
+
+
+def _near(what: str, a: np.ndarray, b: np.ndarray) -> Line:
+    error = float(np.abs(a - b).max())
+    return Line(what, error <= TOLERANCE, f"differs by {error:.1e}, at most {TOLERANCE}")

@@ -1,0 +1,47 @@
+"""Scores, as fractions. ir-measures and scipy compute; here are the names and the edge cases."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from polyvec.errors import DataError, MissingExtraError
+
+RETRIEVAL_MEASURES = ("ndcg@10", "recall@100", "map", "mrr@10")
+
+
+def correlations(predicted: Sequence[float], gold: Sequence[float]) -> dict[str, float]:
+    """Spearman's and Pearson's correlation, ties by average rank (the survey's Eq. 2 and 3).
+
+    Raises DataError where either side is constant: a correlation with a constant is undefined.
+    """
+    try:
+        from scipy import stats
+    except ImportError:
+        raise MissingExtraError("scipy", "evaluate", "Spearman's correlation") from None
+    for name, values in (("predicted", predicted), ("gold", gold)):
+        if len(values) < 2 or np.ptp(np.asarray(values, float)) == 0:
+            raise DataError(f"correlation: all {len(values)} {name} scores are equal")
+    return {
+        "spearman": float(stats.spearmanr(predicted, gold).statistic),
+        "pearson": float(stats.pearsonr(predicted, gold).statistic),
+    }
+
+
+def retrieval(
+    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """nDCG@10 (linear gain), Recall@100, MAP and MRR@10, averaged over the judged queries.
+
+    trec_eval's definitions through ir-measures: equal scores are ordered by document id,
+    and a judged query that is missing from the run counts 0.
+    """
+    try:
+        import ir_measures
+        from ir_measures import AP, RR, R, nDCG
+    except ImportError:
+        raise MissingExtraError("ir-measures", "evaluate", "retrieval measures") from None
+    wanted = dict(zip(RETRIEVAL_MEASURES, (nDCG @ 10, R @ 100, AP, RR @ 10), strict=True))
+    judged = {query: dict(documents) for query, documents in qrels.items()}
+    ranked = {query: dict(documents) for query, documents in run.items()}
+    found = ir_measures.calc_aggregate(list(wanted.values()), judged, ranked)
+    return {name: float(found[measure]) for name, measure in wanted.items()}

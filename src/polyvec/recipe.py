@@ -1,0 +1,190 @@
+"""Recipes: a system of the literature as one short TOML file.
+
+The only code that knows settings files. Sections are frozen dataclasses, filled
+strictly: an unknown key or a wrong type fails, with a suggestion, before any weight loads.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyvec.embed.settings import EmbedderSettings
+from polyvec.errors import SettingsError, known
+
+SCALES = ("full", "nano")
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What the recipe is: name, the survey's table and reference number, and what it is for."""
+
+    name: str
+    paper: str
+    tasks: tuple[str, ...]
+    table: int | None = None
+    reference: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A paper's own number and where it stands; never one of ours."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """A figure measured here: `polyvec recipes check` measures it again and compares."""
+
+    at_least: float
+    measured: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole recipe. `nano` holds the keys of [embedder] that differ at `--scale nano`.
+
+    Keys of `expect` are "<data folder> <split> <measure>", such as "stsb test spearman".
+    """
+
+    path: Path
+    system: System
+    embedder: EmbedderSettings
+    nano: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Published] = field(default_factory=dict)
+    expect: Mapping[str, Mapping[str, Expectation]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.path.stem
+
+    def at_scale(self, scale: str) -> EmbedderSettings:
+        """The embedder's settings at scale "full" (the paper's) or "nano" (runs anywhere)."""
+        if scale not in SCALES:
+            raise SettingsError(f"scale {scale!r} is not known.{known(scale, SCALES)}")
+        return dataclasses.replace(self.embedder, **self.nano) if scale == "nano" else self.embedder
+
+    def build(self, scale: str = "full", **where: Any):
+        """The Embedder at a scale; loads weights."""
+        from polyvec.embed.compose import compose
+
+        return compose(self.at_scale(scale), **where)
+
+
+def recipe_folder() -> Path:
+    """Where the recipes lie: beside the source in a checkout, else inside the package."""
+    here = Path(__file__).resolve()
+    checkout = here.parents[2] / "recipes"
+    return checkout if checkout.is_dir() else here.parent / "recipes"
+
+
+def all_recipes(folder: Path | None = None) -> Iterator[Recipe]:
+    """Every recipe, by path."""
+    for path in sorted((folder or recipe_folder()).rglob("*.toml")):
+        yield load_recipe(path)
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """The recipe of a file, or of a name such as "all-minilm".
+
+    Raises SettingsError, naming file, section and key, for anything not known.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        names = {p.stem: p for p in recipe_folder().rglob("*.toml")}
+        if str(name_or_path) not in names:
+            raise SettingsError(
+                f"recipe {str(name_or_path)!r} is not known.{known(str(name_or_path), names)}"
+            )
+        path = names[str(name_or_path)]
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML ({error})") from None
+    return _recipe(path, raw)
+
+
+def _recipe(path: Path, raw: dict[str, Any]) -> Recipe:
+    sections = ("system", "embedder", "published", "expect")
+    _known_keys(raw, sections, f"{path}:")
+    for name in ("system", "embedder"):
+        if name not in raw:
+            raise SettingsError(f"{path}: section [{name}] is missing")
+    embedder = dict(raw["embedder"])
+    nano = _typed(
+        EmbedderSettings, embedder.pop("nano", {}), f"{path}: [embedder.nano]", partial=True
+    )
+    expect = raw.get("expect", {})
+    _known_keys(expect, SCALES, f"{path}: [expect]")
+    for scale, figures in expect.items():
+        for key in figures:
+            if len(key.split()) != 3:
+                raise SettingsError(
+                    f"{path}: [expect.{scale}] {key!r} is not '<data folder> <split> <measure>'"
+                )
+    return Recipe(
+        path,
+        fill(System, raw["system"], f"{path}: [system]"),
+        fill(EmbedderSettings, embedder, f"{path}: [embedder]"),
+        nano,
+        _table(Published, raw.get("published", {}), f"{path}: [published]"),
+        {scale: _table(Expectation, t, f"{path}: [expect.{scale}]") for scale, t in expect.items()},
+    )
+
+
+def fill(kind: type, raw: Mapping[str, Any], where: str) -> Any:
+    """A frozen dataclass from a table; unknown, missing and ill-typed keys are errors."""
+    return kind(**_typed(kind, raw, where))
+
+
+def _table(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {key: fill(kind, value, f"{where} {key!r}") for key, value in raw.items()}
+
+
+def _typed(
+    kind: type, raw: Mapping[str, Any], where: str, *, partial: bool = False
+) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{where} is {raw!r}, not a table")
+    hints = typing.get_type_hints(kind)
+    _known_keys(raw, hints, where)
+    for spec in dataclasses.fields(kind):
+        required = (
+            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        )
+        if required and not partial and spec.name not in raw:
+            raise SettingsError(f"{where} key {spec.name!r} is missing")
+    return {key: _checked(value, hints[key], f"{where} key {key!r}") for key, value in raw.items()}
+
+
+def _known_keys(raw: Mapping[str, Any], names, where: str) -> None:
+    for key in raw:
+        if key not in names:
+            raise SettingsError(f"{where} key {key!r} is not known.{known(key, names)}")
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """The value if it is of the hinted type; TOML arrays become tuples."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        if origin is Mapping and isinstance(value, dict):
+            return {
+                k: _checked(v, typing.get_args(option)[1], f"{where}.{k}") for k, v in value.items()
+            }
+        if origin is float and type(value) in (int, float):
+            return float(value)
+        if type(value) is origin:
+            return value
+    names = [getattr(o, "__name__", str(o)) for o in options if o is not types.NoneType]
+    raise SettingsError(f"{where} is {value!r}, not {' or '.join(names)}")
