@@ -101,6 +101,7 @@ def run(
 ) -> Iterator[list[Tensor]]:
     """Windows of vectors on the CPU, each window a list in the order of its texts."""
     report.prompt = prompt
+    _check_prompt(embedder, prompt)
     total = len(texts) if isinstance(texts, Sequence) else None
     with _progress(total, options.show_progress_bar) as advance:
         for start, chunk in _windows(texts, window):
@@ -108,6 +109,19 @@ def run(
     if report.num_truncated and options.truncate == "warn":
         message = report.truncation_message(embedder.max_seq_length)
         warnings.warn(message, TruncationWarning, stacklevel=4)
+
+
+def _check_prompt(embedder: "Embedder", prompt: Prompt) -> None:
+    """A prompt that fills the model leaves vectors that say nothing of their texts."""
+    limit = embedder.max_seq_length
+    if not prompt.text or limit is None:
+        return
+    (tokens,) = embedder.text_tokenizer.encode([render("", prompt)])
+    if tokens.full_length >= limit:
+        raise InputError(
+            f"the prompt alone has {tokens.full_length} tokens, the model reads {limit}: "
+            "no text would be left"
+        )
 
 
 def _windows(texts: Iterable[str], window: int) -> Iterator[tuple[int, list[str]]]:
@@ -159,8 +173,8 @@ def _check_tokens(
 ) -> None:
     if not tokens.pooled.any():
         raise InputError(
-            f"texts[{index}] leaves no token to pool: it is empty for this tokenizer"
-            + (" once the prompt is cut to the model's length" if tokens.truncated else "")
+            f"texts[{index}] leaves no token to pool: it is empty for this tokenizer, "
+            "which adds no special tokens"
         )
     if tokens.truncated:
         if options.truncate == "error":

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
@@ -256,7 +257,7 @@ def _with_weights(module: Any, folder: Path) -> Any:
         raise ModelError(f"{path}: missing{found}")
     try:
         module.load_state_dict(load_file(path))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: does not fit its config.json: {reason}") from None
     return module
@@ -279,15 +280,17 @@ def load_transformer(
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, with the weight's name
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None
     # A pooler is not used here, so its absence changes no vector.
     missing = [name for name in info["missing_keys"] if "pooler" not in name]
-    wrong = missing or list(info.get("mismatched_keys", ()))
-    if wrong:
+    if missing:
+        raise ModelError(f"{root}: {len(missing)} weights are missing, the first {missing[0]}")
+    for name, found, wanted in info["mismatched_keys"]:
         raise ModelError(
-            f"{root}: {len(wrong)} weights are missing or misshapen, the first {wrong[0]}"
+            f"{root}: weight {name} has shape {tuple(found)}, its config.json says {tuple(wanted)}"
         )
     return model.eval()
 

