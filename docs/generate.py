@@ -1,7 +1,7 @@
 """Write the generated parts of README.md and docs/: between markers, from recipes and results.
 
-    python docs/generate.py            # write
-    python docs/generate.py --check    # exit 1 if a file would change
+python docs/generate.py            # write
+python docs/generate.py --check    # exit 1 if a file would change
 """
 
 import json
@@ -42,7 +42,8 @@ def scores_table() -> str:
         theirs = published[f"{task} test {measure}"].value
         ours = 100 * result["scores"][measure]
         lines.append(
-            f"| {task} | {MEASURES[measure]} | {theirs:.2f} | {ours:.2f} | {ours - theirs:+.2f} | {why} |"
+            f"| {task} | {MEASURES[measure]} | {theirs:.2f} | {ours:.2f} "
+            f"| {round(ours - theirs, 2) + 0:+.2f} | {why} |"
         )
     return "\n".join(lines)
 

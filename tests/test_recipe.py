@@ -63,11 +63,11 @@ def test_scale_nano_changes_what_it_names_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("pooling =", "poolin =", r"\[embedder\] key 'poolin' is not known. Did you mean 'pooling'"),
+        ("pooling =", "poolin =", r"\[embedder\] key 'poolin' .*Did you mean 'pooling'"),
         ("[system]", "[sistem]", "key 'sistem' is not known. Did you mean 'system'"),
         ('name = "Test"', "name = 3", "key 'name' is 3, not str"),
         ('name = "Test"\n', "", "key 'name' is missing"),
-        ("max_length = 32", "max_length = 3.5", r"\[embedder.nano\] key 'max_length' is 3.5, not int"),
+        ("max_length = 32", "max_length = 3.5", r"embedder.nano\] key 'max_length' is 3.5, not"),
         ("max_length = 32", "max_length = true", "is True, not int"),
         ('{ query = "q: " }', "{ query = 1 }", "key 'prompts'.query is 1, not str"),
         ("at_least", "atleast", r"\[expect.nano\] 'stsb test spearman' key 'atleast' is not known"),
@@ -139,7 +139,8 @@ def test_a_figure_that_is_missed_fails_the_check(tmp_path, tiny_bert, capsys):
     pairs = [("a cat", "a cat", 1), ("a cat", "the sea", 5), ("dog", "dog", 0), ("x", "y z", 4)]
     lines = (f'{{"sentence1": "{a}", "sentence2": "{b}", "score": {c}}}' for a, b, c in pairs)
     (data / "test.jsonl").write_text("\n".join(lines))
-    text = GOOD.replace("stsb", "toy").replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny_bert))
+    text = GOOD.replace("stsb", "toy")
+    text = text.replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny_bert))
     status = main(["recipes", "check", str(write(tmp_path, text)), "--data", str(tmp_path)])
     streams = capsys.readouterr()
     assert status == 2

@@ -7,16 +7,14 @@ import transformers as tf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
-WORDS = (
-    "the a cat dog sat on mat while nobody looks query passage vector of two very long text"
-).split()
+WORDS = "the a cat dog sat on mat while nobody looks query passage vector of two very long text"
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
 
 
 def tokenizer(bos: bool = True, eos: bool = True, **options) -> PreTrainedTokenizerFast:
     """A byte-free word tokenizer: specials 0 to 4, then words, digits and letters."""
     letters = list("abcdefghijklmnopqrstuvwxyz0123456789[]{}<>/.,!?:")
-    words = dict.fromkeys([*SPECIALS, *WORDS, *letters, *(f"##{x}" for x in letters)])
+    words = dict.fromkeys([*SPECIALS, *WORDS.split(), *letters, *(f"##{x}" for x in letters)])
     vocab = {word: i for i, word in enumerate(words)}
     backend = Tokenizer(models.WordPiece(vocab, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()

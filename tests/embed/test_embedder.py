@@ -78,6 +78,19 @@ def test_what_is_no_text_names_its_index(tiny, bad, message):
         list(tiny.encode_iter(iter(["fine", bad]), chunk_size=1))
 
 
+@pytest.mark.parametrize("bad", [None, 5, b"raw", {"a", "b"}, {"a": 1}])
+def test_what_holds_no_ordered_texts_is_refused(tiny, bad):
+    with pytest.raises(InputError, match=f"texts is (a )?{type(bad).__name__}"):
+        tiny.encode(bad)
+    with pytest.raises(InputError, match="texts is"):
+        tiny.encode_iter(bad)
+
+
+def test_one_string_is_not_a_stream(tiny):
+    with pytest.raises(InputError, match="texts is str"):
+        tiny.encode_iter("a cat")
+
+
 def test_an_empty_text_without_any_special_token_is_refused():
     from families import tokenizer
     from test_families import build

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 from polyvec import Embedder
 from polyvec.embed.backbone import Backbone
-from polyvec.embed.formats import POOLING_FLAGS
+from polyvec.embed.formats.schema import POOLING_FLAGS
 from polyvec.embed.pooling import POOLINGS
 from polyvec.embed.pooling_modules import WeightedLayers
 from polyvec.embed.projection import Dense, LayerNorm, Normalize
@@ -206,6 +206,22 @@ BREAKAGES = {
         ),
         "leaves the model's folder",
     ),
+    "no list of modules": (
+        lambda f: (f / "modules.json").write_text('{"idx": 0}'),
+        "not a list of modules",
+    ),
+    "a key gone": (
+        lambda f: (
+            edit(f / "1_Pooling" / "config.json"),
+            (f / "modules.json").write_text(
+                (f / "modules.json").read_text().replace("Normalize", "LayerNorm")
+            ),
+            (f / "2_Normalize").rename(f / "2_LayerNorm"),
+            (f / "2_LayerNorm" / "config.json").write_text("{}"),
+        ),
+        "key 'dimension' is missing",
+    ),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "no tokenizer"),
     "no JSON": (lambda f: (f / "modules.json").write_text("{"), "modules.json: not JSON"),
     "unknown pooling": (
         lambda f: edit(f / "1_Pooling" / "config.json", pooling_mode="meen"),
@@ -291,7 +307,7 @@ def test_a_length_beyond_the_positions_is_cut_and_told(folder):
 
 def test_half_precision_on_a_processor_without_it_is_told(folder, monkeypatch):
     """SILENT row 17."""
-    monkeypatch.setattr("polyvec.embed.formats._cpu_computes", lambda name: False)
+    monkeypatch.setattr("polyvec.embed.formats.transformer._cpu_computes", lambda name: False)
     with pytest.warns(HalfPrecisionWarning, match="80 times slower"):
         half = Embedder.from_pretrained(folder, dtype="bfloat16", device="cpu")
     assert half.dtype == torch.bfloat16
@@ -331,13 +347,35 @@ def test_saving_replaces_a_model_and_nothing_else(made, tmp_path):
 def test_a_failed_save_leaves_the_old_model(made, tmp_path, monkeypatch):
     made["mean"].save_pretrained(tmp_path / "model")
     before = made["mean"].encode("a cat")
-    monkeypatch.setattr("polyvec.embed.formats._write_settings", lambda *a: 1 / 0)
+    monkeypatch.setattr("polyvec.embed.formats.writing._write_settings", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made["dense"].save_pretrained(tmp_path / "model")
     np.testing.assert_array_equal(
         Embedder.from_pretrained(tmp_path / "model").encode("a cat"), before
     )
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_pushed_is_what_is_saved(made, monkeypatch):
+    pushed = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            pushed["token"] = token
+
+        def create_repo(self, repo_id, private, exist_ok):
+            pushed["private"] = private
+            return type("Repo", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            pushed["vectors"] = Embedder.from_pretrained(folder_path).encode(TEXTS)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    model = made["dense"]
+    address = model.push_to_hub("me/it", private=True, token="t", commit_message="first")
+    assert (address, pushed["private"], pushed["token"]) == ("https://hub/me/it", True, "t")
+    np.testing.assert_array_equal(pushed["vectors"], model.encode(TEXTS))
 
 
 def test_lower_casing_of_the_folder_is_done(folder):

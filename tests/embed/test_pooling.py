@@ -96,7 +96,7 @@ def test_masks_of_another_batch_are_refused():
 @pytest.mark.parametrize("name", POOLINGS)
 def test_agrees_with_sentence_transformers(name):
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
-    from polyvec.embed.formats import POOLING_FLAGS
+    from polyvec.embed.formats.schema import POOLING_FLAGS
 
     states = torch.randn(3, 7, 5)
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from polyvec.embed.backbone import Backbone
 from polyvec.embed.embedder import Embedder
-from polyvec.embed.formats import best_device, load_transformer
+from polyvec.embed.formats.transformer import best_device, load_tokenizer, load_transformer
 from polyvec.embed.pooling import POOLINGS
 from polyvec.embed.projection import Normalize
 from polyvec.embed.prompts import PromptTable
@@ -32,7 +30,7 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
     """The embedder that the settings describe; `where` goes to the hub's download."""
     check(settings)
     root = model_folder(settings.backbone, **where)
-    tokenizer = AutoTokenizer.from_pretrained(root)
+    tokenizer = load_tokenizer(root)
     model = load_transformer(root).to(best_device())
     backbone = Backbone(model, tokenizer.pad_token_id or 0)
     embedder = Embedder(

@@ -90,7 +90,7 @@ class Embedder(nn.Module):
         Raises ModelError, naming the file, for a folder that is not what it declares, and
         TokenizerError for a tokenizer that breaks its contract.
         """
-        from polyvec.embed.formats import read_embedder
+        from polyvec.embed.formats.reading import read_embedder
 
         return read_embedder(name_or_path, **options)
 
@@ -99,7 +99,7 @@ class Embedder(nn.Module):
 
         The folder appears whole or not at all; an existing model folder is replaced.
         """
-        from polyvec.embed.formats import write_embedder
+        from polyvec.embed.formats.writing import write_embedder
 
         write_embedder(self, Path(path))
 
@@ -108,7 +108,7 @@ class Embedder(nn.Module):
 
         Options are those of huggingface_hub.HfApi.upload_folder, and `private`.
         """
-        from polyvec.embed.formats import upload_embedder
+        from polyvec.embed.formats.writing import upload_embedder
 
         return upload_embedder(self, repo_id, **options)
 
@@ -224,8 +224,7 @@ class Embedder(nn.Module):
         **finish: Any,
     ) -> Iterator[np.ndarray]:
         """Arrays [at most `chunk_size`, E], in order, for texts of any number in bounded memory."""
-        if isinstance(texts, str):
-            raise InputError("encode_iter takes many texts; for one string call encode")
+        encoding.check_texts(texts)
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
         return self._windows(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
 
 WINDOW = 8192
-BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768, "mps": 8192}
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768, "mps": 8192}
 BAR_FROM_TEXTS = 256
 Truncate = Literal["warn", "error", "silent"]
 
@@ -76,6 +76,14 @@ class RunOptions:
             )
 
 
+def check_texts(texts: object) -> None:
+    """Refuses what has no texts, or no order that vectors could keep."""
+    if isinstance(texts, set | frozenset | dict):
+        raise InputError(f"texts is a {type(texts).__name__}, which keeps no order; give a list")
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise InputError(f"texts is {type(texts).__name__}; give a list of strings")
+
+
 def check_text(text: object, index: int) -> str:
     """The text itself, or an InputError that names its index and what it is instead."""
     if not isinstance(text, str):
@@ -101,6 +109,7 @@ def run(
 ) -> Iterator[list[Tensor]]:
     """Windows of vectors on the CPU, each window a list in the order of its texts."""
     report.prompt = prompt
+    check_texts(texts)
     _check_prompt(embedder, prompt)
     total = len(texts) if isinstance(texts, Sequence) else None
     with _progress(total, options.show_progress_bar) as advance:
@@ -205,6 +214,8 @@ def _forward(
 
 
 def _check_finite(vectors: Sequence[Tensor], rows: Sequence[int], start: int) -> None:
+    if isinstance(vectors, Tensor) and bool(torch.isfinite(vectors).all()):
+        return  # one look at all of them; which one is asked only where it matters
     for row, vector in zip(rows, vectors, strict=True):
         if not bool(torch.isfinite(vector).all()):
             raise ModelError(f"the vector of texts[{start + row}] holds NaN or infinity")

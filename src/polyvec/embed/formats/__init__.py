@@ -1,0 +1,7 @@
+"""Model folders in and out: sentence-transformers' and plain Hugging Face's.
+
+Read: modules.json with Transformer, Pooling, Dense, Normalize, LayerNorm and
+WeightedLayerPooling, in the legacy and the newer schema, or a bare checkpoint.
+Written: the legacy schema plus `pooling_mode`, the one that sentence-transformers,
+text-embeddings-inference, vLLM and llama.cpp all read (SILENT row 10).
+"""

@@ -1,0 +1,35 @@
+"""Names and JSON files that reading and writing share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from polyvec.errors import ModelError
+
+# sentence-transformers' names of our poolings, as legacy flag and as `pooling_mode`.
+POOLING_FLAGS = {
+    "first": ("pooling_mode_cls_token", "cls"),
+    "max": ("pooling_mode_max_tokens", "max"),
+    "mean": ("pooling_mode_mean_tokens", "mean"),
+    "mean_sqrt_len": ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
+    "weighted_mean": ("pooling_mode_weightedmean_tokens", "weightedmean"),
+    "last": ("pooling_mode_lasttoken", "lasttoken"),
+}
+POLYVEC_FILE = "polyvec.json"
+CALIBRATION_FILE = "polyvec_calibration.safetensors"
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """What a JSON file holds, or the default if there is no file; ModelError names the file."""
+    if not path.is_file():
+        if default is not None:
+            return default
+        raise ModelError(f"{path}: missing")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not JSON ({error})") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

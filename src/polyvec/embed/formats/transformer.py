@@ -1,0 +1,106 @@
+"""The transformer and the tokenizer of a folder; what they declare is checked, not believed."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from polyvec.embed.formats.schema import read_json
+from polyvec.embed.quiet import quiet_transformers
+from polyvec.errors import HalfPrecisionWarning, InputError, ModelError, TokenizerError, known
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_transformer(
+    root: Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+):
+    """The transformer, without its heads; refuses weights that would be made up at random."""
+    config = _config(root, trust_remote_code)
+    if not any(root.glob("*.safetensors")):
+        raise ModelError(f"{root}: holds no safetensors file, the only weights that are read")
+    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    try:
+        with quiet_transformers():
+            model, info = auto.from_pretrained(
+                root,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, with the weight's name
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None
+    # A pooler is not used here, so its absence changes no vector.
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]
+    if missing:
+        raise ModelError(f"{root}: {len(missing)} weights are missing, the first {missing[0]}")
+    for name, found, wanted in info["mismatched_keys"]:
+        raise ModelError(
+            f"{root}: weight {name} has shape {tuple(found)}, its config.json says {tuple(wanted)}"
+        )
+    return model.eval()
+
+
+def load_tokenizer(root: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer; TokenizerError if there is none that can be read."""
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(root, trust_remote_code=trust_remote_code)
+    except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
+        raise TokenizerError(
+            f"{root}: no tokenizer ({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
+def _config(root: Path, trust_remote_code: bool):
+    raw = read_json(root / "config.json")
+    if "auto_map" in raw and not trust_remote_code:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        if raw.get("model_type") not in CONFIG_MAPPING:
+            raise ModelError(
+                f"{root}: the model runs code of its own ({raw['auto_map']}); "
+                "read that code, then pass trust_remote_code=True"
+            )
+    try:
+        return AutoConfig.from_pretrained(root, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{root}/config.json: {' '.join(str(error).split())[:300]}") from None
+
+
+def check_dtype(name: str, device: str | None) -> torch.dtype:
+    """The dtype; warns where half precision is emulated, slower and coarser (SILENT row 17)."""
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r} is not known.{known(name, DTYPES)}")
+    on_cpu = (device or best_device()).startswith("cpu")
+    if name != "float32" and on_cpu and not _cpu_computes(name):
+        warnings.warn(
+            f"{name} is emulated on this processor, which was measured to be 80 times slower than "
+            "float32 and rounds the vectors; leave dtype='float32'",
+            HalfPrecisionWarning,
+            stacklevel=4,
+        )
+    return DTYPES[name]
+
+
+def _cpu_computes(name: str) -> bool:
+    if name == "bfloat16":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_fp16_supported())
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
