@@ -24,7 +24,6 @@ def test_public_names():
         "PolyvecError",
         "Recipe",
         "__version__",
-        "evaluate",
         "load_recipe",
         "quantize",
     ]

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from polyvec.embed.encoding import EncodeReport
     from polyvec.embed.projection import Calibration, quantize
     from polyvec.errors import PolyvecError
-    from polyvec.evaluate.tasks import evaluate
     from polyvec.index.store import Index
     from polyvec.recipe import Recipe, load_recipe
 
@@ -24,7 +23,6 @@ _HOMES = {
     "Index": "polyvec.index.store",
     "PolyvecError": "polyvec.errors",
     "Recipe": "polyvec.recipe",
-    "evaluate": "polyvec.evaluate.tasks",
     "load_recipe": "polyvec.recipe",
     "quantize": "polyvec.embed.projection",
 }
@@ -37,7 +35,6 @@ __all__ = [
     "PolyvecError",
     "Recipe",
     "__version__",
-    "evaluate",
     "load_recipe",
     "quantize",
 ]

@@ -68,6 +68,8 @@ class UndeclaredPoolingWarning(UserWarning):
 def known(word: str, choices: Iterable[str]) -> str:
     """The tail of an error about an unknown `word`: a suggestion and what is known."""
     choices = sorted(choices)
+    if not choices:
+        return " None is known."
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Known: {', '.join(choices)}."

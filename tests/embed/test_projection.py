@@ -109,6 +109,14 @@ def test_similarity_by_hand():
     assert values == pytest.approx({"cosine": 0.8, "dot": 32, "euclidean": -5, "manhattan": -7})
 
 
+def test_distances_of_near_vectors_are_exact_for_many_rows():
+    """The form by matrix product would give 0 or NaN here."""
+    a = torch.full((100, 8), 1000.0)
+    b = a + 1e-2
+    found = projection.similarity_matrix(a, b, "euclidean")
+    assert_close(found, projection.similarity_pairs(a, b, "euclidean").expand(100, 100))
+
+
 def test_an_activation_of_unknown_name_is_refused():
     with pytest.raises(ModelError, match="activation"):
         Dense(2, 2, activation="Popen")

@@ -8,17 +8,19 @@ example: echo 'a cat' | polyvec embed --truncate-dim 4
 
 import argparse
 import sys
+from pathlib import Path
 
 from polyvec.cli import common
+from polyvec.errors import InputError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", help="texts; default: standard input")
     parser.add_argument("-o", "--output", metavar="FILE", help="where the vectors go")
-    common.model_option(parser)
     common.input_options(parser)
-    parser.add_argument("--prompt", help="put before every text")
-    parser.add_argument("--prompt-name", help="one of the model's stored prompts")
+    common.model_option(parser)
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", help="put before every text")
+    prompts.add_argument("--prompt-name", help="one of the model's stored prompts")
     parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
     parser.add_argument("--normalize", action="store_true", help="vectors of length 1")
     parser.add_argument(
@@ -27,17 +29,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from polyvec.data.texts import as_stream, read_texts
     from polyvec.data.vectors import check_kind
-    from polyvec.errors import InputError
 
-    if options.output:
+    if options.output is not None:
         check_kind(options.output)
-    if options.file is None and sys.stdin.isatty():
-        raise InputError("no FILE, and standard input is a terminal; see polyvec embed --help")
-    source = options.file or as_stream(sys.stdin.buffer)
-    records = read_texts(source, column=options.column, id_column=options.id_column)
-    _write(options, records)
+        _check_not_input(options)
+    _write(options, _peek(common.read_input(options)))
+
+
+def _check_not_input(options: argparse.Namespace) -> None:
+    output = Path(options.output)
+    if options.file not in (None, "-") and output.exists() and output.samefile(options.file):
+        raise InputError(f"{output}: is the input too; its texts would be lost")
 
 
 def _write(options: argparse.Namespace, records) -> None:
@@ -45,26 +48,31 @@ def _write(options: argparse.Namespace, records) -> None:
     from polyvec.data.vectors import vector_file
     from polyvec.embed.encoding import EncodeReport, RunOptions
 
-    first = _peek(records)
     embedder = common.load_model(options)
     report = EncodeReport()
     kept: list = []
+    finish = {
+        "precision": options.precision,
+        "truncate_dim": options.truncate_dim,
+        "normalize_embeddings": options.normalize,
+    }
     windows = embedder.encode_iter(
-        _texts(first, kept),
+        _texts(records, kept),
         prompt=options.prompt,
         prompt_name=options.prompt_name,
         options=RunOptions(options.batch_size),
         report=report,
-        precision=options.precision,
-        truncate_dim=options.truncate_dim,
-        normalize_embeddings=options.normalize,
+        **finish,
     )
-    with vector_file(options.output) if options.output else _stdout() as write:
+    with vector_file(options.output) if options.output is not None else _stdout() as write:
+        # The width and type of no vectors at all are written too.
+        vectors = embedder.encode([], **finish)
+        write([], vectors)
         for vectors in windows:
             write(kept[: len(vectors)], vectors)
             del kept[: len(vectors)]
-    if options.output:
-        shape = f"{report.num_texts} x {options.truncate_dim or embedder.get_embedding_dimension()}"
+    if options.output is not None:
+        shape = f"{report.num_texts} x {vectors.shape[1]}"
         print(f"{options.output}: {shape}, {options.precision}", file=sys.stderr)
 
 

@@ -1,9 +1,13 @@
-"""Score a model on data sets: folders of sentence pairs, or of corpus, queries and qrels.
+r"""Score a model on data sets: folders of sentence pairs, or of corpus, queries and qrels.
 
 FOLDER holds <split>.jsonl with sentence1, sentence2, score, or corpus.jsonl, queries.jsonl and
-qrels/<split>.tsv (BEIR's form); each file may be gzipped. Scores are times 100.
+qrels/<split>.tsv (BEIR's form); each file may be gzipped. Scores are times 100, and "cut" is
+the number of texts that were longer than the model reads.
 
-example: polyvec evaluate sentence-transformers/all-MiniLM-L6-v2 --help
+example: mkdir -p /tmp/pairs; printf '%s\n' > /tmp/pairs/test.jsonl \
+  '{"sentence1": "a cat", "sentence2": "a kitten", "score": 5}' \
+  '{"sentence1": "a cat", "sentence2": "a spoon", "score": 1}'; \
+  polyvec evaluate all-MiniLM-L6-v2 /tmp/pairs
 """
 
 import argparse
@@ -22,9 +26,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from polyvec.data.files import check_target
     from polyvec.data.sets import read_set
     from polyvec.evaluate.tasks import evaluate, write_results
 
+    if options.output is not None:
+        check_target(options.output)
     # All data is read before anything is computed: a wrong folder costs no minutes.
     sets = [read_set(folder, options.split) for folder in options.folder]
     embedder = common.load_model(options)
@@ -33,21 +40,16 @@ def run(options: argparse.Namespace) -> None:
         print(f"{data.name} ({data.split})", file=sys.stderr)
         result = evaluate(embedder, folder, options.split, batch_size=options.batch_size, data=data)
         results.append(result)
-        if options.output:
+        if options.output is not None:
             write_results(options.output, common.model_name(options), results)
     _show(results)
 
 
 def _show(results) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("data", "split", "measure", "score", "texts", "cut", "seconds")
+    header = ("data", "split", "measure", "score", "texts", "cut", "seconds")
+    rows = []
     for result in results:
+        facts = (str(result.num_texts), str(result.num_truncated), f"{result.seconds:.1f}")
         for name, score in result.scores.items():
-            main = name == result.main_measure
-            shown = f"[bold]{score * 100:.2f}[/bold]" if main else f"{score * 100:.2f}"
-            facts = (str(result.num_texts), str(result.num_truncated), f"{result.seconds:.1f}")
-            first = (result.task, result.split) if main else ("", "")
-            table.add_row(*first, name, shown, *(facts if main else ("", "", "")))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+            rows.append((result.task, result.split, name, f"{score * 100:.2f}", *facts))
+    common.show_table(header, rows)

@@ -14,20 +14,14 @@ from polyvec.cli import common
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="the index")
-    parser.add_argument("file", nargs="?", help="texts; default: standard input, a text a line")
-    common.model_option(parser)
     common.input_options(parser)
+    common.model_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    from polyvec.data.texts import as_stream, read_texts
-    from polyvec.errors import InputError
     from polyvec.index.store import Index
 
-    if options.file is None and sys.stdin.isatty():
-        raise InputError("no FILE, and standard input is a terminal; see polyvec index --help")
-    source = options.file or as_stream(sys.stdin.buffer)
-    records = list(read_texts(source, column=options.column, id_column=options.id_column))
+    records = list(common.read_input(options))
     index, report = Index.build(
         options.folder,
         records,

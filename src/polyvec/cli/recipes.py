@@ -8,8 +8,8 @@ example: polyvec recipes list
 
 import argparse
 import os
-import sys
 
+from polyvec.cli import common
 from polyvec.errors import DataError
 
 
@@ -33,17 +33,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from polyvec.recipe import all_recipes
 
-    table = Table("recipe", "system", "pooling", "backbone", "paper")
+    rows = []
     for recipe in all_recipes():
         parts = recipe.embedder
         pooling = parts.pooling if isinstance(parts.pooling, str) else "+".join(parts.pooling)
-        table.add_row(recipe.key, recipe.system.name, pooling, parts.backbone, recipe.system.paper)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        rows.append((recipe.key, recipe.system.name, pooling, parts.backbone, recipe.system.paper))
+    common.show_table(("recipe", "system", "pooling", "backbone", "paper"), rows)
 
 
 def _show(options: argparse.Namespace) -> None:

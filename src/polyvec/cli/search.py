@@ -7,6 +7,7 @@ import argparse
 import json
 
 from polyvec.cli import common
+from polyvec.errors import InputError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from polyvec.index.store import Index
 
+    if not all(query.strip() for query in options.query):
+        raise InputError("the query is empty")
     index = Index.open(options.folder)
     options.model = options.model or index.manifest.model or None
     embedder = common.load_model(options)
@@ -38,6 +41,11 @@ def run(options: argparse.Namespace) -> None:
 def show(hits) -> None:
     """Score, id and first line of each hit, a line each."""
     for hit in hits:
-        first_line = next((line for line in hit.text.splitlines() if line.strip()), "")
-        text = first_line.removeprefix(f"{hit.id}: ")
-        print(f"  {hit.score:.3f}  {hit.id}  {text[:100]}")
+        words = hit.text.removeprefix(f"{hit.id}: ")
+        text = next((line for line in words.splitlines() if line.strip()), "")
+        print(f"  {hit.score:.3f}  {_visible(hit.id)}  {_visible(text[:100])}")
+
+
+def _visible(text: str) -> str:
+    """One line without what moves a terminal's cursor; --json has the text as it is."""
+    return "".join(char if char.isprintable() else " " for char in text)

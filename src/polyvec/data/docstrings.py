@@ -15,39 +15,39 @@ from collections.abc import Iterator
 
 from polyvec.data.texts import Record
 
-# Imports with effects (a web page, printed poems, windows) or tests, not documentation.
-SKIPPED = {"antigravity", "this", "idlelib", "lib2to3", "test", "tkinter", "turtle", "turtledemo"}
-SKIPPED_PARTS = {"tests", "test", "idle_test", "__main__"}
+# Imports with effects (a web page, printed poems, windows), or tests, not documentation.
+EFFECTS = {"antigravity", "this", "idlelib", "test", "tkinter", "turtle", "turtledemo"}
+# What `os` and `os.path` are made of, which is documented there.
+HALVES = {"posix", "nt", "posixpath", "ntpath", "genericpath"}
+# Gone from Python 3.12 and 3.13; setuptools puts its own in the place of distutils.
+REMOVED = {"distutils", "lib2to3"}
+SKIPPED = EFFECTS | HALVES | REMOVED
+TESTS = {"tests", "test", "idle_test"}
 
 
 def standard_library() -> list[Record]:
     """A record for each documented public name: its id is the name, its text name and docstring."""
     found: dict[str, str] = {}
-    for module in _modules():
-        for name, thing in _members(module):
-            # A class's or function's own docstring, not one inherited from `object`.
-            text = inspect.cleandoc(thing.__doc__ or "") if isinstance(thing.__doc__, str) else ""
-            if text:
-                found.setdefault(name, f"{name}: {text}")
+    for name in sorted(sys.stdlib_module_names - SKIPPED | {"os.path"}):
+        for module_name, module in _modules(name):
+            for member, thing in _members(module_name, module):
+                # A docstring may be a property, or missing under python -OO.
+                raw = thing.__doc__
+                text = inspect.cleandoc(raw) if isinstance(raw, str) else ""
+                if text:
+                    found.setdefault(member, f"{member}: {text}")
     return [Record(name, text) for name, text in sorted(found.items())]
 
 
-def _modules() -> Iterator[types.ModuleType]:
-    for name in sorted(sys.stdlib_module_names):
-        if name.startswith("_") or name in SKIPPED:
-            continue
-        module = _import(name)
-        if module is None:
-            continue
-        yield module
-        for info in pkgutil.walk_packages(
-            getattr(module, "__path__", []), f"{name}.", lambda _: None
-        ):
-            parts = info.name.split(".")
-            if not any(part.startswith("_") or part in SKIPPED_PARTS for part in parts):
-                submodule = _import(info.name)
-                if submodule is not None:
-                    yield submodule
+def _modules(name: str) -> Iterator[tuple[str, types.ModuleType]]:
+    """The module of that name and those below it, none of them private."""
+    last = name.rpartition(".")[2]
+    module = None if last.startswith("_") or last in TESTS else _import(name)
+    if module is None:
+        return
+    yield name, module
+    for info in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
+        yield from _modules(info.name)
 
 
 def _import(name: str) -> types.ModuleType | None:
@@ -64,17 +64,13 @@ def _import(name: str) -> types.ModuleType | None:
     return None
 
 
-def _members(module: types.ModuleType) -> Iterator[tuple[str, object]]:
-    yield module.__name__, module
+def _members(module_name: str, module: types.ModuleType) -> Iterator[tuple[str, object]]:
+    """The module itself, and the classes and functions that it lists, or else defines."""
+    yield module_name, module
     listed = getattr(module, "__all__", None)
     for name, thing in sorted(vars(module).items()):
         if name.startswith("_") or not (inspect.isclass(thing) or inspect.isroutine(thing)):
             continue
-        # What a module lists, or defines itself, or gets from its private C half (posix -> os).
-        home = getattr(thing, "__module__", None) or ""
-        if (
-            (name in listed)
-            if listed is not None
-            else home in (module.__name__, "builtins", "posix")
-        ):
-            yield f"{module.__name__}.{name}", thing
+        is_own = getattr(thing, "__module__", None) == module_name
+        if is_own if listed is None else name in listed:
+            yield f"{module_name}.{name}", thing

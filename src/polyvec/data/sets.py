@@ -2,11 +2,12 @@
 
 import hashlib
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polyvec.data.texts import find_file, open_text, read_jsonl
-from polyvec.errors import DataError
+from polyvec.data.texts import find_file, read_jsonl, read_lines
+from polyvec.errors import DataError, known
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class StsSet:
 class RetrievalSet:
     """Corpus, queries and graded relevance: corpus.jsonl, queries.jsonl, qrels/<split>.tsv.
 
-    `corpus` maps ids to "title text", `queries` holds those that the split judges.
+    `corpus` maps ids to "title text", `queries` holds those that the split judges,
+    `identical` names those that are themselves documents: of equal id and equal text.
     """
 
     name: str
@@ -34,6 +36,7 @@ class RetrievalSet:
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]] = field(repr=False)
     sha256: str = ""
+    identical: frozenset[str] = frozenset()
 
 
 def read_set(folder: str | Path, split: str = "test") -> StsSet | RetrievalSet:
@@ -41,7 +44,7 @@ def read_set(folder: str | Path, split: str = "test") -> StsSet | RetrievalSet:
 
     Raises DataError naming file, line and id for what is missing or does not fit.
     """
-    path = Path(folder)
+    path = Path(folder).resolve()  # "." has a name too
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
     if (path / "qrels").is_dir():
@@ -50,13 +53,7 @@ def read_set(folder: str | Path, split: str = "test") -> StsSet | RetrievalSet:
 
 
 def _sts(folder: Path, split: str) -> StsSet:
-    try:
-        path = find_file(folder, f"{split}.jsonl")
-    except DataError:
-        splits = sorted({p.name.split(".jsonl")[0] for p in folder.glob("*.jsonl*")})
-        raise DataError(
-            f"{folder}: no split {split!r}. Known: {', '.join(splits) or 'none'}."
-        ) from None
+    path = _split_file(folder, folder, split, "jsonl")
     left, right, scores = [], [], []
     for number, row in read_jsonl(path):
         left.append(_string(path, number, row, "sentence1"))
@@ -68,59 +65,70 @@ def _sts(folder: Path, split: str) -> StsSet:
 
 
 def _retrieval(folder: Path, split: str) -> RetrievalSet:
-    corpus_path, queries_path = (
-        find_file(folder, "corpus.jsonl"),
-        find_file(folder, "queries.jsonl"),
-    )
-    try:
-        qrels_path = find_file(folder / "qrels", f"{split}.tsv")
-    except DataError:
-        splits = sorted({p.name.split(".tsv")[0] for p in (folder / "qrels").glob("*.tsv*")})
-        raise DataError(
-            f"{folder}: no split {split!r}. Known: {', '.join(splits) or 'none'}."
-        ) from None
-    corpus = _texts(corpus_path, titled=True)
-    queries = _texts(queries_path)
-    qrels = _qrels(qrels_path, corpus, queries)
+    corpus_path = find_file(folder, "corpus.jsonl")
+    queries_path = find_file(folder, "queries.jsonl")
+    qrels_path = _split_file(folder, folder / "qrels", split, "tsv")
+    bodies, titles = _texts(corpus_path)
+    queries, _ = _texts(queries_path)
+    qrels = _qrels(qrels_path, bodies, queries)
     judged = {query: queries[query] for query in qrels}
     for query, text in judged.items():
         if not text.strip():
             raise DataError(f"{queries_path}: query {query!r} is empty")
+    corpus = {key: f"{titles[key]} {body}".strip() for key, body in bodies.items()}
+    identical = {q for q, text in judged.items() if text in (bodies.get(q), corpus.get(q))}
     digest = _sha256(corpus_path, queries_path, qrels_path)
-    return RetrievalSet(folder.name, split, corpus, judged, qrels, digest)
+    return RetrievalSet(folder.name, split, corpus, judged, qrels, digest, frozenset(identical))
 
 
-def _texts(path: Path, *, titled: bool = False) -> dict[str, str]:
+def _split_file(folder: Path, place: Path, split: str, kind: str) -> Path:
+    """`<split>.<kind>` or its gzipped twin; DataError that names the splits there are."""
+    names = {p.name.removesuffix(".gz") for p in place.iterdir()}
+    splits = {n.removesuffix(f".{kind}") for n in names if n.endswith(f".{kind}")}
+    if not splits:
+        raise DataError(f"{place}: no data set there, it holds no <split>.{kind}")
+    if split not in splits:
+        raise DataError(f"{folder}: no split {split!r}.{known(split, splits)}")
+    return find_file(place, f"{split}.{kind}")
+
+
+def _texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Texts and titles by id."""
     texts: dict[str, str] = {}
+    titles: dict[str, str] = {}
     for number, row in read_jsonl(path):
-        key = str(row.get("_id", ""))
-        if not key:
-            raise DataError(f"{path}:{number}: no _id")
+        key = row.get("_id")
+        if not isinstance(key, str | int) or isinstance(key, bool) or key == "":
+            raise DataError(f"{path}:{number}: '_id' is {key!r}, not a string or a whole number")
+        key = str(key)
         if key in texts:
             raise DataError(f"{path}:{number}: the id {key!r} stands there twice")
-        text = _string(path, number, row, "text")
-        title = row.get("title") or ""
-        texts[key] = f"{title} {text}".strip() if titled else text
-    return texts
+        texts[key] = _string(path, number, row, "text")
+        titles[key] = "" if row.get("title") is None else _string(path, number, row, "title")
+    return texts, titles
 
 
-def _qrels(path: Path, corpus: dict, queries: dict) -> dict[str, dict[str, int]]:
+def _qrels(
+    path: Path, corpus: dict[str, str], queries: dict[str, str]
+) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            cells = line.rstrip("\r\n").split("\t")
-            if number == 1 and cells[0] in ("query-id", "query_id", "qid"):
-                continue
-            if len(cells) != 3:
-                raise DataError(
-                    f"{path}:{number}: {len(cells)} columns, not query, document, score"
-                )
-            query, document, score = cells
-            if query not in queries:
-                raise DataError(f"{path}:{number}: query {query!r} is not in queries.jsonl")
-            if document not in corpus:
-                raise DataError(f"{path}:{number}: document {document!r} is not in corpus.jsonl")
-            qrels.setdefault(query, {})[document] = _grade(path, number, score)
+    for number, line in read_lines(path):
+        cells = line.split("\t")
+        if not line.strip() or (number == 1 and cells[0] in ("query-id", "query_id", "qid")):
+            continue
+        if len(cells) != 3:
+            raise DataError(f"{path}:{number}: {len(cells)} columns, not query, document, score")
+        query, document, score = cells
+        if query not in queries:
+            raise DataError(f"{path}:{number}: query {query!r} is not in queries.jsonl")
+        if document not in corpus:
+            raise DataError(f"{path}:{number}: document {document!r} is not in corpus.jsonl")
+        grades, grade = qrels.setdefault(query, {}), _grade(path, number, score)
+        if grades.setdefault(document, grade) != grade:
+            raise DataError(
+                f"{path}:{number}: query {query!r} and document {document!r} "
+                f"have the score {grade} here and {grades[document]} above"
+            )
     if not qrels:
         raise DataError(f"{path}: no judgements")
     return qrels
@@ -128,9 +136,12 @@ def _qrels(path: Path, corpus: dict, queries: dict) -> dict[str, dict[str, int]]
 
 def _grade(path: Path, number: int, score: str) -> int:
     try:
-        return int(float(score))
+        value = float(score)
     except ValueError:
-        raise DataError(f"{path}:{number}: score {score!r} is not a number") from None
+        value = math.nan
+    if not value.is_integer():  # nor are NaN and infinity
+        raise DataError(f"{path}:{number}: score {score!r} is not a whole number")
+    return int(value)
 
 
 def _string(path: Path, number: int, row: dict, key: str) -> str:
@@ -141,7 +152,9 @@ def _string(path: Path, number: int, row: dict, key: str) -> str:
 
 def _number(path: Path, number: int, row: dict, key: str) -> float:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # False for NaN too, and for whole numbers of 400 digits.
+    if value is None or not is_number or not abs(value) <= sys.float_info.max:
         raise DataError(f"{path}:{number}: {key!r} is {value!r}, not a finite number")
     return float(value)
 

@@ -2,17 +2,19 @@
 
 import csv
 import gzip
-import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from polyvec.errors import DataError, MissingExtraError
+from polyvec.errors import DataError, MissingExtraError, known
 
 TEXT_COLUMNS = ("text", "sentence", "content", "body")
 ID_COLUMNS = ("_id", "id", "docid")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +26,25 @@ class Record:
 
 
 def read_texts(
-    source: str | Path | IO[str], *, column: str | None = None, id_column: str | None = None
+    source: str | Path | IO[bytes], *, column: str | None = None, id_column: str | None = None
 ) -> Iterator[Record]:
-    """Records of a file, or of lines from an open stream, one at a time.
+    """Records of a file, or of the lines of an open stream of bytes, one at a time.
 
-    A .txt file holds a text a line. In .jsonl, .csv and .parquet the text is in `column`
-    (default: text, sentence, content or body; with a "title" beside it in .jsonl, title and
-    text are joined by a space, as BEIR does). Raises DataError naming file and line.
+    A .txt file holds a text a line; an empty line is an empty text. In .jsonl, .csv and
+    .parquet the text is in `column` (default: text, sentence, content or body; a "title"
+    beside it comes before it with a space, as BEIR does). Each may be gzipped (.gz).
+    Raises DataError naming file and line.
     """
     if not isinstance(source, str | Path):
-        return _lines(source)
+        _refuse_columns("standard input", column, id_column)
+        return _plain(_decoded(source, "standard input"))
     path = Path(source)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    if path.is_dir() or not path.exists():
+        raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "txt":
-        return _lines_of(path)
+        _refuse_columns(str(path), column, id_column)
+        return _plain(read_lines(path))
     if kind not in READERS:
         raise DataError(
             f"{path}: a file of kind {kind!r} is not known. Known: txt, {', '.join(READERS)}."
@@ -47,24 +52,24 @@ def read_texts(
     return _records(path, READERS[kind](path), column, id_column)
 
 
-def open_text(path: Path) -> IO[str]:
-    """A text file, unzipped if it ends in .gz; strict UTF-8, a byte-order mark is skipped."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open("rt", encoding="utf-8-sig", newline="")
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line) of a UTF-8 file, unzipped if it ends in .gz.
+
+    Only a newline ends a line: texts and JSON strings may hold other separators.
+    """
+    try:
+        with _open(path) as file:
+            yield from _decoded(file, str(path))
+    except DAMAGED_GZIP as error:
+        raise DataError(f"{path}: damaged gzip file ({error})") from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each line that is not blank; DataError for what is no object."""
-    for number, line in enumerate(_decoded(path), start=1):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{number}: not JSON ({error.msg} at column {error.colno})"
-            ) from None
+        row = _parsed(path, number, line)
         if not isinstance(row, dict):
             raise DataError(
                 f"{path}:{number}: {type(row).__name__}, not an object with named values"
@@ -80,41 +85,63 @@ def find_file(folder: Path, name: str) -> Path:
     raise DataError(f"{folder / name}: no such file, nor {name}.gz")
 
 
-def _decoded(path: Path) -> Iterator[str]:
-    """Lines ending at newlines only: JSON may hold other line separators inside strings."""
-    try:
-        with open_text(path) as file:
-            for line in file:
-                yield line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path}: damaged gzip file ({error})") from None
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _lines(stream: Iterable[str]) -> Iterator[Record]:
+def _decoded(file: Iterable[bytes], where: str) -> Iterator[tuple[int, str]]:
+    """Each line is decoded alone, so that an error can name it; a byte-order mark is skipped."""
     try:
-        for number, line in enumerate(stream):
-            yield Record(str(number), line.rstrip("\r\n"))
-    except UnicodeDecodeError as error:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+            try:
+                text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{where}:{number}: not UTF-8 ({error.reason} at byte {error.start})"
+                ) from None
+            yield number, text
+    except OSError as error:
+        if error.errno and error.filename is None:  # a failing read does not say of what
+            error.filename = where
+        raise
+
+
+def _plain(lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+    return (Record(str(number - 1), line) for number, line in lines)
+
+
+def _refuse_columns(where: str, column: str | None, id_column: str | None) -> None:
+    if column is not None or id_column is not None:
         raise DataError(
-            f"standard input: not UTF-8 ({error.reason} at byte {error.start})"
-        ) from None
+            f"{where}: lines of plain text have no column {column or id_column!r}; "
+            f"columns are for {', '.join(READERS)}"
+        )
 
 
-def _lines_of(path: Path) -> Iterator[Record]:
-    return (Record(str(number), line) for number, line in enumerate(_decoded(path)))
+def _parsed(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        reason = str(error)
+    raise DataError(f"{path}:{number}: not JSON ({reason})")
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(line + "\n" for line in _decoded(path))
+    csv.field_size_limit(2**31 - 1)  # csv's own 128 KiB is less than a long text
+    reader = csv.DictReader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) != len(names):
+            raise DataError(f"{path}:1: a column comes twice: {', '.join(names)}")
         for row in reader:
             if None in row:
                 raise DataError(f"{path}:{reader.line_num}: more values than the header has names")
             yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error}") from None
+        raise DataError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -123,14 +150,17 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow.parquet
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet", f"reading {path}") from None
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=8192):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    number = 0
+    with _open(path) as file:
+        try:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=8192):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        # Arrow calls a damaged page an OSError.
+        except (pyarrow.ArrowException, OSError, *DAMAGED_GZIP) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(f"{path}: not a whole Parquet file ({reason})") from None
 
 
 READERS = {"jsonl": read_jsonl, "csv": _csv, "parquet": _parquet}
@@ -140,28 +170,41 @@ def _records(
     path: Path, rows: Iterator[tuple[int, dict]], column: str | None, id_column: str | None
 ) -> Iterator[Record]:
     for place, (number, row) in enumerate(rows):
-        text_key = _choose(path, number, row, column, TEXT_COLUMNS, "text")
-        text = row[text_key]
-        if not isinstance(text, str):
-            raise DataError(f"{path}:{number}: {text_key!r} is {type(text).__name__}, not a string")
+        where = f"{path}:{number}"
+        text = _value(where, row, _choose(where, row, column, TEXT_COLUMNS, "text"), str)
         if column is None and isinstance(row.get("title"), str):
-            text = f"{row['title']} {text}".strip()
-        id_key = id_column or next((key for key in ID_COLUMNS if row.get(key) is not None), None)
-        if id_key is not None and id_key not in row:
-            _choose(path, number, row, id_column, (), "id")
-        yield Record(str(row[id_key]) if id_key else str(place), text)
+            text = f"{_value(where, row, 'title', str)} {text}".strip()
+        yield Record(_id(where, row, id_column, place), text)
 
 
-def _choose(path, number, row, wanted, defaults, what) -> str:
+def _id(where: str, row: dict, id_column: str | None, place: int) -> str:
+    if id_column:
+        key: str | None = _choose(where, row, id_column, (), "id")
+    else:
+        key = next((name for name in ID_COLUMNS if row.get(name) is not None), None)
+    return str(place) if key is None else str(_value(where, row, key, (str, int, float)))
+
+
+def _choose(where: str, row: dict, wanted: str | None, defaults: tuple[str, ...], what: str) -> str:
     names = (wanted,) if wanted else defaults
     found = next((name for name in names if name in row), None)
     if found is None:
-        known = ", ".join(map(str, row))
-        raise DataError(f"{path}:{number}: no {what} column {' or '.join(names)}. Known: {known}.")
+        raise DataError(
+            f"{where}: no {what} column {' or '.join(names)}.{known(names[0], map(str, row))}"
+        )
     return found
 
 
-def as_stream(data: bytes | IO[bytes]) -> IO[str]:
-    """Bytes as strict UTF-8 lines."""
-    raw = io.BytesIO(data) if isinstance(data, bytes) else data
-    return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+def _value(where: str, row: dict, key: str, kinds: type | tuple[type, ...]) -> Any:
+    """The row's value if it is of these kinds, and text that can be written."""
+    value = row[key]
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        wanted = "a string" if kinds is str else "a string or a number"
+        raise DataError(f"{where}: {key!r} is {type(value).__name__}, not {wanted}")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {key!r} has a lone surrogate at character {error.start}, which is no text"
+        ) from None
+    return value

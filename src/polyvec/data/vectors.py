@@ -8,14 +8,15 @@ from typing import IO, Any
 
 import numpy as np
 
-from polyvec.data.files import atomic_file
+from polyvec.data.files import atomic_file, check_target
 from polyvec.data.texts import Record
-from polyvec.errors import DataError, MissingExtraError
+from polyvec.errors import DataError, MissingExtraError, ShapeError
 
 HEADER_BYTES = 1024  # room for a safetensors header that is known only at the end
 SAFETENSORS_TYPES = {"float32": "F32", "int8": "I8", "uint8": "U8"}
 
 Write = Callable[[list[Record], np.ndarray], None]
+Header = Callable[[IO[bytes], int, int, np.dtype], None]
 
 
 @contextlib.contextmanager
@@ -23,6 +24,8 @@ def vector_file(path: str | Path) -> Iterator[Write]:
     """A function that appends records and their vectors [n, E] to a file of the suffix's kind.
 
     .npy and .safetensors hold the array alone ("embeddings"), .jsonl and .parquet also ids.
+    All arrays have one width and type. For no vectors at all append an array [0, E]:
+    without it the width is unknown, and stored as 0.
     Nothing stands under the final name until all is written.
     """
     path = Path(path)
@@ -32,7 +35,8 @@ def vector_file(path: str | Path) -> Iterator[Write]:
 
 
 def check_kind(path: str | Path) -> str:
-    """The writer that a file's suffix names; DataError if there is none, before anything runs."""
+    """The writer that a file's suffix names; DataError if there is none, or no such folder."""
+    check_target(path)
     kind = Path(path).suffix.lstrip(".").lower()
     if kind not in WRITERS:
         raise DataError(
@@ -62,22 +66,26 @@ def _jsonl(file: IO[bytes]) -> Iterator[Write]:
 class _Array:
     """Rows appended to a file whose header names their number: written again at the end."""
 
-    def __init__(
-        self, file: IO[bytes], header: Callable[[IO[bytes], int, int, np.dtype], None]
-    ) -> None:
-        self.file, self.header = file, header
-        self.rows, self.dim, self.dtype = 0, 0, np.dtype(np.float32)
+    def __init__(self, file: IO[bytes], header: Header) -> None:
+        self.file, self.header, self.rows = file, header, 0
+        self.kind: tuple[int, np.dtype] | None = None
 
     def __call__(self, records: list[Record], vectors: np.ndarray) -> None:
-        if self.rows == 0:
-            self.dim, self.dtype = vectors.shape[1], vectors.dtype
-            self.header(self.file, 0, self.dim, self.dtype)
+        kind = (vectors.shape[1], vectors.dtype)
+        if self.kind is None:
+            self.kind = kind
+            self.header(self.file, 0, *kind)
+        if kind != self.kind or len(records) != len(vectors):
+            raise ShapeError(
+                f"vectors {vectors.shape} {vectors.dtype} of {len(records)} records do not go "
+                f"below {self.rows} of {self.kind}"
+            )
         self.rows += len(vectors)
-        self.file.write(np.ascontiguousarray(vectors).data)
+        self.file.write(vectors.tobytes())
 
     def close(self) -> None:
         self.file.seek(0)
-        self.header(self.file, self.rows, self.dim, self.dtype)
+        self.header(self.file, self.rows, *(self.kind or (0, np.dtype(np.float32))))
 
 
 def _npy_header(file: IO[bytes], rows: int, dim: int, dtype: np.dtype) -> None:
@@ -96,7 +104,7 @@ def _safetensors_header(file: IO[bytes], rows: int, dim: int, dtype: np.dtype) -
     file.write(len(text).to_bytes(8, "little") + text)
 
 
-def _array(header: Callable) -> Callable[[IO[bytes]], contextlib.AbstractContextManager[Write]]:
+def _array(header: Header) -> Callable[[IO[bytes]], contextlib.AbstractContextManager[Write]]:
     @contextlib.contextmanager
     def writer(file: IO[bytes]) -> Iterator[Write]:
         array = _Array(file, header)
@@ -119,16 +127,23 @@ def _parquet(file: IO[bytes]) -> Iterator[Write]:
         nonlocal writer
         flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
         columns = {
-            "id": pa.array([record.id for record in records]),
+            "id": pa.array([record.id for record in records], pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         }
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(file, table.schema)
-        writer.write_table(table)
+        if len(vectors):
+            writer.write_table(table)
 
-    yield write
-    if writer is not None:
-        writer.close()
+    try:
+        yield write
+        if writer is None:
+            fields = [("id", pa.string()), ("embedding", pa.list_(pa.float32()))]
+            writer = pq.ParquetWriter(file, pa.schema(fields))
+    finally:
+        # Also after an error: an open writer would complain of its closed file when collected.
+        if writer is not None:
+            writer.close()
 
 
 WRITERS = {

@@ -191,7 +191,9 @@ def similarity_matrix(a_NE: Tensor, b_ME: Tensor, name: str) -> Tensor:
         return F.normalize(a_NE, dim=-1) @ F.normalize(b_ME, dim=-1).T
     if name == "dot":
         return a_NE @ b_ME.T
-    return -torch.cdist(a_NE, b_ME, p=2.0 if name == "euclidean" else 1.0)
+    # The form by matrix product, which cdist takes for many rows, is inexact for near vectors.
+    exact = "donot_use_mm_for_euclid_dist"
+    return -torch.cdist(a_NE, b_ME, p=2.0 if name == "euclidean" else 1.0, compute_mode=exact)
 
 
 def similarity_pairs(a_NE: Tensor, b_NE: Tensor, name: str) -> Tensor:

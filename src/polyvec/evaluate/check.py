@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from polyvec.embed.embedder import Embedder
+from polyvec.errors import SettingsError, known
 from polyvec.evaluate.tasks import evaluate
 from polyvec.recipe import Recipe
 
@@ -37,7 +38,13 @@ def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterato
     yield from invariants(embedder)
     for name, figure in recipe.expect.get(scale, {}).items():
         folder, split, measure = name.split()
-        score = evaluate(embedder, Path(data or ".") / folder, split).scores[measure]
+        scores = evaluate(embedder, Path(data or ".") / folder, split).scores
+        if measure not in scores:
+            raise SettingsError(
+                f"{recipe.path}: [expect.{scale}] {measure!r} is not measured on {folder}."
+                + known(measure, scores)
+            )
+        score = scores[measure]
         yield Line(
             name,
             score >= figure.at_least,

@@ -119,6 +119,6 @@ def _without_itself(query: str, data: RetrievalSet, near: dict[str, float]) -> d
 
     An equal id alone does not make it the same text: numbers name queries and documents alike.
     """
-    if query in near and data.corpus[query].endswith(data.queries[query]):
-        del near[query]
+    if query in data.identical:
+        near.pop(query, None)
     return dict(list(near.items())[:DEPTH])

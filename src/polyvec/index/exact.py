@@ -6,7 +6,8 @@ import torch
 from polyvec.embed.projection import similarity_matrix
 from polyvec.errors import InputError, ShapeError
 
-BLOCK = 32_768
+BLOCK = 32_768  # documents scored at a time
+QUERY_BLOCK = 512  # queries scored at a time: 64 MiB of scores a block
 
 
 def top_k(
@@ -15,13 +16,27 @@ def top_k(
     """Scores and rows of each query's nearest documents, best first, both [Q, min(k, N)].
 
     Equal scores come in the order of their rows.
+    Raises ShapeError if the two do not fit, InputError for a k below 1.
     """
-    if queries_QE.ndim != 2 or queries_QE.shape[1:] != documents_NE.shape[1:]:
+    fits = queries_QE.ndim == documents_NE.ndim == 2
+    if not fits or queries_QE.shape[1] != documents_NE.shape[1]:
         raise ShapeError(
             f"queries {queries_QE.shape} and documents {documents_NE.shape} do not fit"
         )
     if k < 1:
         raise InputError(f"top_k must be at least 1, got {k}")
+    width = min(k, len(documents_NE))
+    scores_QK = np.empty((len(queries_QE), width), np.float32)
+    rows_QK = np.empty((len(queries_QE), width), np.int64)
+    for start in range(0, len(queries_QE), QUERY_BLOCK):
+        part = slice(start, start + QUERY_BLOCK)
+        scores_QK[part], rows_QK[part] = _search(queries_QE[part], documents_NE, k, similarity)
+    return scores_QK, rows_QK
+
+
+def _search(
+    queries_QE: np.ndarray, documents_NE: np.ndarray, k: int, similarity: str
+) -> tuple[np.ndarray, np.ndarray]:
     queries = torch.from_numpy(np.ascontiguousarray(queries_QE, np.float32))
     best_scores = torch.empty(len(queries), 0)
     best_rows = torch.empty(len(queries), 0, dtype=torch.long)

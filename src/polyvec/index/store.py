@@ -1,9 +1,10 @@
 """An index on disk: one folder of plain files, searched exactly.
 
-    manifest.json           what it is: model, prompt, dimension, and the names of the two files
+    manifest.json               what it is: model, prompt, dimension, and the names of the two files
     vectors-<generation>.npy    float32 [N, E]
     items-<generation>.jsonl    id and text of each row
-    pending/                vectors of a build that was interrupted, kept for the next try
+    pending/                    vectors of a build that was interrupted, kept for the next try
+    .polyvec-index              the lock of a running build; says that the folder is ours
 
 A build writes a new generation beside the old one and then replaces the manifest, so that
 whoever kills it at whatever moment leaves the old index or the new one. The manifest also
@@ -15,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 CHUNK = 1024  # texts whose vectors are kept together while a build runs
 HASH_BYTES = 32
+LOCK = ".polyvec-index"
+GENERATION = re.compile(r"(vectors|items)-[0-9a-f]{16}\.(npy|jsonl)")
+TEMPORARY = re.compile(r"\.(vectors-|items-|manifest\.).*\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +95,21 @@ class Index:
     def open(cls, folder: str | Path) -> "Index":
         """The index in a folder; IndexStoreError if there is none or its files do not fit."""
         folder = Path(folder)
-        for last_try in (False, True):
-            manifest = _read_manifest(folder)
-            if manifest is None:
-                raise IndexStoreError(
-                    f"{folder}: no index there; make one with: polyvec index {folder} FILE"
-                )
+        manifest = _read_manifest(folder)
+        while manifest is not None:
             try:
                 return cls(folder, manifest, *_read_generation(folder, manifest))
             except FileNotFoundError as error:
                 # A build may have replaced the generation between our two reads.
-                if last_try:
+                before, manifest = manifest, _read_manifest(folder)
+                if manifest == before:
                     raise IndexStoreError(
-                        f"{folder}: {Path(error.filename).name} is missing"
+                        f"{folder}: {Path(error.filename).name} is missing; "
+                        "make the index again with polyvec index"
                     ) from None
-        raise AssertionError("unreachable")
+        raise IndexStoreError(
+            f"{folder}: no index there; make one with: polyvec index {folder} FILE"
+        )
 
     @classmethod
     def build(
@@ -215,7 +220,11 @@ class _Build:
             f"items-{generation}.jsonl",
         )
         with atomic_file(self.folder / manifest.vectors) as file:
-            np.save(file, vectors)
+            # Not np.save: its error on a full disk names neither reason nor file.
+            np.lib.format.write_array_header_1_0(
+                file, np.lib.format.header_data_from_array_1_0(vectors)
+            )
+            file.write(np.ascontiguousarray(vectors).data)
         with atomic_file(self.folder / manifest.items, "w") as file:
             file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
         with atomic_file(self.folder / "manifest.json", "w") as file:
@@ -224,18 +233,20 @@ class _Build:
         return manifest
 
     def _known(self) -> Iterator[tuple[bytes, np.ndarray]]:
-        manifest = _read_manifest(self.folder)
-        same = manifest is not None and (
-            manifest.model_sha256 == self.model_sha256 and manifest.prompt == self.prompt.text
-        )
-        if manifest is not None and same:
-            # A damaged old index gives nothing to reuse, but must not prevent a new one.
-            with contextlib.suppress(FileNotFoundError, IndexStoreError):
+        """Vectors by their text's digest. What is damaged gives nothing, and prevents nothing."""
+        with contextlib.suppress(FileNotFoundError, IndexStoreError):
+            manifest = _read_manifest(self.folder)
+            if manifest is not None and self._made(manifest):
                 vectors, items = _read_generation(self.folder, manifest)
                 yield from zip((_digest(item.text) for item in items), vectors, strict=True)
         for path in sorted(self.pending.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as kept:
-                yield from zip((bytes(d) for d in kept["digests"]), kept["vectors"], strict=True)
+            with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as kept:
+                digests, vectors = kept["digests"], kept["vectors"]
+                if vectors.shape[1:] == (self.embedder.get_embedding_dimension(),):
+                    yield from zip((bytes(d) for d in digests), vectors, strict=False)
+
+    def _made(self, manifest: Manifest) -> bool:
+        return (manifest.model_sha256, manifest.prompt) == (self.model_sha256, self.prompt.text)
 
     def _keep(self, digests: list[bytes], vectors: np.ndarray) -> None:
         raw = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, HASH_BYTES)
@@ -248,73 +259,89 @@ def _digest(text: str) -> bytes:
 
 
 def _check_ids(items: list[Record]) -> None:
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise DataError(f"the id {item.id!r} comes twice")
-        seen.add(item.id)
+    """Each id is text, and comes once."""
+    place_of: dict[str, int] = {}
+    for place, item in enumerate(items, start=1):
+        # isprintable is quick, and False for the lone surrogates that no file can hold.
+        if not isinstance(item.id, str) or (not item.id.isprintable() and not _is_text(item.id)):
+            raise DataError(f"text {place} has the id {item.id!r}, which is no text")
+        first = place_of.setdefault(item.id, place)
+        if first != place:
+            raise DataError(f"text {place} has the same id as text {first}: {item.id!r}")
+
+
+def _is_text(text: str) -> bool:
+    return text.encode(errors="ignore").decode() == text
 
 
 def _check_folder(folder: Path) -> None:
     """Only an empty folder or an index is written to, so that a wrong path costs nothing."""
     if folder.exists() and not folder.is_dir():
         raise IndexStoreError(f"{folder}: a file is in the way of the index's folder")
-    ours = ("manifest.json", "pending", ".lock")
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).exists() for n in ours):
+    if not folder.is_dir() or (folder / LOCK).is_file() or not any(folder.iterdir()):
+        return
+    # A copy of an index may lack the hidden lock; another program's manifest.json is an error.
+    if _read_manifest(folder) is None:
         raise IndexStoreError(f"{folder}: holds other files and no index, so none is made there")
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
     path = folder / "manifest.json"
-    if not path.is_file():
-        return None
     try:
         raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if raw.get("format") != FORMAT:
             raise IndexStoreError(
-                f"{path}: format {raw.get('format')}, this version reads {FORMAT}"
+                f"{path}: format {raw.get('format')!r}, this version reads {FORMAT}"
             )
         manifest = Manifest(**raw)
-    except (ValueError, TypeError, AttributeError) as error:
+        types = Manifest.__annotations__
+        wrong = [key for key, value in raw.items() if type(value) is not types[key]]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {raw[wrong[0]]!r}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise IndexStoreError(f"{path}: damaged ({error})") from None
     for name in (manifest.vectors, manifest.items):
-        if Path(name).name != name:
-            raise IndexStoreError(f"{path}: {name!r} is outside the index's folder")
+        if not GENERATION.fullmatch(name):
+            raise IndexStoreError(f"{path}: {name!r} is not the name of an index's file")
     return manifest
 
 
 def _read_generation(folder: Path, manifest: Manifest) -> tuple[np.ndarray, list[Record]]:
+    """Vectors, left on the disk until they are used, and texts; FileNotFoundError if gone."""
+    path = folder / manifest.vectors
     try:
-        vectors = np.load(folder / manifest.vectors, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise IndexStoreError(f"{folder / manifest.vectors}: damaged ({error})") from None
-    with (folder / manifest.items).open(encoding="utf-8", newline="\n") as file:
-        try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        path = folder / manifest.items
+        with path.open(encoding="utf-8", newline="\n") as file:
             items = [Record(**json.loads(line)) for line in file]
-        except (ValueError, TypeError) as error:
-            raise IndexStoreError(f"{folder / manifest.items}: damaged ({error})") from None
-    expected = (manifest.count, manifest.dimension)
-    if vectors.shape != expected or len(items) != manifest.count:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - numpy and json raise a dozen kinds for damage
+        raise IndexStoreError(f"{path}: damaged ({error}); make the index again") from None
+    found = (vectors.shape, vectors.dtype, len(items))
+    if found != ((manifest.count, manifest.dimension), np.float32, manifest.count):
         raise IndexStoreError(
-            f"{folder}: manifest says {expected}, vectors are {vectors.shape}, items {len(items)}"
+            f"{folder}: damaged (manifest.json says {manifest.count} x {manifest.dimension}, "
+            f"there are vectors {found[0]} {found[1]} and {found[2]} texts); make the index again"
         )
     return vectors, items
 
 
 def _clear(folder: Path, manifest: Manifest) -> None:
     """Remove other generations, half-written files and the vectors kept for a next try."""
-    keep = {manifest.vectors, manifest.items}
-    for pattern in ("vectors-*.npy", "items-*.jsonl", ".*.tmp"):
-        for path in folder.glob(pattern):
-            if path.name not in keep:
-                path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        ours = GENERATION.fullmatch(path.name) or TEMPORARY.fullmatch(path.name)
+        if ours and path.name not in (manifest.vectors, manifest.items):
+            path.unlink(missing_ok=True)
     shutil.rmtree(folder / "pending", ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One build at a time; the lock falls with its process, however that ends."""
-    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

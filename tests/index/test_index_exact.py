@@ -1,0 +1,85 @@
+"""Exact search equals a brute-force sort, whatever the blocks."""
+
+import numpy as np
+import pytest
+
+from polyvec.embed.projection import SIMILARITIES
+from polyvec.errors import InputError, ShapeError
+from polyvec.index import exact
+
+
+def brute_force(queries, documents, k, similarity):
+    """In float64, pair by pair; equal scores by row."""
+    scores = np.empty((len(queries), len(documents)))
+    for i, q in enumerate(queries.astype(np.float64)):
+        for j, d in enumerate(documents.astype(np.float64)):
+            scores[i, j] = {
+                "dot": lambda q, d: q @ d,
+                "cosine": lambda q, d: q @ d / (np.linalg.norm(q) * np.linalg.norm(d)),
+                "euclidean": lambda q, d: -np.sqrt(((q - d) ** 2).sum()),
+                "manhattan": lambda q, d: -np.abs(q - d).sum(),
+            }[similarity](q, d)
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, rows, 1), rows
+
+
+def whole_numbers(*shape, seed=0):
+    """Few different values, so that many scores are equal, and exactly so in float32."""
+    return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 100_000])
+@pytest.mark.parametrize("k", [1, 5, 20, 300])
+@pytest.mark.parametrize("similarity", ["dot", "manhattan"])
+def test_equal_scores_come_by_row_across_blocks(monkeypatch, similarity, k, block):
+    monkeypatch.setattr(exact, "BLOCK", block)
+    monkeypatch.setattr(exact, "QUERY_BLOCK", 2)
+    queries, documents = whole_numbers(5, 6, seed=1), whole_numbers(200, 6)
+    scores, rows = exact.top_k(queries, documents, k, similarity)
+    expected_scores, expected_rows = brute_force(queries, documents, k, similarity)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+    assert scores.shape == (5, min(k, 200))
+
+
+@pytest.mark.parametrize("block", [33, 100_000])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_every_similarity_equals_brute_force(monkeypatch, similarity, block):
+    monkeypatch.setattr(exact, "BLOCK", block)
+    generator = np.random.default_rng(2)
+    queries = generator.standard_normal((9, 16)).astype(np.float32)
+    documents = generator.standard_normal((150, 16)).astype(np.float32)
+    scores, rows = exact.top_k(queries, documents, 10, similarity)
+    expected_scores, expected_rows = brute_force(queries, documents, 10, similarity)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+
+
+def test_all_documents_equal_give_the_first_rows(monkeypatch):
+    monkeypatch.setattr(exact, "BLOCK", 10)
+    scores, rows = exact.top_k(np.ones((2, 3)), np.ones((95, 3)), 3, "dot")
+    np.testing.assert_array_equal(rows, [[0, 1, 2], [0, 1, 2]])
+    np.testing.assert_array_equal(scores, np.full((2, 3), 3.0))
+
+
+@pytest.mark.parametrize(("queries", "documents"), [(0, 4), (3, 0), (0, 0)])
+def test_nothing_to_find_or_to_ask(queries, documents):
+    scores, rows = exact.top_k(np.zeros((queries, 5)), np.zeros((documents, 5)), 3)
+    assert scores.shape == rows.shape == (queries, min(3, documents))
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_refused(k):
+    with pytest.raises(InputError, match=f"top_k must be at least 1, got {k}"):
+        exact.top_k(np.ones((1, 2)), np.ones((3, 2)), k)
+
+
+@pytest.mark.parametrize("shapes", [((1, 2), (3, 4)), ((2,), (3, 2)), ((1, 2), (2,))])
+def test_shapes_that_do_not_fit_are_refused(shapes):
+    with pytest.raises(ShapeError, match="do not fit"):
+        exact.top_k(np.ones(shapes[0]), np.ones(shapes[1]), 1)
+
+
+def test_an_unknown_similarity_is_refused():
+    with pytest.raises(InputError, match=r"'cosin' is not known. Did you mean 'cosine'\?"):
+        exact.top_k(np.ones((1, 2)), np.ones((3, 2)), 1, "cosin")
