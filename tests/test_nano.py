@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -35,6 +36,11 @@ PARAGRAPH = (
     "said that she had never seen so many birds in one place. When the first sail came around the "
     "rocks, they forgot the cold and ran along the wall to the place where the boats are tied."
 )
+ASSETS = EXAMPLES.parent / "src" / "polyvec" / "assets"
+trained = pytest.mark.skipif(
+    not all((ASSETS / name / "model.safetensors").exists() for name in ("nano-lm", "nano-t5")),
+    reason="nano-lm is not trained yet",
+)
 PATHS = {"nano-lm": nano_lm_path, "nano-t5": nano_t5_path}
 LIMIT_BYTES = {"nano-lm": 12_000_000, "nano-t5": 8_000_000}
 
@@ -46,22 +52,27 @@ def lm():
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
-    """A work folder in which `lm --preset smoke` ran to its end, from docstrings to model card."""
+    """A work folder in which `all --preset smoke` ran, from docstrings to model cards."""
     folder = tmp_path_factory.mktemp("nano")
-    assert smoke(folder, "lm") == folder / "nano-lm"
+    assert smoke(folder, "all") == folder
     return folder
 
 
 def smoke(folder: Path, kind: str, *more: str) -> Path | None:
-    """A run of the smoke preset; the tests' processes keep one thread each."""
-    settings = ["--preset", "smoke", "--steps", "20", "--threads", "1"]
-    return nano.main([kind, "--work", str(folder), *settings, *more])
+    """A run of the smoke preset, on one thread as every process of a run."""
+    settings = ["--preset", "smoke", "--threads", "1"]
+    settings += [] if "--minutes" in more else ["--steps", "20"]
+    threads = torch.get_num_threads()
+    try:
+        return nano.main([kind, "--work", str(folder), *settings, *more])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def copy_corpus(source: Path, target: Path) -> Path:
     """A new work folder that starts from a corpus already read."""
     target.mkdir()
-    for name in ("corpus.json", "corpus.md", "tokenizer.json"):
+    for name in ("corpus.json", "corpus.md", "tokenizer.json", "ids.npz"):
         (target / name).write_bytes((source / name).read_bytes())
     return target
 
@@ -69,6 +80,7 @@ def copy_corpus(source: Path, target: Path) -> Path:
 # ---- what is shipped ----------------------------------------------------------------------------
 
 
+@trained
 @pytest.mark.parametrize("name", PATHS)
 def test_card_names_the_sha256_of_the_weights(name):
     folder = PATHS[name]()
@@ -78,6 +90,7 @@ def test_card_names_the_sha256_of_the_weights(name):
     assert stated[1] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
+@trained
 @pytest.mark.parametrize("name", PATHS)
 def test_size_is_within_the_limit_and_weights_are_bfloat16(name):
     file = PATHS[name]() / "model.safetensors"
@@ -85,6 +98,7 @@ def test_size_is_within_the_limit_and_weights_are_bfloat16(name):
     assert {weight.dtype for weight in load_file(str(file)).values()} == {torch.bfloat16}
 
 
+@trained
 def test_auto_classes_load_the_same_models_without_custom_code(lm):
     for path, auto, mine in (
         (nano_lm_path(), AutoModelForCausalLM, lm),
@@ -99,6 +113,7 @@ def test_auto_classes_load_the_same_models_without_custom_code(lm):
         )
 
 
+@trained
 def test_tokenizers_share_a_vocabulary_and_lose_nothing(lm):
     decoder, encoder = lm[1], nano_t5()[1]
     assert decoder.get_vocab() == encoder.get_vocab()
@@ -108,6 +123,7 @@ def test_tokenizers_share_a_vocabulary_and_lose_nothing(lm):
     assert decoder.decode(ids[1:]) == text
 
 
+@trained
 def test_greedy_generation_repeats_itself(lm):
     model, tokenizer = lm
     ids = tokenizer("The old house", return_tensors="pt").input_ids
@@ -117,6 +133,7 @@ def test_greedy_generation_repeats_itself(lm):
     assert torch.equal(one, two) and len(set(one[0, 4:].tolist())) > 3
 
 
+@trained
 def test_codes_unseen_english_below_its_own_byte_frequencies(lm):
     counts = np.array(list(Counter(PARAGRAPH.encode()).values()))
     entropy = -(counts / counts.sum() * np.log2(counts / counts.sum())).sum()
@@ -124,12 +141,14 @@ def test_codes_unseen_english_below_its_own_byte_frequencies(lm):
     assert bits < entropy / 2 < 8 / 2  # a unigram that knows the very text needs twice as much
 
 
+@trained
 def test_grammar_probe_passes_its_bar(lm):
     pairs = [pair for kind in eval_nano.grammar_pairs().values() for pair in kind]
     assert len(set(pairs)) == 200
     assert eval_nano.accuracy(eval_nano.LanguageModel(*lm), pairs) >= 0.70
 
 
+@trained
 @torch.inference_mode()
 def test_t5_fills_spans_better_than_it_fills_them_from_another_text():
     model, tokenizer = nano_t5()
@@ -164,12 +183,12 @@ def test_smoke_run_writes_a_directory_that_loads(work):
     assert held_out[-1] < held_out[0] < math.log(512)
 
 
-@pytest.mark.parametrize("kind", ["t5", "moe"])
-def test_smoke_run_of_the_other_kinds_goes_on_from_the_lm(work, kind):
-    folder = smoke(work, kind)
-    auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
-    model = auto.from_pretrained(folder, dtype=torch.float32)
-    assert model.config.model_type == {"t5": "t5", "moe": "mixtral"}[kind]
+def test_smoke_run_of_the_other_kinds_goes_on_from_the_lm(work):
+    assert smoke(work, "moe") == work / "nano-moe"
+    twin = AutoModelForCausalLM.from_pretrained(work / "nano-moe", dtype=torch.float32)
+    assert twin.config.model_type == "mixtral" and twin.config.num_local_experts == 4
+    t5 = AutoModelForSeq2SeqLM.from_pretrained(work / "nano-t5", dtype=torch.float32)
+    assert t5.config.tie_word_embeddings and t5.config.num_decoder_layers == 1
 
 
 def test_other_kinds_without_an_lm_say_so(work, tmp_path):
@@ -177,13 +196,44 @@ def test_other_kinds_without_an_lm_say_so(work, tmp_path):
         smoke(copy_corpus(work, tmp_path / "new"), "t5")
 
 
-def test_halted_and_resumed_run_has_the_weights_of_an_unbroken_one(work, tmp_path):
+@pytest.mark.parametrize("kind", ["lm", "t5"])
+def test_halted_and_resumed_run_has_the_weights_of_an_unbroken_one(work, tmp_path, kind):
     folder = copy_corpus(work, tmp_path / "broken")
-    assert smoke(folder, "lm", "--halt-at-step", "13") is None
-    assert not (folder / "nano-lm").exists()
+    (folder / "lm-best.safetensors").write_bytes((work / "lm-best.safetensors").read_bytes())
+    assert smoke(folder, kind, "--halt-at-step", "13") is None
+    assert not (folder / f"nano-{kind}").exists()
+    smoke(folder, kind)
+    assert_same_weights(work / f"nano-{kind}", folder / f"nano-{kind}")
+
+
+def test_a_signal_ends_the_run_after_a_step_that_is_not_lost(work, tmp_path, monkeypatch):
+    folder = copy_corpus(work, tmp_path / "signalled")
+    with monkeypatch.context() as patch:
+        patch.setattr(nano, "show", lambda run, *_: run.step == 6 and signal.raise_signal(15))
+        before = signal.getsignal(signal.SIGTERM)
+        assert smoke(folder, "lm") is None
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert torch.load(folder / "lm.pt", weights_only=True)["step"] == 7
     smoke(folder, "lm")
-    whole, broken = (load_file(str(f / "nano-lm" / "model.safetensors")) for f in (work, folder))
-    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+    assert_same_weights(work / "nano-lm", folder / "nano-lm")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    ours, theirs = (load_file(str(folder / "model.safetensors")) for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_on_a_clock_ends_decayed_and_is_repeated_by_its_steps(work, tmp_path):
+    folder = copy_corpus(work, tmp_path / "timed")
+    smoke(folder, "lm", "--minutes", "0.02")
+    state = torch.load(folder / "lm.pt", weights_only=True)
+    assert state["step"] == state["total"] > nano_model.PRESETS["smoke"].warmup
+    again = copy_corpus(work, tmp_path / "again")
+    steps = str(state["step"])
+    assert f"--steps {steps} " in (folder / "nano-lm" / "README.md").read_text()
+    nano.main(["lm", "--work", str(again), "--preset", "smoke", "--threads", "1", "--steps", steps])
+    assert_same_weights(folder / "nano-lm", again / "nano-lm")
 
 
 def test_two_processes_train_as_one_does(work, tmp_path):
@@ -296,10 +346,12 @@ def test_overlap_finds_eight_words_and_short_sentences():
             "one two three four five six seven and eight",
             "It rained. We met him there! Then it stopped.",
             "We met him there once",
+            "one two three four",  # eight words in a row only together with the next text
+            "five six seven eight",
         ]
     )
-    assert gram.tolist() == [True, False, False, False]
-    assert short.tolist() == [False, False, True, False]
+    assert gram.tolist() == [True, False, False, False, False, False]
+    assert short.tolist() == [False, False, True, False, False, False]
 
 
 @pytest.mark.slow
@@ -340,18 +392,32 @@ def test_windows_cover_each_token_once():
         assert [token for part in new for token in part] == list(range(10, 10 + length))
 
 
-def test_nats_do_not_depend_on_the_batch(lm):
-    scorer = eval_nano.LanguageModel(*lm)
+def test_nats_do_not_depend_on_the_batch_and_are_the_model_loss(work):
+    model, tokenizer = eval_nano.load(work / "nano-lm", AutoModelForCausalLM)
+    scorer = eval_nano.LanguageModel(model, tokenizer)
     texts = [PARAGRAPH, "A cat sat.", PARAGRAPH[:100]]
     assert_close(scorer(texts), [scorer([text])[0] for text in texts], rtol=1e-5, atol=1e-3)
-    ids = torch.tensor([lm[1](PARAGRAPH).input_ids])
+    ids = torch.tensor([tokenizer(PARAGRAPH).input_ids])
     with torch.inference_mode():
-        assert_close(
-            scorer(texts)[0],
-            float(lm[0](ids, labels=ids).loss) * (ids.shape[1] - 1),
-            rtol=1e-5,
-            atol=1e-3,
-        )
+        nats = float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
+    assert_close(scorer(texts)[0], nats, rtol=1e-5, atol=1e-3)
+
+
+def test_states_do_not_depend_on_padding(work):
+    model, tokenizer = eval_nano.load(work / "nano-lm", AutoModelForCausalLM)
+    together = eval_nano.states(model, tokenizer, ["A cat sat.", PARAGRAPH])
+    alone = eval_nano.states(model, tokenizer, ["A cat sat."])
+    for both, one in zip(together, alone, strict=True):
+        assert_close(both[:, :1], one, rtol=1e-4, atol=1e-4)
+
+
+def test_removing_the_top_component_leaves_what_is_orthogonal_to_it():
+    torch.manual_seed(0)
+    common = F.normalize(torch.randn(16), dim=0)
+    rest = torch.randn(100, 16)
+    vectors = eval_nano.without_top(rest - rest @ common[:, None] * common + 50 * common)
+    assert (vectors @ common).abs().max() < 0.5
+    assert torch.linalg.matrix_rank(vectors, atol=1e-3) == 15
 
 
 def test_probe_sentences_differ_in_what_they_test():
