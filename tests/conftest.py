@@ -1,6 +1,9 @@
 """Models and data that several tests share."""
 
+import contextlib
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,24 @@ def tiny_bert(tmp_path_factory, minilm_folder) -> Path:
     )
     embedder.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def small_files():
+    """`with small_files(size):` no file beyond that, so that writing fails as on a full disk.
+
+    Only within the block: pytest writes its own report, which may go to a larger file.
+    """
+
+    @contextlib.contextmanager
+    def limit(size: int):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limit

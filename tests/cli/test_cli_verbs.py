@@ -3,8 +3,6 @@
 import gzip
 import json
 import re
-import resource
-import signal
 
 import numpy as np
 import pytest
@@ -394,21 +392,11 @@ def test_help_goes_to_standard_output_and_has_an_example(run, verb):
 # ---- full disks ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_files():
-    """`small_files(size)`: no file beyond that, so that writing fails as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("kind", vectors.WRITERS)
 def test_a_disk_that_takes_no_more_is_one_line(run, model, tmp_path, one_line, small_files, kind):
     (tmp_path / "x.txt").write_text("".join(f"{i}\n" for i in range(600)))
-    small_files(8192)
-    done = run("embed", tmp_path / "x.txt", *model, "-o", tmp_path / f"v.{kind}")
+    with small_files(8192):
+        done = run("embed", tmp_path / "x.txt", *model, "-o", tmp_path / f"v.{kind}")
     assert one_line(done) == f"polyvec: {tmp_path}/v.{kind}: File too large\n"
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
 
@@ -417,10 +405,9 @@ def test_an_index_that_does_not_fit_keeps_the_old_one(run, model, tmp_path, one_
     folder = tmp_path / "pets"
     run("index", folder, *model, stdin=b"a cat\n")
     lines = "".join(f"text {i}\n" for i in range(300)).encode()
-    small_files(16_384)
-    done = run("index", folder, *model, stdin=lines)
+    with small_files(16_384):
+        done = run("index", folder, *model, stdin=lines)
     assert re.fullmatch(rf"polyvec: {folder}/\S+: File too large\n", one_line(done))
-    small_files(resource.RLIM_INFINITY)
     assert run("search", folder, "cat").out.endswith("  0  a cat\n")
     assert run("index", folder, *model, stdin=lines).status == 0
     names = sorted(path.name.split("-")[0] for path in folder.iterdir())

@@ -1,8 +1,6 @@
 """Vector files: streamed in pieces they equal what numpy and others write and read at once."""
 
 import json
-import resource
-import signal
 
 import numpy as np
 import pytest
@@ -125,22 +123,15 @@ def test_an_error_on_the_way_leaves_the_old_file_and_no_other(tmp_path, kind):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture
-def small_files():
-    """No file beyond 64 KiB: a write past that fails as on a full disk, with another number."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.filterwarnings("error")  # an unfinished writer complains when it is collected
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path, kind, small_files):
     path = tmp_path / f"x.{kind}"
-    with pytest.raises(OSError, match="File too large") as caught, vector_file(path) as append:
+    with (
+        small_files(65_536),
+        pytest.raises(OSError, match="File too large") as caught,
+        vector_file(path) as append,
+    ):
         for _ in range(100):
             append(records(50), array(50, "float32", dim=64))
     assert caught.value.filename == str(path)

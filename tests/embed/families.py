@@ -91,7 +91,7 @@ FAMILIES: dict[str, tuple[Callable[[], tf.PretrainedConfig], bool]] = {
         False,
     ),
     "llama": (lambda: tf.LlamaConfig(**_sizes(num_key_value_heads=2)), True),
-    "qwen3": (lambda: tf.Qwen3Config(**_sizes(num_key_value_heads=2, head_dim=8)), False),
+    "qwen3": (lambda: tf.Qwen3Config(**_sizes(num_key_value_heads=2, head_dim=8)), True),
     "gpt2": (
         lambda: tf.GPT2Config(
             vocab_size=VOCAB,

@@ -169,8 +169,8 @@ def test_windows_change_nothing(tiny):
 
 def test_truncations_are_counted_and_reported(tiny):
     """SILENT row 14."""
-    texts = ["short", "word " * 100, "word " * 80]
-    with pytest.warns(TruncationWarning, match=r"2 of 3 texts.*64 tokens.*first: index 1, 102"):
+    texts = ["short", "word " * 100, "word " * 80, "word " * 100]
+    with pytest.warns(TruncationWarning, match=r"3 of 4 texts.*64 tokens.*first: index 1, 102"):
         tiny.encode(texts)
     with pytest.raises(InputError, match=r"texts\[1\] has 102 tokens, the model reads 64"):
         tiny.encode(texts, truncate="error")
@@ -178,7 +178,7 @@ def test_truncations_are_counted_and_reported(tiny):
         warnings.simplefilter("error")
         tiny.encode(texts, truncate="silent")
         _, report = tiny.encode_with_report(texts, options=RunOptions(truncate="silent"))
-    assert (report.num_truncated, report.first_truncated) == (2, (1, 102))
+    assert (report.num_truncated, report.first_truncated) == (3, (1, 102))
 
 
 def test_prompts_of_roles(tiny_bert):

@@ -18,7 +18,7 @@ from polyvec.errors import ModelError
 PACKED_TOLERANCE = 1e-4
 PROBE_LENGTHS = (9, 9, 4, 2)
 # A packed batch with these is wrong or unsupported; short probes would not notice all of them.
-NOT_PACKED = ("sliding_window", "attn_logit_softcapping", "layer_types", "local_attention")
+NOT_PACKED = ("sliding_window", "attn_logit_softcapping", "local_attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,9 @@ class Backbone(nn.Module):
         """Switch to packed batches if the model then gives what it gives for texts alone."""
         config = self.model.config
         blockers = [name for name in NOT_PACKED if getattr(config, name, None)]
+        # Models that list a kind for each layer are fine if all layers see the whole text.
+        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+        blockers += [f"layers of {kind}" for kind in sorted(kinds)]
         if blockers:
             self.layout_reason = f"its config has {blockers[0]}"
             return

@@ -45,8 +45,8 @@ class EncodeReport:
     tokenize_s: float = 0.0
     forward_s: float = 0.0
 
-    def add_truncated(self, index: int, full_length: int) -> None:
-        self.num_truncated += 1
+    def add_truncated(self, index: int, full_length: int, count: int) -> None:
+        self.num_truncated += count
         if self.first_truncated is None:
             self.first_truncated = (index, full_length)
 
@@ -152,12 +152,12 @@ def _run_window(
     first_row = {text: row for row, text in reversed(list(enumerate(texts)))}
     unique = sorted(first_row.values())
     tokens = _tokenize(embedder, [texts[row] for row in unique], prompt, report)
+    copies = np.bincount([first_row[text] for text in texts], minlength=len(texts))
     for row, token in zip(unique, tokens, strict=True):
-        _check_tokens(token, start + row, embedder, options, report)
+        _check_tokens(token, start + row, int(copies[row]), embedder, options, report)
     found: dict[int, Tensor] = {}
     lengths = [len(t) for t in tokens]
     budget = options.batch_tokens or BATCH_TOKENS.get(embedder.device.type, 8192)
-    copies = np.bincount([first_row[text] for text in texts], minlength=len(texts))
     for places in budget_batches(lengths, batch_tokens=budget, batch_size=options.batch_size):
         rows = [unique[place] for place in places]
         batch = TokenBatch.of(rows, [tokens[place] for place in places])
@@ -178,8 +178,14 @@ def _tokenize(embedder: "Embedder", texts: list[str], prompt: Prompt, report: En
 
 
 def _check_tokens(
-    tokens: Tokens, index: int, embedder: "Embedder", options: RunOptions, report: EncodeReport
+    tokens: Tokens,
+    index: int,
+    count: int,
+    embedder: "Embedder",
+    options: RunOptions,
+    report: EncodeReport,
 ) -> None:
+    """Refuses or counts what `count` equal texts, the first at `index`, cannot keep."""
     if not tokens.pooled.any():
         raise InputError(
             f"texts[{index}] leaves no token to pool: it is empty for this tokenizer, "
@@ -191,7 +197,7 @@ def _check_tokens(
                 f"texts[{index}] has {tokens.full_length} tokens, the model reads "
                 f"{embedder.max_seq_length}; split it, or pass truncate='warn'"
             )
-        report.add_truncated(index, tokens.full_length)
+        report.add_truncated(index, tokens.full_length, count)
 
 
 def _forward(
