@@ -40,5 +40,5 @@ def test_the_next_build_embeds_only_what_was_not_kept(kills, start, unknown):
 @pytest.mark.parametrize("start", ["old", "none"])
 def test_killed_by_a_signal_at_random_moments(kills, start):
     found = kills["signal"][start]
-    assert found["killed"] >= 3, "the delays no longer meet a running build"
+    assert found["killed"] >= 1, "the delays no longer meet a running build"
     assert {row[0] for row in found["rows"]} <= {start, "new"}
