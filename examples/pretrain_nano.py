@@ -306,7 +306,9 @@ def train(run: Run, work: Path, *, total: float, deadline: float, halt_at: float
         nats = run.advance()
         times = [*times[-40:], time.time() - began]
         pace = statistics.median(times)  # a paused machine is an outlier, not a slower one
-        if not math.isfinite(run.total) and run.step > run.preset.warmup:
+        # The first steps after a start are slow ones, and the decay cannot be taken back.
+        settled = len(times) > min(20, run.preset.warmup) and run.step > run.preset.warmup
+        if not math.isfinite(run.total) and settled:
             run.total = end_by_clock(run, deadline, pace)
         show(run, nats, pace, work_per_token / peak, deadline)
         if run.step % run.preset.check_every == 0 or run.step >= run.total:
