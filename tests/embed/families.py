@@ -82,7 +82,7 @@ FAMILIES: dict[str, tuple[Callable[[], tf.PretrainedConfig], bool]] = {
                 cls_token_id=1, sep_token_id=2, local_attention=8, global_attn_every_n_layers=2
             )
         ),
-        False,
+        True,
     ),
     "t5_encoder": (
         lambda: tf.T5Config(
@@ -106,7 +106,7 @@ FAMILIES: dict[str, tuple[Callable[[], tf.PretrainedConfig], bool]] = {
     ),
     "mistral_sliding": (
         lambda: tf.MistralConfig(**_sizes(num_key_value_heads=2, sliding_window=4)),
-        False,
+        True,
     ),
 }
 

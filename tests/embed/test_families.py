@@ -88,7 +88,7 @@ def _span(text):
 
 
 def test_a_family_that_cannot_be_packed_says_why():
-    assert "sliding_window" in embedder("mistral_sliding").backbone.layout_reason
+    assert "differs" in embedder("t5_encoder").backbone.layout_reason
 
 
 def test_packed_on_demand_is_refused_where_it_would_be_wrong():
@@ -102,11 +102,11 @@ def test_the_probe_notices_a_packed_attention_that_lets_texts_see_each_other(mon
     """Plant SILENT row 3: one run over all tokens instead of one per text."""
     from polyvec.embed import attention
 
-    honest = attention.packed_attention
+    honest = attention.plan_attention
 
-    def leaky(module, query, key, value, mask, packed=None, **options):
-        everything = attention.PackedLayout(((1, query.shape[2]),))
-        return honest(module, query, key, value, mask, packed=everything, **options)
+    def leaky(module, query, key, value, mask, plan=None, **options):
+        everything = attention.AttentionPlan(plan.modes, runs=((1, query.shape[2]),))
+        return honest(module, query, key, value, mask, plan=everything, **options)
 
     attention.AttentionInterface.register(attention.NAME, leaky)
     try:
@@ -115,11 +115,3 @@ def test_the_probe_notices_a_packed_attention_that_lets_texts_see_each_other(mon
         attention.AttentionInterface.register(attention.NAME, honest)
     assert backbone.layout == "padded"
     assert "differs" in backbone.layout_reason
-
-
-def test_a_call_without_the_layout_is_refused():
-    from polyvec.errors import ModelError
-
-    model = embedder("bert").backbone.model
-    with pytest.raises(ModelError, match="no packed layout"):
-        model(input_ids=torch.tensor([[1, 5, 2]]))

@@ -166,18 +166,18 @@ def test_runs_of_equal_length():
 def test_an_empty_stored_prompt_is_not_set():
     """SILENT row 13: "document": "" must not shadow "passage"."""
     table = PromptTable({"query": "query: ", "document": "", "passage": "passage: "})
-    assert table.resolve(role="document") == Prompt("passage", "passage: ")
-    assert table.resolve(role="query") == Prompt("query", "query: ")
+    assert table.resolve(role="document") == Prompt("passage", "passage: ", "document")
+    assert table.resolve(role="query") == Prompt("query", "query: ", "query")
     assert table.resolve() == Prompt()
 
 
 def test_given_words_win_over_names_and_default():
     table = PromptTable({"a": "A ", "b": "B "}, "a")
     assert table.resolve() == Prompt("a", "A ")
-    assert table.resolve(prompt_name="b") == Prompt("b", "B ")
+    assert table.resolve(prompt_name="b") == Prompt("b", "B ", given=True)
     assert table.resolve(prompt="C ", prompt_name="b").text == "C "
     assert table.resolve(prompt="").text == ""
-    assert table.resolve(role="query") == Prompt("a", "A ")
+    assert table.resolve(role="query") == Prompt("a", "A ", "query")
 
 
 def test_an_unknown_prompt_name_is_told_with_a_suggestion():

@@ -1,64 +1,84 @@
-"""Step 3: token batches become hidden states, through any Hugging Face encoder or decoder.
+"""Step 3: token batches become hidden states, through any Hugging Face backbone.
 
-B texts, T tokens of all texts one behind another, L tokens of the longest text, D state size.
+B texts, L tokens of the longest text, D state size.
 """
 
 import contextlib
-from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from polyvec.embed import attention
-from polyvec.embed.quiet import quiet_transformers
+from polyvec.embed import probing, runners
+from polyvec.embed.attention import AttentionSpec
+from polyvec.embed.prepending import TokenPrepending
+from polyvec.embed.states import SIDE_OUTPUTS, States
 from polyvec.embed.tokens import TokenBatch
 from polyvec.errors import ModelError
 
-PACKED_TOLERANCE = 1e-4
-PROBE_LENGTHS = (9, 9, 4, 2)
-# A packed batch with these is wrong or unsupported; short probes would not notice all of them.
-NOT_PACKED = ("sliding_window", "attn_logit_softcapping", "local_attention")
-
-
-@dataclass(frozen=True, slots=True)
-class States:
-    """Hidden states of a batch, [B, L, D], and which of them are real and which pooled, [B, L].
-
-    `all_layers` holds those of the word embeddings and every layer, if a pooling asked.
-    """
-
-    last_BLD: Tensor
-    seen_BL: Tensor
-    pooled_BL: Tensor
-    all_layers: tuple[Tensor, ...] | None = None
+LAYOUTS = ("auto", "packed", "padded")
 
 
 class Backbone(nn.Module):
-    """A transformers model that reads token batches without padding where it can.
+    """A transformers model that sees what `attention` says, without padding where it can.
 
-    Whether it can is measured at construction: short random texts, packed, must give the
-    states of the same texts alone. Otherwise batches are padded on the right, where no
-    real token can see the padding, and `layout_reason` says why.
+    How is measured at construction. A model on transformers' attention interface gets our
+    attention function if short random texts, packed, then have the states of the same texts
+    alone ("plan"). Otherwise batches are padded on the right, where no real token can see
+    the padding: by the model itself ("native") or, for another attention than its own, with
+    masks put into each layer ("hooks"). `layout_reason` says why; `verdict` is what the leak
+    probe found. Raises ModelError where the model cannot do what `attention` says.
+
+    `lm` is the language model whose body `model` is, where a pooling needs its head.
     """
 
-    def __init__(self, model: PreTrainedModel, pad_id: int = 0, *, layout: str = "auto") -> None:
+    lm: Any  # not a submodule: its weights are the model's
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_id: int = 0,
+        *,
+        attention: str | AttentionSpec = "native",
+        layout: str = "auto",
+        lm: PreTrainedModel | None = None,
+        prepending: TokenPrepending | None = None,
+    ) -> None:
         super().__init__()
-        if layout not in ("auto", "packed", "padded"):
-            raise ModelError(f"layout {layout!r} is not known. Known: auto, packed, padded.")
+        if layout not in LAYOUTS:
+            raise ModelError(f"layout {layout!r} is not known. Known: {', '.join(LAYOUTS)}.")
         self.model = model
+        self.lm_head = lm.get_output_embeddings() if lm is not None else None
+        object.__setattr__(self, "lm", lm)
         self.pad_id = pad_id
-        self.layout = "padded"
-        self.layout_reason = "asked for"
-        self.position_offset = 0
-        if layout != "padded":
-            self._try_packed()
-        if layout == "packed" and self.layout != "packed":
-            raise ModelError(f"{type(model).__name__} cannot run packed: {self.layout_reason}")
+        self.prepending = prepending
+        spec = AttentionSpec.parse(attention) if isinstance(attention, str) else attention
+        self.spec = spec if spec != probing.OWN else probing.stored_spec(model)
+        self.runner, self.layout_reason = probing.choose(model, pad_id, self.spec, layout)
+        self.verdict = probing.verdict(self.runner, self.spec)
+
+    @property
+    def layout(self) -> str:
+        return "packed" if self.runner.packed else "padded"
+
+    @property
+    def mechanism(self) -> str:
+        """How the model is run: "plan", "native" or "hooks"."""
+        return self.runner.name
+
+    @property
+    def position_offset(self) -> int:
+        return getattr(self.runner, "offset", 0)
 
     @property
     def hidden_size(self) -> int:
         return self.model.config.get_text_config().hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        return runners.num_layers(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -70,118 +90,102 @@ class Backbone(nn.Module):
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is None or limit < 1:
             return None
-        return limit - _declared_offset(self.model)
+        return limit - probing.declared_offset(self.model)
 
-    def forward(self, batch: TokenBatch, *, all_layers: bool = False) -> States:
-        ids_T = torch.from_numpy(batch.ids_T).to(self.device, torch.long)
-        run = self._packed if self.layout == "packed" else self._padded
-        last, layers = run(ids_T, batch, all_layers)
-        pooled_T = torch.from_numpy(batch.pooled_T).to(self.device)
-        seen_BL = _seen(batch, self.device)
-        pooled_BL = torch.zeros_like(seen_BL).masked_scatter(seen_BL, pooled_T)
-        return States(last, seen_BL, pooled_BL, layers)
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        needs: frozenset[str] = frozenset(),
+        attention: AttentionSpec | None = None,
+    ) -> States:
+        """States of a batch, with the side outputs in `needs` (states.SIDE_OUTPUTS).
 
-    def _packed(self, ids_T: Tensor, batch: TokenBatch, all_layers: bool):
-        layout = attention.PackedLayout(tuple(batch.runs()))
-        out = self.model(
-            input_ids=ids_T[None],
-            position_ids=layout.positions(self.device)[None] + self.position_offset,
-            packed=layout,
-            output_hidden_states=all_layers,
+        `attention` switches the mode for this call (GritLM, arXiv:2402.09906: bidirectional
+        to embed, causal to generate, same weights). Raises ModelError for a side output
+        that the model does not have, or a mode that it cannot switch to.
+        """
+        if attention is not None and attention != self.spec and self.mechanism == "native":
+            raise ModelError(
+                f"{type(self.model).__name__} runs its own attention ({self.layout_reason}) "
+                f"and cannot switch to {str(attention)!r}"
+            )
+        prepending = self.prepending.into(self.model, batch) if self.prepending else None
+        with prepending or contextlib.nullcontext():
+            out = self.runner.run(batch, attention or self.spec, needs)
+        return self._states(batch, out, needs, attention)
+
+    def _states(
+        self,
+        batch: TokenBatch,
+        out: Any,
+        needs: frozenset[str],
+        attention: AttentionSpec | None,
+    ) -> States:
+        seen_BL = runners.seen(batch, self.device)
+        lay = lambda state: self.runner.lay(state, batch)  # noqa: E731
+        encoder = getattr(out, "encoder_last_hidden_state", None)
+        layers = getattr(out, "hidden_states" if encoder is None else "encoder_hidden_states", None)
+        layers = self._side("all_layers", needs, layers)
+        routes = self._side("router", needs, getattr(out, "router_logits", None))
+        start_BD = out.last_hidden_state[:, 0] if encoder is not None else None
+        return States(
+            lay(out.last_hidden_state if encoder is None else encoder),
+            seen_BL,
+            runners.flags(batch.pooled_T, seen_BL),
+            runners.flags(batch.text_T, seen_BL),
+            runners.flags(batch.ids_T.astype(np.int64), seen_BL),
+            all_layers=layers and tuple(lay(state) for state in layers),
+            attentions=self._side("attentions", needs, getattr(out, "attentions", None)),
+            router=routes and tuple(lay(logits).float().softmax(-1) for logits in routes),
+            lm_head=self._side("lm_head", needs, self.lm_head) and self.logits,
+            decoder_start=self._side("decoder_start", needs, start_BD),
+            generate=self._side("generate", needs, self.lm_head)
+            and (lambda steps: self._generate(batch, attention, steps)),
         )
-        seen_BL = _seen(batch, self.device)
-        if not all_layers:
-            return _scatter(out.last_hidden_state[0], seen_BL), None
-        layers = tuple(_scatter(state[0], seen_BL) for state in out.hidden_states)
-        return _scatter(out.last_hidden_state[0], seen_BL), layers
 
-    def _padded(self, ids_T: Tensor, batch: TokenBatch, all_layers: bool):
-        seen_BL = _seen(batch, self.device)
-        ids_BL = torch.full(seen_BL.shape, self.pad_id, device=self.device)
-        ids_BL.masked_scatter_(seen_BL, ids_T)
-        out = self.model(
-            input_ids=ids_BL, attention_mask=seen_BL.long(), output_hidden_states=all_layers
-        )
-        return out.last_hidden_state, out.hidden_states if all_layers else None
+    def _generate(
+        self, batch: TokenBatch, attention: AttentionSpec | None, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """States that choose the next tokens, [B, n, D], and whether EOS came before, [B, n].
 
-    def _try_packed(self) -> None:
-        """Switch to packed batches if the model then gives what it gives for texts alone."""
-        config = self.model.config
-        blockers = [name for name in NOT_PACKED if getattr(config, name, None)]
-        # Models that list a kind for each layer are fine if all layers see the whole text.
-        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-        blockers += [f"layers of {kind}" for kind in sorted(kinds)]
-        if blockers:
-            self.layout_reason = f"its config has {blockers[0]}"
-            return
-        was_training, native = self.model.training, config._attn_implementation
-        self.model.eval()
-        alone = self._probe_alone()
-        self.layout_reason = "its attention cannot be replaced"
-        if alone is not None and self._set_attention(attention.NAME):
-            for offset in {0: None, _declared_offset(self.model): None}:
-                if self._probe_packed(offset, alone):
-                    self.layout, self.position_offset = "packed", offset
-                    self.layout_reason = "probe: packed equals alone"
-                    break
-            else:
-                self._set_attention(native)
-                self.layout_reason = "probe: packed differs from alone"
-        self.model.train(was_training)
+        Each step reads the whole text again: a few steps, and the same states as in a batch of
+        one, which a cache over padded rows would not give.
+        """
+        ends = getattr(self.model.config.get_text_config(), "eos_token_id", None)
+        ends = set(ends) if isinstance(ends, list) else {ends}
+        texts = np.split(batch.ids_T, np.cumsum(batch.lengths)[:-1])
+        chosen, real, open_B = [], [], np.ones(len(texts), bool)
+        for _ in range(steps):
+            states = self(TokenBatch.of_ids(texts), attention=attention)
+            rows = torch.arange(len(texts), device=self.device)
+            last_BD = states.last_BLD[rows, states.seen_BL.sum(dim=1) - 1]
+            chosen.append(last_BD)
+            real.append(torch.from_numpy(open_B.copy()))
+            ids = self.logits(last_BD).argmax(-1).cpu().numpy()
+            texts = [np.append(text, token) for text, token in zip(texts, ids, strict=True)]
+            open_B &= ~np.isin(ids, list(ends - {None}))
+        return torch.stack(chosen, 1), torch.stack(real, 1).to(self.device)
 
-    def _set_attention(self, name: str) -> bool:
-        with quiet_transformers(), contextlib.suppress(ValueError):
-            self.model.set_attn_implementation(name)
-        return self.model.config._attn_implementation == name
-
-    @torch.no_grad()
-    def _probe_alone(self) -> Tensor | None:
-        try:
-            states = [self.model(input_ids=ids[None]).last_hidden_state[0] for ids in self._probe()]
-        except (ValueError, TypeError):  # encoder-decoders want decoder inputs
+    def _side(self, name: str, needs: frozenset[str], found: Any) -> Any:
+        """A side output if it was asked for; ModelError if this model has none."""
+        if name not in SIDE_OUTPUTS or name not in needs:
             return None
-        return torch.cat(states)
+        if found is None or (isinstance(found, tuple) and (not found or found[0] is None)):
+            raise ModelError(
+                f"{type(self.model).__name__} gives no {name}, which the pooling needs"
+            )
+        return found
 
-    @torch.no_grad()
-    def _probe_packed(self, offset: int, alone_TD: Tensor) -> bool:
-        texts = self._probe()
-        layout = attention.PackedLayout(((2, 9), (1, 4), (1, 2)))
-        positions = layout.positions(self.device)[None] + offset
-        try:
-            with quiet_transformers():
-                out = self.model(
-                    input_ids=torch.cat(texts)[None], position_ids=positions, packed=layout
-                )
-        except (ModelError, TypeError, ValueError, IndexError):
-            return False
-        error = (out.last_hidden_state[0] - alone_TD).abs().max()
-        return bool(error <= PACKED_TOLERANCE * alone_TD.abs().max().clamp(min=1))
-
-    def _probe(self) -> list[Tensor]:
-        """Random ids that avoid the first few, where special tokens and padding lie."""
-        vocab = self.model.config.get_text_config().vocab_size
-        generator = torch.Generator().manual_seed(0)
-        draw = lambda n: torch.randint(min(5, vocab - 1), vocab, (n,), generator=generator)  # noqa: E731
-        return [draw(n).to(self.device) for n in PROBE_LENGTHS]
-
-
-def _declared_offset(model: PreTrainedModel) -> int:
-    """Where a position table starts: RoBERTa's kin count from the padding index + 1."""
-    for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids"):
-            return int(module.padding_idx) + 1  # type: ignore[arg-type]
-    return 0
-
-
-def _seen(batch: TokenBatch, device: torch.device) -> Tensor:
-    lengths_B = torch.tensor(batch.lengths, device=device)
-    return torch.arange(max(batch.lengths), device=device)[None] < lengths_B[:, None]
-
-
-def _scatter(states_TD: Tensor, seen_BL: Tensor) -> Tensor:
-    """Packed states laid out as [B, L, D], zeros where a text has ended."""
-    if bool(seen_BL.all()):
-        return states_TD.view(*seen_BL.shape, -1)
-    out = states_TD.new_zeros(*seen_BL.shape, states_TD.shape[-1])
-    out[seen_BL] = states_TD
-    return out
+    def logits(self, states: Tensor) -> Tensor:
+        """Next-token logits with the scale and cap that the family puts on them, [..., V]."""
+        if self.lm_head is None:
+            raise ModelError(f"{type(self.model).__name__} was loaded without its LM head")
+        config = self.model.config.get_text_config()
+        logits = self.lm_head(states)
+        if getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * config.logit_scale
+        if getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / config.logits_scaling
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        return logits if not cap else cap * torch.tanh(logits / cap)

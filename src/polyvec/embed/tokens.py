@@ -9,16 +9,29 @@ Masks come from lengths, never from ids, so a PAD that doubles as EOS is harmles
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from polyvec.embed.prompts import Span
+from polyvec.embed.templates import ROLES, Template
 from polyvec.errors import InputError, TokenizerError
 
 PROBES = ("a", "the cat sat on the mat", "Ünïcode 漢字 42!")
 NO_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
+
+
+class NoRoomError(InputError):
+    """What stands around a text fills the model; `place` is the text's in the batch."""
+
+    def __init__(self, place: int, fixed: int, room: int) -> None:
+        super().__init__(
+            f"what the template puts around the text has {fixed} tokens, the model reads {room} "
+            "beside its special tokens: no text would be left"
+        )
+        self.place = place
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +54,16 @@ class TokenizerContract:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One text as the model reads it: ids and, beside them, which states are pooled.
+    """One text as the model reads it: ids and, beside them, what each token is.
 
-    `full_length` is the number of tokens before truncation.
+    `pooled`: its state enters the vector; `text`: it is of the user's text; `parts`: number of
+    its part, for masks between parts. `full_length` counts tokens before truncation.
     """
 
     ids: np.ndarray
     pooled: np.ndarray
+    text: np.ndarray
+    parts: np.ndarray
     full_length: int
 
     def __len__(self) -> int:
@@ -62,13 +78,15 @@ class Tokens:
 class TokenBatch:
     """Several texts without padding: their ids one after another, and their lengths.
 
-    `rows` are the places of the texts in the caller's list.
+    `rows` are the places of the texts in the caller's list; the rest is as in Tokens.
     """
 
     rows: tuple[int, ...]
     lengths: tuple[int, ...]
     ids_T: np.ndarray
     pooled_T: np.ndarray
+    text_T: np.ndarray
+    parts_T: np.ndarray
 
     @classmethod
     def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> "TokenBatch":
@@ -77,7 +95,17 @@ class TokenBatch:
             tuple(len(t) for t in tokens),
             np.concatenate([t.ids for t in tokens]),
             np.concatenate([t.pooled for t in tokens]),
+            np.concatenate([t.text for t in tokens]),
+            np.concatenate([t.parts for t in tokens]),
         )
+
+    @classmethod
+    def of_ids(cls, texts: Sequence[np.ndarray]) -> "TokenBatch":
+        """Bare ids, every token of the text and pooled."""
+        ids = np.concatenate(texts).astype(np.int32)
+        yes = np.ones(len(ids), bool)
+        lengths = tuple(len(text) for text in texts)
+        return cls(tuple(range(len(texts))), lengths, ids, yes, yes, np.zeros(len(ids), np.int8))
 
     def runs(self) -> list[tuple[int, int]]:
         """Runs of equal length as (number of texts, length), in order; their sum is T."""
@@ -179,6 +207,7 @@ class TextTokenizer:
     ) -> None:
         self.hf = tokenizer
         self.lower_case = lower_case
+        self.wants_text = False  # set where a pooling asks which tokens are the text's
         self.contract = read_contract(tokenizer, max_length)
         self._markup = bare(tokenizer)
         self._data = bare(tokenizer, specials_are_text=True)
@@ -195,85 +224,168 @@ class TextTokenizer:
     def max_length(self, value: int | None) -> None:
         self.contract = read_contract(self.hf, value)
 
+    def marks(self) -> dict[str, str | None]:
+        """What a template writes for {bos}, {eos} and {mask}: None where the tokenizer adds it."""
+        hf, contract = self.hf, self.contract
+        return {
+            "bos": None if hf.bos_token_id in contract.prefix else hf.bos_token,
+            "eos": None if hf.eos_token_id in contract.suffix else hf.eos_token,
+            "mask": hf.mask_token,
+        }
+
+    def check_ends(self, template: Template) -> None:
+        """Raises TokenizerError where template and tokenizer together double BOS or EOS."""
+        values: dict[str, Any] = {
+            name: "a" for role in ROLES for name in template.slots(role) if name != "text"
+        }
+        values.pop("examples", None)
+        for role in ROLES:
+            mine = {k: v for k, v in values.items() if k in template.slots(role)} | self.marks()
+            for spans in template.render("a", role, **mine):
+                inside, _ = self._marked(spans)
+                ids = [*self.contract.prefix, *inside.tolist(), *self.contract.suffix]
+                ends = (
+                    ("BOS", self.hf.bos_token_id, ids[:2]),
+                    ("EOS", self.hf.eos_token_id, ids[-2:]),
+                )
+                for name, token, found in ends:
+                    if token is not None and found == [token, token]:
+                        raise TokenizerError(
+                            f"template {template.name!r} writes {name} and the tokenizer adds one "
+                            f"too ({role} form): write {{{name.lower()}}}, which never doubles it"
+                        )
+
     def encode(self, batch: Sequence[tuple[Span, ...]]) -> list[Tokens]:
-        """Token ids of each text, in order."""
+        """Token ids of each text, in order.
+
+        Raises NoRoomError where fixed spans leave no room for the text.
+        """
         plain = [i for i, spans in enumerate(batch) if self._is_plain(spans)]
         joined = [self._case("".join(span.text for span in batch[i])) for i in plain]
         encoded = self._data.encode_batch_fast(joined, add_special_tokens=False)
         out: list[Tokens | None] = [None] * len(batch)
         for i, enc in zip(plain, encoded, strict=True):
             ids = np.asarray(enc.ids, np.int32)
-            out[i] = self._finish(ids, np.ones(len(ids), bool))
+            out[i] = self._finish(ids, np.zeros(len(ids), np.intp), batch[i][-1:], i)
         return [
-            t if t is not None else self._finish(*self._marked(batch[i])) for i, t in enumerate(out)
+            t if t is not None else self._finish(*self._marked(batch[i]), batch[i], i)
+            for i, t in enumerate(out)
         ]
 
     def _case(self, text: str) -> str:
         return text.lower() if self.lower_case else text
 
     def _is_plain(self, spans: tuple[Span, ...]) -> bool:
-        """True if all spans are pooled and no prompt holds a special token: one fast call."""
+        """True if nothing tells the tokens of the spans apart: one fast call."""
+        if self.wants_text and len(spans) > 1:
+            return False
         return all(
-            span.pooled and not (span.markup and self._special and self._special.search(span.text))
+            span.pooled
+            and not span.fixed
+            and not span.part
+            and not (span.markup and self._special and self._special.search(span.text))
             for span in spans
         )
 
     def _marked(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and pooled flags of spans that need offsets or special tokens."""
+        """Ids of spans that need offsets or special tokens, and each token's span."""
         ids: list[int] = []
-        pooled: list[bool] = []
+        owners: list[int] = []
         for piece in self._pieces(spans):
             if isinstance(piece[0], int):
                 ids.append(piece[0])
-                pooled.append(piece[1])
+                owners.append(piece[1])
             else:
-                piece_ids, piece_pooled = self._run(piece)
+                piece_ids, piece_owners = self._run(piece)
                 ids += piece_ids
-                pooled += piece_pooled
-        return np.asarray(ids, np.int32), np.asarray(pooled, bool)
+                owners += piece_owners
+        return np.asarray(ids, np.int32), np.asarray(owners, np.intp)
 
     def _pieces(self, spans: tuple[Span, ...]) -> Iterator[tuple]:
-        """Special tokens as (id, pooled), and between them runs of spans read together."""
-        run: list[Span] = []
-        for span in spans:
+        """Special tokens as (id, span), and between them runs of (text, span) read together."""
+        run: list[tuple[str, int]] = []
+        for owner, span in enumerate(spans):
             text = span.text
             while span.markup and self._special and (hit := self._special.search(text)):
                 if hit.start():
-                    run.append(Span(text[: hit.start()], span.pooled))
+                    run.append((text[: hit.start()], owner))
                 if run:
                     yield tuple(run)
                     run = []
-                yield self._markup.token_to_id(hit.group()), span.pooled
+                yield self._markup.token_to_id(hit.group()), owner
                 text = text[hit.end() :]
             if text:
-                run.append(Span(text, span.pooled))
+                run.append((text, owner))
         if run:
             yield tuple(run)
 
-    def _run(self, spans: tuple[Span, ...]) -> tuple[list[int], list[bool]]:
-        """Spans tokenised as one string, as in training; offsets say whose a token is."""
-        texts = [self._case(span.text) for span in spans]
+    def _run(self, pieces: tuple[tuple[str, int], ...]) -> tuple[list[int], list[int]]:
+        """Pieces tokenised as one string, as in training; offsets say whose a token is."""
+        texts = [self._case(text) for text, _ in pieces]
         encoding = self._data.encode("".join(texts), add_special_tokens=False)
         ends = np.cumsum([len(t) for t in texts])
         # A token that covers a boundary belongs to the span it ends in: sentencepiece joins
         # the space before a word to it, and that word is the text's.
         last = [max(end - 1, start) for start, end in encoding.offsets]
-        owner = np.searchsorted(ends, last, side="right").clip(max=len(spans) - 1)
-        return encoding.ids, [spans[i].pooled for i in owner]
+        place = np.searchsorted(ends, last, side="right").clip(max=len(pieces) - 1)
+        return encoding.ids, [pieces[i][1] for i in place]
 
-    def _finish(self, ids: np.ndarray, pooled: np.ndarray) -> Tokens:
+    def _finish(
+        self, ids: np.ndarray, owners: np.ndarray, spans: tuple[Span, ...], place: int
+    ) -> Tokens:
         """Truncate the text, never the special tokens around it, then put those on."""
         prefix, suffix = self.contract.prefix, self.contract.suffix
         full = len(ids) + len(prefix) + len(suffix)
+        fixed = np.array([span.fixed for span in spans], bool)
         if self.max_length is not None and full > self.max_length:
             room = self.max_length - len(prefix) - len(suffix)
-            keep = slice(-room, None) if self.hf.truncation_side == "left" else slice(room)
-            ids, pooled = ids[keep], pooled[keep]
-        # BOS goes with an excluded prompt, as in INSTRUCTOR and sentence-transformers.
+            keep = _keep(owners, fixed, room, self.hf.truncation_side == "left", place)
+            ids, owners = ids[keep], owners[keep]
+        pooled = np.array([span.pooled for span in spans], bool)[owners]
+        if fixed.any() and len(pooled) and not pooled.any():
+            pooled[-1] = True  # an empty text: what the model makes of the words around it
+        text = ~(fixed | np.array([span.markup for span in spans], bool))[owners]
+        parts = np.array([span.part for span in spans], np.int8)[owners]
+        # BOS goes with an excluded prompt, as in INSTRUCTOR and sentence-transformers; the
+        # closing token is pooled but where a template ends in words that are not.
         head = bool(pooled[0]) if len(pooled) else True
+        tail = bool(pooled[-1]) if len(pooled) and fixed.any() else True
+        around = lambda first, array, last: np.concatenate(  # noqa: E731
+            [np.full(len(prefix), first), array, np.full(len(suffix), last)]
+        ).astype(array.dtype)
         ids = np.concatenate([np.asarray(prefix, np.int32), ids, np.asarray(suffix, np.int32)])
-        pooled = np.concatenate([np.full(len(prefix), head), pooled, np.ones(len(suffix), bool)])
-        return Tokens(ids, pooled, full)
+        last_part = parts[-1] if len(parts) else 0
+        return Tokens(
+            ids,
+            around(head, pooled, tail),
+            around(False, text, False),
+            around(0, parts, last_part),
+            full,
+        )
+
+
+def _keep(
+    owners: np.ndarray, fixed: np.ndarray, room: int, from_left: bool, place: int
+) -> np.ndarray | slice:
+    """Which tokens stay so that at most `room` do: fixed spans whole, the others cut alike.
+
+    Copies of a text (echo) keep the same number of tokens, or the second would lose what the
+    first still says. Without fixed spans the end is cut, as by every tokenizer.
+    """
+    if not fixed.any():
+        return slice(-room, None) if from_left else slice(room)
+    counts = np.bincount(owners, minlength=len(fixed))
+    left = room - int(counts[fixed].sum())
+    cap = 0
+    while np.minimum(counts[~fixed], cap + 1).sum() <= left and cap < counts.max():
+        cap += 1
+    if cap == 0:
+        raise NoRoomError(place, int(counts[fixed].sum()), room)
+    rank = np.zeros(len(owners), np.intp)
+    for span in np.flatnonzero(~fixed):
+        mine = np.flatnonzero(owners == span)
+        rank[mine] = np.arange(len(mine))[::-1] if from_left else np.arange(len(mine))
+    return np.flatnonzero(fixed[owners] | (rank < cap))
 
 
 def budget_batches(

@@ -1,0 +1,39 @@
+"""What a backbone gives to a pooling: hidden states, and side outputs that a pooling asked for.
+
+B texts, L tokens of the longest, D state size, H heads, E experts, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# What a pooling may ask for beside the last layer's states; it names them in `needs`.
+SIDE_OUTPUTS = ("all_layers", "attentions", "router", "lm_head", "decoder_start", "generate")
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Hidden states of a batch, [B, L, D], and masks [B, L] that say what a token is.
+
+    `seen_BL` marks real tokens, `pooled_BL` those that the vector is made of, `text_BL`
+    those of the user's text (not the prompt's, not special tokens). Side outputs are None
+    unless asked for: `all_layers` are the states of the word embeddings and of every layer,
+    the last normalised as in `last_BLD`; `attentions` the weights of each layer, [B, H, L, L];
+    `router` the softmax over experts of each layer that has them, [B, L, E]; `lm_head` turns
+    states [..., D] into next-token logits [..., V]; `decoder_start` is an
+    encoder-decoder's decoder state at its start token, [B, D]; `generate` writes up to n tokens
+    greedily and gives the states that chose them, [B, n, D], and which of them are real, [B, n].
+    """
+
+    last_BLD: Tensor
+    seen_BL: Tensor
+    pooled_BL: Tensor
+    text_BL: Tensor
+    ids_BL: Tensor
+    all_layers: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    router: tuple[Tensor, ...] | None = None
+    lm_head: Callable[[Tensor], Tensor] | None = None
+    decoder_start: Tensor | None = None
+    generate: Callable[[int], tuple[Tensor, Tensor]] | None = None
