@@ -1,7 +1,36 @@
-"""Poolings that have weights of their own."""
+"""Poolings that have weights or settings of their own, by name."""
 
 import torch
 from torch import Tensor, nn
+
+from polyvec.embed.pooling_attention import LMORT, LatentAttention, TrainablePooling
+from polyvec.embed.pooling_base import PoolingModule
+from polyvec.embed.pooling_layers import (
+    LayerChoice,
+    LayerConcat,
+    MaskToken,
+    ReBA,
+    RouterWeights,
+    SpecialMean,
+)
+from polyvec.embed.pooling_lexical import Lexical
+from polyvec.embed.pooling_side import DecoderStart, Generated
+
+# Add yours here; tests walk the table.
+POOLING_MODULES: dict[str, type[PoolingModule]] = {
+    "latent_attn": LatentAttention,
+    "trainable": TrainablePooling,
+    "lmort": LMORT,
+    "route_weights": RouterWeights,
+    "reba": ReBA,
+    "lexical": Lexical,
+    "mask_token": MaskToken,
+    "special_mean": SpecialMean,
+    "layer": LayerChoice,
+    "layer_concat": LayerConcat,
+    "decoder_start": DecoderStart,
+    "generated": Generated,
+}
 
 
 class WeightedLayers(nn.Module):

@@ -1,0 +1,52 @@
+"""What every module with settings shares: it can be written to JSON and rebuilt."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polyvec.errors import SettingsError, known
+
+
+class Part(nn.Module):
+    """A module whose constructor's arguments are attributes of the same names.
+
+    `cls(**part.settings())` and then `load_state_dict` give an equal module. Its weights
+    stay in float32 or wider whatever the backbone is cast to: `.half()` moves, not narrows.
+    """
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this module again, of types that JSON has."""
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        def kept_wide(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            narrow = new.is_floating_point() and new.dtype.itemsize < 4
+            return tensor.to(new.device) if narrow else new
+
+        return super()._apply(kept_wide, recurse)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it came so."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def one_of(where: str, value: object, choices: Iterable[object]) -> None:
+    """Raises SettingsError if `value` is not one of `choices`; `where` names part and setting."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise SettingsError(
+            f"{where} {value!r} is not known.{known(str(value), map(str, choices))}"
+        )
+
+
+def at_least(least: int, where: str, **values: int) -> None:
+    """Raises SettingsError if one of the named values is less than `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise SettingsError(f"{where}: {name} is {value}, it must be {least} or more")
