@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from polyvec.embed.settings import template_of
 from polyvec.recipe import all_recipes, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,8 +52,9 @@ def scores_table() -> str:
 def systems_table() -> str:
     """Every recipe: its parts, and what was measured with it."""
     lines = [
-        "| recipe | system | pooling | backbone | paper | measured at scale nano |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| recipe | system | attention | template | pooling | backbone | paper "
+        "| measured at scale nano |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for recipe in all_recipes():
         parts = recipe.embedder
@@ -62,17 +64,60 @@ def systems_table() -> str:
         figures = recipe.expect.get("nano", {})
         measured = "; ".join(f"{name} {100 * f.measured:.2f}" for name, f in figures.items())
         name = f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})"
-        backbone = f"`{parts.backbone}`"
+        template = template_of(parts)
         lines.append(
-            f"| {name} | {recipe.system.name} | {pooling} | {backbone} "
+            f"| {name} | {recipe.system.name} | {parts.attention} "
+            f"| {template.name if template else ''} | {pooling} | `{parts.backbone}` "
             f"| {recipe.system.paper} | {measured} |"
         )
     return "\n".join(lines)
 
 
+BASELINES = ("causal-mean", "causal-last")
+
+
+def training_free_table() -> str:
+    """What was measured of each training-free recipe, and what it gains over plain pooling."""
+    path = ROOT / "docs" / "results" / "training-free.json"
+    if not path.exists():
+        return "Not measured yet."
+    found = json.loads(path.read_text())
+    columns = ("stsb dev", "stsb test", "scifact part")
+    lines = [
+        "| recipe | STS-B dev | over mean | over last | STS-B test | SciFact, part: nDCG@10 "
+        "| over mean | over last |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for key, scores in found.items():
+        if not any(column in scores for column in columns):
+            continue
+        dev, test, part = (scores.get(column) for column in columns)
+        gains = [
+            _gain(value, found[base].get(column))
+            for value, column in ((dev, columns[0]), (part, columns[2]))
+            for base in BASELINES
+        ]
+        figures = [_percent(dev), *gains[:2], _percent(test), _percent(part), *gains[2:]]
+        lines.append(f"| `{key}` | " + " | ".join(figures) + " |")
+    for key, scores in found.items():
+        if not any(column in scores for column in columns):
+            each = "; ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
+            lines.append(f"\n`{key}`: {each}.")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _gain(value: float | None, base: float | None) -> str:
+    return "" if value is None or base is None else f"{100 * (value - base):+.2f}"
+
+
 PARTS = {
     ROOT / "README.md": {"scores": scores_table},
     ROOT / "docs" / "systems.md": {"systems": systems_table},
+    ROOT / "docs" / "embedders.md": {"training-free": training_free_table},
 }
 
 

@@ -65,6 +65,10 @@ class UndeclaredPoolingWarning(UserWarning):
     """A checkpoint does not say how it is pooled, so a default was taken."""
 
 
+class UntrainedAttentionWarning(UserWarning):
+    """A model was given another attention than it was trained with."""
+
+
 def known(word: str, choices: Iterable[str]) -> str:
     """The tail of an error about an unknown `word`: a suggestion and what is known."""
     choices = sorted(choices)

@@ -3,6 +3,7 @@
 docs/nano.md says what they were trained on and what they can do.
 """
 
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from polyvec.errors import ModelError
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
-__all__ = ["nano_lm", "nano_lm_path", "nano_t5", "nano_t5_path"]
+__all__ = ["nano_lm", "nano_lm_path", "nano_moe_path", "nano_t5", "nano_t5_path"]
 
 
 def nano_lm_path() -> Path:
@@ -29,6 +30,22 @@ def nano_t5_path() -> Path:
     Raises ModelError if the installation lacks the weights.
     """
     return _folder("nano-t5")
+
+
+def nano_moe_path() -> Path:
+    """Folder of nano-lm's mixture-of-experts twin, which is not shipped but made when needed.
+
+    Looked for in the folder POLYVEC_NANO_MOE, else in ~/.cache/polyvec/nano-moe; ModelError
+    names the command that makes it.
+    """
+    default = Path.home() / ".cache" / "polyvec" / "nano-moe"
+    folder = Path(os.environ.get("POLYVEC_NANO_MOE", default))
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"nano-moe: no weights in {folder}. Make them from nano-lm (3 minutes, two cores): "
+            f"python examples/pretrain_nano.py moe --minutes 3 --out {folder.parent}"
+        )
+    return folder
 
 
 def nano_lm() -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]":

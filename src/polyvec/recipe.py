@@ -174,17 +174,21 @@ def _known_keys(raw: Mapping[str, Any], names, where: str) -> None:
 def _checked(value: Any, hint: Any, where: str) -> Any:
     """The value if it is of the hinted type; TOML arrays become tuples."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if hint is Any:
+        return value
     for option in options:
         origin = typing.get_origin(option) or option
-        if origin is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return tuple(value)
+        if origin is tuple and isinstance(value, list):
+            inner = typing.get_origin(typing.get_args(option)[0]) or typing.get_args(option)[0]
+            if all(isinstance(v, dict if inner is Mapping else str) for v in value):
+                return tuple(value)
         if origin is Mapping and isinstance(value, dict):
             return {
                 k: _checked(v, typing.get_args(option)[1], f"{where}.{k}") for k, v in value.items()
             }
         if origin is float and type(value) in (int, float):
             return float(value)
-        if type(value) is origin:
+        if origin is not Mapping and type(value) is origin:
             return value
     names = [getattr(o, "__name__", str(o)) for o in options if o is not types.NoneType]
     raise SettingsError(f"{where} is {value!r}, not {' or '.join(names)}")

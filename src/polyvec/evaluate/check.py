@@ -67,5 +67,5 @@ def invariants(embedder: Embedder) -> Iterator[Line]:
 
 
 def _near(what: str, a: np.ndarray, b: np.ndarray) -> Line:
-    error = float(np.abs(a - b).max())
+    error = float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
     return Line(what, error <= TOLERANCE, f"differs by {error:.1e}, at most {TOLERANCE}")

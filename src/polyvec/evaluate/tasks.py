@@ -97,12 +97,11 @@ def _sts(
 def _retrieval(
     embedder: "Embedder", data: RetrievalSet, options: RunOptions
 ) -> tuple[dict[str, float], list[EncodeReport]]:
-    table = embedder.prompt_table
     documents, document_report = embedder.encode_with_report(
-        list(data.corpus.values()), prompt_name=table.resolve(role="document").name, options=options
+        list(data.corpus.values()), role="document", options=options
     )
     queries, query_report = embedder.encode_with_report(
-        list(data.queries.values()), prompt_name=table.resolve(role="query").name, options=options
+        list(data.queries.values()), role="query", options=options
     )
     # One more than kept: a query that is itself in the corpus is taken out below.
     scores, rows = top_k(queries, documents, DEPTH + 1, embedder.similarity_fn_name)

@@ -189,7 +189,7 @@ class _Build:
         report = EncodeReport()
         chunks = self.embedder.encode_iter(
             todo,
-            prompt_name=self.prompt.name,
+            role="document",
             chunk_size=CHUNK,
             options=self.options,
             report=report,

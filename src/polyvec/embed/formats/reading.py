@@ -1,7 +1,7 @@
 """An embedder from a folder or hub id."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -10,21 +10,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from polyvec.embed.attention import AttentionSpec
 from polyvec.embed.backbone import Backbone
-from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, POOLING_FLAGS, read_json
+from polyvec.embed.formats.schema import (
+    CALIBRATION_FILE,
+    OWN_WAY,
+    POLYVEC_FILE,
+    POOLING_FLAGS,
+    read_json,
+)
 from polyvec.embed.formats.transformer import (
     best_device,
     check_dtype,
     load_tokenizer,
     load_transformer,
+    transformer_kind,
 )
+from polyvec.embed.parts import PROJECTIONS, make
 from polyvec.embed.pooling import POOLINGS
-from polyvec.embed.pooling_modules import WeightedLayers
+from polyvec.embed.pooling_base import PoolingModule
+from polyvec.embed.pooling_modules import POOLING_MODULES, WeightedLayers
+from polyvec.embed.prepending import TokenPrepending
 from polyvec.embed.projection import Calibration, Dense, LayerNorm, Normalize
 from polyvec.embed.prompts import PromptTable
 from polyvec.embed.sources import model_folder
+from polyvec.embed.templates import Template
 from polyvec.embed.tokens import NO_LIMIT, TextTokenizer
-from polyvec.errors import InputError, ModelError, TokenizerError, UndeclaredPoolingWarning, known
+from polyvec.embed.variants import TextVariants
+from polyvec.errors import (
+    InputError,
+    ModelError,
+    TokenizerError,
+    UndeclaredPoolingWarning,
+    UntrainedAttentionWarning,
+    known,
+)
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
@@ -35,6 +55,7 @@ class Parts:
     """What a model folder declares, beside the transformer itself."""
 
     pooling: tuple[str, ...] | None = None
+    pooling_module: PoolingModule | None = None
     pool_prompt: bool = True
     layers: WeightedLayers | None = None
     projections: list[nn.Module] = field(default_factory=list)
@@ -53,6 +74,7 @@ def read_embedder(
     similarity_fn_name: str | None = None,
     truncate_dim: int | None = None,
     layout: str = "auto",
+    attention: str | None = None,
     trust_remote_code: bool = False,
     **where: Any,
 ) -> "Embedder":
@@ -67,13 +89,22 @@ def read_embedder(
         raise ModelError(f"{root}: no config.json, so this is no model folder")
     stored = read_json(folder / "config_sentence_transformers.json", {})
     bert = read_json(root / "sentence_bert_config.json", {})
-    model = load_transformer(root, check_dtype(dtype, device), trust_remote_code)
-    tokenizer = load_tokenizer(root, trust_remote_code)
-    backbone = Backbone(
-        model.to(device or best_device()), tokenizer.pad_token_id or 0, layout=layout
-    )
+    own = read_json(folder / POLYVEC_FILE, {})
     if pooling is not None:
         parts.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+        parts.pooling_module = None
+    kind = transformer_kind(_needs(parts, own))
+    model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
+    model = model.to(device or best_device())
+    tokenizer = load_tokenizer(root, trust_remote_code)
+    backbone = Backbone(
+        model.base_model if kind == "lm" else model,
+        tokenizer.pad_token_id or 0,
+        attention=_attention(folder, model, own, attention),
+        layout=layout,
+        lm=model if kind == "lm" else None,
+        prepending=TokenPrepending(**own["prepending"]) if "prepending" in own else None,
+    )
     embedder = Embedder(
         backbone,
         TextTokenizer(
@@ -81,7 +112,7 @@ def read_embedder(
             max_length=_max_length(root, bert, tokenizer, backbone, max_seq_length),
             lower_case=bool(bert.get("do_lower_case", False)),
         ),
-        pooling=parts.pooling or _default_pooling(folder, model.config),
+        pooling=parts.pooling_module or parts.pooling or _default_pooling(folder, model.config),
         pool_prompt=parts.pool_prompt,
         layers=parts.layers,
         projections=parts.projections,
@@ -89,12 +120,47 @@ def read_embedder(
             prompts if prompts is not None else stored.get("prompts") or {},
             default_prompt_name or stored.get("default_prompt_name"),
         ),
+        template=Template.from_dict(own["template"]) if "template" in own else None,
+        variants=TextVariants(backbone, tokenizer, **own["variants"])
+        if "variants" in own
+        else None,
         similarity_fn_name=similarity_fn_name or stored.get("similarity_fn_name") or "cosine",
         truncate_dim=truncate_dim or stored.get("truncate_dim"),
         calibration=_read_calibration(folder),
     )
     _check_contract(folder, embedder)
     return embedder.to(backbone.device, backbone.model.dtype)
+
+
+def _needs(parts: Parts, own: Mapping[str, Any]) -> frozenset[str]:
+    module = parts.pooling_module
+    needs = frozenset() if module is None else module.needs
+    return needs | {"lm_head"} if "variants" in own else needs
+
+
+def _attention(
+    folder: Path, model: Any, own: Mapping[str, Any], asked: str | None
+) -> AttentionSpec:
+    """What was asked for, else what the folder says.
+
+    Warns of an untrained conversion: a causal checkpoint whose states never looked ahead
+    gives worse vectors when they suddenly do (BehnamGhader et al. 2024, arXiv:2404.05961).
+    """
+    blocked = tuple((int(a), int(b)) for a, b in own.get("blocked", ()))
+    stored = AttentionSpec.parse(own.get("attention", "native"), blocked)
+    if asked is None:
+        return stored
+    spec = AttentionSpec.parse(asked, blocked)
+    causal = getattr(model.config.get_text_config(), "is_causal", True) is not False
+    decoder = any(getattr(module, "is_causal", False) for module in model.modules())
+    if decoder and causal and spec not in (stored, AttentionSpec("causal"), AttentionSpec()):
+        warnings.warn(
+            f"{folder} was trained causal and is made {asked!r} without training: expect worse "
+            "vectors until it has learned to use what it now sees",
+            UntrainedAttentionWarning,
+            stacklevel=4,
+        )
+    return spec
 
 
 def _check_options(where: dict) -> None:
@@ -120,6 +186,9 @@ def _read_parts(folder: Path) -> Parts:
     modules = sorted(listed, key=lambda module: module["idx"])
     for place, module in enumerate(modules):
         kind, inside = _module_kind(folder, module), _inside(folder, module["path"])
+        if kind.startswith("polyvec."):
+            _read_own(kind, inside, parts)
+            continue
         if (place == 0) != (kind == "Transformer"):
             raise ModelError(
                 f"{folder}/modules.json: the first module, and no other, is a Transformer"
@@ -135,6 +204,8 @@ def _module_kind(folder: Path, module: dict) -> str:
     """The class name of a module; only sentence-transformers' own are run."""
     path = str(module["type"])
     kind = path.rpartition(".")[2]
+    if path.startswith("polyvec."):
+        return path
     if not path.startswith("sentence_transformers."):
         raise ModelError(f"{folder}/modules.json: {path} is the model's own code, which is not run")
     if kind not in MODULES:
@@ -149,6 +220,25 @@ def _inside(folder: Path, path: str) -> Path:
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ModelError(f"{folder}/modules.json: path {path!r} leaves the model's folder")
     return folder / path
+
+
+def _read_own(kind: str, folder: Path, parts: Parts) -> None:
+    """A part of ours by its name in the tables; nothing else is looked up, let alone run."""
+    name = kind.removeprefix("polyvec.")
+    if kind == OWN_WAY:
+        return
+    if name not in POOLING_MODULES and name not in PROJECTIONS:
+        names = [*POOLING_MODULES, *PROJECTIONS]
+        raise ModelError(f"{folder}: part {name!r} is not known.{known(name, names)}")
+    table: Mapping[str, Any] = POOLING_MODULES if name in POOLING_MODULES else PROJECTIONS
+    settings = read_json(folder / "config.json", {})
+    part = make(table[name], {}, settings, f"{folder}/config.json")
+    if part.state_dict():
+        _with_weights(part, folder)
+    if name in POOLING_MODULES:
+        parts.pooling_module = part
+    else:
+        parts.projections.append(part)
 
 
 def _read_transformer(folder: Path, parts: Parts) -> None:

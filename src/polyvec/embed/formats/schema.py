@@ -17,6 +17,13 @@ POOLING_FLAGS = {
 }
 POLYVEC_FILE = "polyvec.json"
 CALIBRATION_FILE = "polyvec_calibration.safetensors"
+# A module of this name says that polyvec.json decides vectors too (template, attention, ...).
+OWN_WAY = "polyvec.own_way"
+
+
+def module_type(kind: str) -> str:
+    """What modules.json calls a module: sentence-transformers' class, or a part of ours."""
+    return kind if kind.startswith("polyvec.") else f"sentence_transformers.models.{kind}"
 
 
 def read_json(path: Path, default: Any = None) -> Any:

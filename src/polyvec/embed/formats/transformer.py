@@ -1,33 +1,66 @@
 """The transformer and the tokenizer of a folder; what they declare is checked, not believed."""
 
 import warnings
+from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from polyvec.embed.formats.schema import read_json
 from polyvec.embed.quiet import quiet_transformers
-from polyvec.errors import HalfPrecisionWarning, InputError, ModelError, TokenizerError, known
+from polyvec.errors import (
+    HalfPrecisionWarning,
+    InputError,
+    ModelError,
+    SettingsError,
+    TokenizerError,
+    known,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def transformer_kind(needs: Set[str]) -> str:
+    """What of a model the side outputs of a pooling take: "body", "lm" or "both" halves."""
+    if needs & {"lm_head", "generate"}:
+        return "lm"
+    return "both" if "decoder_start" in needs else "body"
+
+
 def load_transformer(
-    root: Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    root: Path,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    *,
+    kind: str = "body",
 ):
-    """The transformer, without its heads; refuses weights that would be made up at random."""
-    config = _config(root, trust_remote_code)
+    """The transformer; refuses weights that would be made up at random.
+
+    `kind` "body" is without heads and, of an encoder-decoder, the encoder; "both" its two
+    halves; "lm" the language model with its head.
+    """
+    config = load_config(root, trust_remote_code)
     if not any(root.glob("*.safetensors")):
         raise ModelError(f"{root}: holds no safetensors file, the only weights that are read")
-    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    auto: Any = AutoModel
+    if kind == "lm":
+        causal = "ForMaskedLM" not in " ".join(config.architectures or ())
+        auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    elif kind == "body" and (config.is_encoder_decoder or _only_encoder(config)):
+        auto = AutoModelForTextEncoding
     try:
         with quiet_transformers():
             model, info = auto.from_pretrained(
@@ -52,6 +85,28 @@ def load_transformer(
     return model.eval()
 
 
+def _only_encoder(config: Any) -> bool:
+    """Whether the weights are those of an encoder-decoder's encoder alone, as T5EncoderModel's."""
+    return any(name.endswith("EncoderModel") for name in config.architectures or ())
+
+
+def keep_layers(model: PreTrainedModel, count: int) -> None:
+    """Drop the layers after the first `count`; the final norm stays (L3Prune, arXiv:2410.14578)."""
+    config = model.config.get_text_config()
+    total = config.num_hidden_layers
+    if not 1 <= count <= total:
+        raise SettingsError(f"[embedder] num_layers {count} is not between 1 and {total}")
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == total:
+                setattr(parent, name, child[:count])
+                config.num_hidden_layers = count
+                if getattr(config, "layer_types", None):
+                    config.layer_types = config.layer_types[:count]
+                return
+    raise ModelError(f"{type(model).__name__} keeps no list of {total} layers")
+
+
 def load_tokenizer(root: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The folder's tokenizer; TokenizerError if there is none that can be read."""
     try:
@@ -63,7 +118,8 @@ def load_tokenizer(root: Path, trust_remote_code: bool = False) -> PreTrainedTok
         ) from None
 
 
-def _config(root: Path, trust_remote_code: bool):
+def load_config(root: Path, trust_remote_code: bool = False):
+    """The folder's configuration; ModelError for code of its own that was not allowed."""
     raw = read_json(root / "config.json")
     if "auto_map" in raw and not trust_remote_code:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING

@@ -1,7 +1,10 @@
 """An embedder into a folder, or onto the hub."""
 
+import contextlib
+import dataclasses
 import json
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +16,15 @@ from polyvec import __version__
 from polyvec.data.files import atomic_folder
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
+    OWN_WAY,
     POLYVEC_FILE,
     POOLING_FLAGS,
+    module_type,
     read_json,
     write_json,
 )
+from polyvec.embed.parts import PROJECTIONS
+from polyvec.embed.pooling_modules import POOLING_MODULES
 from polyvec.embed.projection import Dense, LayerNorm, Normalize
 from polyvec.embed.quiet import quiet_transformers
 from polyvec.errors import ModelError
@@ -36,25 +43,35 @@ def write_embedder(embedder: "Embedder", path: Path) -> None:
         modules.append(_write_pooling(embedder, folder, len(modules)))
         for step in embedder.projections:
             modules.append(_write_projection(step, folder, len(modules)))
+        if _reads_its_own_way(embedder):
+            modules.append(("", OWN_WAY))
         types = [
-            {
-                "idx": i,
-                "name": str(i),
-                "path": place,
-                "type": f"sentence_transformers.models.{kind}",
-            }
+            {"idx": i, "name": str(i), "path": place, "type": module_type(kind)}
             for i, (place, kind) in enumerate(modules)
         ]
         write_json(folder / "modules.json", types)
         _write_settings(embedder, folder)
 
 
+def _reads_its_own_way(embedder: "Embedder") -> bool:
+    """Whether something that sentence-transformers cannot do decides the vectors.
+
+    The folder then names a module that it does not have: an error there, not another vector.
+    """
+    backbone = embedder.backbone
+    plain = (
+        backbone.spec.kind in ("native", "causal", "bidirectional") and not backbone.spec.blocked
+    )
+    return not plain or any((embedder.template, embedder.variants, backbone.prepending))
+
+
 def _write_transformer(embedder: "Embedder", folder: Path) -> None:
-    model = embedder.backbone.model
+    backbone = embedder.backbone
+    model = backbone.model if backbone.lm is None else backbone.lm
     if embedder.layers is not None:
         # sentence-transformers hands layers on only if the config asks for them.
         model.config.output_hidden_states = True
-    with quiet_transformers():
+    with quiet_transformers(), _declared(embedder):
         model.save_pretrained(folder)
         embedder.tokenizer.save_pretrained(folder)
     length = embedder.max_seq_length
@@ -70,7 +87,27 @@ def _write_transformer(embedder: "Embedder", folder: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def _declared(embedder: "Embedder") -> Iterator[None]:
+    """While inside, the config says `is_causal` as other readers understand it (vLLM, ours)."""
+    config = embedder.backbone.model.config.get_text_config()
+    causal = {"bidirectional": False, "causal": True}.get(embedder.backbone.spec.kind)
+    before = getattr(config, "is_causal", None)
+    if causal is not None:
+        config.is_causal = causal
+    try:
+        yield
+    finally:
+        if causal is not None:
+            config.is_causal = before
+            if before is None:
+                del config.is_causal
+
+
 def _write_pooling(embedder: "Embedder", folder: Path, place: int) -> tuple[str, str]:
+    module = embedder.pooling_module
+    if module is not None:
+        return _write_own(module, POOLING_MODULES, folder, place)
     modes = [POOLING_FLAGS[name][1] for name in embedder.pooling]
     config: dict[str, Any] = {"word_embedding_dimension": embedder.backbone.hidden_size}
     config |= {flag: name in embedder.pooling for name, (flag, _) in POOLING_FLAGS.items()}
@@ -109,17 +146,26 @@ def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, s
     if isinstance(step, Normalize):
         (folder / f"{place}_Normalize").mkdir()
         return f"{place}_Normalize", "Normalize"
-    raise ModelError(f"{type(step).__name__} has no form that sentence-transformers reads")
+    return _write_own(step, PROJECTIONS, folder, place)
+
+
+def _write_own(part: Any, table: Mapping[str, type], folder: Path, place: int) -> tuple[str, str]:
+    """A part of ours: its settings and weights, under its name in the table."""
+    name = next((name for name, kind in table.items() if type(part) is kind), None)
+    if name is None:
+        raise ModelError(f"{type(part).__name__} is in no table of parts, so nothing could load it")
+    return _write_module(part, f"polyvec.{name}", part.settings(), folder, place)
 
 
 def _write_module(
     module: nn.Module, kind: str, config: dict, folder: Path, place: int
 ) -> tuple[str, str]:
-    inside = folder / f"{place}_{kind}"
+    inside = folder / f"{place}_{kind.removeprefix('polyvec.')}"
     inside.mkdir()
     write_json(inside / "config.json", config)
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    save_file(weights, inside / "model.safetensors")
+    if weights:
+        save_file(weights, inside / "model.safetensors")
     return inside.name, kind
 
 
@@ -137,7 +183,15 @@ def _write_settings(embedder: "Embedder", folder: Path) -> None:
     own: dict[str, Any] = {
         "format": 1,
         "tokenizer_contract": embedder.text_tokenizer.contract.as_dict(),
+        "attention": str(embedder.backbone.spec),
+        "blocked": [list(pair) for pair in embedder.backbone.spec.blocked],
     }
+    if embedder.template is not None:
+        own["template"] = embedder.template.as_dict()
+    if embedder.backbone.prepending is not None:
+        own["prepending"] = dataclasses.asdict(embedder.backbone.prepending)
+    if embedder.variants is not None:
+        own["variants"] = embedder.variants.settings()
     if embedder.calibration is not None:
         own["calibration_texts"] = embedder.calibration.num_texts
         ranges = torch.from_numpy(embedder.calibration.ranges_2E)

@@ -1,0 +1,133 @@
+"""What each training-free way of pooling a language model gains over its plain mean and last state.
+
+    python benchmarks/training_free.py --data DATA            (about 15 minutes, two cores)
+
+Every recipe at scale nano, so all on nano-lm (MoEE on its mixture-of-experts twin): Spearman on
+STS-B dev and test (times 100), nDCG@10 on a part of SciFact: all test claims, every judged abstract
+and as many others as make 1,000, drawn with seed 0. GenEOL, which writes its variants token by
+token, is measured on the first 200 pairs of each split, beside its own prompt on the same pairs.
+Nothing here was chosen on a test split. Results go to docs/results/training-free.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from polyvec import Embedder
+from polyvec.data.sets import RetrievalSet, StsSet, read_set
+from polyvec.embed.encoding import RunOptions
+from polyvec.embed.projection import similarity_matrix
+from polyvec.errors import ModelError
+from polyvec.evaluate import measures
+from polyvec.evaluate.tasks import evaluate
+from polyvec.index.fusion import min_max_fusion
+from polyvec.recipe import load_recipe
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "training-free.json"
+BASELINES = ("causal-mean", "causal-last")
+RECIPES = (
+    *BASELINES,
+    *("prompteol", "prompteol-icl", "metaeol", "prompt-sth", "prompt-sum", "pretended-cot"),
+    *("knowledge-enhancement", "token-prepending", "echo", "reba", "promptreps-dense"),
+    *("promptreps-sparse", "moee", "moee-routes"),
+)
+FEW = 200
+
+
+def part_of_scifact(folder: Path, size: int = 1000, seed: int = 0) -> RetrievalSet:
+    """All judged documents and others up to `size`, all queries."""
+    whole = read_set(folder, "test")
+    assert isinstance(whole, RetrievalSet)
+    judged = {doc for grades in whole.qrels.values() for doc in grades if doc in whole.corpus}
+    others = sorted(set(whole.corpus) - judged)
+    kept = judged | set(random.Random(seed).sample(others, max(0, size - len(judged))))
+    corpus = {doc: text for doc, text in whole.corpus.items() if doc in kept}
+    return dataclasses.replace(whole, corpus=corpus)
+
+
+def first_pairs(data: StsSet, count: int) -> StsSet:
+    return dataclasses.replace(
+        data,
+        sentences1=data.sentences1[:count],
+        sentences2=data.sentences2[:count],
+        scores=data.scores[:count],
+    )
+
+
+def scores(embedder: Embedder, sts: dict[str, StsSet], scifact: RetrievalSet) -> dict[str, float]:
+    found = {
+        f"stsb {split}": evaluate(embedder, ".", data=data).main_score
+        for split, data in sts.items()
+    }
+    return {**found, "scifact part": evaluate(embedder, ".", data=scifact).main_score}
+
+
+def hybrid(data: RetrievalSet) -> float:
+    """nDCG@10 of PromptReps' dense and sparse scores, half and half."""
+    options, both = RunOptions(truncate="silent"), []
+    for key in ("promptreps-dense", "promptreps-sparse"):
+        model = load_recipe(key).build("nano")
+        queries, _ = model.encode_with_report(
+            list(data.queries.values()), role="query", options=options
+        )
+        documents, _ = model.encode_with_report(
+            list(data.corpus.values()), role="document", options=options
+        )
+        import torch
+
+        pair = torch.from_numpy(queries), torch.from_numpy(documents)
+        both.append(similarity_matrix(*pair, model.similarity_fn_name).numpy())
+    fused, ids = min_max_fusion(both), list(data.corpus)
+    run = {}
+    for row, query in enumerate(data.queries):
+        best = np.argsort(-fused[row], kind="stable")[:1000]
+        run[query] = {ids[i]: float(fused[row, i]) for i in best}
+    return measures.retrieval(data.qrels, run)["ndcg@10"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="these recipes; the others' figures stay")
+    options = parser.parse_args()
+    sts = {split: read_set(options.data / "stsb", split) for split in ("dev", "test")}
+    scifact = part_of_scifact(options.data / "scifact")
+    done = json.loads(RESULTS.read_text()) if options.only and RESULTS.exists() else {}
+    for key in options.only or (*RECIPES, "promptreps-hybrid", "geneol"):
+        began = time.perf_counter()
+        try:
+            done[key] = measured(key, sts, scifact)
+        except ModelError as error:
+            print(f"{key}: left out, {error}", file=sys.stderr)
+            continue
+        figures = "  ".join(f"{k} {v:.4f}" for k, v in done[key].items())
+        print(f"{key:24} {figures}  ({time.perf_counter() - began:.0f} s)", flush=True)
+        RESULTS.write_text(json.dumps(done, indent=2) + "\n")
+
+
+def measured(key: str, sts: dict[str, StsSet], scifact: RetrievalSet) -> dict[str, float]:
+    """The figures of a recipe, by data set."""
+    if key == "promptreps-hybrid":
+        return {"scifact part": hybrid(scifact)}
+    recipe = load_recipe(key)
+    if key != "geneol":
+        return scores(recipe.build("nano"), sts, scifact)
+    alone = dataclasses.replace(recipe.at_scale("nano"), variants={})
+    from polyvec.embed.compose import compose
+
+    found = {}
+    for name, model in (("with variants", recipe.build("nano")), ("alone", compose(alone))):
+        for split, data in sts.items():
+            few = evaluate(model, ".", data=first_pairs(data, FEW))
+            found[f"stsb {split}, first {FEW} pairs, {name}"] = few.main_score
+    return found
+
+
+if __name__ == "__main__":
+    main()

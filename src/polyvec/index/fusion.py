@@ -1,0 +1,29 @@
+"""One ranking from several: scores on a common scale, weighted and added."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from polyvec.errors import InputError, ShapeError
+
+
+def min_max_fusion(
+    scores_QN: Sequence[np.ndarray], weights: Sequence[float] | None = None
+) -> np.ndarray:
+    """Weighted sum of score matrices, each query's scores scaled to 0 ... 1 first, [Q, N].
+
+    PromptReps' hybrid (Zhuang et al. 2024, arXiv:2404.18424) is dense and sparse at one half
+    each. A query whose scores are all equal adds zeros.
+    Raises ShapeError for matrices of different shapes, InputError for weights that do not fit.
+    """
+    if len({each.shape for each in scores_QN}) != 1:
+        raise ShapeError(f"fusion: scores have shapes {[each.shape for each in scores_QN]}")
+    weights = weights if weights is not None else [1 / len(scores_QN)] * len(scores_QN)
+    if len(weights) != len(scores_QN):
+        raise InputError(f"fusion: {len(weights)} weights for {len(scores_QN)} score matrices")
+    fused_QN = np.zeros(scores_QN[0].shape, np.float32)
+    for weight, each_QN in zip(weights, scores_QN, strict=True):
+        low_Q1, high_Q1 = each_QN.min(axis=1, keepdims=True), each_QN.max(axis=1, keepdims=True)
+        range_Q1 = np.where(high_Q1 > low_Q1, high_Q1 - low_Q1, 1)
+        fused_QN += weight * (each_QN - low_Q1) / range_Q1
+    return fused_QN
