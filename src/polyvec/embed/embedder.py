@@ -10,7 +10,7 @@ B texts, L tokens of the longest, D state size, E vector size.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from polyvec.embed.templates import Template
 from polyvec.embed.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import CalibrationError, InputError, ModelError, known
+
+Examples = Sequence[Example] | Callable[[str], Sequence[Example]]
 
 
 class Embedder(nn.Module):
@@ -155,11 +157,13 @@ class Embedder(nn.Module):
         takes = "instruction" in self.template.slots(prompt.role)
         told = prompt.text if prompt.text and (takes or prompt.given) else None
         marks = self.text_tokenizer.marks()
+        chosen = prompt.examples
+        shown = tuple(chosen(text)) if callable(chosen) else chosen
         return [
             spans
             for each in texts
             for spans in self.template.render(
-                each, prompt.role, instruction=told, examples=prompt.examples, **marks
+                each, prompt.role, instruction=told, examples=shown, **marks
             )
         ]
 
@@ -191,7 +195,7 @@ class Embedder(nn.Module):
         truncate: encoding.Truncate = "warn",
         calibration: Calibration | None = None,
         role: str | None = None,
-        examples: Sequence[Example] | None = None,
+        examples: Examples | None = None,
     ) -> Any:
         """Vectors in the order of the texts: float32 [N, E], or [E] for a single string.
 
@@ -200,7 +204,8 @@ class Embedder(nn.Module):
         [tokens, D]. Integer precisions need `calibrate` once. `truncate` says what happens
         to texts longer than the model reads: "warn" (counted), "error", or "silent".
         With a template the prompt is its instruction, `role` ("query", "document") the side
-        that is read, and `examples` the demonstrations shown.
+        that is read, and `examples` the demonstrations shown: the same for all texts, or a
+        function from a text to its own (`demonstrations.nearest_examples`).
         Raises InputError, naming the index, for what is not a text.
         """
         single = isinstance(texts, str)
@@ -247,7 +252,7 @@ class Embedder(nn.Module):
         prompt_name: str | None = None,
         prompt: str | None = None,
         role: str | None = None,
-        examples: Sequence[Example] | None = None,
+        examples: Examples | None = None,
         options: RunOptions | None = None,
         **finish: Any,
     ) -> tuple[Any, EncodeReport]:
@@ -287,7 +292,7 @@ class Embedder(nn.Module):
         prompt: str | None = None,
         prompt_name: str | None = None,
         role: str | None = None,
-        examples: Sequence[Example] | None = None,
+        examples: Examples | None = None,
     ) -> Prompt:
         """The prompt of a call; InputError for examples that the model has no place for."""
         found = self.prompt_table.resolve(prompt, prompt_name, role)
@@ -295,7 +300,8 @@ class Embedder(nn.Module):
             return found
         if self.template is None:
             raise InputError("examples are given, but the model has no template to show them in")
-        return dataclasses.replace(found, examples=tuple(examples))
+        chosen = examples if callable(examples) else tuple(examples)
+        return dataclasses.replace(found, examples=chosen)
 
     def _windows(self, texts, resolved, options, report, window, finish) -> Iterator[Any]:
         if finish.get("device") is not None:

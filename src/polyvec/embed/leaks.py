@@ -31,6 +31,8 @@ class Verdict:
     num_layers: int
 
     def __str__(self) -> str:
+        if not self.num_layers:
+            return "each token alone: there are no layers"
         if not self.first_layer:
             return f"causal in all {self.num_layers} layers"
         if self.first_layer == 1:

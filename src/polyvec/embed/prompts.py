@@ -5,7 +5,7 @@ special-token string or a brace inside it stays what it is: characters
 (SILENT row 32). Spans keep the two apart until the token ids are made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class Prompt:
     name: str | None = None
     text: str = ""
     role: str | None = None
-    examples: tuple["Example", ...] | None = None
+    examples: "tuple[Example, ...] | Callable[[str], Sequence[Example]] | None" = None
     given: bool = False
 
 

@@ -19,6 +19,7 @@ from polyvec.embed.formats.schema import (
     POOLING_FLAGS,
     read_json,
 )
+from polyvec.embed.formats.static import read_static
 from polyvec.embed.formats.transformer import (
     best_device,
     check_dtype,
@@ -60,6 +61,7 @@ class Parts:
     layers: WeightedLayers | None = None
     projections: list[nn.Module] = field(default_factory=list)
     transformer: Path | None = None
+    static: Path | None = None
 
 
 def read_embedder(
@@ -85,7 +87,7 @@ def read_embedder(
     folder = model_folder(name_or_path, **where)
     parts = _read_parts(folder)
     root = parts.transformer or folder
-    if not (root / "config.json").is_file():
+    if not (root / "config.json").is_file() and parts.static is None:
         raise ModelError(f"{root}: no config.json, so this is no model folder")
     stored = read_json(folder / "config_sentence_transformers.json", {})
     bert = read_json(root / "sentence_bert_config.json", {})
@@ -94,9 +96,13 @@ def read_embedder(
         parts.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         parts.pooling_module = None
     kind = transformer_kind(_needs(parts, own))
-    model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
+    if parts.static is not None:
+        model, tokenizer = read_static(parts.static)
+        model = model.to(check_dtype(dtype, device))
+    else:
+        model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
+        tokenizer = load_tokenizer(root, trust_remote_code)
     model = model.to(device or best_device())
-    tokenizer = load_tokenizer(root, trust_remote_code)
     backbone = Backbone(
         model.base_model if kind == "lm" else model,
         tokenizer.pad_token_id or 0,
@@ -189,9 +195,10 @@ def _read_parts(folder: Path) -> Parts:
         if kind.startswith("polyvec."):
             _read_own(kind, inside, parts)
             continue
-        if (place == 0) != (kind == "Transformer"):
+        if (place == 0) != (kind in ("Transformer", "StaticEmbedding")):
             raise ModelError(
-                f"{folder}/modules.json: the first module, and no other, is a Transformer"
+                f"{folder}/modules.json: the first module, and no other, is a Transformer "
+                "or a StaticEmbedding"
             )
         try:
             MODULES[kind](inside, parts)
@@ -243,6 +250,11 @@ def _read_own(kind: str, folder: Path, parts: Parts) -> None:
 
 def _read_transformer(folder: Path, parts: Parts) -> None:
     parts.transformer = folder
+
+
+def _read_static(folder: Path, parts: Parts) -> None:
+    """A table is its own mean: no pooling module follows."""
+    parts.static, parts.pooling = folder, ("mean",)
 
 
 def _read_pooling(folder: Path, parts: Parts) -> None:
@@ -310,6 +322,7 @@ def _read_weighted_layers(folder: Path, parts: Parts) -> None:
 
 MODULES: dict[str, Callable[[Path, Parts], None]] = {
     "Transformer": _read_transformer,
+    "StaticEmbedding": _read_static,
     "Pooling": _read_pooling,
     "Dense": _read_dense,
     "LayerNorm": _read_layer_norm,

@@ -23,6 +23,7 @@ from polyvec.embed.formats.schema import (
     read_json,
     write_json,
 )
+from polyvec.embed.formats.static import StaticTable, write_static
 from polyvec.embed.parts import PROJECTIONS
 from polyvec.embed.pooling_modules import POOLING_MODULES
 from polyvec.embed.projection import Dense, LayerNorm, Normalize
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 def write_embedder(embedder: "Embedder", path: Path) -> None:
     """See Embedder.save_pretrained."""
     with atomic_folder(path, replaceable="config.json") as folder:
-        _write_transformer(embedder, folder)
-        modules = [("", "Transformer")]
+        modules = [_write_model(embedder, folder)]
         if embedder.layers is not None:
             modules.append(_write_weighted_layers(embedder, folder, len(modules)))
-        modules.append(_write_pooling(embedder, folder, len(modules)))
+        if modules != [("", "StaticEmbedding")]:
+            modules.append(_write_pooling(embedder, folder, len(modules)))
         for step in embedder.projections:
             modules.append(_write_projection(step, folder, len(modules)))
         if _reads_its_own_way(embedder):
@@ -63,6 +64,18 @@ def _reads_its_own_way(embedder: "Embedder") -> bool:
         backbone.spec.kind in ("native", "causal", "bidirectional") and not backbone.spec.blocked
     )
     return not plain or any((embedder.template, embedder.variants, backbone.prepending))
+
+
+def _write_model(embedder: "Embedder", folder: Path) -> tuple[str, str]:
+    """The backbone and its tokenizer."""
+    model = embedder.backbone.model
+    if not isinstance(model, StaticTable):
+        _write_transformer(embedder, folder)
+        return "", "Transformer"
+    if embedder.pooling != ("mean",) or embedder.max_seq_length is not None:
+        raise ModelError("a static table is saved as a mean over all words; this one is not")
+    write_static(model, embedder.tokenizer, folder)
+    return "", "StaticEmbedding"
 
 
 def _write_transformer(embedder: "Embedder", folder: Path) -> None:

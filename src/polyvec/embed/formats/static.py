@@ -1,0 +1,98 @@
+"""Static word tables: sentence-transformers' StaticEmbedding and model2vec's folders.
+
+A token's state is its row of a table; no layer, no attention. They run behind the same
+Backbone as everything else, so poolings, templates and projections apply.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, processors
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import BaseModelOutput
+
+from polyvec.errors import ModelError
+
+
+class StaticConfig(PretrainedConfig):
+    """The size of a table, under the names that transformers' models have."""
+
+    model_type = "polyvec_static"
+
+    def __init__(self, vocab_size: int = 0, hidden_size: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, 0
+
+
+class StaticTable(PreTrainedModel):
+    """A table of word vectors as a model without layers: ids to rows, [B, L, D]."""
+
+    config_class = StaticConfig
+
+    def __init__(self, rows_VD: Tensor) -> None:
+        super().__init__(StaticConfig(*rows_VD.shape))
+        self.embedding = nn.Embedding.from_pretrained(rows_VD, freeze=False)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutput:
+        states_BLD = self.embedding(input_ids)
+        return BaseModelOutput(last_hidden_state=states_BLD, hidden_states=(states_BLD,))
+
+
+def read_static(folder: Path) -> tuple[StaticTable, PreTrainedTokenizerFast]:
+    """The table and the tokenizer of a folder; ModelError, naming the file, for what is not one.
+
+    Special tokens are not added: these tables are means over the words alone.
+    """
+    weights, words = folder / "model.safetensors", folder / "tokenizer.json"
+    for path in (weights, words):
+        if not path.is_file():
+            raise ModelError(f"{path}: missing")
+    try:
+        rows_VD = _rows(load_file(weights), weights)
+        backend = Tokenizer.from_file(str(words))
+    except ModelError:
+        raise
+    except (SafetensorError, OSError, IndexError) as error:
+        raise ModelError(f"{folder}: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
+        raise ModelError(f"{words}: {' '.join(str(error).split())[:200]}") from None
+    if len(rows_VD) < backend.get_vocab_size():
+        raise ModelError(
+            f"{folder}: {len(rows_VD)} rows for {backend.get_vocab_size()} words of the tokenizer"
+        )
+    backend.post_processor = processors.Sequence([])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    return StaticTable(rows_VD).eval(), tokenizer
+
+
+def write_static(model: StaticTable, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The two files that sentence-transformers reads."""
+    rows_VD = model.embedding.weight.detach().contiguous()
+    save_file({"embedding.weight": rows_VD}, folder / "model.safetensors")
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _rows(found: dict[str, Tensor], path: Path) -> Tensor:
+    """The table; model2vec's may be folded: rows shared by tokens, and weighted."""
+    if "embedding.weight" in found:
+        return found["embedding.weight"].float()
+    if "embeddings" not in found:
+        raise ModelError(f"{path}: holds neither embedding.weight nor embeddings")
+    rows_VD = found["embeddings"].float()
+    if "mapping" in found:
+        rows_VD = rows_VD[found["mapping"].long()]
+    if "weights" in found:
+        rows_VD = rows_VD * found["weights"].to(torch.float32)[:, None]
+    return rows_VD
