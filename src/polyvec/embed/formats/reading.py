@@ -96,6 +96,8 @@ def read_embedder(
         parts.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         parts.pooling_module = None
     kind = transformer_kind(_needs(parts, own))
+    model: Any
+    tokenizer: Any
     if parts.static is not None:
         model, tokenizer = read_static(parts.static)
         model = model.to(check_dtype(dtype, device))
