@@ -25,6 +25,8 @@ def test_public_names():
         "Recipe",
         "__version__",
         "load_recipe",
+        "nano_lm",
+        "nano_t5",
         "quantize",
     ]
     for name in polyvec.__all__:

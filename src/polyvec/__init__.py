@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from polyvec.embed.projection import Calibration, quantize
     from polyvec.errors import PolyvecError
     from polyvec.index.store import Index
+    from polyvec.nano import nano_lm, nano_t5
     from polyvec.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
@@ -24,6 +25,8 @@ _HOMES = {
     "PolyvecError": "polyvec.errors",
     "Recipe": "polyvec.recipe",
     "load_recipe": "polyvec.recipe",
+    "nano_lm": "polyvec.nano",
+    "nano_t5": "polyvec.nano",
     "quantize": "polyvec.embed.projection",
 }
 
@@ -36,6 +39,8 @@ __all__ = [
     "Recipe",
     "__version__",
     "load_recipe",
+    "nano_lm",
+    "nano_t5",
     "quantize",
 ]
 

@@ -1,6 +1,7 @@
 """Recipes become embedders: every row of the survey's Table 4, on a tiny model of its family."""
 
 import dataclasses
+import json
 import warnings
 
 import numpy as np
@@ -330,6 +331,23 @@ def test_a_second_eos_is_refused():
     parts = settings(family="google-t5/", template={"query": "{text}</s>", "pool_prompt": True})
     with pytest.raises(TokenizerError, match="writes EOS and the tokenizer adds one too"):
         compose(parts)
+
+
+def test_a_doubled_eos_is_told_before_any_weight_loads(tmp_path, monkeypatch):
+    import shutil
+
+    folder = shutil.copytree(checkpoint("google-t5/"), tmp_path / "model")
+    words = json.loads((folder / "tokenizer.json").read_text())
+    end = words["post_processor"]["single"][-1]
+    words["post_processor"]["single"].append(end)
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    loads = lambda *a, **k: pytest.fail("loads weights")  # noqa: E731
+    monkeypatch.setattr("polyvec.embed.compose.load_transformer", loads)
+    monkeypatch.setattr("polyvec.embed.formats.reading.load_transformer", loads)
+    with pytest.raises(TokenizerError, match="adds EOS 2 times"):
+        compose(EmbedderSettings(str(folder)))
+    with pytest.raises(TokenizerError, match="adds EOS 2 times"):
+        Embedder.from_pretrained(folder)
 
 
 def test_an_untrained_conversion_warns():

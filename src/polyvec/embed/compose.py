@@ -54,18 +54,19 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
     check(settings)
     root = model_folder(settings.backbone, **where)
     parts.check_served(settings.pooling, load_config(root))
-    template = template_of(settings)
-    tokenizer = load_tokenizer(root)
-    needs = parts.needs_of(settings.pooling) | ({"lm_head"} if settings.variants else set())
-    whole = load_transformer(root, kind=transformer_kind(needs))
-    if settings.num_layers is not None:
-        keep_layers(
-            whole if transformer_kind(needs) != "lm" else whole.base_model, settings.num_layers
-        )
+    template, tokenizer = template_of(settings), load_tokenizer(root)
+    new = add_tokens(tokenizer, template) if template is not None else []
+    words = TextTokenizer(tokenizer, lower_case=settings.lower_case)  # refuses a doubled EOS
     if template is not None:
-        add_tokens(whole, tokenizer, template)
+        words.check_ends(template)
+    needs = parts.needs_of(settings.pooling) | ({"lm_head"} if settings.variants else set())
+    kind = transformer_kind(needs)
+    whole = load_transformer(root, kind=kind)
+    if settings.num_layers is not None:
+        keep_layers(whole.base_model if kind == "lm" else whole, settings.num_layers)
+    add_rows(whole, tokenizer, new)
     whole = whole.to(best_device())
-    lm = whole if transformer_kind(needs) == "lm" else None
+    lm = whole if kind == "lm" else None
     model = whole if lm is None else lm.base_model
     backbone = Backbone(
         model,
@@ -79,13 +80,10 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
     if size is None:
         size = backbone.hidden_size * (1 if isinstance(pooling, str) else len(settings.pooling))
     projections, _ = parts.build_projections(settings.projections, size)
+    words.max_length = settings.max_length or _declared_length(tokenizer, backbone)
     embedder = Embedder(
         backbone,
-        TextTokenizer(
-            tokenizer,
-            max_length=settings.max_length or _declared_length(tokenizer, backbone),
-            lower_case=settings.lower_case,
-        ),
+        words,
         pooling=pooling,
         pool_prompt=settings.pool_prompt if settings.pool_prompt is not None else True,
         projections=[*projections, Normalize()] if settings.normalize else projections,
@@ -99,27 +97,31 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
     return embedder.to(backbone.device)
 
 
-def add_tokens(model: Any, tokenizer: Any, template: Template) -> None:
-    """Give the template's own tokens ids and rows; those the tokenizer has stay as they are.
-
-    A new row is the mean of all others and a small draw from a fixed seed: the tokens are
-    distinct, in the range of words, and the same in every run until they are trained.
-    """
+def add_tokens(tokenizer: Any, template: Template) -> list[str]:
+    """The template's tokens that are new, now with ids; those the tokenizer has keep theirs."""
     new = [token for token in template.added_tokens if token not in tokenizer.get_vocab()]
+    tokenizer.add_tokens(new, special_tokens=True)
+    return new
+
+
+def add_rows(model: Any, tokenizer: Any, new: list[str]) -> None:
+    """Rows of the embedding table for new tokens: the mean of all others and a small draw.
+
+    From a fixed seed, so that they are distinct, in the range of words, and the same in every
+    run until they are trained.
+    """
     if not new:
         return
-    tokenizer.add_tokens(new, special_tokens=True)
-    table = model.get_input_embeddings()
-    rows, size = table.weight.shape
+    rows, size = model.get_input_embeddings().weight.shape
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     weight = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        known_rows = weight[: len(tokenizer) - len(new)].clone()
+        old = weight[: len(tokenizer) - len(new)].clone()
         for token in new:
-            draw = torch.randn(size, generator=generator).to(weight) * known_rows.std(dim=0) / 10
-            weight[tokenizer.convert_tokens_to_ids(token)] = known_rows.mean(dim=0) + draw
+            draw = torch.randn(size, generator=generator).to(weight) * old.std(dim=0) / 10
+            weight[tokenizer.convert_tokens_to_ids(token)] = old.mean(dim=0) + draw
 
 
 def _declared_length(tokenizer: Any, backbone: Backbone) -> int | None:

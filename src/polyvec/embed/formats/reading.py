@@ -36,7 +36,7 @@ from polyvec.embed.projection import Calibration, Dense, LayerNorm, Normalize
 from polyvec.embed.prompts import PromptTable
 from polyvec.embed.sources import model_folder
 from polyvec.embed.templates import Template
-from polyvec.embed.tokens import NO_LIMIT, TextTokenizer
+from polyvec.embed.tokens import NO_LIMIT, TextTokenizer, read_contract
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import (
     InputError,
@@ -102,8 +102,9 @@ def read_embedder(
         model, tokenizer = read_static(parts.static)
         model = model.to(check_dtype(dtype, device))
     else:
-        model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
         tokenizer = load_tokenizer(root, trust_remote_code)
+        read_contract(tokenizer, None)  # a doubled EOS is told before any weight loads
+        model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
     model = model.to(device or best_device())
     backbone = Backbone(
         model.base_model if kind == "lm" else model,
