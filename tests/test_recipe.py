@@ -149,7 +149,7 @@ def test_every_figure_of_every_recipe_is_measured_again(recipe, shared_data, cap
     skip_without_twin(recipe)
     assert main(["recipes", "check", recipe.key, "--data", str(shared_data)]) == 0
     out = capsys.readouterr().out
-    assert out.count("ok  ") == 3 + len(recipe.expect["nano"])
+    assert out.count("ok  ") == 4 + len(recipe.expect["nano"])
     for name, figure in recipe.expect["nano"].items():
         (line,) = (line for line in out.splitlines() if line.startswith(f"ok   {name}"))
         assert float(line.split(": ")[1].split(",")[0]) == pytest.approx(figure.measured, abs=2e-3)

@@ -75,11 +75,15 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
         lm=lm,
         prepending=_prepending(settings, tokenizer),
     )
-    pooling = parts.build_pooling(settings.pooling, settings.pooling_settings, backbone, tokenizer)
-    size = getattr(pooling, "out_features", None)
-    if size is None:
-        size = backbone.hidden_size * (1 if isinstance(pooling, str) else len(settings.pooling))
-    projections, _ = parts.build_projections(settings.projections, size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # what is untrained is at least the same in every run
+        pooling = parts.build_pooling(
+            settings.pooling, settings.pooling_settings, backbone, tokenizer
+        )
+        size = getattr(pooling, "out_features", None)
+        if size is None:
+            size = backbone.hidden_size * (1 if isinstance(pooling, str) else len(settings.pooling))
+        projections, _ = parts.build_projections(settings.projections, size)
     words.max_length = settings.max_length or _declared_length(tokenizer, backbone)
     embedder = Embedder(
         backbone,

@@ -101,8 +101,9 @@ class Embedder(nn.Module):
         """The embedder of a sentence-transformers or Hugging Face folder or hub id.
 
         Options: device, dtype ("float32", "bfloat16", "float16"), max_seq_length, pooling,
-        prompts, default_prompt_name, similarity_fn_name, truncate_dim, layout ("auto",
-        "packed", "padded"), revision, cache_folder, local_files_only, token, trust_remote_code.
+        prompts, default_prompt_name, similarity_fn_name, truncate_dim, attention ("causal",
+        "bidirectional", "last-K", "from-K", "prefix"), layout ("auto", "packed", "padded"),
+        revision, cache_folder, local_files_only, token, trust_remote_code.
         Raises ModelError, naming the file, for a folder that is not what it declares, and
         TokenizerError for a tokenizer that breaks its contract.
         """
@@ -113,7 +114,9 @@ class Embedder(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that this class and sentence-transformers load to the same vectors.
 
-        The folder appears whole or not at all; an existing model folder is replaced.
+        What sentence-transformers cannot do (a template, the last layers bidirectional, a
+        pooling of ours) is written so that it refuses the folder. The folder appears whole or
+        not at all; an existing model folder is replaced.
         """
         from polyvec.embed.formats.writing import write_embedder
 

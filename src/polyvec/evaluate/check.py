@@ -35,6 +35,8 @@ class Line:
 def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterator[Line]:
     """Checks one by one, as they are done; builds the embedder first."""
     embedder = recipe.build(scale)
+    backbone = embedder.backbone
+    yield Line("leak probe", True, f"{backbone.verdict}; asked for: {backbone.spec}")
     yield from invariants(embedder)
     for name, figure in recipe.expect.get(scale, {}).items():
         folder, split, measure = name.split()
