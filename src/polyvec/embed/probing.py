@@ -23,7 +23,7 @@ from polyvec.errors import ModelError
 TOLERANCE = 1e-4
 LENGTHS = (9, 9, 4, 2)
 # Windows up to this size are probed with a text beyond them.
-PROBED_WINDOW = 256
+PROBED_WINDOW = 512
 LAYER_KINDS = {"full_attention", "sliding_attention"}
 OWN = AttentionSpec()
 # What a model that cannot do something raises, from transformers and from us.
