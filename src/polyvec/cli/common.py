@@ -19,6 +19,11 @@ def model_option(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="folder, hub id, or recipe file (.toml); default: all-MiniLM-L6-v2",
     )
+    how_to_run(parser)
+
+
+def how_to_run(parser: argparse.ArgumentParser) -> None:
+    """Options of every verb that loads a model."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
     parser.add_argument(
         "--attention",

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument("-o", "--output", metavar="FILE.json", help="keep scores and hashes")
     parser.add_argument("--batch-size", type=common.positive, help="most texts in a batch (memory)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
+    common.how_to_run(parser)
 
 
 def run(options: argparse.Namespace) -> None:
