@@ -29,6 +29,7 @@ VERBS = {
     "index": "texts become an index on disk",
     "search": "find the nearest texts of an index",
     "evaluate": "score a model on data sets",
+    "compare": "two models on the same data sets: which differences stand",
     "recipes": "list, show and check the systems of the literature",
     "demo": "index the docstrings of this Python and ask five questions",
 }

@@ -51,6 +51,24 @@ def retrieval(
     return {name: float(found[measure]) for name, measure in wanted.items()}
 
 
+def per_query(
+    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]], name: str
+) -> dict[str, float]:
+    """A measure of RETRIEVAL_MEASURES for each judged query; 0 for one missing from the run."""
+    try:
+        import ir_measures
+        from ir_measures import AP, RR, R, nDCG
+    except ImportError:
+        raise MissingExtraError("ir-measures", "evaluate", "retrieval measures") from None
+    wanted = dict(zip(RETRIEVAL_MEASURES, (nDCG @ 10, R @ 100, AP, RR @ 10), strict=True))
+    judged = {query: dict(documents) for query, documents in qrels.items()}
+    ranked = {query: _ranked(documents) for query, documents in run.items()}
+    found = dict.fromkeys(judged, 0.0)
+    for metric in ir_measures.iter_calc([wanted[name]], judged, ranked):
+        found[metric.query_id] = float(metric.value)
+    return found
+
+
 def _ranked(scores: Mapping[str, float]) -> dict[str, float]:
     """Scores 1..n in trec_eval's order: ir-measures' RR@10 would order equal ones otherwise."""
     order = sorted(scores, key=lambda document: (scores[document], document))

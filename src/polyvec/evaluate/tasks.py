@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from polyvec.data.files import atomic_file
 from polyvec.data.sets import RetrievalSet, StsSet, read_set
 from polyvec.embed.encoding import EncodeReport, RunOptions
 from polyvec.evaluate import measures
+from polyvec.evaluate.significance import Statistic, spearman
 from polyvec.index.exact import top_k
 
 if TYPE_CHECKING:
@@ -77,6 +80,26 @@ def evaluate(
     )
 
 
+def item_scores(
+    embedder: "Embedder", data: StsSet | RetrievalSet, *, batch_size: int | None = None
+) -> tuple[np.ndarray, Statistic]:
+    """What a model gets for each item, [N, 1 or 2], and the statistic that makes the task's score.
+
+    Pairs: similarity and gold score, Spearman. Queries: nDCG@10, mean. For significance.compare.
+    """
+    options = RunOptions(batch_size, truncate="silent")
+    if isinstance(data, StsSet):
+        predicted, _ = _similarities(embedder, data, options)
+        return np.stack([predicted, np.asarray(data.scores, float)], axis=1), spearman
+    run, _ = _run(embedder, data, options)
+    found = measures.per_query(data.qrels, run, "ndcg@10")
+    return np.array([[found[query]] for query in sorted(found)]), _mean
+
+
+def _mean(items: np.ndarray) -> float:
+    return float(items[:, 0].mean())
+
+
 def write_results(path: str | Path, model: str, results: list[Result]) -> None:
     """Results as JSON, whole or not at all."""
     with atomic_file(Path(path), "w") as file:
@@ -87,16 +110,31 @@ def write_results(path: str | Path, model: str, results: list[Result]) -> None:
 def _sts(
     embedder: "Embedder", data: StsSet, options: RunOptions
 ) -> tuple[dict[str, float], list[EncodeReport]]:
+    predicted, report = _similarities(embedder, data, options)
+    return measures.correlations(predicted.tolist(), data.scores), [report]
+
+
+def _similarities(
+    embedder: "Embedder", data: StsSet, options: RunOptions
+) -> tuple[np.ndarray, EncodeReport]:
+    """The model's similarity of each pair, [N]."""
     texts = [*data.sentences1, *data.sentences2]
     vectors, report = embedder.encode_with_report(texts, options=options)
     half = len(data.scores)
-    predicted = embedder.similarity_pairwise(vectors[:half], vectors[half:])
-    return measures.correlations(predicted.tolist(), data.scores), [report]
+    return embedder.similarity_pairwise(vectors[:half], vectors[half:]).numpy(), report
 
 
 def _retrieval(
     embedder: "Embedder", data: RetrievalSet, options: RunOptions
 ) -> tuple[dict[str, float], list[EncodeReport]]:
+    run, reports = _run(embedder, data, options)
+    return measures.retrieval(data.qrels, run), reports
+
+
+def _run(
+    embedder: "Embedder", data: RetrievalSet, options: RunOptions
+) -> tuple[dict[str, dict[str, float]], list[EncodeReport]]:
+    """Each query's nearest documents and their scores."""
     documents, document_report = embedder.encode_with_report(
         list(data.corpus.values()), role="document", options=options
     )
@@ -110,7 +148,7 @@ def _retrieval(
     for i, query in enumerate(data.queries):
         near = zip((ids[row] for row in rows[i]), scores[i].tolist(), strict=True)
         run[query] = _without_itself(query, data, dict(near))
-    return measures.retrieval(data.qrels, run), [document_report, query_report]
+    return run, [document_report, query_report]
 
 
 def _without_itself(query: str, data: RetrievalSet, near: dict[str, float]) -> dict[str, float]:
