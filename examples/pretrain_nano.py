@@ -69,6 +69,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from polyvec.nano import nano_lm, nano_lm_path
+
 # ---- prepare ------------------------------------------------------------------------------------
 
 
@@ -127,7 +129,8 @@ def prepare(work: Path, corpus: Corpus, preset: Preset) -> tuple[Tokenizer, dict
     """
     path, ids = work / "tokenizer.json", work / "ids.npz"
     if not ids.exists():
-        train_tokenizer(corpus.train, preset.vocabulary).save(str(path))
+        if not path.exists():
+            train_tokenizer(corpus.train, preset.vocabulary).save(str(path))
         tokenizer = Tokenizer.from_file(str(path))
         train, held_out = tokenize(tokenizer, corpus.train), tokenize(tokenizer, corpus.held_out)
         ends = np.cumsum([len(each) for each in train])
@@ -310,6 +313,8 @@ def train(run: Run, work: Path, *, total: float, deadline: float, halt_at: float
         settled = len(times) > min(20, run.preset.warmup) and run.step > run.preset.warmup
         if not math.isfinite(run.total) and settled:
             run.total = end_by_clock(run, deadline, pace)
+        if not math.isfinite(run.total) and time.time() >= deadline:
+            run.total = run.step  # too short a time for a warm-up: what is there counts
         show(run, nats, pace, work_per_token / peak, deadline)
         if run.step % run.preset.check_every == 0 or run.step >= run.total:
             keep_best(run, best)
@@ -449,7 +454,10 @@ so treat these weights as for research and tests, and train your own for anythin
 
 
 def build(kind: str, preset: Preset, facts: dict[str, Any], work: Path, seed: int) -> nn.Module:
-    """The untrained model of a kind; t5 and moe begin from what the lm in `work` learned."""
+    """The untrained model of a kind; t5 and moe begin from what the lm in `work` learned.
+
+    Without one in `work` the twin begins from the lm inside the package.
+    """
     torch.manual_seed(seed)
     trained = work / "lm-best.safetensors"
     if kind == "lm":
@@ -458,6 +466,8 @@ def build(kind: str, preset: Preset, facts: dict[str, Any], work: Path, seed: in
             start = spectral_embedding(facts["train"], preset.vocabulary, preset.hidden)
             model.model.embed_tokens.weight.data.copy_(start)
         return model
+    if not trained.exists() and kind == "moe":
+        return experts(nano_lm()[0].train(), seed)
     if not trained.exists():
         raise SystemExit(
             f"pretrain_nano: {kind} begins from the lm: run `lm` with --work {work} first"
@@ -530,6 +540,9 @@ def prepared(options: argparse.Namespace) -> tuple[Tokenizer, dict[str, Any]]:
 def make(kind: str, options: argparse.Namespace, deadline: float) -> Path | None:
     """Train one kind and write it; the directory, or None if halted before the end."""
     preset = PRESETS[options.preset]
+    words = options.work / "tokenizer.json"
+    if kind == "moe" and not (options.work / "lm-best.safetensors").exists():
+        words.write_bytes((nano_lm_path() / "tokenizer.json").read_bytes())
     tokenizer, facts = prepared(options)
     model = build(kind, preset, facts, options.work, options.seed)
     run = Run(kind, model, facts, preset, options.seed)

@@ -144,7 +144,7 @@ def measured_recipes():
             yield pytest.param(recipe, id=recipe.key, marks=marks)
 
 
-@pytest.mark.parametrize("recipe", measured_recipes())
+@pytest.mark.parametrize("recipe", list(measured_recipes()))
 def test_every_figure_of_every_recipe_is_measured_again(recipe, shared_data, capsys):
     skip_without_twin(recipe)
     assert main(["recipes", "check", recipe.key, "--data", str(shared_data)]) == 0

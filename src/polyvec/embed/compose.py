@@ -109,10 +109,10 @@ def add_tokens(tokenizer: Any, template: Template) -> list[str]:
 
 
 def add_rows(model: Any, tokenizer: Any, new: list[str]) -> None:
-    """Rows of the embedding table for new tokens: the mean of all others and a small draw.
+    """Rows of the embedding table for new tokens: drawn with the mean and spread of the others.
 
-    From a fixed seed, so that they are distinct, in the range of words, and the same in every
-    run until they are trained.
+    From a fixed seed, so that they are distinct, as long as words are (the norms of the first
+    layer would blow up the rounding of a short one), and the same in every run until trained.
     """
     if not new:
         return
@@ -124,7 +124,7 @@ def add_rows(model: Any, tokenizer: Any, new: list[str]) -> None:
     with torch.no_grad():
         old = weight[: len(tokenizer) - len(new)].clone()
         for token in new:
-            draw = torch.randn(size, generator=generator).to(weight) * old.std(dim=0) / 10
+            draw = torch.randn(size, generator=generator).to(weight) * old.std(dim=0)
             weight[tokenizer.convert_tokens_to_ids(token)] = old.mean(dim=0) + draw
 
 
