@@ -47,10 +47,19 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
+class Hybrid:
+    """The recipes whose embedders rank beside this one's, and the weight of each, its own first."""
+
+    partners: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A whole recipe. `nano` holds the keys of [embedder] that differ at `--scale nano`.
 
     Keys of `expect` are "<data folder> <split> <measure>", such as "stsb test spearman".
+    With `hybrid` its embedder is one of several whose scores are fused.
     """
 
     path: Path
@@ -59,6 +68,7 @@ class Recipe:
     nano: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
     expect: Mapping[str, Mapping[str, Expectation]] = field(default_factory=dict)
+    hybrid: Hybrid | None = None
 
     @property
     def key(self) -> str:
@@ -71,10 +81,16 @@ class Recipe:
         return dataclasses.replace(self.embedder, **self.nano) if scale == "nano" else self.embedder
 
     def build(self, scale: str = "full", **where: Any):
-        """The Embedder at a scale; loads weights."""
+        """The Embedder at a scale, a HybridEmbedder where it has partners; loads weights."""
         from polyvec.embed.compose import compose
 
-        return compose(self.at_scale(scale), **where)
+        embedder = compose(self.at_scale(scale), **where)
+        if self.hybrid is None:
+            return embedder
+        from polyvec.index.hybrid import HybridEmbedder
+
+        partners = [load_recipe(name).build(scale, **where) for name in self.hybrid.partners]
+        return HybridEmbedder([embedder, *partners], self.hybrid.weights)
 
 
 def recipe_folder() -> Path:
@@ -113,7 +129,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def _recipe(path: Path, raw: dict[str, Any]) -> Recipe:
-    sections = ("system", "embedder", "published", "expect")
+    sections = ("system", "embedder", "hybrid", "published", "expect")
     _known_keys(raw, sections, f"{path}:")
     for name in ("system", "embedder"):
         if name not in raw:
@@ -137,7 +153,19 @@ def _recipe(path: Path, raw: dict[str, Any]) -> Recipe:
         nano,
         _table(Published, raw.get("published", {}), f"{path}: [published]"),
         {scale: _table(Expectation, t, f"{path}: [expect.{scale}]") for scale, t in expect.items()},
+        _hybrid(raw.get("hybrid"), f"{path}: [hybrid]"),
     )
+
+
+def _hybrid(raw: Mapping[str, Any] | None, where: str) -> Hybrid | None:
+    if raw is None:
+        return None
+    found: Hybrid = fill(Hybrid, raw, where)
+    if len(found.weights) != len(found.partners) + 1:
+        raise SettingsError(
+            f"{where} has {len(found.weights)} weights for {len(found.partners) + 1} embedders"
+        )
+    return found
 
 
 def fill(kind: type, raw: Mapping[str, Any], where: str) -> Any:
@@ -180,7 +208,11 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         origin = typing.get_origin(option) or option
         if origin is tuple and isinstance(value, list):
             inner = typing.get_origin(typing.get_args(option)[0]) or typing.get_args(option)[0]
-            if all(isinstance(v, dict if inner is Mapping else str) for v in value):
+            if inner is float and all(type(v) in (int, float) for v in value):
+                return tuple(float(v) for v in value)
+            if inner is not float and all(
+                isinstance(v, dict if inner is Mapping else str) for v in value
+            ):
                 return tuple(value)
         if origin is Mapping and isinstance(value, dict):
             return {

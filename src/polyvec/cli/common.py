@@ -78,15 +78,18 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def load_model(options: argparse.Namespace) -> "Embedder":
-    """The embedder of --model: a folder, a hub id, a recipe file, or the default."""
+def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedder":
+    """The embedder of --model: a folder, a hub id, a recipe file, or the default.
+
+    Verbs that need one vector a text refuse a recipe whose rankings are fused; `hybrid` takes it.
+    """
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.sources import DEFAULT_MODEL
 
     name = options.model or DEFAULT_MODEL
     device = _device(options.device)
     if name.endswith(".toml"):
-        embedder = _from_recipe(name, options)
+        embedder = _from_recipe(name, options, hybrid)
         embedder = embedder.to(device) if device else embedder
     elif options.scale:
         raise InputError(f"--scale {options.scale} is for recipes (.toml), {name} is a model")
@@ -98,12 +101,19 @@ def load_model(options: argparse.Namespace) -> "Embedder":
     return embedder
 
 
-def _from_recipe(name: str, options: argparse.Namespace) -> "Embedder":
+def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embedder":
     from polyvec.recipe import load_recipe
 
     if options.attention:
         raise InputError("--attention: a recipe says itself what its model sees")
-    return load_recipe(name).build(options.scale or "full")
+    recipe = load_recipe(name)
+    if recipe.hybrid is not None and not hybrid:
+        raise InputError(
+            f"{name}: fuses the rankings of {1 + len(recipe.hybrid.partners)} embedders and has "
+            f"no single vectors; use polyvec evaluate, or a recipe of its own: "
+            f"{', '.join(recipe.hybrid.partners)}"
+        )
+    return recipe.build(options.scale or "full")
 
 
 def model_name(options: argparse.Namespace) -> str:

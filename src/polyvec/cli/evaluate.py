@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         check_target(options.output)
     # All data is read before anything is computed: a wrong folder costs no minutes.
     sets = [read_set(folder, options.split) for folder in options.folder]
-    embedder = common.load_model(options)
+    embedder = common.load_model(options, hybrid=True)
     results = []
     for folder, data in zip(options.folder, sets, strict=True):
         print(f"{data.name} ({data.split})", file=sys.stderr)

@@ -10,6 +10,7 @@ import numpy as np
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import SettingsError, known
 from polyvec.evaluate.tasks import evaluate
+from polyvec.index.hybrid import HybridEmbedder
 from polyvec.recipe import Recipe
 
 TOLERANCE = 1e-5
@@ -54,7 +55,7 @@ def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterato
         )
 
 
-def invariants(embedder: Embedder) -> Iterator[Line]:
+def invariants(embedder: Embedder | HybridEmbedder) -> Iterator[Line]:
     """Vectors depend on nothing but the text, and survive saving."""
     texts = list(TEXTS)
     together = embedder.encode(texts)
@@ -63,7 +64,7 @@ def invariants(embedder: Embedder) -> Iterator[Line]:
     yield _near("order", together, embedder.encode(texts[::-1])[::-1])
     with tempfile.TemporaryDirectory() as folder:
         embedder.save_pretrained(Path(folder) / "model")
-        again = Embedder.from_pretrained(Path(folder) / "model").encode(texts)
+        again = type(embedder).from_pretrained(Path(folder) / "model").encode(texts)
     equal = bool(np.array_equal(together, again))
     yield Line("saved and loaded", equal, "bit-equal" if equal else "differs")
 

@@ -14,6 +14,7 @@ from polyvec.embed.encoding import EncodeReport, RunOptions
 from polyvec.evaluate import measures
 from polyvec.evaluate.significance import Statistic, spearman
 from polyvec.index.exact import top_k
+from polyvec.index.hybrid import HybridEmbedder
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
@@ -142,7 +143,10 @@ def _run(
         list(data.queries.values()), role="query", options=options
     )
     # One more than kept: a query that is itself in the corpus is taken out below.
-    scores, rows = top_k(queries, documents, DEPTH + 1, embedder.similarity_fn_name)
+    if isinstance(embedder, HybridEmbedder):
+        scores, rows = embedder.search(queries, documents, DEPTH + 1)
+    else:
+        scores, rows = top_k(queries, documents, DEPTH + 1, embedder.similarity_fn_name)
     ids = list(data.corpus)
     run = {}
     for i, query in enumerate(data.queries):
