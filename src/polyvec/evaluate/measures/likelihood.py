@@ -1,0 +1,59 @@
+"""How surprised is a model? The survey's Eq. 1 and 11."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from polyvec.errors import DataError, ShapeError
+from polyvec.evaluate.measures.inputs import Numbers, matrix, numbers, positive
+
+ROUNDING = 1e-4  # a log probability of float32 may be this much above 0
+
+
+def contrastive_nll(
+    similarities: Any, temperature: float, positives: Sequence[int] | None = None
+) -> float:
+    """InfoNCE (Eq. 1) in nats, 0 or more: how hard a query's positive is to tell from the others.
+
+    Rows are queries, columns the similarities of their documents, [Q, N]; log(N) if they say
+    nothing. The positive is each row's column 0 or, with `positives`, the column given for it:
+    range(N) for in-batch negatives. The survey leaves out the temperature that every system has;
+    1.0 is its form. Raises SettingsError for a temperature that is not above 0. van den Oord et al.
+    2018, arXiv:1807.03748.
+
+    >>> round(contrastive_nll([[0.3, 0.3, 0.3]], 0.05), 4)  # log 3
+    1.0986
+    """
+    logits_QN = matrix("contrastive_nll", similarities, at_least=1).astype(np.float64)
+    logits_QN = logits_QN / positive("temperature", temperature)
+    num_queries, num_documents = logits_QN.shape
+    place_Q = np.zeros(num_queries, int) if positives is None else np.asarray(list(positives))
+    if place_Q.shape != (num_queries,):
+        raise ShapeError(f"contrastive_nll: {len(place_Q)} positives of {num_queries} queries")
+    if place_Q.dtype.kind not in "iu" or place_Q.min() < 0 or place_Q.max() >= num_documents:
+        raise DataError(f"contrastive_nll: positives must be columns, 0 to {num_documents - 1}")
+    above_QN = logits_QN - logits_QN.max(axis=1, keepdims=True)  # exp cannot overflow
+    nll_Q = np.log(np.exp(above_QN).sum(axis=1)) - above_QN[np.arange(num_queries), place_Q]
+    return float(nll_Q.mean())
+
+
+def perplexity(log_probs: Numbers) -> float:
+    """Perplexity of a text's tokens (Eq. 11), 1 or more: exp of the mean negative log probability.
+
+    A uniform model over V tokens gives V. The survey's product lacks the root of the text's length,
+    so that longer texts would always be worse. `log_probs` are natural logarithms, one a token;
+    several texts are one list. Raises DataError for one above 0: it is no log probability.
+
+    >>> round(perplexity([-0.6931472, -2.0794415]), 4)  # of probabilities 1/2 and 1/8
+    4.0
+    """
+    found = numbers("perplexity: log probabilities", log_probs)
+    if not len(found):
+        raise DataError("perplexity: there are no log probabilities")
+    if found.max() > ROUNDING:
+        raise DataError(
+            f"perplexity: {found.max():g} at {found.argmax()} is no log probability, it is above 0"
+        )
+    with np.errstate(over="ignore"):
+        return float(np.exp(max(-found.mean(), 0.0)))

@@ -1,0 +1,252 @@
+"""Are the relevant documents at the top? The survey's Eq. 4 to 9, averaged over the queries.
+
+trec_eval's definitions: equal scores are ordered by document id, the largest first; a grade below
+1 is not relevant and gains nothing; a judged query that is missing from the run counts 0.
+ir-measures computes what it has: all but DCG and exponential gains.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from polyvec.errors import DataError, SettingsError, known
+from polyvec.evaluate.measures.inputs import Numbers, extra, numbers, whole
+
+Qrels = Mapping[str, Mapping[str, int]]
+Run = Mapping[str, Mapping[str, float]]
+
+RETRIEVAL_MEASURES = ("ndcg@10", "recall@100", "map", "mrr@10")
+CUTS = (1, 3, 5, 10, 20, 100, 1000)  # MTEB's
+MTEB_MEASURES = tuple(
+    f"{family}@{k}"
+    for family in ("ndcg", "map", "recall", "precision", "accuracy", "mrr")
+    for k in CUTS
+)
+# What ir-measures calls them.
+THEIRS = {
+    "ndcg": "nDCG",
+    "map": "AP",
+    "mrr": "RR",
+    "recall": "R",
+    "precision": "P",
+    "accuracy": "Success",
+}
+OURS = {
+    "dcg": ("dcg", "linear"),
+    "dcg_exponential": ("dcg", "exponential"),
+    "ndcg_exponential": ("ndcg", "exponential"),
+}
+NEED_A_CUT = ("recall", "precision", "accuracy")
+NAMES = [f"{family}@k" for family in (*THEIRS, *OURS)]
+NO_POSITIVES = ("zero", "skip")
+GAINS = {"linear": lambda grade: grade, "exponential": lambda grade: np.exp2(grade) - 1}
+
+
+def retrieval(
+    qrels: Qrels,
+    run: Run,
+    measures: Sequence[str] = RETRIEVAL_MEASURES,
+    *,
+    no_positives: str = "zero",
+) -> dict[str, float]:
+    """Measures by name, averaged over the judged queries; MTEB_MEASURES are those MTEB reports.
+
+    A name is a family and a cut, "ndcg@10", or "map", "mrr" and the gains without a cut. Families:
+    ndcg and dcg (linear gain), ndcg_exponential, dcg_exponential, map, mrr, recall, precision,
+    accuracy (hit rate). A query without a relevant document counts 0 (no_positives="zero", as
+    trec_eval has it) or does not count ("skip"). Raises SettingsError for an unknown name,
+    DataError for a score that is not finite, a grade that is no whole number, or no query left.
+
+    >>> retrieval({"q": {"a": 1}}, {"q": {"b": 0.9, "a": 0.8}}, ["mrr@10", "recall@1"])
+    {'mrr@10': 0.5, 'recall@1': 0.0}
+    """
+    found = _values(qrels, run, measures, no_positives)
+    return {name: sum(each.values()) / len(each) for name, each in found.items()}
+
+
+def per_query(qrels: Qrels, run: Run, name: str, *, no_positives: str = "zero") -> dict[str, float]:
+    """A measure for each judged query, named as in `retrieval`; 0 for one missing from the run."""
+    return _values(qrels, run, [name], no_positives)[name]
+
+
+def recall_at_k(qrels: Qrels, run: Run, k: int, *, no_positives: str = "zero") -> float:
+    """Share of a query's relevant documents that stand in its first k (Eq. 4), 0 to 1, mean.
+
+    >>> recall_at_k({"q": {"a": 1, "c": 1}}, {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, 2)
+    0.5
+    """
+    return _mean(qrels, run, "recall", whole("k", k), no_positives)
+
+
+def accuracy_at_k(qrels: Qrels, run: Run, k: int, *, no_positives: str = "zero") -> float:
+    """Share of the queries with a relevant document in the first k (Eq. 5), 0 to 1; the hit rate.
+
+    >>> accuracy_at_k({"q": {"a": 1, "c": 1}}, {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, 2)
+    1.0
+    """
+    return _mean(qrels, run, "accuracy", whole("k", k), no_positives)
+
+
+def mrr_at_k(qrels: Qrels, run: Run, k: int | None = None, *, no_positives: str = "zero") -> float:
+    """1 / rank of the first relevant document (Eq. 6), 0 if it is not in the first k; 0 to 1, mean.
+
+    >>> mrr_at_k({"q": {"b": 1}}, {"q": {"a": 3.0, "b": 2.0}})
+    0.5
+    """
+    return _mean(qrels, run, "mrr", k, no_positives)
+
+
+def map_at_k(qrels: Qrels, run: Run, k: int | None = None, *, no_positives: str = "zero") -> float:
+    """Mean average precision (Eq. 7), 0 to 1: precision at each relevant document of the first k.
+
+    Summed and divided by all relevant documents, those beyond k or not found, too.
+
+    >>> map_at_k({"q": {"b": 1, "d": 1}}, {"q": {"a": 3.0, "b": 2.0}})
+    0.25
+    """
+    return _mean(qrels, run, "map", k, no_positives)
+
+
+def dcg_at_k(
+    qrels: Qrels,
+    run: Run,
+    k: int | None = None,
+    *,
+    gain: str = "linear",
+    no_positives: str = "zero",
+) -> float:
+    """Discounted cumulative gain of the first k (Eq. 8), 0 or more, mean; gains as in `dcg`.
+
+    >>> dcg_at_k({"q": {"a": 3}}, {"q": {"a": 1.0}}, 10, gain="exponential")
+    7.0
+    """
+    return _mean(qrels, run, _with_gain("dcg", gain), k, no_positives)
+
+
+def ndcg_at_k(
+    qrels: Qrels,
+    run: Run,
+    k: int | None = None,
+    *,
+    gain: str = "linear",
+    no_positives: str = "zero",
+) -> float:
+    """DCG of the first k over that of the best order (Eq. 9), 0 to 1, mean; gains as in `dcg`.
+
+    >>> round(ndcg_at_k({"q": {"b": 1}}, {"q": {"a": 3.0, "b": 2.0}}, 10), 4)
+    0.6309
+    """
+    return _mean(qrels, run, _with_gain("ndcg", gain), k, no_positives)
+
+
+def dcg(grades: Numbers, k: int | None = None, *, gain: str = "linear") -> float:
+    """Discounted cumulative gain of one list's grades in the order of its ranks (Eq. 8), 0 or more.
+
+    gain="linear" takes a grade as it is (Järvelin and Kekäläinen 2002; trec_eval, BEIR, MTEB),
+    "exponential" 2^grade - 1 (Burges et al. 2005; the survey). Grades of 0 and 1 give the same in
+    both. A grade below 0 gains 0. Raises DataError for grades that are not finite or too large.
+
+    >>> dcg([0, 0, 3]), dcg([0, 0, 3], gain="exponential")
+    (1.5, 3.5)
+    """
+    _with_gain("dcg", gain)
+    cut = numbers("dcg: grades", grades)[: None if k is None else whole("k", k)]
+    with np.errstate(over="ignore"):
+        gains = GAINS[gain](np.maximum(cut, 0))
+    total = float((gains / np.log2(np.arange(len(gains)) + 2)).sum())
+    if not np.isfinite(total):
+        raise DataError(f"dcg: grade {cut.max():g} is too large for {gain} gain")
+    return total
+
+
+def in_order(scores: Mapping[str, float]) -> list[str]:
+    """Documents as trec_eval ranks them, best first: by score, equal ones by id, both falling."""
+    values = np.fromiter(scores.values(), float, len(scores))
+    if not np.isfinite(values).all():
+        document = next(name for name in scores if not np.isfinite(scores[name]))
+        raise DataError(f"run: document {document!r} has the score {scores[document]}")
+    return sorted(scores, key=lambda document: (scores[document], document), reverse=True)
+
+
+def _values(
+    qrels: Qrels, run: Run, names: Sequence[str], no_positives: str
+) -> dict[str, dict[str, float]]:
+    """Each measure's value for each query, in the order of the qrels."""
+    families = {name: _family(name) for name in names}
+    judged = _judged(qrels, no_positives)
+    ranked = {query: in_order(run[query]) for query in judged if query in run}
+    found = {name: dict.fromkeys(judged, 0.0) for name in names}
+    theirs = {_measure(*families[name]): name for name in names if families[name][0] in THEIRS}
+    if theirs:
+        # Places as scores: ir-measures' RR@10 would order equal scores in another way.
+        places = {query: _places(documents) for query, documents in ranked.items()}
+        module = extra("ir_measures", "retrieval measures")
+        for metric in module.iter_calc(list(theirs), judged, places):
+            found[theirs[metric.measure]][metric.query_id] = float(metric.value)
+    for name, (family, k) in families.items():
+        for query, documents in ranked.items() if family in OURS else ():
+            found[name][query] = _gained(judged[query], documents, family, k)
+    return found
+
+
+def _gained(grades: Mapping[str, int], documents: list[str], family: str, k: int | None) -> float:
+    """DCG or nDCG of a query's documents in their order."""
+    kind, gain = OURS[family]
+    value = dcg([grades.get(document, 0) for document in documents], k, gain=gain)
+    if kind == "dcg" or value == 0:
+        return value
+    return value / dcg(sorted(grades.values(), reverse=True), k, gain=gain)
+
+
+def _family(name: str) -> tuple[str, int | None]:
+    """A measure's family and its cut."""
+    found = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]*))?", name)
+    family, k = found.groups() if found else (name, None)
+    if family not in THEIRS and family not in OURS:
+        raise SettingsError(f"retrieval: measure {name!r} is not known." + known(family, NAMES))
+    if k is None and family in NEED_A_CUT:
+        raise SettingsError(f"retrieval: measure {name!r} needs a cut, as in '{family}@10'")
+    return family, int(k) if k else None
+
+
+def _measure(family: str, k: int | None) -> Any:
+    measure = getattr(extra("ir_measures", "retrieval measures"), THEIRS[family])
+    return measure if k is None else measure @ k
+
+
+def _judged(qrels: Qrels, no_positives: str) -> dict[str, dict[str, int]]:
+    """The queries that count, with whole-numbered grades."""
+    if no_positives not in NO_POSITIVES:
+        raise SettingsError(
+            f"no_positives {no_positives!r} is not known." + known(no_positives, NO_POSITIVES)
+        )
+    judged = {}
+    for query, grades in qrels.items():
+        for document, grade in grades.items():
+            if not math.isfinite(grade) or int(grade) != grade:
+                raise DataError(f"qrels: query {query!r}, document {document!r}: grade {grade!r}")
+        if no_positives == "zero" or any(grade > 0 for grade in grades.values()):
+            judged[query] = {document: int(grade) for document, grade in grades.items()}
+    if not judged:
+        why = "no query" if not qrels else f"none of {len(qrels)} queries has a relevant document"
+        raise DataError(f"retrieval: there is nothing to average over, {why}")
+    return judged
+
+
+def _places(documents: list[str]) -> dict[str, float]:
+    """Scores n..1 for documents in their order."""
+    return {document: float(len(documents) - i) for i, document in enumerate(documents)}
+
+
+def _with_gain(family: str, gain: str) -> str:
+    if gain not in GAINS:
+        raise SettingsError(f"gain {gain!r} is not known." + known(gain, GAINS))
+    return family if gain == "linear" else f"{family}_{gain}"
+
+
+def _mean(qrels: Qrels, run: Run, family: str, k: int | None, no_positives: str) -> float:
+    name = family if k is None else f"{family}@{whole('k', k)}"
+    return retrieval(qrels, run, [name], no_positives=no_positives)[name]
