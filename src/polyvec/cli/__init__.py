@@ -30,6 +30,7 @@ VERBS = {
     "search": "find the nearest texts of an index",
     "evaluate": "score a model on data sets",
     "compare": "two models on the same data sets: which differences stand",
+    "data": "rows, lengths, languages and repetitions of a folder; test texts in train",
     "recipes": "list, show and check the systems of the literature",
     "demo": "index the docstrings of this Python and ask five questions",
 }

@@ -1,0 +1,281 @@
+"""Texts of a test set that stand in the training data: the same, in part, or nearly.
+
+Three ways to look: equal texts (as they are, and without case and punctuation), shared n-grams
+of words (Brown et al. 2020, arXiv:2005.14165, appendix C), and the nearest training text by
+the cosine of two vectors. N test texts, M training texts, E vector size.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polyvec.data.words import hash64, normalized, quarters, spaced, words
+from polyvec.errors import InputError, ShapeError
+
+NGRAM = 13  # words, as in GPT-3's study
+MIN_NGRAM = 8  # and its smallest; shorter texts stand in many others without being copied
+CHUNK_WORDS = 1 << 18  # training words held at a time
+KNOWN_WORDS = 1 << 20  # hashes of words that are kept
+TEST_BLOCK, TRAIN_BLOCK = 1024, 8192  # vectors compared at a time
+NONE = -1
+FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+INVERSE = pow(FACTOR, -1, 1 << 64)
+FILTER_BITS = 21
+FILTER_MASK = np.uint64((1 << FILTER_BITS) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What of N test texts stands in the training texts, by the rows of those.
+
+    All arrays are [N]; a row of -1 means none. `exact_rows` has the first equal training
+    text up to white space, `same_rows` up to case and punctuation too; `ngram_shares` the
+    share of a text's n-grams that training texts have, and `ngram_rows` the one that has the
+    most of them. A text shorter than n words is one n-gram: itself, which must be found
+    within a training text, or, if it has fewer than 8 words, be all of it. In scripts without
+    spaces two letters of Han or kana count as a word, and four of Thai and its like.
+    """
+
+    n: int
+    num_train: int
+    exact_rows: np.ndarray
+    same_rows: np.ndarray
+    ngram_shares: np.ndarray
+    ngram_rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.exact_rows)
+
+    @property
+    def num_exact(self) -> int:
+        return int((self.exact_rows != NONE).sum())
+
+    @property
+    def num_same(self) -> int:
+        return int((self.same_rows != NONE).sum())
+
+    @property
+    def num_ngram(self) -> int:
+        """Test texts with at least one shared n-gram."""
+        return int((self.ngram_shares > 0).sum())
+
+    @property
+    def mean_ngram_share(self) -> float:
+        """Mean share of the n-grams of a test text that are shared."""
+        return float(self.ngram_shares.mean()) if len(self) else 0.0
+
+
+def overlap(train_texts: Iterable[str], test_texts: Sequence[str], n: int = NGRAM) -> Overlap:
+    """The test texts that training texts hold; those are read once, and not kept.
+
+    >>> found = overlap(["A cat sat on a mat.", "Dogs"], ["a cat sat on a mat", "cats"])
+    >>> found.num_exact, found.num_same, found.num_ngram
+    (0, 1, 1)
+
+    Raises InputError for an n below 1.
+    """
+    if n < 1:
+        raise InputError(f"an n-gram has at least 1 word, got {n}")
+    wanted = _Wanted(test_texts, n)
+    exact, same = array("Q"), array("Q")
+    known = _Known()
+    waiting = _Words(known)
+    for text in train_texts:
+        exact.append(hash64(spaced(text)))
+        plain = normalized(text)
+        same.append(hash64(plain))
+        waiting.add(plain)
+        if len(waiting) >= CHUNK_WORDS:
+            wanted.find(waiting)
+            waiting = _Words(known, len(exact))
+    wanted.find(waiting)
+    exact_rows = _first_rows(np.asarray(exact), [spaced(text) for text in test_texts])
+    same_rows = _first_rows(np.asarray(same), wanted.plain)
+    shares, rows = wanted.found()
+    short = wanted.short & (same_rows != NONE)
+    shares[short], rows[short] = 1.0, same_rows[short]
+    return Overlap(n, len(exact), exact_rows, same_rows, shares, rows)
+
+
+def equal_rows(train_texts: Iterable[str], test_texts: Sequence[str]) -> np.ndarray:
+    """The row of the first training text that is the very same string, or -1; int64 [N]."""
+    return _first_rows(np.array([hash64(text) for text in train_texts], np.uint64), test_texts)
+
+
+def _first_rows(train_M: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """For each text the first training row with its hash; empty texts are nobody's."""
+    hashes, first = np.unique(train_M, return_index=True)
+    wanted = np.array([hash64(text) for text in texts], np.uint64)
+    place, hit = _lookup(hashes, wanted)
+    hit &= np.array([bool(text) for text in texts], bool)
+    return np.where(hit, first[place] if len(first) else NONE, NONE)
+
+
+def _lookup(sorted_hashes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each wanted hash would stand, and whether it does."""
+    if not len(sorted_hashes):
+        return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), bool)
+    place = np.searchsorted(sorted_hashes, wanted).clip(max=len(sorted_hashes) - 1)
+    return place, sorted_hashes[place] == wanted
+
+
+# ---- n-grams ------------------------------------------------------------------------------------
+
+
+class _Known(dict[str, int]):
+    """Hashes of words."""
+
+    def __missing__(self, word: str) -> int:
+        found = self[word] = hash64(word)
+        return found
+
+
+class _Words:
+    """The words of some texts, one after another; `first` is the row of the first text."""
+
+    def __init__(self, known: _Known, first: int = 0) -> None:
+        self.known, self.first = known, first
+        self.hashes, self.quarters, self.lengths = array("Q"), bytearray(), array("q")
+
+    def add(self, plain: str) -> None:
+        if len(self.known) > KNOWN_WORDS:
+            self.known.clear()
+        found = words(plain)
+        self.hashes.extend(map(self.known.__getitem__, found))
+        self.quarters += quarters(found)
+        self.lengths.append(len(found))
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def rows(self) -> np.ndarray:
+        """The row of each word's text."""
+        rows = np.arange(self.first, self.first + len(self.lengths))
+        return np.repeat(rows, np.asarray(self.lengths))
+
+
+class _Runs:
+    """Hashes of runs of words, from the words' own by a polynomial modulo 2^64."""
+
+    def __init__(self, found: _Words) -> None:
+        self.rows = found.rows()
+        num = len(found)
+        self.ends = np.concatenate(
+            [[0], np.cumsum(np.frombuffer(found.quarters, np.uint8), dtype=np.int64)]
+        )
+        powers = np.full(num, FACTOR, np.uint64).cumprod(dtype=np.uint64)
+        self.inverses = np.full(num, INVERSE, np.uint64).cumprod(dtype=np.uint64)
+        sums = np.cumsum(np.asarray(found.hashes) * powers, dtype=np.uint64)
+        self.sums = np.concatenate([np.zeros(1, np.uint64), sums])
+
+    def of(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes and rows of the shortest runs of `size` quarters from each word on."""
+        stop = np.searchsorted(self.ends, self.ends[:-1] + size)
+        start = np.flatnonzero(stop <= len(self.rows))
+        stop = stop[start]
+        inside = self.rows[start] == self.rows[stop - 1]
+        start, stop = start[inside], stop[inside]
+        hashes = (self.sums[stop] - self.sums[start]) * self.inverses[start]
+        return hashes, self.rows[start]
+
+
+class _Wanted:
+    """The n-grams of the test texts by their size, and in which training text each stands."""
+
+    def __init__(self, texts: Sequence[str], n: int) -> None:
+        self.plain = [normalized(text) for text in texts]
+        found = _Words(_Known())
+        for plain in self.plain:
+            found.add(plain)
+        runs = _Runs(found)
+        places = np.concatenate([[0], np.cumsum(np.asarray(found.lengths), dtype=np.int64)])
+        sizes = np.diff(runs.ends[places])  # of each text, in quarters of a word
+        self.short = sizes < 4 * min(n, MIN_NGRAM)
+        whole = sizes[(sizes < 4 * n) & ~self.short]
+        self.grams = {
+            size: _Grams(runs, sizes >= size if size == 4 * n else sizes == size, size)
+            for size in sorted({*whole.tolist(), 4 * n})
+        }
+
+    def find(self, found: _Words) -> None:
+        runs = _Runs(found)
+        for size, grams in self.grams.items():
+            grams.find(*runs.of(size))
+
+    def found(self) -> tuple[np.ndarray, np.ndarray]:
+        """Share of shared n-grams and the training row that has most of them, both [N]."""
+        shares = np.zeros(len(self.plain), np.float32)
+        rows = np.full(len(self.plain), NONE, np.int64)
+        for grams in self.grams.values():
+            grams.put(shares, rows)
+        return shares, rows
+
+
+class _Grams:
+    """The n-grams of one size of some of the texts: all of theirs, or the whole text."""
+
+    def __init__(self, runs: _Runs, mine: np.ndarray, size: int) -> None:
+        hashes, owners = runs.of(size)
+        self.owners = owners[mine[owners]]
+        self.hashes, self.places = np.unique(hashes[mine[owners]], return_inverse=True)
+        self.train_rows = np.full(len(self.hashes), NONE, np.int64)
+        # Most of the training data's n-grams are none of these: a look at some bits tells.
+        self.maybe = np.zeros(1 << FILTER_BITS, bool)
+        self.maybe[self.hashes & FILTER_MASK] = True
+
+    def find(self, hashes: np.ndarray, rows: np.ndarray) -> None:
+        maybe = np.flatnonzero(self.maybe[hashes & FILTER_MASK])
+        hashes, rows = hashes[maybe], rows[maybe]
+        place, hit = _lookup(self.hashes, hashes)
+        new = hit & (self.train_rows[place] == NONE)
+        # Written from the last to the first, so that the first training text stays.
+        self.train_rows[place[new][::-1]] = rows[new][::-1]
+
+    def put(self, shares: np.ndarray, rows: np.ndarray) -> None:
+        trains = self.train_rows[self.places]
+        hit = trains != NONE
+        total = np.bincount(self.owners, minlength=len(shares))
+        shared = np.bincount(self.owners[hit], minlength=len(shares))
+        mine = total > 0
+        shares[mine] = shared[mine] / total[mine]
+        pairs, counts = np.unique(
+            np.stack([self.owners[hit], trains[hit]]), axis=1, return_counts=True
+        )
+        # The last one written is the one with the most n-grams, of equals the first.
+        order = np.lexsort((-pairs[1], counts))
+        rows[pairs[0][order]] = pairs[1][order]
+
+
+# ---- neighbours ---------------------------------------------------------------------------------
+
+
+def nearest(train_ME: np.ndarray, test_NE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of each test vector's nearest training vector, float32 [N], and its row, [N].
+
+    A vector of zeros is near nothing: its cosine is 0. Raises ShapeError if the two do not
+    fit, InputError without training vectors.
+    """
+    if train_ME.ndim != 2 or test_NE.ndim != 2 or train_ME.shape[1] != test_NE.shape[1]:
+        raise ShapeError(f"train {train_ME.shape} and test {test_NE.shape} do not fit")
+    if not len(train_ME):
+        raise InputError("no training vectors to be near to")
+    scores = np.full(len(test_NE), -np.inf, np.float32)
+    rows = np.zeros(len(test_NE), np.int64)
+    for start, train in _unit_blocks(train_ME, TRAIN_BLOCK):
+        for begin, test in _unit_blocks(test_NE, TEST_BLOCK):
+            cosines = test @ train.T
+            best = cosines.argmax(axis=1)
+            value = cosines[np.arange(len(best)), best]
+            place = np.arange(begin, begin + len(best))
+            better = value > scores[place]
+            scores[place[better]], rows[place[better]] = value[better], best[better] + start
+    return scores, rows
+
+
+def _unit_blocks(vectors: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(vectors), size):
+        block = np.asarray(vectors[start : start + size], np.float32)
+        norms = np.linalg.norm(block, axis=1, keepdims=True)
+        yield start, block / np.where(norms == 0, 1, norms)

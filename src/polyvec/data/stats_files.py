@@ -1,0 +1,173 @@
+"""Which data files a folder holds, of which split each is, and what stands in their rows."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyvec.data.texts import READERS, read_lines
+from polyvec.errors import DataError
+
+MAX_DEPTH = 6  # of values inside values
+COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*")  # what a header's cell looks like, and no text
+QRELS_HEADERS = ("query-id", "query_id", "qid")
+# The names that file names, and fields "split", have for the three splits.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "devel", "development", "val", "valid", "validation"), "dev"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file that is read: where, and under which name it is shown."""
+
+    path: Path
+    name: str
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folder, .gz and the suffix of its kind."""
+        return self.path.name.removesuffix(".gz").rpartition(".")[0]
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.path)
+
+    @property
+    def is_qrels(self) -> bool:
+        """Judgements: a .tsv in a folder qrels, or one whose name begins so."""
+        place = (self.path.parent.name, re.split(r"[._-]", self.stem)[0])
+        return self.kind == "tsv" and "qrels" in place
+
+
+def kind_of(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def data_files(source: str | Path) -> tuple[list[DataFile], list[str]]:
+    """Files that can be read, and the names of the others; both sorted.
+
+    Of a folder those inside it and inside its folders, whose qrels/ are read too.
+    Raises DataError if there is nothing to read.
+    """
+    path = Path(source)
+    if path.is_file():
+        if kind_of(path) not in ROWS:
+            raise DataError(f"{path}: a file of kind {kind_of(path)!r} is not known.{_known()}")
+        return [DataFile(path, path.name)], []
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    found = [file for pattern in ("*", "*/*", "*/qrels/*") for file in path.glob(pattern)]
+    names = {file.relative_to(path).as_posix(): file for file in found if file.is_file()}
+    shown = {name: file for name, file in sorted(names.items()) if not _hidden(name)}
+    read = [DataFile(file, name) for name, file in shown.items() if kind_of(file) in ROWS]
+    if not read:
+        raise DataError(f"{path}: holds no data.{_known()}")
+    return read, [name for name, file in shown.items() if kind_of(file) not in ROWS]
+
+
+def _known() -> str:
+    return f" Known: {', '.join(sorted(ROWS))}, each also .gz."
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def split_of(name: str) -> tuple[str | None, str]:
+    """The split in a file's name, and what files of the same series have in common.
+
+    >>> split_of("en-ext_train.jsonl.gz"), split_of("queries.test.jsonl"), split_of("all.jsonl")
+    (('train', 'en ext'), ('test', 'queries'), (None, 'all'))
+    """
+    whole = name.removesuffix(".gz").rpartition(".")[0] or name
+    parts = [part for part in re.split(r"[^0-9A-Za-z]+", whole) if part]
+    for place, part in enumerate(parts):
+        if part.lower() in SPLITS:
+            # "test_dialogs" is of the series "dialogs"; the year in "en_test_2016" of none.
+            return SPLITS[part.lower()], " ".join(parts[:place] or parts[place + 1 :])
+    return None, " ".join(parts)
+
+
+# ---- rows ---------------------------------------------------------------------------------------
+
+
+def read_rows(file: DataFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, row) of any file but qrels; DataError names file and line."""
+    return ROWS[file.kind](file.path)
+
+
+def _plain(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    return ((number, {"text": line}) for number, line in read_lines(path))
+
+
+def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Cells between tabs; without a header the columns are called "1", "2", ..."""
+    names: list[str] | None = None
+    for number, line in read_lines(path):
+        if not line:
+            continue
+        cells = line.split("\t")
+        if names is None:
+            is_header = all(COLUMN_NAME.fullmatch(cell) for cell in cells)
+            names = cells if is_header else [str(i) for i in range(1, len(cells) + 1)]
+            if len(set(names)) != len(names):
+                raise DataError(f"{path}:{number}: a column comes twice: {', '.join(names)}")
+            if is_header:
+                continue
+        if len(cells) != len(names):
+            raise DataError(f"{path}:{number}: {len(cells)} columns, and {len(names)} above")
+        yield number, dict(zip(names, cells, strict=True))
+
+
+ROWS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+    **READERS,
+    "tsv": _tsv,
+    "txt": _plain,
+}
+
+
+def leaves(row: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The values of a row with their paths, those inside others too.
+
+    >>> list(leaves({"id": 1, "facts": [{"text": "a b"}, {"text": "c d"}]}))
+    [('id', 1), ('facts[].text', 'a b'), ('facts[].text', 'c d')]
+    """
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(row, dict):
+        for key, value in row.items():
+            yield from leaves(value, f"{name}.{key}" if name else str(key), depth + 1)
+    elif isinstance(row, list):
+        for value in row:
+            yield from leaves(value, f"{name}[]", depth + 1)
+    else:
+        yield name, row
+
+
+# ---- judgements ---------------------------------------------------------------------------------
+
+
+def read_qrels(path: Path) -> Iterator[tuple[int, str, str, float]]:
+    """(line number, query, document, grade): three columns as in BEIR, or TREC's four."""
+    for number, line in read_lines(path):
+        cells = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or (number == 1 and cells[0] in QRELS_HEADERS):
+            continue
+        if len(cells) not in (3, 4):
+            raise DataError(f"{path}:{number}: {len(cells)} columns, not query, document, score")
+        yield number, cells[0], cells[-2], _grade(path, number, cells[-1])
+
+
+def _grade(path: Path, number: int, score: str) -> float:
+    try:
+        value = float(score)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{path}:{number}: score {score!r} is not a number")
+    return value
