@@ -28,6 +28,8 @@ class RetrievalSet:
 
     `corpus` maps ids to "title text", `queries` holds those that the split judges,
     `identical` names those that are themselves documents: of equal id and equal text.
+    `candidates`, where given, are the documents of each query to put in order (reranking);
+    `excluded` documents of a query are never counted (BRIGHT, arXiv:2407.12883).
     """
 
     name: str
@@ -37,6 +39,8 @@ class RetrievalSet:
     qrels: dict[str, dict[str, int]] = field(repr=False)
     sha256: str = ""
     identical: frozenset[str] = frozenset()
+    candidates: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
+    excluded: dict[str, frozenset[str]] = field(repr=False, default_factory=dict)
 
 
 def read_set(folder: str | Path, split: str = "test") -> StsSet | RetrievalSet:
@@ -53,21 +57,35 @@ def read_set(folder: str | Path, split: str = "test") -> StsSet | RetrievalSet:
 
 
 def _sts(folder: Path, split: str) -> StsSet:
-    path = _split_file(folder, folder, split, "jsonl")
+    path = split_file(folder, folder, split, "jsonl")
     left, right, scores = [], [], []
     for number, row in read_jsonl(path):
         left.append(_string(path, number, row, "sentence1"))
         right.append(_string(path, number, row, "sentence2"))
-        scores.append(_number(path, number, row, "score"))
+        scores.append(number_of(path, number, row, "score"))
     if len(scores) < 2:
         raise DataError(f"{path}: {len(scores)} pairs, a correlation needs 2")
     return StsSet(folder.name, split, tuple(left), tuple(right), tuple(scores), _sha256(path))
 
 
 def _retrieval(folder: Path, split: str) -> RetrievalSet:
-    corpus_path = find_file(folder, "corpus.jsonl")
-    queries_path = find_file(folder, "queries.jsonl")
-    qrels_path = _split_file(folder, folder / "qrels", split, "tsv")
+    return read_retrieval(
+        find_file(folder, "corpus.jsonl"),
+        find_file(folder, "queries.jsonl"),
+        split_file(folder, folder / "qrels", split, "tsv"),
+        folder.name,
+        split,
+    )
+
+
+def read_retrieval(
+    corpus_path: Path, queries_path: Path, qrels_path: Path, name: str, split: str
+) -> RetrievalSet:
+    """Corpus, the judged queries and their judgements.
+
+    Raises DataError naming file, line and id: ids that stand there twice, judgements of unknown
+    queries or documents, empty queries.
+    """
     bodies, titles = _texts(corpus_path)
     queries, _ = _texts(queries_path)
     qrels = _qrels(qrels_path, bodies, queries)
@@ -77,11 +95,28 @@ def _retrieval(folder: Path, split: str) -> RetrievalSet:
             raise DataError(f"{queries_path}: query {query!r} is empty")
     corpus = {key: f"{titles[key]} {body}".strip() for key, body in bodies.items()}
     identical = {q for q, text in judged.items() if text in (bodies.get(q), corpus.get(q))}
+    excluded = _excluded(queries_path, judged, bodies)
     digest = _sha256(corpus_path, queries_path, qrels_path)
-    return RetrievalSet(folder.name, split, corpus, judged, qrels, digest, frozenset(identical))
+    return RetrievalSet(
+        name, split, corpus, judged, qrels, digest, frozenset(identical), excluded=excluded
+    )
 
 
-def _split_file(folder: Path, place: Path, split: str, kind: str) -> Path:
+def _excluded(
+    path: Path, judged: dict[str, str], corpus: dict[str, str]
+) -> dict[str, frozenset[str]]:
+    """Documents that a query's row names in "excluded_ids", as BRIGHT does."""
+    found: dict[str, frozenset[str]] = {}
+    for number, row in read_jsonl(path):
+        names = row.get("excluded_ids") or []
+        if not isinstance(names, list):
+            raise DataError(f"{path}:{number}: 'excluded_ids' is {names!r}, not a list")
+        if names and str(row["_id"]) in judged:
+            found[str(row["_id"])] = frozenset(str(each) for each in names) & corpus.keys()
+    return found
+
+
+def split_file(folder: Path, place: Path, split: str, kind: str) -> Path:
     """`<split>.<kind>` or its gzipped twin; DataError that names the splits there are."""
     names = {p.name.removesuffix(".gz") for p in place.iterdir()}
     splits = {n.removesuffix(f".{kind}") for n in names if n.endswith(f".{kind}")}
@@ -150,7 +185,7 @@ def _string(path: Path, number: int, row: dict, key: str) -> str:
     return row[key]
 
 
-def _number(path: Path, number: int, row: dict, key: str) -> float:
+def number_of(path: Path, number: int, row: dict, key: str) -> float:
     value = row.get(key)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # False for NaN too, and for whole numbers of 400 digits.

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,9 +38,10 @@ def settings(embedder: "Embedder") -> dict[str, Any]:
     }
 
 
-def fingerprint(embedder: "Embedder") -> str:
-    """See Embedder.fingerprint."""
-    digest = hashlib.sha256(json.dumps(settings(embedder), sort_keys=True).encode())
+def fingerprint(embedder: "Embedder", *, without: Collection[str] = ()) -> str:
+    """See Embedder.fingerprint; the settings named in `without` do not enter it."""
+    told = {key: value for key, value in settings(embedder).items() if key not in without}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     digest.update(embedder.tokenizer.backend_tokenizer.to_str().encode())
     for name, tensor in sorted(embedder.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

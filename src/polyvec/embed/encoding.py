@@ -35,6 +35,7 @@ class EncodeReport:
     """What one run of encode did: which prompt it used, what it cut, where the time went.
 
     `num_tokens` are those the model read, `num_computed_tokens` with padding; wall seconds.
+    `truncated` holds the index of each distinct text that was cut, where it stands first.
     """
 
     prompt: Prompt = field(default_factory=Prompt)
@@ -43,11 +44,13 @@ class EncodeReport:
     num_computed_tokens: int = 0
     num_truncated: int = 0
     first_truncated: tuple[int, int] | None = None
+    truncated: list[int] = field(default_factory=list)
     tokenize_s: float = 0.0
     forward_s: float = 0.0
 
     def add_truncated(self, index: int, full_length: int, count: int) -> None:
         self.num_truncated += count
+        self.truncated.append(index)
         if self.first_truncated is None:
             self.first_truncated = (index, full_length)
 

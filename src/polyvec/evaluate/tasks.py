@@ -1,32 +1,37 @@
-"""A model's scores on a data set's folder."""
+"""A model's scores on data sets: by the protocol of their kind, with what they were measured on."""
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polyvec.data.files import atomic_file
-from polyvec.data.sets import RetrievalSet, StsSet, read_set
-from polyvec.embed.encoding import EncodeReport, RunOptions
-from polyvec.evaluate import measures
-from polyvec.evaluate.significance import Statistic, spearman
-from polyvec.index.exact import top_k
-from polyvec.index.hybrid import HybridEmbedder
+from polyvec.data.task_files import TaskSet, read_folder
+from polyvec.embed.encoding import RunOptions
+from polyvec.errors import DataError
+from polyvec.evaluate import protocols
+from polyvec.evaluate.cache import EmbeddingCache
+from polyvec.evaluate.encoder import TaskEncoder, vector_fingerprint
+from polyvec.evaluate.outcome import Outcome, Statistic
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
 
-DEPTH = 1000  # documents kept a query; what trec_eval's MAP and MTEB's runs use
+SAMPLE = 1000  # vectors whose geometry is looked at
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """Scores as fractions, with what they were measured on: the data's and the model's hash.
 
-    `task` is the folder's name, never a benchmark's: a local copy may differ from the official set.
+    `task` is the local copy's name, never a benchmark's: a copy may differ from the official set.
+    `counterpart` names the official one that it corresponds to, `published` what was published
+    of this model there, `cause` why the two may differ. `num_computed` of `num_texts` had no
+    vector in the cache.
     """
 
     task: str
@@ -39,10 +44,107 @@ class Result:
     seconds: float
     data_sha256: str
     model_sha256: str
+    subset: str = ""
+    encode_seconds: float = 0.0
+    num_computed: int = 0
+    prompts: dict[str, str] = field(default_factory=dict)
+    counterpart: str = ""
+    published: float | None = None
+    cause: str = ""
 
     @property
     def main_score(self) -> float:
         return self.scores[self.main_measure]
+
+    @property
+    def note(self) -> str:
+        """What a report says of the data: the cause, where there is something to differ from."""
+        return self.cause if self.counterpart else ""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less what was published."""
+        return None if self.published is None else self.main_score - self.published
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A result, what it was made of, and the geometry of a sample of the vectors."""
+
+    result: Result
+    outcome: Outcome
+    geometry: Mapping[str, float] = field(default_factory=dict)
+
+
+class Evaluator:
+    """A model, ready to be measured on any number of tasks.
+
+    Vectors are kept in `cache`, if there is one, by content, model and prompt.
+    """
+
+    def __init__(
+        self,
+        embedder: "Embedder",
+        *,
+        cache: EmbeddingCache | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        seed: int = 42,
+        geometry: bool = False,
+    ) -> None:
+        self.embedder, self.cache, self.seed, self.geometry = embedder, cache, seed, geometry
+        self.options = RunOptions(
+            batch_size, show_progress_bar=show_progress_bar, truncate="silent"
+        )
+        self.model_sha256 = embedder.fingerprint()
+        self.vectors_sha256 = vector_fingerprint(embedder) if cache else ""
+
+    def measure(
+        self,
+        data: TaskSet,
+        *,
+        subset: str = "",
+        counterpart: str = "",
+        published: float | None = None,
+        cause: str = "",
+    ) -> Measured:
+        """Scores of one data set; a name of its counterpart is one that a prompt may go by.
+
+        Raises DataError, naming the text, for vectors or scores that are not finite.
+        """
+        began = time.perf_counter()
+        encoder = TaskEncoder(
+            self.embedder,
+            names=(data.name, counterpart, mteb_type(data)),
+            cache=self.cache,
+            options=self.options,
+            model_sha256=self.vectors_sha256,
+        )
+        outcome = protocols.run(encoder, data, seed=self.seed)
+        if not np.isfinite(outcome.main_score):
+            raise DataError(f"{data.name}: {outcome.main_measure} is {outcome.main_score}")
+        work = encoder.work
+        result = Result(
+            data.name,
+            data.split,
+            outcome.kind,
+            outcome.main_measure,
+            outcome.scores,
+            work.num_texts,
+            work.num_truncated,
+            round(time.perf_counter() - began, 2),
+            data.sha256,
+            self.model_sha256,
+            subset,
+            round(work.encode_s, 2),
+            work.num_computed,
+            work.prompts,
+            counterpart,
+            published,
+            cause,
+        )
+        shape = geometry_of(np.concatenate(work.sample)) if self.geometry else {}
+        return Measured(result, outcome, shape)
 
 
 def evaluate(
@@ -52,114 +154,72 @@ def evaluate(
     *,
     batch_size: int | None = None,
     show_progress_bar: bool | None = None,
-    data: StsSet | RetrievalSet | None = None,
+    data: TaskSet | None = None,
 ) -> Result:
-    """Score a model on the data set in a folder.
+    """Score a model on the data set in a folder, by the protocol of its kind (MTEB's).
 
-    Pairs with a score: Spearman and Pearson of the model's similarity. Corpus, queries and
-    qrels: nDCG@10, Recall@100, MAP and MRR@10 over the 1,000 nearest documents, queries and
-    documents with the model's prompts for them. Raises DataError naming file, line and id.
+    Sentence pairs with a score: Spearman. Corpus, queries and qrels: nDCG@10 over the 1,000
+    nearest documents, queries and documents with the model's prompts for them. Texts with
+    labels: a classifier's accuracy, or V-measure without a training split. Raises DataError
+    naming file, line and id.
     """
-    data = data or read_set(folder, split)
-    options = RunOptions(batch_size, show_progress_bar=show_progress_bar, truncate="silent")
-    began = time.perf_counter()
-    if isinstance(data, StsSet):
-        kind, main, (scores, reports) = "sts", "spearman", _sts(embedder, data, options)
-    else:
-        kind, main, (scores, reports) = "retrieval", "ndcg@10", _retrieval(embedder, data, options)
-    return Result(
-        data.name,
-        data.split,
-        kind,
-        main,
-        scores,
-        sum(report.num_texts for report in reports),
-        sum(report.num_truncated for report in reports),
-        round(time.perf_counter() - began, 1),
-        data.sha256,
-        embedder.fingerprint(),
-    )
+    evaluator = Evaluator(embedder, batch_size=batch_size, show_progress_bar=show_progress_bar)
+    return evaluator.measure(data or read_folder(folder, split)).result
 
 
 def item_scores(
-    embedder: "Embedder", data: StsSet | RetrievalSet, *, batch_size: int | None = None
+    embedder: "Embedder", data: TaskSet, *, batch_size: int | None = None
 ) -> tuple[np.ndarray, Statistic]:
     """What a model gets for each item, [N, 1 or 2], and the statistic that makes the task's score.
 
-    Pairs: similarity and gold score, Spearman. Queries: nDCG@10, mean. For significance.compare.
+    For significance.compare. Raises DataError for tasks whose score is not made of items.
     """
-    options = RunOptions(batch_size, truncate="silent")
-    if isinstance(data, StsSet):
-        predicted, _ = _similarities(embedder, data, options)
-        return np.stack([predicted, np.asarray(data.scores, float)], axis=1), spearman
-    run, _ = _run(embedder, data, options)
-    found = measures.per_query(data.qrels, run, "ndcg@10")
-    return np.array([[found[query]] for query in sorted(found)]), _mean
+    return paired(Evaluator(embedder, batch_size=batch_size).measure(data).outcome, data.name)
 
 
-def _mean(items: np.ndarray) -> float:
-    return float(items[:, 0].mean())
+def paired(outcome: Outcome, task: str) -> tuple[np.ndarray, Statistic]:
+    """The items of an outcome and their statistic; DataError where it has none."""
+    if outcome.paired is None or outcome.statistic is None:
+        raise DataError(
+            f"{task}: {outcome.main_measure} of {outcome.kind} is no score of single items, "
+            "so two models cannot be compared item by item"
+        )
+    return outcome.paired, outcome.statistic
 
 
-def write_results(path: str | Path, model: str, results: list[Result]) -> None:
-    """Results as JSON, whole or not at all."""
+def write_results(path: str | Path, model: str, results: Sequence[Result], **facts: Any) -> None:
+    """Results as JSON, whole or not at all; `facts` of the whole run stand before them."""
     with atomic_file(Path(path), "w") as file:
-        json.dump({"model": model, "results": [asdict(r) for r in results]}, file, indent=2)
+        rows = [asdict(result) for result in results]
+        json.dump({"model": model, **facts, "results": rows}, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
-def _sts(
-    embedder: "Embedder", data: StsSet, options: RunOptions
-) -> tuple[dict[str, float], list[EncodeReport]]:
-    predicted, report = _similarities(embedder, data, options)
-    return measures.correlations(predicted.tolist(), data.scores), [report]
+def mteb_type(data: TaskSet) -> str:
+    """What mteb calls the kind of a task."""
+    name = type(data).__name__.removesuffix("Set")
+    if name == "Retrieval":
+        return "Reranking" if getattr(data, "candidates", None) else "Retrieval"
+    types = {"ConditionalSts": "STS", "Sts": "STS", "Pair": "PairClassification"}
+    types |= {"Bitext": "BitextMining", "Summary": "Summarization"}
+    types |= {"Instruction": "InstructionRetrieval"}
+    return types.get(name, name)
 
 
-def _similarities(
-    embedder: "Embedder", data: StsSet, options: RunOptions
-) -> tuple[np.ndarray, EncodeReport]:
-    """The model's similarity of each pair, [N]."""
-    texts = [*data.sentences1, *data.sentences2]
-    vectors, report = embedder.encode_with_report(texts, options=options)
-    half = len(data.scores)
-    return embedder.similarity_pairwise(vectors[:half], vectors[half:]).numpy(), report
+def geometry_of(vectors_NE: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """How a sample of at most 1,000 vectors fills its space; empty for fewer than 10."""
+    from polyvec.evaluate.measures import geometry, neighbours
 
-
-def _retrieval(
-    embedder: "Embedder", data: RetrievalSet, options: RunOptions
-) -> tuple[dict[str, float], list[EncodeReport]]:
-    run, reports = _run(embedder, data, options)
-    return measures.retrieval(data.qrels, run), reports
-
-
-def _run(
-    embedder: "Embedder", data: RetrievalSet, options: RunOptions
-) -> tuple[dict[str, dict[str, float]], list[EncodeReport]]:
-    """Each query's nearest documents and their scores."""
-    documents, document_report = embedder.encode_with_report(
-        list(data.corpus.values()), role="document", options=options
-    )
-    queries, query_report = embedder.encode_with_report(
-        list(data.queries.values()), role="query", options=options
-    )
-    # One more than kept: a query that is itself in the corpus is taken out below.
-    if isinstance(embedder, HybridEmbedder):
-        scores, rows = embedder.search(queries, documents, DEPTH + 1)
-    else:
-        scores, rows = top_k(queries, documents, DEPTH + 1, embedder.similarity_fn_name)
-    ids = list(data.corpus)
-    run = {}
-    for i, query in enumerate(data.queries):
-        near = zip((ids[row] for row in rows[i]), scores[i].tolist(), strict=True)
-        run[query] = _without_itself(query, data, dict(near))
-    return run, [document_report, query_report]
-
-
-def _without_itself(query: str, data: RetrievalSet, near: dict[str, float]) -> dict[str, float]:
-    """The nearest documents without the query itself: ArguAna's queries are documents.
-
-    An equal id alone does not make it the same text: numbers name queries and documents alike.
-    """
-    if query in data.identical:
-        near.pop(query, None)
-    return dict(list(near.items())[:DEPTH])
+    vectors_NE = np.unique(vectors_NE, axis=0)
+    if len(vectors_NE) < 10:
+        return {}
+    rows = np.random.default_rng(seed).permutation(len(vectors_NE))[:SAMPLE]
+    sample = vectors_NE[rows]
+    return {
+        "mean_cosine": geometry.mean_cosine(sample),
+        "isotropy": geometry.isotropy(sample),
+        "isoscore": geometry.isoscore(sample),
+        "effective_rank": geometry.effective_rank(sample),
+        "uniformity": geometry.uniformity(sample),
+        "hubness": neighbours.hubness(sample),
+    }

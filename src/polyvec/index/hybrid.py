@@ -67,7 +67,7 @@ class HybridEmbedder:
     def encode(self, texts: str | Iterable[str], **options: Any) -> np.ndarray:
         """Vectors of every embedder side by side, float32 [N, E], or [E] for a single string."""
         single = isinstance(texts, str)
-        rows = [texts] if single else list(texts)
+        rows: list[str] = [texts] if single else list(texts)  # type: ignore[list-item]
         found = np.concatenate([each.encode(rows, **options) for each in self.embedders], axis=1)
         return found[0] if single else found
 

@@ -1,0 +1,128 @@
+"""Classification: does a linear classifier find the labels in the vectors?
+
+N texts, E vectors, X experiments, C classes.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from polyvec.data.task_sets import ClassificationSet
+from polyvec.errors import DataError
+from polyvec.evaluate.measures.inputs import extra
+from polyvec.evaluate.outcome import Encoder, Item, Outcome
+from polyvec.evaluate.protocols.vectors import encode, equal_lengths, mean
+
+
+def classification(
+    encoder: Encoder,
+    data: ClassificationSet,
+    *,
+    seed: int = 42,
+    num_experiments: int = 10,
+    max_iter: int = 100,
+) -> Outcome:
+    """Accuracy of logistic regression on a few examples of each label, mean of ten experiments.
+
+    MTEB's: each experiment draws `samples_per_label` train texts of every label. F1, precision
+    and recall are macro averages, "f1_weighted" and so on weighted by the labels' numbers; for
+    two labels "ap" is the average precision of the predicted labels, positive being the label
+    "1", else the last. An item's value is the share of experiments in which it was right.
+    """
+    equal_lengths(f"{data.name}: train", texts=data.train_texts, labels=data.train_labels)
+    equal_lengths(data.name, texts=data.texts, labels=data.labels)
+    names, (train_N, gold_N) = numbered(data.train_labels, data.labels)
+    if len(set(data.train_labels)) < 2:
+        raise DataError(f"{data.name}: train: 1 label, {data.train_labels[0]!r}, of 2 or more")
+    draws = list(drawn(train_N, data.samples_per_label, num_experiments, seed))
+    union = np.unique(np.concatenate(draws))
+    chosen = [data.train_texts[row] for row in union]
+    train_NE = encode(encoder, chosen, data.name, name=lambda i: f"train text {union[i]}")
+    test_NE = encode(encoder, data.texts, data.name)
+    predicted_XN = np.stack(
+        [
+            _predicted(
+                train_NE[np.searchsorted(union, rows)], train_N[rows], test_NE, seed, max_iter
+            )
+            for rows in draws
+        ]
+    )
+    each = [_scores(predicted_N, gold_N, names) for predicted_N in predicted_XN]
+    scores = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+    right_N = (predicted_XN == gold_N).mean(axis=0)
+    rows = enumerate(zip(data.texts, right_N.tolist(), data.labels, strict=True))
+    items = tuple(
+        Item(str(row), (text,), share, label, _said(predicted_XN[:, row], names, label))
+        for row, (text, share, label) in rows
+    )
+    return Outcome("classification", "accuracy", scores, items, right_N[:, None], mean)
+
+
+def numbered(*columns: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
+    """The labels in order, whole numbers by their value, and the columns as places in it."""
+    found = {label for column in columns for label in column}
+    whole = all(re.fullmatch(r"-?\d+", label) for label in found)
+    names = sorted(found, key=int) if whole else sorted(found)
+    code = {label: place for place, label in enumerate(names)}
+    return names, [np.array([code[label] for label in column]) for column in columns]
+
+
+def drawn(labels_N: np.ndarray, per_label: int, num: int, seed: int) -> Iterator[np.ndarray]:
+    """Rows of each experiment's train texts, in the order in which they were drawn.
+
+    MTEB shuffles one list again and again, from the same seed each time: the same permutation
+    is applied once in the first experiment, ten times in the tenth.
+    """
+    permutation_N = np.arange(len(labels_N))
+    np.random.RandomState(seed).shuffle(permutation_N)
+    rows_N = np.arange(len(labels_N))
+    for _ in range(num):
+        rows_N = rows_N[permutation_N]
+        by_label = np.argsort(labels_N[rows_N], kind="stable")
+        counts_C = np.bincount(labels_N)
+        starts_C = counts_C.cumsum() - counts_C
+        place_N = np.arange(len(rows_N)) - np.repeat(starts_C, counts_C)
+        yield rows_N[np.sort(by_label[place_N < per_label])]
+
+
+def _predicted(
+    train_NE: np.ndarray, labels_N: np.ndarray, test_NE: np.ndarray, seed: int, max_iter: int
+) -> np.ndarray:
+    model = extra("sklearn.linear_model", "classification").LogisticRegression
+    with warnings.catch_warnings():
+        # MTEB stops after 100 steps, whether the fit has converged or not.
+        warnings.simplefilter("ignore", extra("sklearn.exceptions", "").ConvergenceWarning)
+        fitted = model(max_iter=max_iter, random_state=seed).fit(train_NE, labels_N)
+    return fitted.predict(test_NE)
+
+
+def _said(
+    predicted_X: np.ndarray, names: Sequence[str], gold: str
+) -> tuple[tuple[str, str, float, int], ...]:
+    """The labels that experiments gave a text, the most frequent first, and their share."""
+    counts = Counter(predicted_X.tolist()).most_common()
+    return tuple(
+        (names[label], "", count / len(predicted_X), int(names[label] == gold))
+        for label, count in counts
+    )
+
+
+def _scores(predicted_N: np.ndarray, gold_N: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """One experiment's; a label that is only predicted counts in the macro averages, too."""
+    sklearn = extra("sklearn.metrics", "classification")
+    values = sklearn.precision_recall_fscore_support(gold_N, predicted_N, zero_division=0)
+    found = {"accuracy": float((predicted_N == gold_N).mean())}
+    for name, each_C in zip(("precision", "recall", "f1"), values[:3], strict=True):
+        found[name] = float(each_C.mean())
+        found[f"{name}_weighted"] = float(np.average(each_C, weights=values[3]))
+    labels = np.unique(gold_N)
+    if len(labels) == 2:
+        ones = [label for label in labels if names[label] == "1"]
+        positive = ones[0] if ones else labels[-1]
+        is_positive, says_positive = gold_N == positive, (predicted_N == positive).astype(float)
+        found["ap"] = float(sklearn.average_precision_score(is_positive, says_positive))
+        found["ap_weighted"] = found["ap"]  # of two labels' one curve: the same in scikit-learn
+    return found

@@ -1,0 +1,268 @@
+"""Rankings as matrices: who is found where, what that is worth, and what a person looks at.
+
+Q queries, K ranks, N documents, E vectors. Rows are row numbers of documents, -1 is none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polyvec.embed.projection import SIMILARITIES
+from polyvec.errors import DataError
+from polyvec.evaluate.measures.ranking import CUTS
+from polyvec.evaluate.outcome import Encoder, Item
+from polyvec.evaluate.protocols.vectors import nearest
+
+DEPTH = 1000  # documents kept a query; what trec_eval's MAP and MTEB's runs use
+SHOWN = 5  # documents that an item shows
+SHOWN_CHARACTERS = 300
+FAMILIES = ("ndcg", "map", "recall", "precision", "accuracy", "mrr")
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Who asks: ids, texts, judgements and vectors [Q, E], row by row."""
+
+    ids: list[str]
+    texts: list[str]
+    qrels: list[Mapping[str, int]]
+    vectors_QE: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What is ranked: ids, texts and vectors [N, E], row by row."""
+
+    ids: list[str]
+    texts: list[str]
+    vectors_NE: np.ndarray
+    row_of: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Each query's documents, best first: scores and rows, both [Q, K]; after the last, -inf."""
+
+    scores_QK: np.ndarray
+    rows_QK: np.ndarray
+
+
+def search(
+    encoder: Encoder,
+    queries: Queries,
+    documents: Documents,
+    task: str,
+    *,
+    depth: int = DEPTH,
+    banned: Sequence[Sequence[int]] = (),
+) -> Ranking:
+    """The `depth` nearest of all documents, without each query's `banned` rows."""
+    most = max(map(len, banned), default=0)
+    scores_QK, rows_QK = nearest(encoder, queries.vectors_QE, documents.vectors_NE, depth + most)
+    _varied(task, scores_QK, rows_QK >= 0)
+    for query, rows in enumerate(banned):
+        if rows:
+            out = np.isin(rows_QK[query], rows)
+            scores_QK[query, out], rows_QK[query, out] = -np.inf, -1
+    return in_order(scores_QK, rows_QK, documents.ids, depth)
+
+
+def rerank(
+    encoder: Encoder,
+    queries: Queries,
+    documents: Documents,
+    candidates: Sequence[Sequence[int]],
+    task: str,
+    *,
+    depth: int = DEPTH,
+) -> Ranking:
+    """Each query's candidates by similarity, the best `depth` of them."""
+    width = max(map(len, candidates), default=0)
+    scores_QK = np.full((len(queries.ids), width), -np.inf, np.float32)
+    rows_QK = np.full((len(queries.ids), width), -1)
+    for query, rows in enumerate(candidates):
+        if len(rows):
+            asks, these = queries.vectors_QE[query, None], documents.vectors_NE[list(rows)]
+            scores_QK[query, : len(rows)] = encoder.similarity(asks, these)
+            rows_QK[query, : len(rows)] = rows
+    _varied(task, scores_QK, rows_QK >= 0)
+    return in_order(scores_QK, rows_QK, documents.ids, depth)
+
+
+def in_order(scores_QK: np.ndarray, rows_QK: np.ndarray, ids: Sequence[str], depth: int) -> Ranking:
+    """The first `depth` as trec_eval ranks them: by score, equal ones by id, both falling."""
+    order_QK = np.argsort(-scores_QK, axis=1, kind="stable")
+    sorted_QK = np.take_along_axis(scores_QK, order_QK, axis=1)
+    equal = (sorted_QK[:, 1:] == sorted_QK[:, :-1]) & np.isfinite(sorted_QK[:, 1:])
+    tied = np.flatnonzero(equal.any(axis=1))
+    if len(tied):
+        place_N = np.empty(len(ids), np.int64)
+        place_N[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        order_QK[tied] = np.lexsort((-place_N[rows_QK[tied]], -scores_QK[tied]), axis=1)
+    order_QK = order_QK[:, :depth]
+    rows_QK = np.take_along_axis(rows_QK, order_QK, axis=1)
+    return Ranking(np.take_along_axis(scores_QK, order_QK, axis=1), rows_QK)
+
+
+def grades(ranking: Ranking, queries: Queries, documents: Documents) -> np.ndarray:
+    """The grade of what stands at each rank, [Q, K]; 0 for what nobody judged."""
+    grades_QK = np.zeros(ranking.rows_QK.shape, np.int64)
+    all_N = np.zeros(len(documents.ids) + 1, np.int64)  # row -1, none, is the last
+    for query, judged in enumerate(queries.qrels):
+        known = [name for name in judged if name in documents.row_of]
+        rows = [documents.row_of[name] for name in known]
+        all_N[rows] = [judged[name] for name in known]
+        grades_QK[query] = all_N[ranking.rows_QK[query]]
+        all_N[rows] = 0
+    return grades_QK
+
+
+def measured(grades_QK: np.ndarray, qrels: Sequence[Mapping[str, int]]) -> dict[str, np.ndarray]:
+    """MTEB's measures and "map" of each query by name, [Q] each, as measures.retrieval has them.
+
+    trec_eval's definitions, on a matrix and all at once: a dictionary of every document of every
+    query costs seconds where this costs milliseconds.
+    """
+    ideal_QM = _ideal(qrels)
+    num_relevant_Q = np.maximum((ideal_QM > 0).sum(axis=1), 1)
+    hits_QK = grades_QK > 0
+    found_QK = hits_QK.cumsum(axis=1)
+    precision_QK = found_QK / (np.arange(hits_QK.shape[1]) + 1)
+    gained_QK, best_QM = _discounted(grades_QK), _discounted(ideal_QM)
+    precisions_QK = (precision_QK * hits_QK).cumsum(axis=1)
+    any_Q = hits_QK.any(axis=1)
+    first_Q = hits_QK.argmax(axis=1) if hits_QK.shape[1] else np.zeros(len(hits_QK), int)
+    found = {}
+    for k in CUTS:
+        best_Q = _at(best_QM, k)
+        found[f"ndcg@{k}"] = _at(gained_QK, k) / np.where(best_Q > 0, best_Q, 1)
+        found[f"map@{k}"] = _at(precisions_QK, k) / num_relevant_Q
+        found[f"recall@{k}"] = _at(found_QK, k) / num_relevant_Q
+        found[f"precision@{k}"] = _at(found_QK, k) / k
+        found[f"accuracy@{k}"] = (_at(found_QK, k) > 0).astype(float)
+        found[f"mrr@{k}"] = np.where(any_Q & (first_Q < k), 1 / (first_Q + 1), 0.0)
+    named = {f"{family}@{k}": found[f"{family}@{k}"] for family in FAMILIES for k in CUTS}
+    return named | {"map": _at(precisions_QK, hits_QK.shape[1]) / num_relevant_Q}
+
+
+def averages(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(each_Q.mean()) for name, each_Q in values.items()}
+
+
+def items(
+    values_Q: np.ndarray,
+    ranking: Ranking,
+    grades_QK: np.ndarray,
+    queries: Queries,
+    documents: Documents,
+    corpus: Mapping[str, str],
+) -> tuple[Item, ...]:
+    """A query each, with the five documents that the model put first.
+
+    Its texts are the query and, the best first, the beginnings of the relevant documents.
+    """
+    found = []
+    for query, name in enumerate(queries.ids):
+        first = zip(
+            ranking.rows_QK[query, :SHOWN].tolist(),
+            ranking.scores_QK[query, :SHOWN].tolist(),
+            grades_QK[query, :SHOWN].tolist(),
+            strict=True,
+        )
+        shown = tuple(
+            (documents.ids[row], documents.texts[row][:SHOWN_CHARACTERS], score, grade)
+            for row, score, grade in first
+            if row >= 0
+        )
+        best = sorted(queries.qrels[query].items(), key=lambda judged: -judged[1])
+        relevant = [corpus[key] for key, grade in best if grade > 0 and key in corpus]
+        texts = queries.texts[query], *(text[:SHOWN_CHARACTERS] for text in relevant)
+        found.append(Item(name, texts, float(values_Q[query]), None, shown))
+    return tuple(found)
+
+
+def groups(
+    encoder: Encoder,
+    ranking: Ranking,
+    grades_QK: np.ndarray,
+    queries: Queries,
+    documents: Documents,
+) -> dict[str, np.ndarray]:
+    """Similarities of the relevant documents, and of each query's best other one.
+
+    Of a model whose pairs have no score of their own, the relevant documents that were found.
+    """
+    there_QK = ranking.rows_QK >= 0
+    other_QK = there_QK & (grades_QK <= 0)
+    has_other_Q = other_QK.any(axis=1)
+    others = ranking.scores_QK[has_other_Q, other_QK[has_other_Q].argmax(axis=1)]
+    if encoder.similarity_name not in SIMILARITIES:
+        return {"relevant": ranking.scores_QK[grades_QK > 0], "other": others}
+    pairs = [
+        (query, documents.row_of[name])
+        for query, judged in enumerate(queries.qrels)
+        for name, grade in judged.items()
+        if grade > 0 and name in documents.row_of
+    ]
+    if not pairs:
+        return {"other": others}
+    asks, rows = np.array(pairs).T
+    relevant = encoder.similarity_pairwise(queries.vectors_QE[asks], documents.vectors_NE[rows])
+    return {"relevant": np.asarray(relevant, np.float32), "other": others}
+
+
+def candidates_of(
+    task: str, queries: Sequence[str], candidates: Mapping[str, Sequence[str]], corpus: Mapping
+) -> tuple[list[list[str]], list[str]]:
+    """Each query's candidates without doubles, and all that any query has.
+
+    Raises DataError for a candidate that is not in the corpus, or if there are none.
+    """
+    found = [list(dict.fromkeys(candidates.get(query, ()))) for query in queries]
+    for query, ids in zip(queries, found, strict=True):
+        for name in ids:
+            if name not in corpus:
+                raise DataError(
+                    f"{task}: candidate {name!r} of query {query!r} is not in the corpus"
+                )
+    needed = list(dict.fromkeys(name for ids in found for name in ids))
+    if not needed:
+        raise DataError(f"{task}: no query has candidates")
+    return found, needed
+
+
+def _varied(task: str, scores_QK: np.ndarray, there_QK: np.ndarray) -> None:
+    """Raises DataError for NaN, or where no query has documents of different similarity."""
+    if not np.isfinite(scores_QK[there_QK]).all():
+        raise DataError(f"{task}: similarities hold NaN or infinity")
+    several_Q = there_QK.sum(axis=1) > 1
+    if not several_Q.any():
+        return
+    lowest_Q = np.where(there_QK, scores_QK, np.inf).min(axis=1)
+    highest_Q = np.where(there_QK, scores_QK, -np.inf).max(axis=1)
+    if (lowest_Q == highest_Q)[several_Q].all():
+        raise DataError(
+            f"{task}: all similarities of each query ({len(scores_QK)} in all) are equal, "
+            "they order nothing"
+        )
+
+
+def _ideal(qrels: Sequence[Mapping[str, int]]) -> np.ndarray:
+    """Each query's grades above 0, the highest first, [Q, M]; then zeros."""
+    best = [sorted((g for g in judged.values() if g > 0), reverse=True) for judged in qrels]
+    ideal_QM = np.zeros((len(best), max(map(len, best), default=0)), np.int64)
+    for query, each in enumerate(best):
+        ideal_QM[query, : len(each)] = each
+    return ideal_QM
+
+
+def _discounted(grades_QK: np.ndarray) -> np.ndarray:
+    """DCG with linear gain down to each rank, [Q, K]; a grade below 0 gains 0."""
+    return (np.maximum(grades_QK, 0) / np.log2(np.arange(grades_QK.shape[1]) + 2)).cumsum(axis=1)
+
+
+def _at(cumulative_QK: np.ndarray, k: int) -> np.ndarray:
+    """The value at rank k, [Q], or at the last rank there is."""
+    width = cumulative_QK.shape[1]
+    return cumulative_QK[:, min(k, width) - 1] if width else np.zeros(len(cumulative_QK))

@@ -1,0 +1,87 @@
+"""Retrieval: are the documents that answer a query the nearest of all?"""
+
+from polyvec.data.sets import RetrievalSet
+from polyvec.data.task_sets import InstructionSet
+from polyvec.errors import DataError
+from polyvec.evaluate.outcome import Encoder, Outcome
+from polyvec.evaluate.protocols import ranked
+from polyvec.evaluate.protocols.vectors import encode, mean
+
+
+def retrieval(
+    encoder: Encoder, data: RetrievalSet, *, seed: int = 42, depth: int = ranked.DEPTH
+) -> Outcome:
+    """nDCG@10 (the main score), MAP, recall, precision, hit rate and MRR, as MTEB cuts them.
+
+    Exact search for the `depth` nearest documents; queries and documents have their roles.
+    A query's `excluded` documents do not count, nor does the query itself where it is one of the
+    documents (`identical`). Nothing is drawn, so `seed` changes nothing.
+    """
+    names = judged(data)
+    documents = encoded_documents(encoder, data, list(data.corpus))
+    queries = encoded_queries(encoder, data, names)
+    banned = [_banned(data, query, documents.row_of) for query in names]
+    ranking = ranked.search(encoder, queries, documents, data.name, depth=depth, banned=banned)
+    return outcome("retrieval", "ndcg@10", encoder, data, queries, documents, ranking)
+
+
+def judged(data: RetrievalSet) -> list[str]:
+    """The queries that have judgements, in the order of the queries."""
+    for query in data.qrels:
+        if query not in data.queries:
+            raise DataError(f"{data.name}: query {query!r} is judged, but has no text")
+    found = [query for query in data.queries if data.qrels.get(query)]
+    if not found:
+        raise DataError(f"{data.name}: no query has a judgement")
+    return found
+
+
+def encoded_documents(
+    encoder: Encoder, data: RetrievalSet | InstructionSet, ids: list[str]
+) -> ranked.Documents:
+    """Documents of the corpus by id, with their vectors."""
+    texts = [data.corpus[name] for name in ids]
+    vectors_NE = encode(
+        encoder, texts, data.name, role="document", name=lambda row: f"document {ids[row]!r}"
+    )
+    return ranked.Documents(ids, texts, vectors_NE, {name: row for row, name in enumerate(ids)})
+
+
+def encoded_queries(encoder: Encoder, data: RetrievalSet, ids: list[str]) -> ranked.Queries:
+    """Queries by id, with their judgements and vectors."""
+    texts = [data.queries[name] for name in ids]
+    vectors_QE = encode(
+        encoder, texts, data.name, role="query", name=lambda row: f"query {ids[row]!r}"
+    )
+    return ranked.Queries(ids, texts, [data.qrels[name] for name in ids], vectors_QE)
+
+
+def outcome(
+    kind: str,
+    main: str,
+    encoder: Encoder,
+    data: RetrievalSet,
+    queries: ranked.Queries,
+    documents: ranked.Documents,
+    ranking: ranked.Ranking,
+) -> Outcome:
+    """Scores, items and similarities of a ranking; the measure `main` is each query's value."""
+    grades_QK = ranked.grades(ranking, queries, documents)
+    values = ranked.measured(grades_QK, queries.qrels)
+    return Outcome(
+        kind,
+        main,
+        ranked.averages(values),
+        ranked.items(values[main], ranking, grades_QK, queries, documents, data.corpus),
+        values[main][:, None],
+        mean,
+        ranked.groups(encoder, ranking, grades_QK, queries, documents),
+    )
+
+
+def _banned(data: RetrievalSet, query: str, row_of: dict[str, int]) -> list[int]:
+    """Rows of documents that do not count for a query."""
+    names = set(data.excluded.get(query, ()))
+    if query in data.identical:
+        names.add(query)
+    return [row_of[name] for name in names if name in row_of]

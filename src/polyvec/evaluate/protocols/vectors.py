@@ -1,0 +1,174 @@
+"""Vectors of texts that are numbers, and similarities of pairs; what every protocol begins with.
+
+N texts, E vectors.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from polyvec.embed.projection import SIMILARITIES
+from polyvec.errors import DataError, ModelError, ShapeError
+from polyvec.evaluate.outcome import Encoder
+from polyvec.index.exact import top_k
+
+QUERY_BLOCK = 64  # queries whose scores of all documents exist at a time
+SHOWN = 40  # characters of a text that an error shows
+
+
+def encode(
+    encoder: Encoder,
+    texts: Sequence[str],
+    task: str,
+    *,
+    role: str | None = None,
+    instruction: str | None = None,
+    name: Callable[[int], str] = "text {}".format,
+) -> np.ndarray:
+    """Vectors of the texts, float32 [N, E].
+
+    `name` says what an error calls the text of a row. Raises DataError if there are no texts,
+    ModelError naming task and text for a vector that holds NaN or infinity, ShapeError if there
+    is not one vector a text.
+    """
+    if not len(texts):
+        raise DataError(f"{task}: no texts")
+    found = encoder.encode(texts, role=role, instruction=instruction)
+    vectors_NE = np.asarray(found, np.float32)
+    if vectors_NE.ndim != 2 or len(vectors_NE) != len(texts):
+        raise ShapeError(f"{task}: vectors of shape {vectors_NE.shape} for {len(texts)} texts")
+    wrong = np.flatnonzero(~np.isfinite(vectors_NE).all(axis=1))
+    if len(wrong):
+        row = int(wrong[0])
+        start = texts[row][:SHOWN] + ("..." if len(texts[row]) > SHOWN else "")
+        raise ModelError(f"{task}: the vector of {name(row)} ({start!r}) holds NaN or infinity")
+    return vectors_NE
+
+
+def encode_instructed(
+    encoder: Encoder,
+    texts: Sequence[str],
+    instructions: Sequence[str],
+    task: str,
+    *,
+    role: str | None = None,
+    name: Callable[[int], str] = "text {}".format,
+    joined: bool = False,
+) -> np.ndarray:
+    """Vectors of texts that bring an instruction each, float32 [N, E]: one call an instruction.
+
+    With `joined` the instruction is written behind the text, as MTEB does: one call in all.
+    """
+    equal_lengths(task, texts=texts, instructions=instructions)
+    if joined:
+        pairs = zip(texts, instructions, strict=True)
+        return encode(encoder, [f"{a} {b}" for a, b in pairs], task, role=role, name=name)
+    groups: dict[str, list[int]] = {}
+    for row, instruction in enumerate(instructions):
+        groups.setdefault(instruction, []).append(row)
+    found: list[np.ndarray] = []
+    for instruction, rows in groups.items():
+        part = [texts[row] for row in rows]
+        names = [name(row) for row in rows].__getitem__
+        found.append(encode(encoder, part, task, role=role, instruction=instruction, name=names))
+    order = [row for rows in groups.values() for row in rows]
+    return np.concatenate(found)[np.argsort(order)]
+
+
+def encode_pairs(
+    encoder: Encoder, first: Sequence[str], second: Sequence[str], task: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of the two sides of pairs, both [N, E], in one call."""
+    vectors = encode(encoder, [*first, *second], task, name=side(len(first)))
+    return vectors[: len(first)], vectors[len(first) :]
+
+
+def side(num_pairs: int) -> Callable[[int], str]:
+    """What an error calls the texts of pairs, all first ones before all second ones."""
+    return lambda row: f"pair {row % num_pairs}, sentence{row // num_pairs + 1}"
+
+
+def pair_similarities(
+    encoder: Encoder, a_NE: np.ndarray, b_NE: np.ndarray, task: str
+) -> dict[str, np.ndarray]:
+    """Similarity of row with row, [N], by the model's own function ("similarity") and by MTEB's.
+
+    Distances are negative, so that larger is always more alike. Raises DataError where the
+    model's own is not finite, or equal for all pairs.
+    """
+    own_N = np.asarray(encoder.similarity_pairwise(a_NE, b_NE), np.float32)
+    varied(task, own_N)
+    difference_NE = a_NE - b_NE
+    return {
+        "similarity": own_N,
+        "cosine": cosine_pairs(a_NE, b_NE),
+        "manhattan": -np.abs(difference_NE).sum(axis=-1),
+        "euclidean": -np.sqrt(_squared(difference_NE)),
+        "dot": np.vecdot(a_NE, b_NE),
+    }
+
+
+def cosine_pairs(a_NE: np.ndarray, b_NE: np.ndarray) -> np.ndarray:
+    """Cosine of row with row, [N], by half the squared distance of unit vectors, as in MTEB.
+
+    So a zero vector, which has no cosine, gets 0.5.
+    """
+    return 1 - 0.5 * _squared(_unit(a_NE) - _unit(b_NE))
+
+
+def nearest(
+    encoder: Encoder, queries_QE: np.ndarray, documents_NE: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of each query's nearest documents by the model's own similarity.
+
+    Both [Q, min(k, N)], best first, equal scores in the order of their rows.
+    """
+    if encoder.similarity_name in SIMILARITIES:
+        return top_k(queries_QE, documents_NE, k, encoder.similarity_name)
+    width = min(k, len(documents_NE))
+    scores_QK = np.empty((len(queries_QE), width), np.float32)
+    rows_QK = np.empty((len(queries_QE), width), np.int64)
+    for start in range(0, len(queries_QE), QUERY_BLOCK):
+        part = slice(start, start + QUERY_BLOCK)
+        scores = np.asarray(encoder.similarity(queries_QE[part], documents_NE), np.float32)
+        rows_QK[part] = np.argsort(-scores, axis=1, kind="stable")[:, :width]
+        scores_QK[part] = np.take_along_axis(scores, rows_QK[part], axis=1)
+    return scores_QK, rows_QK
+
+
+def varied(task: str, similarities: np.ndarray) -> None:
+    """Raises DataError for similarities that are not finite, or all equal: they order nothing."""
+    if not np.isfinite(similarities).all():
+        raise DataError(f"{task}: similarities hold NaN or infinity")
+    if similarities.size > 1 and np.ptp(similarities) == 0:
+        raise DataError(
+            f"{task}: all {similarities.size} predicted scores are equal, they order nothing"
+        )
+
+
+def equal_lengths(task: str, **sequences: Sequence) -> int:
+    """The common length; DataError for different ones, or if it is 0."""
+    lengths = {name: len(sequence) for name, sequence in sequences.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise DataError(f"{task}: {shown}; they belong together one by one")
+    name, length = next(iter(lengths.items()))
+    if not length:
+        raise DataError(f"{task}: no {name}")
+    return length
+
+
+def mean(items: np.ndarray) -> float:
+    """Mean of the first column: the statistic of scores that are averages."""
+    return float(items[:, 0].mean())
+
+
+def _unit(vectors_NE: np.ndarray) -> np.ndarray:
+    """The vectors at length 1, [N, E]; one of almost 0 stays as it is, as in scikit-learn."""
+    norms_N = np.sqrt(_squared(vectors_NE))
+    norms_N[norms_N < 10 * np.finfo(norms_N.dtype).eps] = 1
+    return vectors_NE / norms_N[:, None]
+
+
+def _squared(vectors_NE: np.ndarray) -> np.ndarray:
+    return np.einsum("ne,ne->n", vectors_NE, vectors_NE)

@@ -1,0 +1,101 @@
+"""Tasks by name, and our scores beside published ones."""
+
+import dataclasses
+
+import pytest
+
+from polyvec.errors import DataError, InputError
+from polyvec.evaluate.named import all_tasks, named_task, read_published
+from polyvec.evaluate.published import beyond, markdown, rows, unexplained
+from polyvec.evaluate.selection import select
+from polyvec.evaluate.tasks import Result
+
+
+def test_every_named_task_lies_in_the_shared_data(shared_data):
+    for task in all_tasks(shared_data):
+        subsets = task.subsets()
+        assert subsets and len(set(subsets)) == len(subsets), task.name
+        data = task.read(subsets[-1]) if not task.layout.draw else None
+        assert data is None or data.name == task.name
+        assert task.name != task.naming.counterpart  # a copy never has the official name
+
+
+def test_a_kind_all_or_a_name(shared_data):
+    named = select(["stsb", "xquad"], data=shared_data, subsets=["de", "en"])
+    assert [(each.name, each.subset) for each in named] == [
+        ("stsb", ""),
+        ("xquad", "de"),
+        ("xquad", "en"),
+    ]
+    assert named[1].counterpart == "XQuADRetrieval"
+    kinds = {each.task.layout.kind for each in select(["sts"], data=shared_data)}
+    assert kinds == {"sts"}
+    published = {("STS12", "test", "default"): 0.5, ("XNLI", "test", "fr"): 0.6}
+    found = select(["all"], data=shared_data, published=published)
+    assert [(each.name, each.subset, each.published) for each in found] == [
+        ("sts12", "", 0.5),
+        ("xnli", "fr", 0.6),
+    ]
+
+
+def test_what_is_not_known_is_told(shared_data, tmp_path):
+    with pytest.raises(DataError, match="Did you mean 'scifact'"):
+        select(["scifacts"], data=shared_data)
+    with pytest.raises(DataError, match="say with --data"):
+        select(["scifact"])
+    with pytest.raises(InputError, match="xquad: no subset 'xx'"):
+        select(["xquad"], data=shared_data, subsets=["xx"])
+    with pytest.raises(DataError, match="no task of sts lies in"):
+        select(["sts"], data=tmp_path)
+
+
+def test_names_of_published_subsets():
+    assert named_task("ntrex", ".").counterpart("eng:zho-CN") == (
+        "NTREXBitextMining",
+        "test",
+        "eng_Latn-zho_Hans",
+    )
+    assert named_task("tatoeba", ".").counterpart("afr") == ("Tatoeba", "test", "afr-eng")
+    assert named_task("nusax-bitext", ".").counterpart("toba_batak")[2] == "eng-bbc"
+    assert named_task("stsb", ".").counterpart()[1:] == ("test", "default")
+    assert named_task("cranfield", ".").counterpart() == ("", "", "")
+
+
+def test_published_scores_that_are_no_numbers_are_left_out(tmp_path):
+    path = tmp_path / "published.json"
+    path.write_text('{"scores": {"A": {"test/de": 0.5, "test/fr": NaN}}}')
+    assert read_published(path) == {("A", "test", "de"): 0.5}
+    path.write_text('{"scores": {"A": 0.5}}')
+    with pytest.raises(DataError, match="no published scores can be read"):
+        read_published(path)
+
+
+def result(task, score, published, kind="sts", **more):
+    facts = (kind, "spearman", {"spearman": score}, 2, 0, 0.1, "d" * 64, "m" * 64)
+    return Result(task, "test", *facts, published=published, counterpart="Official", **more)
+
+
+def test_differences_beyond_tolerance_need_a_cause():
+    near, far = result("near", 0.5005, 0.5), result("far", 0.502, 0.5)
+    drawn = result("drawn", 0.509, 0.5, kind="classification")
+    explained = dataclasses.replace(far, task="told", cause="another copy")
+    all_four = [near, far, drawn, explained]
+    assert [beyond(each) for each in all_four] == [False, True, False, True]
+    assert unexplained(all_four) == [far]
+    page = markdown("model", [*all_four, result("none", 0.5, None)])
+    assert (
+        "| far | Official | spearman | 1 | 50.20 | 50.00 | +0.20 |  | 1 | **not known** |" in page
+    )
+    assert "another copy" in page and "without a known cause: 1." in page
+    assert "none" not in page
+
+
+def test_subsets_are_one_row():
+    found = [
+        result("multi", 0.50, 0.50, subset="de"),
+        result("multi", 0.61, 0.60, subset="fr"),
+    ]
+    (row,) = rows(found)
+    assert (row.num, round(row.ours, 2), round(row.published, 2)) == (2, 55.5, 55.0)
+    assert row.largest.subset == "fr" and [each.subset for each in row.beyond] == ["fr"]
+    assert "`multi`, beyond: fr +1.00." in markdown("model", found)
