@@ -1,0 +1,315 @@
+"""The report as Markdown for a code host: the page's facts without its pictures.
+
+Texts of data sets are escaped, so that none of them becomes a heading, a cell, a link, a tag or
+somebody's name that is called.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from polyvec.evaluate.report import slices, words
+from polyvec.evaluate.report.facts import Details, Facts, Member, Task, facts, groups
+from polyvec.evaluate.report.listing import (
+    documents,
+    flat,
+    geometry,
+    matrices,
+    missing,
+    scores,
+    separation,
+)
+from polyvec.evaluate.report.notices import Notice, notices
+
+if TYPE_CHECKING:
+    from polyvec.evaluate.report import Report
+
+_MARKS = re.compile(r"([\\`*_{}\[\]|#~$!])")
+_MENTIONS = re.compile(r"(?<!\w)@(?=\w)|@(?=[^\W\d])")  # not nDCG@10
+_TAGS = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def render(report: "Report") -> str:
+    """The whole text, the same for the same report."""
+    found = facts(report)
+    parts = [
+        *_head(found),
+        *_notices(notices(found)),
+        *_overview(found),
+        *_comparison(report),
+        *_tasks(found),
+        *_how(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: object) -> str:
+    """A line in which nothing is Markdown, HTML, a link or a mention."""
+    line = "".join(_TAGS.get(c, c) for c in words.clean(text))
+    line = _MARKS.sub(r"\\\1", line)
+    line = _MENTIONS.sub("@<!-- -->", line.replace("://", "&#58;//"))
+    return re.sub("(?i)(www)[.]", r"\1&#46;", line)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; columns whose name ends with a colon are numbers, set to the right."""
+    marks = ["---:" if name.endswith(":") else "---" for name in header]
+    lines = [[name.rstrip(":") for name in header], marks, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _head(found: Facts) -> Iterator[str]:
+    report = found.report
+    yield f"# {escaped(report.model)}"
+    speed = ""
+    if seconds := found.total("encode_seconds"):
+        speed = f", {found.total('num_texts') / seconds:,.0f} texts a second embedded"
+    yield (
+        f"Evaluation of {escaped(report.created)}, weights `{_hash(report.model_sha256)}`. "
+        f"{words.number_of(len(found.tasks), ('task', 'tasks'))}, "
+        f"{found.total('num_texts'):,} texts, {found.total('num_truncated'):,} cut, "
+        f"{words.duration(found.total('seconds'))}{speed}."
+    )
+
+
+def _notices(found: Sequence[Notice]) -> Iterator[str]:
+    lines = []
+    for one in found:
+        places = "; ".join(f"{escaped(name)}: {escaped(what)}" for name, what in one.places)
+        lines.append(f"- **{one.level.capitalize()}.** {escaped(one.text)} {places}".rstrip())
+    if lines:
+        yield "## Before you read the scores"
+        yield "\n".join(lines)
+
+
+def _overview(found: Facts) -> Iterator[str]:
+    yield "## Scores"
+    yield "Times 100, with the 95 % interval over a task's items."
+    header = ("Task", "Measure", "Score:", "95 % interval:", "Published:", "Difference:", "Items:")
+    for kind in found.kinds:
+        mean = ""
+        if kind.mean is not None and len(kind.tasks) > 1:
+            mean = f", mean {escaped(words.measure_name(kind.measure))} {words.points(kind.mean)}"
+        yield f"**{escaped(words.kind_words(kind.name)[0])}**{mean}"
+        yield table((*header, "Texts:", "Time:"), map(_row, kind.tasks))
+
+
+def _row(task: Task) -> tuple[str, ...]:
+    name = f"**{escaped(task.name)}** {escaped(task.split)}"
+    if task.subsets:
+        name += f", {len(task.members)} subsets"
+    if task.counterpart:
+        name += f"; corresponds to {escaped(task.counterpart)}"
+    return (
+        name,
+        escaped(words.measure_name(task.measure)),
+        f"**{words.points(task.score)}**",
+        words.between(task.interval) or "–",
+        words.points(task.published),
+        words.signed(task.difference),
+        f"{task.num_items:,}" if task.num_items else "–",
+        f"{task.num_texts:,}",
+        words.duration(task.seconds),
+    )
+
+
+def _comparison(report: "Report") -> Iterator[str]:
+    if not report.comparison:
+        return
+    first, second = map(escaped, report.compared)
+    yield "## Against another model"
+    yield f"Difference: **{second}** minus **{first}**, paired over the items."
+    rows = [
+        (
+            escaped(row.task),
+            words.points(row.a),
+            words.points(row.b),
+            f"**{words.signed(row.difference)}**",
+            f"{words.signed(row.low)} to {words.signed(row.high)}",
+            f"{row.p_value:.3f}",
+            "yes" if row.stands else "no",
+        )
+        for row in sorted(report.comparison, key=lambda row: -row.difference)
+    ]
+    header = ("Task", f"{first}:", f"{second}:", "Difference:", "95 % interval:", "p:", "Stands")
+    yield table(header, rows)
+
+
+def _tasks(found: Facts) -> Iterator[str]:
+    yield "## Task by task"
+    for task in found.tasks:
+        yield f"### {escaped(task.name)}, {escaped(task.split)}"
+        yield _about(task)
+        if task.subsets:
+            yield from _subsets(task)
+        else:
+            yield from _member(task.shown[0], task.item_words)
+
+
+def _about(task: Task) -> str:
+    text = f"{words.number_of(task.num_texts, ('text', 'texts'))}, {task.num_truncated:,} cut."
+    if task.counterpart:
+        text = f"A local copy; corresponds to {escaped(task.counterpart)}. {text}"
+    if not task.subsets:
+        text += f" Data `{_hash(task.members[0].result.data_sha256)}`."
+    return f"{text} Note: {escaped(task.note)}." if task.note else text
+
+
+def _subsets(task: Task) -> Iterator[str]:
+    rows = [
+        (
+            escaped(member.result.subset),
+            words.points(member.score),
+            words.between(member.interval) or "–",
+            f"{member.result.num_texts:,}",
+            f"{member.result.num_truncated:,}",
+        )
+        for member in task.members
+    ]
+    measure = escaped(words.measure_name(task.measure))
+    yield _folded(
+        f"{len(rows)} subsets, best first",
+        [table(("Subset", f"{measure}:", "95 % interval:", "Texts:", "Cut:"), rows)],
+    )
+    for member in task.shown:
+        yield f"#### {escaped(member.result.subset)}"
+        yield from _member(member, task.item_words)
+
+
+def _member(member: Member, item_words: tuple[str, str]) -> Iterator[str]:
+    (main, value), *rest = scores(member)
+    line = f"{escaped(words.measure_name(main))} **{words.points(value)}**"
+    yield ", ".join([line, *map(_score, rest)])
+    if 1 + len(rest) < len(member.result.scores):
+        yield _all_scores(member)
+    details = member.details
+    if details and details.slices:
+        yield _slices(details, item_words)
+    if found := groups(member.report.outcome):
+        rows = [
+            (escaped(name), f"{len(values):,}", f"{values.mean():.3f}", f"{values.std():.3f}")
+            for name, values in found
+        ]
+        yield table(("Similarities", "Number:", "Mean:", "Spread:"), rows)
+        if apart := separation(member):
+            yield escaped(apart)
+    if shape := [
+        f"{escaped(name)} {value}" + (f" ({good} is better)" if good else "")
+        for name, value, _, good in geometry(member)
+    ]:
+        yield "Geometry: " + ", ".join(shape)
+    if details:
+        yield from _worst(member, details, item_words)
+
+
+def _score(one: tuple[str, float]) -> str:
+    return f"{escaped(words.measure_name(one[0]))} {words.points(one[1])}"
+
+
+def _all_scores(member: Member) -> str:
+    """Measures in tables, those that fit in none in a line."""
+    found, rest = matrices(member)
+    parts = []
+    for one in found:
+        lines = [(escaped(name), *map(words.points, values)) for name, values in one.rows]
+        parts.append(table((one.corner, *(f"{escaped(c)}:" for c in one.columns)), lines))
+    if rest:
+        parts.append(", ".join(map(_score, rest)))
+    return _folded(f"All {len(member.result.scores)} measures", parts)
+
+
+def _slices(details: Details, item_words: tuple[str, str]) -> str:
+    rows = [
+        (
+            str(one.low) if one.low == one.high else f"{one.low} to {one.high}",
+            f"{one.num_items:,}",
+            words.points(one.score),
+            words.between(one.interval) or "–",
+        )
+        for one in details.slices
+    ]
+    score = "Score:" if details.sliced else "Mean of the items' own values:"
+    header = (f"Length in {details.unit}", f"{item_words[1].capitalize()}:", score)
+    return table((*header, "95 % interval:"), rows)
+
+
+def _worst(member: Member, details: Details, item_words: tuple[str, str]) -> Iterator[str]:
+    if details.labels:
+        yield _folded("Labels with the lowest scores", [_labels(details, item_words)])
+    if details.worst and details.agreement:
+        header = ("Texts", "Similarity:", "Place:", "Gold:", "Place:", "Id")
+        pairs = table(header, map(_pair, details.worst))
+        yield _folded("Where similarity and gold disagree most", [pairs])
+    elif details.worst:
+        measure = escaped(words.measure_name(details.measure or "value"))
+        counts = f"Of {words.number_of(member.num_items, item_words)}, {details.num_zero:,} "
+        counts += f"score 0 and {details.num_full:,} score 100."
+        items = "\n".join(line for one in details.worst for line in _item(one, measure))
+        yield _folded(f"The {item_words[1]} that score lowest", [counts, items])
+
+
+def _labels(details: Details, item_words: tuple[str, str]) -> str:
+    rows = [
+        (
+            escaped(words.cut(one.label, 60)),
+            f"{one.num_items:,}",
+            words.points(one.score),
+            escaped(words.cut(one.taken_for, 60)),
+        )
+        for one in details.labels
+    ]
+    header = ("Label", f"{item_words[1].capitalize()}:", "Score:", "Most often taken for")
+    return table(header, rows)
+
+
+def _pair(worst: slices.Worst) -> tuple[str, ...]:
+    item = worst.item
+    places = [
+        "–" if place is None or place != place else f"{place:.0f} %"
+        for place in (worst.similarity_place, worst.gold_place)
+    ]
+    texts = "<br>".join(escaped(words.cut(text)) for text in item.texts)
+    gold = f"{item.gold:g}" if isinstance(item.gold, int | float) else "–"
+    return texts, words.plain(item.value), places[0], gold, places[1], escaped(item.id)
+
+
+def _item(worst: slices.Worst, measure: str) -> Iterator[str]:
+    item = worst.item
+    text = escaped(words.cut(item.texts[0])) if item.texts else "(no text)"
+    line = f"- {measure} {words.points(item.value)}, {escaped(words.cut(item.id, 60))}: {text}"
+    if isinstance(item.gold, str) and len(item.texts) < 2:
+        wrong = slices.wrong_label(item)
+        told = f", taken for {escaped(words.cut(wrong, 60))}" if wrong else ""
+        yield f"{line} (label {escaped(words.cut(item.gold, 60))}{told})"
+        return
+    yield line
+    for rank, id, text, score, grade in documents(item):
+        told = f"relevant, grade {grade}" if grade > 0 else "not relevant"
+        name = escaped(words.cut(id, 60))
+        yield (
+            f"  - {rank}\\. {told}, {name}, {words.plain(score)}: {escaped(words.cut(text, 200))}"
+        )
+    for text in missing(item)[:2]:
+        yield f"  - should have been found: {escaped(words.cut(text, 280))}"
+
+
+def _how(report: "Report") -> Iterator[str]:
+    yield "## How it was run"
+    settings = [(escaped(name), escaped(value)) for name, value in flat(report.settings)]
+    versions = [(escaped(name), escaped(value)) for name, value in report.versions.items()]
+    yield table(("Setting", "Value"), settings or [("none given", "")])
+    yield table(("Package", "Version"), versions or [("none given", "")])
+    used = {key for task in report.tasks for key in task.geometry}
+    meanings = [(n, good, m) for key, (n, m, good) in words.GEOMETRY.items() if key in used]
+    if meanings:
+        yield table(("Geometry", "Better", "What it says"), meanings)
+
+
+def _folded(title: str, parts: Sequence[str]) -> str:
+    inside = "\n\n".join(parts)
+    return f"<details><summary>{escaped(title)}</summary>\n\n{inside}\n\n</details>"
+
+
+def _hash(sha256: str) -> str:
+    """The first digits, fit for a code span."""
+    return re.sub("[^0-9a-zA-Z]", "", sha256)[:12] or "none"
