@@ -1,0 +1,44 @@
+"""The bridge to mteb: our models in its tasks, our data in its tasks, one command line for both.
+
+mteb is imported with the first of these names, which takes seconds.
+
+>>> import mteb  # doctest: +SKIP
+>>> mteb.evaluate(MtebEncoder(embedder), mteb.get_tasks(["STS12"]))  # doctest: +SKIP
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from polyvec.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from polyvec.evaluate.mteb_bridge.doors import mteb_tasks, register, run_mteb
+    from polyvec.evaluate.mteb_bridge.encoder import MtebEncoder, PromptUse
+    from polyvec.evaluate.mteb_bridge.local import local_task
+
+__all__ = ["MtebEncoder", "PromptUse", "local_task", "mteb_tasks", "register", "run_mteb"]
+_HOMES = {
+    "MtebEncoder": "encoder",
+    "PromptUse": "encoder",
+    "local_task": "local",
+    "mteb_tasks": "doors",
+    "register": "doors",
+    "run_mteb": "doors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    needs_mteb()
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def needs_mteb() -> None:
+    """Raises MissingExtraError, with its pip command, where mteb is not installed."""
+    try:
+        import mteb  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "mteb":
+            raise
+        raise MissingExtraError("mteb", "mteb", "the bridge to mteb") from None
