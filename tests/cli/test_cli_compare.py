@@ -44,21 +44,21 @@ def test_a_table_of_differences(run, data, tiny, tiny_bert, tmp_path):
     done = run("compare", tiny_bert, other, "--tasks", *data, "--samples", "50")
     assert done.status == 0
     header, *rows = (line.split("\t") for line in done.out.splitlines())
-    assert header == ["data", "split", "first", "second", "difference", "95 % from", "to", "p",
-                      "items", "stands"]  # fmt: skip
+    assert header == ["data", "split", "measure", "first", "second", "difference", "95 % from",
+                      "to", "p", "items", "stands"]  # fmt: skip
     assert [row[0] for row in rows] == ["pairs", "search"]
     for row, folder in zip(rows, data, strict=True):
-        assert float(row[2]) == pytest.approx(100 * evaluate(tiny, folder).main_score, abs=0.01)
-        assert float(row[4]) == pytest.approx(float(row[3]) - float(row[2]), abs=0.011)
-        assert 0 < float(row[7]) <= 1
-    assert [row[8] for row in rows] == ["28", "8"]
+        assert float(row[3]) == pytest.approx(100 * evaluate(tiny, folder).main_score, abs=0.01)
+        assert float(row[5]) == pytest.approx(float(row[4]) - float(row[3]), abs=0.011)
+        assert 0 < float(row[8]) <= 1
+    assert [row[9] for row in rows] == ["28", "8"]
     again = run("compare", tiny_bert, other, "--tasks", *data, "--samples", "50")
     assert again.out == done.out
 
 
 def test_a_model_against_itself_differs_in_nothing(run, data, tiny_bert):
     done = run("compare", tiny_bert, tiny_bert, "--tasks", data[0], "--samples", "20")
-    assert done.out.splitlines()[1].split("\t")[4:8] == ["+0.00", "+0.00", "+0.00", "1.000"]
+    assert done.out.splitlines()[1].split("\t")[5:9] == ["+0.00", "+0.00", "+0.00", "1.000"]
 
 
 def test_a_missing_folder_is_told_before_a_model_loads(run, data, one_line, tmp_path):

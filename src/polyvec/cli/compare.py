@@ -13,41 +13,94 @@ example: mkdir -p /tmp/pairs; printf '%s\n' > /tmp/pairs/test.jsonl \
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from polyvec.cli import common
+from polyvec.cli.evaluate import cache_of, check_pages, result_name, task_options, write_report
+
+if TYPE_CHECKING:
+    from polyvec.evaluate.tasks import Measured
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", help="folder, hub id, or recipe file (.toml)")
     parser.add_argument("second", help="the model that it is compared with")
-    parser.add_argument("--tasks", nargs="+", metavar="FOLDER", required=True, help="data sets")
-    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument(
+        "--tasks", nargs="+", metavar="TASK", required=True, help="folders, names, kinds, or all"
+    )
+    parser.add_argument("--split", default="test", help="of folders; default: test")
+    task_options(parser)
     parser.add_argument("--samples", type=common.positive, default=1000, help="default: 1000")
     parser.add_argument("--seed", type=int, default=0, help="of the draws; default: 0")
+    parser.add_argument("-o", "--output", metavar="FILE.json", help="keep the comparison")
+    parser.add_argument(
+        "--report", action="append", default=[], metavar="FILE", help="a page: .html or .md"
+    )
     parser.add_argument("--batch-size", type=common.positive, help="most texts in a batch (memory)")
     common.how_to_run(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    from polyvec.data.sets import read_set
+    from polyvec.evaluate.selection import select
     from polyvec.evaluate.significance import compare
-    from polyvec.evaluate.tasks import item_scores
+    from polyvec.evaluate.tasks import Evaluator, paired
 
+    check_pages(options)
+    chosen = select(options.tasks, data=options.data, split=options.split)
     # All data is read before anything is computed: a wrong folder costs no minutes.
-    sets = [read_set(folder, options.split) for folder in options.tasks]
-    items: list[list] = []
+    sets = [each.read() for each in chosen]
+    cache = cache_of(options)
+    measured: list[list[Measured]] = []
     for model in (options.first, options.second):
         embedder = common.load_model(argparse.Namespace(**{**vars(options), "model": model}))
-        items.append([])
-        for data in sets:
-            print(f"{model}: {data.name} ({data.split})", file=sys.stderr)
-            items[-1].append(item_scores(embedder, data, batch_size=options.batch_size))
-    rows = []
-    for data, (a, statistic), (b, _) in zip(sets, *items, strict=True):
-        found = compare(a, b, statistic, num_samples=options.samples, seed=options.seed)
-        rows.append((data.name, data.split, *_figures(found)))
-    header = ("data", "split", "first", "second", "difference", "95 % from", "to", "p", "items")
-    common.show_table((*header, "stands"), rows)
+        evaluator = Evaluator(
+            embedder, cache=cache, batch_size=options.batch_size, geometry=bool(options.report)
+        )
+        measured.append([])
+        for each, data in zip(chosen, sets, strict=True):
+            what = " ".join(part for part in (data.name, each.subset, f"({data.split})") if part)
+            print(f"{model}: {what}", file=sys.stderr)
+            measured[-1].append(evaluator.measure(data, subset=each.subset))
+    found = []
+    for one, two in zip(*measured, strict=True):
+        a, statistic = paired(one.outcome, one.result.task)
+        b, _ = paired(two.outcome, two.result.task)
+        found.append(compare(a, b, statistic, num_samples=options.samples, seed=options.seed))
+    names = [result_name(one.result) for one in measured[0]]
+    rows = [
+        (name, one.result.split, one.result.main_measure, *_figures(comparison))
+        for name, one, comparison in zip(names, measured[0], found, strict=True)
+    ]
+    header = ("data", "split", "measure", "first", "second", "difference", "95 % from", "to")
+    common.show_table((*header, "p", "items", "stands"), rows)
+    _keep(options, names, found)
+    if options.report:
+        from polyvec.evaluate.report import Compared
+
+        pairs = tuple(
+            Compared(name, c.a, c.b, c.difference, c.low, c.high, c.p_value, c.stands)
+            for name, c in zip(names, found, strict=True)
+        )
+        write_report(options, options.second, evaluator, measured[1], pairs)
+
+
+def _keep(options: argparse.Namespace, names: list[str], found: list) -> None:
+    if options.output is None:
+        return
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from polyvec.data.files import atomic_file
+
+    rows = [
+        {"data": name, **asdict(each), "difference": each.difference, "stands": each.stands}
+        for name, each in zip(names, found, strict=True)
+    ]
+    kept = {"first": options.first, "second": options.second, "seed": options.seed}
+    with atomic_file(Path(options.output), "w") as file:
+        json.dump({**kept, "samples": options.samples, "comparisons": rows}, file, indent=2)
+        file.write("\n")
 
 
 def _figures(found) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-r"""Score a model on data sets: folders of sentence pairs, or of corpus, queries and qrels.
+r"""Score a model on data sets: folders, or tasks by name below a folder of data sets.
 
-FOLDER holds <split>.jsonl with sentence1, sentence2, score, or corpus.jsonl, queries.jsonl and
-qrels/<split>.tsv (BEIR's form); each file may be gzipped. Scores are times 100, and "cut" is
-the number of texts that were longer than the model reads.
+TASK is a folder (pairs, labelled texts, or corpus, queries and qrels: see docs/verbs.md), or with
+--data a task's name (sts12, scifact, xnli ...), a kind (sts, retrieval, classification, clustering,
+pair, bitext, summarization), or all. The protocols are MTEB's. Scores are times 100, "cut" is the
+number of texts that were longer than the model reads. Vectors are kept, so that a second run and
+a changed prompt cost only what changed.
 
 example: mkdir -p /tmp/pairs; printf '%s\n' > /tmp/pairs/test.jsonl \
   '{"sentence1": "a cat", "sentence2": "a kitten", "score": 5}' \
@@ -11,45 +13,246 @@ example: mkdir -p /tmp/pairs; printf '%s\n' > /tmp/pairs/test.jsonl \
 """
 
 import argparse
+import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polyvec.cli import common
+from polyvec.errors import InputError
+
+if TYPE_CHECKING:
+    from polyvec.evaluate.tasks import Measured, Result
+
+FORMATS = (".html", ".md")
+# What a table shows of a task's scores; the file of --output has all.
+HEADLINE = (
+    *("spearman", "pearson", "accuracy", "f1", "max_ap", "v_measure", "p_mrr", "robustness@10"),
+    *("ndcg@10", "recall@100", "map@1000", "mrr@10"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder, hub id, or recipe file (.toml)")
-    parser.add_argument("folder", nargs="+", help="data sets")
-    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help="folders, names, kinds, or all")
+    parser.add_argument("--split", default="test", help="of folders; default: test")
+    parser.add_argument("--kind", help="of folders, where their fields do not tell")
+    task_options(parser)
+    parser.add_argument("--subset", nargs="+", default=(), help="of named tasks, such as en de")
     parser.add_argument("-o", "--output", metavar="FILE.json", help="keep scores and hashes")
+    parser.add_argument(
+        "--report", action="append", default=[], metavar="FILE", help="a page: .html or .md"
+    )
+    parser.add_argument(
+        "--published",
+        metavar="FILE.json",
+        help="published scores to lay beside: {scores: {task: {split/subset: score}}}",
+    )
+    parser.add_argument(
+        "--trained-on",
+        nargs="+",
+        metavar="FILE",
+        default=(),
+        help="texts that the model was trained on (.jsonl, .txt): are the tasks' among them?",
+    )
+    parser.add_argument("--table", metavar="FILE.md", help="ours and published, side by side")
     parser.add_argument("--batch-size", type=common.positive, help="most texts in a batch (memory)")
     common.how_to_run(parser)
 
 
+def task_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the verbs that measure: where tasks by name lie, and where vectors are kept."""
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("POLYVEC_DATA"),
+        help="folder of data sets, for tasks by name; or POLYVEC_DATA",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="where vectors are kept; default: POLYVEC_CACHE, or the user's cache folder",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="keep no vectors")
+
+
 def run(options: argparse.Namespace) -> None:
     from polyvec.data.files import check_target
-    from polyvec.data.sets import read_set
-    from polyvec.evaluate.tasks import evaluate, write_results
+    from polyvec.evaluate.named import read_published
+    from polyvec.evaluate.selection import select
+    from polyvec.evaluate.tasks import Evaluator, write_results
 
-    if options.output is not None:
-        check_target(options.output)
-    # All data is read before anything is computed: a wrong folder costs no minutes.
-    sets = [read_set(folder, options.split) for folder in options.folder]
+    check_pages(options)
+    cache = cache_of(options)
+    if options.table is not None:
+        check_target(options.table)
+    if options.table and not options.published:
+        raise InputError("--table lays published scores beside ours: name them with --published")
+    published = read_published(options.published) if options.published else None
+    chosen = select(
+        options.tasks,
+        data=options.data,
+        split=options.split,
+        kind=options.kind,
+        subsets=options.subset,
+        published=published,
+    )
+    # All data is read before anything is computed: a wrong file costs no minutes.
+    sets = [each.read() for each in chosen] if len(chosen) <= 50 else None
+    notes = _contaminated(options, chosen, sets) if options.trained_on else ()
     embedder = common.load_model(options, hybrid=True)
-    results = []
-    for folder, data in zip(options.folder, sets, strict=True):
-        print(f"{data.name} ({data.split})", file=sys.stderr)
-        result = evaluate(embedder, folder, options.split, batch_size=options.batch_size, data=data)
-        results.append(result)
+    evaluator = Evaluator(
+        embedder,
+        cache=cache,
+        batch_size=options.batch_size,
+        geometry=bool(options.report),
+    )
+    name = common.model_name(options)
+    results: list[Result] = []
+    found: list[Measured] = []  # what a report needs, which is much more than scores
+    for number, each in enumerate(chosen):
+        data = sets[number] if sets else each.read()
+        what = " ".join(part for part in (data.name, each.subset, f"({data.split})") if part)
+        print(f"{what}  {number + 1}/{len(chosen)}", file=sys.stderr)
+        measured = evaluator.measure(
+            data,
+            subset=each.subset,
+            counterpart=each.counterpart,
+            published=each.published,
+            cause=each.cause,
+        )
+        results.append(measured.result)
+        if options.report:
+            found.append(measured)
         if options.output is not None:
-            write_results(options.output, common.model_name(options), results)
+            write_results(options.output, name, results, versions=_versions())
     _show(results)
+    if options.table:
+        write_table(options, name, results)
+    if options.report:
+        write_report(options, name, evaluator, found, notes=notes)
 
 
-def _show(results) -> None:
-    header = ("data", "split", "measure", "score", "texts", "cut", "seconds")
+def _contaminated(options: argparse.Namespace, chosen: list, sets: list | None) -> tuple[str, ...]:
+    """A line for each task whose texts are among the training texts, told at once."""
+    from polyvec.evaluate.contamination import contaminations
+
+    found = contaminations(sets or [each.read() for each in chosen], options.trained_on)
+    lines = [
+        f"{each.name} {each.subset}".rstrip() + f": {contamination}"
+        for each, contamination in zip(chosen, found, strict=True)
+        if contamination.num_same or contamination.num_ngram
+    ]
+    for line in lines:
+        print(f"trained on test texts: {line}", file=sys.stderr)
+    return tuple(f"Trained on test texts: {line}." for line in lines)
+
+
+def cache_of(options: argparse.Namespace):
+    """The cache that the options ask for, or None."""
+    from polyvec.evaluate.cache import EmbeddingCache
+
+    if options.no_cache:
+        if options.cache:
+            raise InputError("--cache and --no-cache: say one of them")
+        return None
+    return EmbeddingCache(options.cache)
+
+
+def check_pages(options: argparse.Namespace) -> None:
+    """Refuse a target that cannot be written, before anything is computed."""
+    from polyvec.data.files import check_target
+
+    for path in (options.output, *options.report):
+        if path is not None:
+            check_target(path)
+    for path in options.report:
+        if Path(path).suffix not in FORMATS:
+            raise InputError(f"--report {path}: a report is one of {', '.join(FORMATS)}")
+
+
+def result_name(result: "Result") -> str:
+    """A task's name, and its subset's."""
+    return f"{result.task} {result.subset}".rstrip()
+
+
+def write_table(options: argparse.Namespace, name: str, results: "list[Result]") -> None:
+    from polyvec.data.files import atomic_file
+    from polyvec.evaluate.published import markdown
+
+    with atomic_file(Path(options.table), "w") as file:
+        file.write(markdown(Path(name).name, results))
+
+
+def write_report(
+    options: argparse.Namespace,
+    name: str,
+    evaluator,
+    found: "list[Measured]",
+    compared: tuple = (),
+    notes: tuple[str, ...] = (),
+) -> None:
+    """The pages that --report names; a comparison of two models stands in them if there is one."""
+    from datetime import date
+
+    from polyvec.evaluate import report
+
+    page = report.Report(
+        name,
+        evaluator.model_sha256,
+        _settings(evaluator.embedder),
+        _versions(),
+        date.today().isoformat(),
+        tuple(report.TaskReport(m.result, m.outcome, m.geometry) for m in found),
+        compared,
+        (options.first, options.second) if compared else ("first", "second"),
+        notes,
+    )
+    for path in options.report:
+        write = report.write_html if Path(path).suffix == ".html" else report.write_markdown
+        write(path, page)
+        print(f"report: {path}", file=sys.stderr)
+
+
+def _settings(embedder) -> dict[str, object]:
+    found = embedder.settings() if hasattr(embedder, "settings") else {}
+    return {key: value for key, value in found.items() if value not in (None, [], {}, "")}
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("polyvec", "torch", "transformers", "numpy")}
+
+
+def _show(results: "list[Result]") -> None:
+    """A line a headline score; of tasks with subsets the main score of each, and their mean."""
+    header = ["data", "subset", "split", "measure", "score", "texts", "cut", "seconds"]
+    with_published = any(result.published is not None for result in results)
     rows = []
     for result in results:
-        facts = (str(result.num_texts), str(result.num_truncated), f"{result.seconds:.1f}")
-        for name, score in result.scores.items():
-            rows.append((result.task, result.split, name, f"{score * 100:.2f}", *facts))
-    common.show_table(header, rows)
+        shown = {result.main_measure: result.main_score}
+        if not result.subset:
+            shown |= {name: score for name, score in result.scores.items() if name in HEADLINE}
+        for measure, score in shown.items():
+            facts = (str(result.num_texts), str(result.num_truncated), f"{result.seconds:.1f}")
+            row = [result.task, result.subset, result.split, measure, f"{100 * score:.2f}", *facts]
+            if with_published:
+                row += _beside(result, measure)
+            rows.append(row)
+    for task in dict.fromkeys(result.task for result in results if result.subset):
+        group = [result for result in results if result.task == task]
+        mean = sum(result.main_score for result in group) / len(group)
+        total = (
+            str(sum(result.num_texts for result in group)),
+            str(sum(result.num_truncated for result in group)),
+            f"{sum(result.seconds for result in group):.1f}",
+        )
+        row = [task, "mean", group[0].split, group[0].main_measure, f"{100 * mean:.2f}", *total]
+        rows.append([*row, *(["", ""] if with_published else [])])
+    common.show_table([*header, *(["published", "difference"] if with_published else [])], rows)
+
+
+def _beside(result: "Result", measure: str) -> list[str]:
+    if result.published is None or measure != result.main_measure:
+        return ["", ""]
+    return [f"{100 * result.published:.2f}", f"{100 * (result.difference or 0):+.2f}"]
