@@ -14,6 +14,7 @@ from polyvec.errors import DataError
 from polyvec.evaluate.cache import EmbeddingCache, default_folder
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.tasks import Evaluator
+from polyvec.recipe import load_recipe
 
 TEXTS = ["a cat", "the dog sat", "boats", "a cat", "word " * 100]
 
@@ -136,3 +137,13 @@ def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
     monkeypatch.delenv("POLYVEC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "polyvec" / "embeddings"
+
+
+def test_a_template_reads_an_instruction_only_where_it_has_a_place():
+    model = load_recipe("prompteol").build("nano")
+    encoder = TaskEncoder(model, names=("SciFact",))
+    plain = encoder.encode(["a cat"], role="document")
+    model.prompt_table = PromptTable({"SciFact": "find: "})
+    assert_array_equal(encoder.encode(["a cat"], role="document"), plain)
+    joined = encoder.encode(["a cat"], role="document", instruction="be kind")
+    assert_array_equal(joined, encoder.encode(["a cat be kind"], role="document"))

@@ -21,7 +21,7 @@ from polyvec.data.task_sets import (
 )
 from polyvec.embed.named_templates import TEMPLATES
 from polyvec.embed.prompts import PromptTable
-from polyvec.errors import DataError, InputError, MissingExtraError, SettingsError
+from polyvec.errors import DataError, InputError, MissingExtraError, ModelError, SettingsError
 
 mteb = pytest.importorskip("mteb", reason="needs the extra 'mteb'")
 
@@ -471,3 +471,8 @@ def test_mistakes_on_the_command_line_are_one_line(tiny_bert, capsys):
         assert main([*arguments, "--no-co2-tracker"]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "polyvec:" in line]
         assert told in line
+
+
+def test_mteb_is_told_what_to_take_instead_of_a_bare_embedder(minilm):
+    with pytest.raises(ModelError, match=r"mteb takes MtebEncoder\(embedder\)"):
+        _ = minilm.mteb_model_meta

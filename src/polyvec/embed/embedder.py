@@ -470,6 +470,11 @@ class Embedder(nn.Module):
         """sha256 over weights, tokenizer and settings: equal if and only if vectors are."""
         return describing.fingerprint(self)
 
+    @property
+    def mteb_model_meta(self) -> Any:
+        """Raises ModelError: mteb would take the model without a name, and another's scores."""
+        raise ModelError("mteb takes MtebEncoder(embedder), from polyvec.evaluate.mteb_bridge")
+
     def extra_repr(self) -> str:
         return ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
 

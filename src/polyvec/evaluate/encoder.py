@@ -37,8 +37,8 @@ class TaskEncoder:
     """An embedder with a task's prompts, each distinct text computed once and kept.
 
     The prompt is the first of these that the model has, as in mteb: "<task>-<role>", "<task>",
-    "<kind>-<role>", "<kind>", then the role's own, then the model's default. A model without a
-    template reads an instruction of the data behind the text, as mteb's models do.
+    "<kind>-<role>", "<kind>", then the role's own, then the model's default. Where a model has no
+    place for an instruction of the data it stands behind the text, as for mteb's models.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TaskEncoder:
     ) -> np.ndarray:
         """Vectors in the order of the texts, float32 [N, E]."""
         began = time.perf_counter()
-        if instruction is not None and not self._has_template():
+        if instruction is not None and not self._has_place(role):
             texts, instruction = [f"{text} {instruction}" for text in texts], None
         chosen = self._prompt(role, instruction)
         first: dict[str, int] = {}
@@ -89,11 +89,18 @@ class TaskEncoder:
     def _has_template(self) -> bool:
         return getattr(self.embedder, "template", None) is not None
 
+    def _has_place(self, role: str | None) -> bool:
+        """Whether the model's template reads an instruction on this side."""
+        template = getattr(self.embedder, "template", None)
+        return template is not None and "instruction" in template.slots(role)
+
     def _prompt(self, role: str | None, instruction: str | None) -> dict[str, Any]:
         """How encode is called: words of the data, else a stored prompt by name, else the role."""
         told = {"role": role} if role else {}
         if instruction is not None:
             return {**told, "prompt": instruction}
+        if self._has_template() and not self._has_place(role):
+            return told
         stored = self.embedder.prompts
         for name in self.names:
             for key in (f"{name}-{role}", name) if role else (name,):

@@ -319,6 +319,8 @@ def test_a_model_that_follows_instructions():
     assert sorted(follows.calls) == sorted(
         [("document", None, 4), ("query", "near", 1), ("query", "far", 1)]
     )
+    # Behind the last of those that are kept, if it is not among them.
+    assert protocols.run(follows, data, depth=2).main_score == pytest.approx(1 - 1 / 3)
     turned = dataclasses.replace(data, instructions={"q": ("far", "near")})
     assert protocols.run(follows, turned).main_score == pytest.approx(-0.75)
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.results import ModelResult
 
-from polyvec.data.sets import read_set
+from polyvec.data.task_files import read_folder
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.evaluate.mteb_bridge.encoder import Instructions, MtebEncoder
@@ -113,7 +113,7 @@ def _task(task: Any, languages: Sequence[str] | None, split: str) -> mteb.AbsTas
     if isinstance(task, tuple(TASKS)):
         return local_task(task)
     if is_folder(task):
-        return local_task(read_set(task, split))
+        return local_task(read_folder(task, split))
     if isinstance(task, Path):
         raise DataError(f"{task}: no such folder")
     if not isinstance(task, str):
