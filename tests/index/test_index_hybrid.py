@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -35,9 +34,6 @@ def test_scores_are_the_fused_scores_of_the_parts(hybrid):
     ]
     expected = min_max_fusion(scores, [0.25, 0.75])
     assert_allclose(hybrid.similarity(vectors[:2], vectors).numpy(), expected, atol=1e-6)
-    found, rows = hybrid.search(vectors[:2], vectors, 3)
-    assert_array_equal(rows, np.argsort(-expected, axis=1, kind="stable")[:, :3])
-    assert_allclose(found, np.take_along_axis(expected, rows, axis=1), atol=1e-6)
 
 
 def test_saved_and_loaded_it_is_the_same(hybrid, tmp_path):

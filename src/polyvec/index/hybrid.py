@@ -18,7 +18,6 @@ from polyvec.errors import InputError, ModelError
 from polyvec.index.fusion import min_max_fusion
 
 FILE = "hybrid.json"
-QUERY_BLOCK = 64  # queries whose scores of all documents exist at a time
 
 
 class HybridEmbedder:
@@ -26,8 +25,8 @@ class HybridEmbedder:
 
     PromptReps' hybrid (Zhuang et al. 2024, arXiv:2404.18424) is a dense and a sparse embedder
     with weights of one half. `encode` lays the vectors of all side by side, [N, E1 + E2 + ...];
-    only `similarity` and `search` know how to score them, since each query's scores are scaled
-    over all the documents it is scored against.
+    only `similarity` knows how to score them, since each query's scores are scaled over all the
+    documents it is scored against.
     """
 
     similarity_fn_name = "min-max"
@@ -93,20 +92,6 @@ class HybridEmbedder:
             "hybrid: a pair has no score of its own, scores are scaled over a query's documents; "
             "measure it on retrieval, or its parts on pairs"
         )
-
-    def search(
-        self, queries_QE: np.ndarray, documents_NE: np.ndarray, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows of each query's best documents, both [Q, min(k, N)]."""
-        width = min(k, len(documents_NE))
-        scores_QK = np.empty((len(queries_QE), width), np.float32)
-        rows_QK = np.empty((len(queries_QE), width), np.int64)
-        for start in range(0, len(queries_QE), QUERY_BLOCK):
-            part = slice(start, start + QUERY_BLOCK)
-            fused = self.similarity(queries_QE[part], documents_NE).numpy()
-            rows_QK[part] = np.argsort(-fused, axis=1, kind="stable")[:, :k]
-            scores_QK[part] = np.take_along_axis(fused, rows_QK[part], axis=1)
-        return scores_QK, rows_QK
 
     def fingerprint(self) -> str:
         """sha256 over the embedders' and the weights."""
