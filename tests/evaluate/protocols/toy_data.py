@@ -145,6 +145,7 @@ def instructed(seed: int, *, changed: bool) -> InstructionSet:
     """Instructions of unequal numbers, or two of which the second rules documents out."""
     words, data = Words(seed + 90), corpus(seed)
     instructions, qrels = {}, {}
+    known = [words.text(length=3) for _ in range(5)]  # queries share them
     for query in data.queries:
         names = words.draw.choice(list(data.corpus), 6, replace=False).tolist()
         if changed:
@@ -154,7 +155,8 @@ def instructed(seed: int, *, changed: bool) -> InstructionSet:
         else:
             split = words.draw.integers(1, 4)
             qrels[query] = tuple(dict.fromkeys(names[i::split], 1) for i in range(split))
-        instructions[query] = tuple(words.text(length=3) for _ in qrels[query])
+        several = words.draw.choice(known, len(qrels[query]), replace=False)
+        instructions[query] = tuple(several.tolist())
     return InstructionSet(
         "toy instructions", "test", data.corpus, data.queries, instructions, qrels, changed=changed
     )
