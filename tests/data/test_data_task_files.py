@@ -198,3 +198,9 @@ def test_judgements_make_the_pool(tmp_path):
     found = read_task(layout, folder, "toy")
     assert found.candidates == {"q": ("a", "b")}
     assert set(found.corpus) == {"a", "b"}
+
+
+def test_parts_of_a_clustering_are_consecutive(tmp_path):
+    write(tmp_path / "f.jsonl", [{"text": str(i), "label": i % 2} for i in range(7)])
+    layout = Layout("clustering", ("f.jsonl",), protocol="sets", num_parts=3)
+    assert read_task(layout, tmp_path, "toy").parts == ((0, 1, 2), (3, 4), (5, 6))

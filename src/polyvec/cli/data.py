@@ -87,7 +87,7 @@ def _stats(options: argparse.Namespace) -> None:
         if options.against is not None:
             against = folder_stats(options.against, guess="script", progress=progress)
     embed = _embed(options) if options.neighbours else None
-    with _bar("comparing") as progress:
+    with _bar("comparing", shown=embed is None) as progress:
         overlaps = split_overlaps(
             stats,
             against,
@@ -130,9 +130,12 @@ def _embed(options: argparse.Namespace) -> "Embed":
 
 
 @contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[str, int], None]]:
-    """A line on a terminal's stderr with the file and the rows that were read so far."""
-    if not sys.stderr.isatty():
+def _bar(what: str, *, shown: bool = True) -> Iterator[Callable[[str, int], None]]:
+    """A line on a terminal's stderr with the file and the rows that were read so far.
+
+    Not where texts are embedded, which has a bar of its own.
+    """
+    if not shown or not sys.stderr.isatty():
         yield lambda name, rows: None
         return
     from rich.console import Console

@@ -1,6 +1,7 @@
 """From files to a task's data: a reader for each kind of task."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def _classification(layout: Layout, root: Path, name: str, subset: str) -> Class
 
 def _clustering(layout: Layout, root: Path, name: str, subset: str) -> ClusteringSet:
     rows = rows_of(layout, root, layout.files, subset, name)
-    parts = (tuple(range(len(rows))),) if layout.protocol == "sets" else ()
+    parts = _parts(len(rows), layout.num_parts) if layout.protocol == "sets" else ()
     return ClusteringSet(
         name,
         layout.split,
@@ -121,6 +122,13 @@ def _clustering(layout: Layout, root: Path, name: str, subset: str) -> Clusterin
         layout.max_texts,
         layout.fraction,
     )
+
+
+def _parts(num_rows: int, num_parts: int) -> tuple[tuple[int, ...], ...]:
+    """Rows of consecutive parts of nearly equal size, the first ones a row larger."""
+    size, more = divmod(num_rows, num_parts)
+    ends = [i * size + min(i, more) for i in range(num_parts + 1)]
+    return tuple(tuple(range(a, b)) for a, b in itertools.pairwise(ends))
 
 
 def _bitext(layout: Layout, root: Path, name: str, subset: str) -> BitextSet:

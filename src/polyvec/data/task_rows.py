@@ -48,6 +48,7 @@ class Layout:
     rerank_judged: bool = False
     samples_per_label: int = 8
     protocol: str = "bootstrap"
+    num_parts: int = 1
     max_texts: int | None = None
     fraction: float | None = None
     draw: int | None = None

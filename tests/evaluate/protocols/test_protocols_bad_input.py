@@ -61,7 +61,7 @@ class Broken(Bag):
         (BITEXT, BITEXT.sentences2[4], "row 4 of sentences2"),
         (SUMMARIES, SUMMARIES.human[3][0], "text 3, human summary 0"),
         (SUMMARIES, SUMMARIES.machine[2][3], "text 2, machine summary 3"),
-        (CHANGED, CHANGED.instructions["q6"][1], "query 'q6/2'"),
+        (CHANGED, f"{CHANGED.queries['q6']} {CHANGED.instructions['q6'][1]}", "query 'q6/2'"),
     ],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
