@@ -53,7 +53,7 @@ def test_the_examples_run(run, shell, tmp_path):
     assert len(json.loads(said["embed"])["embedding"]) == 4
     assert said[""] == said["embed's"]
     assert re.fullmatch(r"  0\.\d{3}  0  a cat\n", said["search"])
-    assert "pairs\ttest\tspearman\t100.00" in said["evaluate"]
+    assert "pairs\t\ttest\tspearman\t100.00" in said["evaluate"]
     assert "all-minilm\t" in said["recipes"]
 
 
