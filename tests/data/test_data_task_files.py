@@ -204,3 +204,15 @@ def test_parts_of_a_clustering_are_consecutive(tmp_path):
     write(tmp_path / "f.jsonl", [{"text": str(i), "label": i % 2} for i in range(7)])
     layout = Layout("clustering", ("f.jsonl",), protocol="sets", num_parts=3)
     assert read_task(layout, tmp_path, "toy").parts == ((0, 1, 2), (3, 4), (5, 6))
+
+
+def test_documents_begin_with_their_titles_unless_they_are_left_out(tmp_path):
+    folder = beir(tmp_path, [{"_id": "q", "text": "?"}], [("q", "a", "1")])
+    write(folder / "corpus.jsonl", [{"_id": "a", "title": "Head", "text": "body"}])
+    files = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+    found = [
+        read_task(Layout("retrieval", (), (), *files, titles=titles), folder, "toy")
+        for titles in (True, False)
+    ]
+    assert [each.corpus["a"] for each in found] == ["Head body", "body"]
+    assert found[0].sha256 != found[1].sha256

@@ -79,21 +79,28 @@ def _retrieval(folder: Path, split: str) -> RetrievalSet:
 
 
 def read_retrieval(
-    corpus_path: Path, queries_path: Path, qrels_path: Path, name: str, split: str
+    corpus_path: Path,
+    queries_path: Path,
+    qrels_path: Path,
+    name: str,
+    split: str,
+    *,
+    titles: bool = True,
 ) -> RetrievalSet:
-    """Corpus, the judged queries and their judgements.
+    """Corpus, the judged queries and their judgements; documents begin with their titles.
 
     Raises DataError naming file, line and id: ids that stand there twice, judgements of unknown
     queries or documents, empty queries.
     """
-    bodies, titles = _texts(corpus_path)
+    bodies, heads = _texts(corpus_path)
     queries, _ = _texts(queries_path)
     qrels = _qrels(qrels_path, bodies, queries)
     judged = {query: queries[query] for query in qrels}
     for query, text in judged.items():
         if not text.strip():
             raise DataError(f"{queries_path}: query {query!r} is empty")
-    corpus = {key: f"{titles[key]} {body}".strip() for key, body in bodies.items()}
+    heads = heads if titles else dict.fromkeys(heads, "")
+    corpus = {key: f"{heads[key]} {body}".strip() for key, body in bodies.items()}
     identical = {q for q, text in judged.items() if text in (bodies.get(q), corpus.get(q))}
     excluded = _excluded(queries_path, judged, bodies)
     digest = _sha256(corpus_path, queries_path, qrels_path)

@@ -1,6 +1,7 @@
 """From files to a task's data: a reader for each kind of task."""
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -213,8 +214,12 @@ def _retrieval(layout: Layout, root: Path, name: str, subset: str) -> RetrievalS
         find_file(root, filled(layout.qrels, subset)),
         name,
         layout.split,
+        titles=layout.titles,
     )
     changes: dict[str, Any] = {}
+    if not layout.titles or layout.only_judged:
+        told = f"{found.sha256} titles={layout.titles} only_judged={layout.only_judged}"
+        changes["sha256"] = hashlib.sha256(told.encode()).hexdigest()
     if layout.only_judged:
         judged = {document for grades in found.qrels.values() for document in grades}
         corpus = {key: text for key, text in found.corpus.items() if key in judged}

@@ -26,7 +26,8 @@ class Layout:
 
     `files` hold the rows (joined, in order), `train` those a classifier learns on; retrieval has
     `corpus`, `queries` and `qrels` instead, or pairs in `files` whose "query" finds its "document".
-    Equal texts of pairs are one unless `merge` is false. `only_judged` leaves out documents that
+    Equal texts of pairs are one unless `merge` is false; documents begin with their titles unless
+    `titles` is. `only_judged` leaves out documents that
     no query has a judgement of, `rerank_judged` ranks only the judged ones of each query.
     `fields` says what a part is called there ("a+b": joined by a space), `where` which rows
     count, `labels` which labels do and what they become; `draw` that only as many rows are drawn,
@@ -44,6 +45,7 @@ class Layout:
     where: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     merge: bool = True
+    titles: bool = True
     only_judged: bool = False
     rerank_judged: bool = False
     samples_per_label: int = 8
