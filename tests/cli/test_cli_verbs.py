@@ -249,14 +249,14 @@ def pairs(tmp_path):
 def test_scores_are_tab_separated_where_no_terminal_is(run, tiny_bert, pairs, tmp_path):
     done = run("evaluate", tiny_bert, pairs, "-o", tmp_path / "scores.json")
     header, spearman, pearson = (line.split("\t") for line in done.out.splitlines())
-    assert header == ["data", "split", "measure", "score", "texts", "cut", "seconds"]
-    assert spearman[:3] == [pairs.name, "test", "spearman"]
+    assert header == ["data", "subset", "split", "measure", "score", "texts", "cut", "seconds"]
+    assert spearman[:4] == [pairs.name, "", "test", "spearman"]
     result = json.loads((tmp_path / "scores.json").read_text())
     assert result["model"] == str(tiny_bert)
-    assert float(pearson[3]) / 100 == pytest.approx(
+    assert float(pearson[4]) / 100 == pytest.approx(
         result["results"][0]["scores"]["pearson"], abs=1e-4
     )
-    assert done.err == f"{pairs.name} (test)\n"
+    assert done.err == f"{pairs.name} (test)  1/1\n"
 
 
 def test_evaluate_says_what_is_wrong_before_a_model_is_loaded(run, pairs, tmp_path, one_line):
