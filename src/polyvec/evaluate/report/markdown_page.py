@@ -63,7 +63,7 @@ def _head(found: Facts) -> Iterator[str]:
     yield f"# {escaped(report.model)}"
     speed = ""
     if seconds := found.total("encode_seconds"):
-        speed = f", {found.total('num_texts') / seconds:,.0f} texts a second embedded"
+        speed = f", {words.duration(seconds)} of it embedding"
     yield (
         f"Evaluation of {escaped(report.created)}, weights `{_hash(report.model_sha256)}`. "
         f"{words.number_of(len(found.tasks), ('task', 'tasks'))}, "
