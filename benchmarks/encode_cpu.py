@@ -21,7 +21,7 @@ from rich.table import Table
 from polyvec import Embedder
 from polyvec.data.docstrings import standard_library
 from polyvec.embed.encoding import RunOptions
-from polyvec.embed.sources import offline_folder
+from polyvec.embed.formats.sources import offline_folder
 
 
 def mixed_texts(count: int, seed: int = 0) -> list[str]:

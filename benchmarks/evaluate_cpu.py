@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from polyvec import Embedder
-from polyvec.data.sets import RetrievalSet, StsSet
+from polyvec.data.tasks.named import named_task
+from polyvec.data.tasks.sets import RetrievalSet, StsSet
 from polyvec.embed.encoding import RunOptions
-from polyvec.evaluate.named import named_task
 from polyvec.evaluate.tasks import Evaluator
 
 TASKS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sick-r", "scifact", "nfcorpus")

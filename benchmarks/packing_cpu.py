@@ -16,10 +16,10 @@ import time
 import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedModel
 
-from polyvec.embed.attention import AttentionSpec
-from polyvec.embed.backbone import Backbone
-from polyvec.embed.runners import Native
-from polyvec.embed.tokens import TokenBatch
+from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.runners import Native
+from polyvec.embed.inputs.tokens import TokenBatch
 
 CONFIG = LlamaConfig(
     vocab_size=97, hidden_size=256, intermediate_size=512, num_hidden_layers=4,

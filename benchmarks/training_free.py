@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 
 from polyvec import Embedder
-from polyvec.data.sets import RetrievalSet, StsSet, read_set
+from polyvec.data.tasks.beir import read_set
+from polyvec.data.tasks.sets import RetrievalSet, StsSet
 from polyvec.embed.compose import compose
 from polyvec.errors import ModelError
 from polyvec.evaluate.tasks import evaluate

@@ -1,9 +1,9 @@
 """Pretrain polyvec-nano, from plain text to a Hugging Face directory with a model card.
 
     torchrun --nproc-per-node 2 examples/pretrain_nano.py all --threads 1 --minutes 150 \\
-        --data ../shared/data --out src/polyvec/assets        # two cores: both models, figures
+        --data ../shared/data --out src/polyvec/nano        # two cores: both models, figures
     python examples/pretrain_nano.py all --preset gpu \\
-        --data ../shared/data --out src/polyvec/assets        # one GPU: the same, bigger
+        --data ../shared/data --out src/polyvec/nano        # one GPU: the same, bigger
     python examples/pretrain_nano.py lm --preset smoke        # all steps, little text, seconds
     python examples/pretrain_nano.py moe --minutes 3          # a mixture-of-experts twin of the lm
 

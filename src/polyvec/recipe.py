@@ -6,8 +6,6 @@ strictly: an unknown key or a wrong type fails, with a suggestion, before any we
 
 import dataclasses
 import tomllib
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import SettingsError, known
+from polyvec.settings import fill, known_keys, table, typed
 
 SCALES = ("full", "nano")
 
@@ -130,16 +129,16 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def _recipe(path: Path, raw: dict[str, Any]) -> Recipe:
     sections = ("system", "embedder", "hybrid", "published", "expect")
-    _known_keys(raw, sections, f"{path}:")
+    known_keys(raw, sections, f"{path}:")
     for name in ("system", "embedder"):
         if name not in raw:
             raise SettingsError(f"{path}: section [{name}] is missing")
     embedder = dict(raw["embedder"])
-    nano = _typed(
+    nano = typed(
         EmbedderSettings, embedder.pop("nano", {}), f"{path}: [embedder.nano]", partial=True
     )
     expect = raw.get("expect", {})
-    _known_keys(expect, SCALES, f"{path}: [expect]")
+    known_keys(expect, SCALES, f"{path}: [expect]")
     for scale, figures in expect.items():
         for key in figures:
             if len(key.split()) != 3:
@@ -151,8 +150,8 @@ def _recipe(path: Path, raw: dict[str, Any]) -> Recipe:
         fill(System, raw["system"], f"{path}: [system]"),
         fill(EmbedderSettings, embedder, f"{path}: [embedder]"),
         nano,
-        _table(Published, raw.get("published", {}), f"{path}: [published]"),
-        {scale: _table(Expectation, t, f"{path}: [expect.{scale}]") for scale, t in expect.items()},
+        table(Published, raw.get("published", {}), f"{path}: [published]"),
+        {scale: table(Expectation, t, f"{path}: [expect.{scale}]") for scale, t in expect.items()},
         _hybrid(raw.get("hybrid"), f"{path}: [hybrid]"),
     )
 
@@ -166,61 +165,3 @@ def _hybrid(raw: Mapping[str, Any] | None, where: str) -> Hybrid | None:
             f"{where} has {len(found.weights)} weights for {len(found.partners) + 1} embedders"
         )
     return found
-
-
-def fill(kind: type, raw: Mapping[str, Any], where: str) -> Any:
-    """A frozen dataclass from a table; unknown, missing and ill-typed keys are errors."""
-    return kind(**_typed(kind, raw, where))
-
-
-def _table(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return {key: fill(kind, value, f"{where} {key!r}") for key, value in raw.items()}
-
-
-def _typed(
-    kind: type, raw: Mapping[str, Any], where: str, *, partial: bool = False
-) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise SettingsError(f"{where} is {raw!r}, not a table")
-    hints = typing.get_type_hints(kind)
-    _known_keys(raw, hints, where)
-    for spec in dataclasses.fields(kind):
-        required = (
-            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        )
-        if required and not partial and spec.name not in raw:
-            raise SettingsError(f"{where} key {spec.name!r} is missing")
-    return {key: _checked(value, hints[key], f"{where} key {key!r}") for key, value in raw.items()}
-
-
-def _known_keys(raw: Mapping[str, Any], names, where: str) -> None:
-    for key in raw:
-        if key not in names:
-            raise SettingsError(f"{where} key {key!r} is not known.{known(key, names)}")
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """The value if it is of the hinted type; TOML arrays become tuples."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if hint is Any:
-        return value
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is tuple and isinstance(value, list):
-            inner = typing.get_origin(typing.get_args(option)[0]) or typing.get_args(option)[0]
-            if inner is float and all(type(v) in (int, float) for v in value):
-                return tuple(float(v) for v in value)
-            if inner is not float and all(
-                isinstance(v, dict if inner is Mapping else str) for v in value
-            ):
-                return tuple(value)
-        if origin is Mapping and isinstance(value, dict):
-            return {
-                k: _checked(v, typing.get_args(option)[1], f"{where}.{k}") for k, v in value.items()
-            }
-        if origin is float and type(value) in (int, float):
-            return float(value)
-        if origin is not Mapping and type(value) is origin:
-            return value
-    names = [getattr(o, "__name__", str(o)) for o in options if o is not types.NoneType]
-    raise SettingsError(f"{where} is {value!r}, not {' or '.join(names)}")

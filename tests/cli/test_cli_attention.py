@@ -1,13 +1,9 @@
 """--attention, --role, --scale and --verbose, with a tiny causal checkpoint."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "embed"))
 from checkpoints import checkpoint
 
 from polyvec import Embedder

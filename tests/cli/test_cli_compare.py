@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polyvec import Embedder
-from polyvec.data.sets import read_set
+from polyvec.data.tasks.beir import read_set
 from polyvec.evaluate.tasks import evaluate, item_scores
 
 WORDS = ["a cat", "the sea", "two dogs", "a red boat", "old men", "one tree", "a cat sat", "dogs"]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from polyvec import Embedder
-from polyvec.data import languages
+from polyvec.data.stats import languages
 
 COMPLAINT = "the parcel came two weeks late and the box was open"
 TRAIN = [COMPLAINT, "many thanks for your quick and friendly help", "where do I find my invoice"]

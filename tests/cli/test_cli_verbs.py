@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from polyvec import Embedder, cli
-from polyvec.data import texts, vectors
+from polyvec.data import texts
+from polyvec.storage import vector_files as vectors
 
 LINES = ["a cat", "", "two  words", "漢字 🙂"]
 STDIN = "".join(f"{line}\n" for line in LINES).encode()

@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from polyvec import Embedder
 from polyvec.embed.compose import compose
-from polyvec.embed.demonstrations import Example, nearest_examples
 from polyvec.embed.encoding import RunOptions
-from polyvec.embed.prompts import Prompt
+from polyvec.embed.inputs.demonstrations import Example, nearest_examples
+from polyvec.embed.inputs.prompts import Prompt
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import (
     CalibrationError,
@@ -117,7 +117,7 @@ def test_echo_shows_early_words_the_late_ones():
 
 
 def test_eight_prompts_are_the_mean_of_eight_encodes():
-    from polyvec.embed.named_templates import METAEOL
+    from polyvec.embed.inputs.named_templates import METAEOL
 
     together = embedder_of(template="metaeol", pooling="last").encode("a cat")
     alone = [

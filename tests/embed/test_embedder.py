@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from polyvec import Embedder
 from polyvec.embed.encoding import RunOptions
-from polyvec.embed.prompts import PromptTable
+from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import CalibrationError, InputError, ModelError, TruncationWarning
 
 ODD_TEXTS = {
@@ -95,8 +95,8 @@ def test_an_empty_text_without_any_special_token_is_refused():
     from families import tokenizer
     from test_families import build
 
-    from polyvec.embed.backbone import Backbone
-    from polyvec.embed.tokens import TextTokenizer
+    from polyvec.embed.backbone.backbone import Backbone
+    from polyvec.embed.inputs.tokens import TextTokenizer
 
     bare = Embedder(
         Backbone(build("llama")), TextTokenizer(tokenizer(False, False)), pooling="last"
@@ -263,8 +263,8 @@ def test_encode_leaves_the_training_mode_as_it_was(tiny_bert):
 
 
 def test_gradients_reach_the_weights(tiny_bert):
-    from polyvec.embed.prompts import Span
-    from polyvec.embed.tokens import TokenBatch
+    from polyvec.embed.inputs.prompts import Span
+    from polyvec.embed.inputs.tokens import TokenBatch
 
     model = Embedder.from_pretrained(tiny_bert)
     batch = TokenBatch.of([0], model.text_tokenizer.encode([(Span("a cat"),)]))

@@ -14,13 +14,15 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polyvec import Embedder
-from polyvec.data.sets import RetrievalSet, StsSet, read_set
-from polyvec.data.task_sets import (
+from polyvec.data.tasks.beir import read_set
+from polyvec.data.tasks.sets import (
     ClusteringSet,
     ConditionalStsSet,
+    RetrievalSet,
+    StsSet,
 )
-from polyvec.embed.named_templates import TEMPLATES
-from polyvec.embed.prompts import PromptTable
+from polyvec.embed.inputs.named_templates import TEMPLATES
+from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DataError, InputError, MissingExtraError, ModelError, SettingsError
 
 mteb = pytest.importorskip("mteb", reason="needs the extra 'mteb'")

@@ -8,13 +8,15 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polyvec import Embedder
-from polyvec.data.sets import RetrievalSet, StsSet, read_set
-from polyvec.data.task_sets import (
+from polyvec.data.tasks.beir import read_set
+from polyvec.data.tasks.sets import (
     BitextSet,
     ClassificationSet,
     ClusteringSet,
     InstructionSet,
     PairSet,
+    RetrievalSet,
+    StsSet,
     SummarySet,
 )
 from polyvec.data.texts import find_file, read_jsonl

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from polyvec.data.tasks.named import all_tasks, named_task, read_published
 from polyvec.errors import DataError, InputError
-from polyvec.evaluate.named import all_tasks, named_task, read_published
 from polyvec.evaluate.published import beyond, markdown, rows, unexplained
 from polyvec.evaluate.selection import select
 from polyvec.evaluate.tasks import Result

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from polyvec import Embedder
-from polyvec.embed.prompts import PromptTable
+from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DataError, PolyvecError
 from polyvec.evaluate import measures
 from polyvec.evaluate.check import check_recipe, invariants

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from polyvec.embed.projection import SIMILARITIES
+from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import InputError, ShapeError
 from polyvec.index import exact
 

@@ -9,7 +9,7 @@ import pytest
 
 from polyvec import Embedder, Index
 from polyvec.data.texts import Record
-from polyvec.embed.prompts import PromptTable
+from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DataError, IndexStoreError, InputError
 from polyvec.index import store
 

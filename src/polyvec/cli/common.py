@@ -84,7 +84,7 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
     Verbs that need one vector a text refuse a recipe whose rankings are fused; `hybrid` takes it.
     """
     from polyvec.embed.embedder import Embedder
-    from polyvec.embed.sources import DEFAULT_MODEL
+    from polyvec.embed.formats.sources import DEFAULT_MODEL
 
     name = options.model or DEFAULT_MODEL
     device = _device(options.device)
@@ -118,7 +118,7 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
 
 def model_name(options: argparse.Namespace) -> str:
     """What to call the model in stored files; folders by absolute path."""
-    from polyvec.embed.sources import DEFAULT_MODEL
+    from polyvec.embed.formats.sources import DEFAULT_MODEL
 
     name = options.model or DEFAULT_MODEL
     return str(Path(name).resolve()) if Path(name).exists() else name

@@ -91,7 +91,7 @@ def _keep(options: argparse.Namespace, names: list[str], found: list) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from polyvec.data.files import atomic_file
+    from polyvec.storage.files import atomic_file
 
     rows = [
         {"data": name, **asdict(each), "difference": each.difference, "stands": each.stands}

@@ -27,8 +27,8 @@ from polyvec.cli import common
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
-    from polyvec.data.overlap_splits import Embed, SplitOverlap
-    from polyvec.data.stats import FolderStats, Spread
+    from polyvec.data.overlap.splits import Embed, SplitOverlap
+    from polyvec.data.stats.statistics import FolderStats, Spread
 
 SHOWN_LABELS = 5  # of the most, and of the least frequent
 SHOWN_LANGUAGES = 5
@@ -67,11 +67,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _stats(options: argparse.Namespace) -> None:
-    from polyvec.data.files import check_target
-    from polyvec.data.languages import guesser
-    from polyvec.data.overlap import NGRAM
-    from polyvec.data.overlap_splits import split_overlaps
-    from polyvec.data.stats import folder_stats
+    from polyvec.data.overlap.overlap import NGRAM
+    from polyvec.data.overlap.splits import split_overlaps
+    from polyvec.data.stats.languages import guesser
+    from polyvec.data.stats.statistics import folder_stats
+    from polyvec.storage.files import check_target
 
     if options.output is not None:
         check_target(options.output)
@@ -111,7 +111,7 @@ def _given(options: argparse.Namespace) -> str | None:
 
 def _counter(options: argparse.Namespace) -> tuple[Callable[[list[str]], list[int]], int | None]:
     """Tokens of each text with the model's special tokens, without prompt; and what it reads."""
-    from polyvec.embed.prompts import Span
+    from polyvec.embed.inputs.prompts import Span
 
     asked = {**vars(options), "model": options.tokenizer, "verbose": False}
     embedder = common.load_model(argparse.Namespace(**asked))
@@ -158,7 +158,7 @@ def _bar(what: str, *, shown: bool = True) -> Iterator[Callable[[str, int], None
 
 
 def _write(path: str, stats: "FolderStats", overlaps: "Sequence[SplitOverlap]") -> None:
-    from polyvec.data.files import atomic_file
+    from polyvec.storage.files import atomic_file
 
     found = {**dataclasses.asdict(stats), "overlaps": [dataclasses.asdict(o) for o in overlaps]}
     with atomic_file(Path(path), "w") as file:

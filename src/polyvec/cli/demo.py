@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     from polyvec.cli.search import show
     from polyvec.data.docstrings import standard_library
     from polyvec.embed.embedder import Embedder
-    from polyvec.embed.sources import DEFAULT_MODEL
+    from polyvec.embed.formats.sources import DEFAULT_MODEL
     from polyvec.index.store import Index
 
     folder = Path(options.folder or _cache_folder())

@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from polyvec.data.vectors import check_kind
+    from polyvec.storage.vector_files import check_kind
 
     if options.output is not None:
         check_kind(options.output)
@@ -48,8 +48,8 @@ def _check_not_input(options: argparse.Namespace) -> None:
 
 def _write(options: argparse.Namespace, records) -> None:
     """Embed in windows; only the texts of one window are held."""
-    from polyvec.data.vectors import vector_file
     from polyvec.embed.encoding import EncodeReport, RunOptions
+    from polyvec.storage.vector_files import vector_file
 
     embedder = common.load_model(options)
     report = EncodeReport()
@@ -97,7 +97,7 @@ def _texts(records, kept: list):
 
 class _stdout:
     def __enter__(self):
-        from polyvec.data.vectors import jsonl_lines
+        from polyvec.storage.vector_files import jsonl_lines
 
         return lambda records, vectors: sys.stdout.writelines(jsonl_lines(records, vectors))
 

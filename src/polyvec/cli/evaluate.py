@@ -76,10 +76,10 @@ def task_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from polyvec.data.files import check_target
-    from polyvec.evaluate.named import read_published
+    from polyvec.data.tasks.named import read_published
     from polyvec.evaluate.selection import select
     from polyvec.evaluate.tasks import Evaluator, write_results
+    from polyvec.storage.files import check_target
 
     check_pages(options)
     cache = cache_of(options)
@@ -149,7 +149,7 @@ def _contaminated(options: argparse.Namespace, chosen: list, sets: list | None) 
 
 def cache_of(options: argparse.Namespace):
     """The cache that the options ask for, or None."""
-    from polyvec.evaluate.cache import EmbeddingCache
+    from polyvec.storage.vector_cache import EmbeddingCache
 
     if options.no_cache:
         if options.cache:
@@ -160,7 +160,7 @@ def cache_of(options: argparse.Namespace):
 
 def check_pages(options: argparse.Namespace) -> None:
     """Refuse a target that cannot be written, before anything is computed."""
-    from polyvec.data.files import check_target
+    from polyvec.storage.files import check_target
 
     for path in (options.output, *options.report):
         if path is not None:
@@ -176,8 +176,8 @@ def result_name(result: "Result") -> str:
 
 
 def write_table(options: argparse.Namespace, name: str, results: "list[Result]") -> None:
-    from polyvec.data.files import atomic_file
     from polyvec.evaluate.published import markdown
+    from polyvec.storage.files import atomic_file
 
     with atomic_file(Path(options.table), "w") as file:
         file.write(markdown(Path(name).name, results))

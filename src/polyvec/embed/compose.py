@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from polyvec.embed import parts
-from polyvec.embed.attention import AttentionSpec
-from polyvec.embed.backbone import Backbone
+from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.transformer import (
     best_device,
     keep_layers,
@@ -17,13 +19,11 @@ from polyvec.embed.formats.transformer import (
     load_transformer,
     transformer_kind,
 )
-from polyvec.embed.prepending import TokenPrepending
-from polyvec.embed.projection import Normalize
-from polyvec.embed.prompts import PromptTable
+from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.inputs.templates import Template
+from polyvec.embed.inputs.tokens import NO_LIMIT, TextTokenizer
+from polyvec.embed.projection.dense import Normalize
 from polyvec.embed.settings import EmbedderSettings, template_of
-from polyvec.embed.sources import model_folder
-from polyvec.embed.templates import Template
-from polyvec.embed.tokens import NO_LIMIT, TextTokenizer
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import SettingsError, known
 

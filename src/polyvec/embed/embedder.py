@@ -18,19 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyvec.embed import describing, encoding, projection
-from polyvec.embed.backbone import Backbone
-from polyvec.embed.demonstrations import Example
+from polyvec.embed import describing, encoding
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.states import States
 from polyvec.embed.encoding import EncodeReport, RunOptions
-from polyvec.embed.pooling import POOLINGS, pool
-from polyvec.embed.pooling_base import PoolingModule
-from polyvec.embed.pooling_modules import WeightedLayers
-from polyvec.embed.projection import Calibration, Precision
-from polyvec.embed.prompts import Prompt, PromptTable, Span, render
-from polyvec.embed.sources import DEFAULT_MODEL
-from polyvec.embed.states import States
-from polyvec.embed.templates import Template
-from polyvec.embed.tokens import TextTokenizer, TokenBatch
+from polyvec.embed.formats.sources import DEFAULT_MODEL
+from polyvec.embed.inputs.demonstrations import Example
+from polyvec.embed.inputs.prompts import Prompt, PromptTable, Span, render
+from polyvec.embed.inputs.templates import Template
+from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
+from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.functions import POOLINGS, pool
+from polyvec.embed.pooling.modules import WeightedLayers
+from polyvec.embed.projection import quantization
+from polyvec.embed.projection.dense import Normalize
+from polyvec.embed.projection.quantization import Calibration, Precision
+from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix, similarity_pairs
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import CalibrationError, InputError, ModelError, known
 
@@ -73,10 +76,10 @@ class Embedder(nn.Module):
         for name in self.pooling or (("none",) if self.pooling_module is None else ()):
             if name not in POOLINGS:
                 raise ModelError(f"pooling {name!r} is not known.{known(name, POOLINGS)}")
-        if similarity_fn_name not in projection.SIMILARITIES:
+        if similarity_fn_name not in SIMILARITIES:
             raise ModelError(
                 f"similarity {similarity_fn_name!r} is not known."
-                + known(similarity_fn_name, projection.SIMILARITIES)
+                + known(similarity_fn_name, SIMILARITIES)
             )
         self.pool_prompt = pool_prompt
         self.layers = layers
@@ -336,10 +339,10 @@ class Embedder(nn.Module):
         dim = truncate_dim or self.truncate_dim
         unit = normalize_embeddings or self.normalizes
         stack = torch.stack(list(vectors)) if len(vectors) else torch.zeros(0, self._full_dimension)
-        stack = projection.truncate(stack, dim, renormalize=unit)
+        stack = quantization.truncate(stack, dim, renormalize=unit)
         if normalize_embeddings:
             stack = nn.functional.normalize(stack, dim=-1)
-        return projection.quantize(stack.numpy(), precision, calibration or self.calibration)
+        return quantization.quantize(stack.numpy(), precision, calibration or self.calibration)
 
     def _check_finish(self, **finish: Any) -> None:
         """Refuse a wrong precision, dimension or calibration before anything is computed."""
@@ -369,11 +372,11 @@ class Embedder(nn.Module):
 
     def similarity(self, a: Any, b: Any) -> Tensor:
         """Similarity of every vector in `a` to every one in `b`, [N, M]."""
-        return projection.similarity_matrix(_matrix(a), _matrix(b), self.similarity_fn_name)
+        return similarity_matrix(_matrix(a), _matrix(b), self.similarity_fn_name)
 
     def similarity_pairwise(self, a: Any, b: Any) -> Tensor:
         """Similarity of each vector in `a` to the one beside it in `b`, [N]."""
-        return projection.similarity_pairs(_matrix(a), _matrix(b), self.similarity_fn_name)
+        return similarity_pairs(_matrix(a), _matrix(b), self.similarity_fn_name)
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -408,7 +411,7 @@ class Embedder(nn.Module):
     @property
     def normalizes(self) -> bool:
         """Whether the model's own last step makes vectors of length 1."""
-        return len(self.projections) > 0 and isinstance(self.projections[-1], projection.Normalize)
+        return len(self.projections) > 0 and isinstance(self.projections[-1], Normalize)
 
     def get_embedding_dimension(self) -> int:
         """Numbers in a vector."""

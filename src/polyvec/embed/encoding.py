@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyvec.embed.prompts import Prompt, render
-from polyvec.embed.tokens import NoRoomError, TokenBatch, Tokens, budget_batches
+from polyvec.embed.inputs.prompts import Prompt, render
+from polyvec.embed.inputs.tokens import NoRoomError, TokenBatch, Tokens, budget_batches
 from polyvec.errors import InputError, ModelError, TruncationWarning
 
 if TYPE_CHECKING:

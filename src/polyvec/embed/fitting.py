@@ -7,8 +7,8 @@ import torch
 
 from polyvec.embed import encoding
 from polyvec.embed.encoding import EncodeReport, RunOptions
-from polyvec.embed.fitted import Fitted
-from polyvec.embed.pooling_layers import RouterWeights
+from polyvec.embed.pooling.layers import RouterWeights
+from polyvec.embed.projection.fitted import Fitted
 from polyvec.errors import ModelError
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
-from polyvec.embed.backbone import Backbone
-from polyvec.embed.fitted import FITTED
-from polyvec.embed.pooling import POOLINGS
-from polyvec.embed.pooling_base import PoolingModule
-from polyvec.embed.pooling_modules import POOLING_MODULES
-from polyvec.embed.projection import Dense, LayerNorm, Normalize
-from polyvec.embed.projectors import PROJECTORS
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.functions import POOLINGS
+from polyvec.embed.pooling.modules import POOLING_MODULES
+from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
+from polyvec.embed.projection.fitted import FITTED
+from polyvec.embed.projection.trained import PROJECTORS
 from polyvec.errors import SettingsError, known
 
 PROJECTIONS: dict[str, type[nn.Module]] = {

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from polyvec.embed.named_templates import TEMPLATES
-from polyvec.embed.templates import Template
+from polyvec.embed.inputs.named_templates import TEMPLATES
+from polyvec.embed.inputs.templates import Template
 from polyvec.errors import SettingsError, known
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from polyvec.embed.attention import NAME
+from polyvec.embed.backbone.attention import NAME
+from polyvec.embed.backbone.runners import set_attention
 from polyvec.embed.part import one_of
-from polyvec.embed.runners import set_attention
 from polyvec.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
-    from polyvec.embed.backbone import Backbone
+    from polyvec.embed.backbone.backbone import Backbone
 
 # What is asked, with one worked example each, so that a base model can follow; the four
 # transformations are the paper's, the wording is ours.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyvec.data.overlap import NGRAM, NONE, overlap
-from polyvec.data.task_files import TaskSet
+from polyvec.data.overlap.overlap import NGRAM, NONE, overlap
+from polyvec.data.tasks.readers import TaskSet
 from polyvec.data.texts import read_jsonl, read_lines
 from polyvec.errors import DataError
 

@@ -10,8 +10,8 @@ import torch
 
 from polyvec.embed import describing
 from polyvec.embed.encoding import RunOptions
-from polyvec.embed.prompts import Prompt
-from polyvec.evaluate.cache import EmbeddingCache, Shelf
+from polyvec.embed.inputs.prompts import Prompt
+from polyvec.storage.vector_cache import EmbeddingCache, Shelf
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder

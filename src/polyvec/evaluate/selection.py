@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyvec.data.task_files import TaskSet, read_folder
+from polyvec.data.tasks.named import NamedTask, all_tasks, named_task
+from polyvec.data.tasks.readers import TaskSet, read_folder
 from polyvec.errors import DataError, InputError, known
-from polyvec.evaluate.named import NamedTask, all_tasks, named_task
 
 Published = dict[tuple[str, str, str], float]
 KINDS = ("sts", "retrieval", "classification", "clustering", "pair", "bitext", "summarization")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyvec.data.files import atomic_file
-from polyvec.data.task_files import TaskSet, read_folder
+from polyvec.data.tasks.readers import TaskSet, read_folder
 from polyvec.embed.encoding import RunOptions
 from polyvec.errors import DataError
 from polyvec.evaluate import protocols
-from polyvec.evaluate.cache import EmbeddingCache
 from polyvec.evaluate.encoder import TaskEncoder, vector_fingerprint
 from polyvec.evaluate.outcome import Outcome, Statistic
+from polyvec.storage.files import atomic_file
+from polyvec.storage.vector_cache import EmbeddingCache
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder

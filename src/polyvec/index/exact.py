@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from polyvec.embed.projection import similarity_matrix
+from polyvec.embed.projection.similarity import similarity_matrix
 from polyvec.errors import InputError, ShapeError
 
 BLOCK = 32_768  # documents scored at a time

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyvec.data.files import atomic_file
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import EncodeReport
-from polyvec.embed.projection import similarity_matrix
+from polyvec.embed.projection.similarity import similarity_matrix
 from polyvec.errors import InputError, ModelError
 from polyvec.index.fusion import min_max_fusion
+from polyvec.storage.files import atomic_file
 
 FILE = "hybrid.json"
 

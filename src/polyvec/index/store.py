@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyvec.data.files import atomic_file
 from polyvec.data.texts import Record
 from polyvec.embed.encoding import EncodeReport, RunOptions
 from polyvec.errors import DataError, IndexStoreError
 from polyvec.index.exact import top_k
+from polyvec.storage.files import atomic_file
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder

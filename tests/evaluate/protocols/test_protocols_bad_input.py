@@ -7,8 +7,7 @@ import pytest
 import toy_data
 from toy_encoders import Bag, Toy
 
-from polyvec.data.sets import RetrievalSet, StsSet
-from polyvec.data.task_sets import BitextSet, ConditionalStsSet
+from polyvec.data.tasks.sets import BitextSet, ConditionalStsSet, RetrievalSet, StsSet
 from polyvec.errors import DataError, ModelError, SettingsError, ShapeError
 from polyvec.evaluate import protocols
 

@@ -8,14 +8,15 @@ import pytest
 import toy_data
 from toy_encoders import Bag, Toy, at_angles, plane
 
-from polyvec.data.sets import RetrievalSet, StsSet
-from polyvec.data.task_sets import (
+from polyvec.data.tasks.sets import (
     BitextSet,
     ClassificationSet,
     ClusteringSet,
     ConditionalStsSet,
     InstructionSet,
     PairSet,
+    RetrievalSet,
+    StsSet,
     SummarySet,
 )
 from polyvec.evaluate import measures, protocols

@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from polyvec.data.sets import RetrievalSet, StsSet
-from polyvec.data.task_sets import (
+from polyvec.data.tasks.sets import (
     BitextSet,
     ClassificationSet,
     ClusteringSet,
     InstructionSet,
     PairSet,
+    RetrievalSet,
+    StsSet,
     SummarySet,
 )
 

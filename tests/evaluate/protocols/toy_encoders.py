@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from polyvec.embed.projection import similarity_matrix, similarity_pairs
+from polyvec.embed.projection.similarity import similarity_matrix, similarity_pairs
 
 
 class Toy:

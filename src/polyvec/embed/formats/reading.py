@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from polyvec.embed.attention import AttentionSpec
-from polyvec.embed.backbone import Backbone
+from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
     OWN_WAY,
@@ -19,6 +20,7 @@ from polyvec.embed.formats.schema import (
     POOLING_FLAGS,
     read_json,
 )
+from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.static import read_static
 from polyvec.embed.formats.transformer import (
     best_device,
@@ -27,16 +29,15 @@ from polyvec.embed.formats.transformer import (
     load_transformer,
     transformer_kind,
 )
+from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.inputs.templates import Template
+from polyvec.embed.inputs.tokens import NO_LIMIT, TextTokenizer, read_contract
 from polyvec.embed.parts import PROJECTIONS, make
-from polyvec.embed.pooling import POOLINGS
-from polyvec.embed.pooling_base import PoolingModule
-from polyvec.embed.pooling_modules import POOLING_MODULES, WeightedLayers
-from polyvec.embed.prepending import TokenPrepending
-from polyvec.embed.projection import Calibration, Dense, LayerNorm, Normalize
-from polyvec.embed.prompts import PromptTable
-from polyvec.embed.sources import model_folder
-from polyvec.embed.templates import Template
-from polyvec.embed.tokens import NO_LIMIT, TextTokenizer, read_contract
+from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.functions import POOLINGS
+from polyvec.embed.pooling.modules import POOLING_MODULES, WeightedLayers
+from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
+from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import (
     InputError,

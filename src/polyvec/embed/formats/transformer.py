@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.schema import read_json
-from polyvec.embed.quiet import quiet_transformers
 from polyvec.errors import (
     HalfPrecisionWarning,
     InputError,

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from polyvec import __version__
-from polyvec.data.files import atomic_folder
+from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
     OWN_WAY,
@@ -25,10 +25,10 @@ from polyvec.embed.formats.schema import (
 )
 from polyvec.embed.formats.static import StaticTable, write_static
 from polyvec.embed.parts import PROJECTIONS
-from polyvec.embed.pooling_modules import POOLING_MODULES
-from polyvec.embed.projection import Dense, LayerNorm, Normalize
-from polyvec.embed.quiet import quiet_transformers
+from polyvec.embed.pooling.modules import POOLING_MODULES
+from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
 from polyvec.errors import ModelError
+from polyvec.storage.files import atomic_folder
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder

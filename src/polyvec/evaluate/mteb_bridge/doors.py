@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.results import ModelResult
 
-from polyvec.data.task_files import read_folder
+from polyvec.data.tasks.readers import read_folder
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.evaluate.mteb_bridge.encoder import Instructions, MtebEncoder

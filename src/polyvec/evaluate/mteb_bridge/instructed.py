@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from polyvec.data.task_sets import InstructionSet
+from polyvec.data.tasks.sets import InstructionSet
 from polyvec.errors import DataError
 
 SIDES = "og", "changed"  # the original instruction, and the one that narrows it

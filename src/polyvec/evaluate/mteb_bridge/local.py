@@ -31,16 +31,17 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.get_tasks import get_task
 from mteb.languages import check_language_code
 
-from polyvec.data.sets import RetrievalSet, StsSet
-from polyvec.data.task_sets import (
+from polyvec.data.tasks.sets import (
     BitextSet,
     ClassificationSet,
     ClusteringSet,
     InstructionSet,
     PairSet,
+    RetrievalSet,
+    StsSet,
     SummarySet,
 )
-from polyvec.embed.templates import ROLES
+from polyvec.embed.inputs.templates import ROLES
 from polyvec.errors import DataError, SettingsError, known
 from polyvec.evaluate.mteb_bridge.instructed import changed_documents, instructed
 from polyvec.evaluate.mteb_bridge.prompts import LOCAL

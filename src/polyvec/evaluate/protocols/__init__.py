@@ -6,14 +6,15 @@ To add a kind: its dataclass in data/task_sets.py, its function in a file here, 
 from collections.abc import Callable
 from typing import Any
 
-from polyvec.data.sets import RetrievalSet, StsSet
-from polyvec.data.task_sets import (
+from polyvec.data.tasks.sets import (
     BitextSet,
     ClassificationSet,
     ClusteringSet,
     ConditionalStsSet,
     InstructionSet,
     PairSet,
+    RetrievalSet,
+    StsSet,
     SummarySet,
 )
 from polyvec.errors import DataError, known

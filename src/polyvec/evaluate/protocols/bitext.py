@@ -5,7 +5,7 @@ N sentences to be translated, M sentences of the other language, E vectors.
 
 import numpy as np
 
-from polyvec.data.task_sets import BitextSet
+from polyvec.data.tasks.sets import BitextSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.binary import f1
 from polyvec.evaluate.measures.inputs import extra

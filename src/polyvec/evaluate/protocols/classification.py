@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from polyvec.data.task_sets import ClassificationSet
+from polyvec.data.tasks.sets import ClassificationSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.inputs import extra
 from polyvec.evaluate.outcome import Encoder, Item, Outcome

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyvec.data.task_sets import ClusteringSet
+from polyvec.data.tasks.sets import ClusteringSet
 from polyvec.errors import DataError, SettingsError, known
 from polyvec.evaluate.measures.grouping import v_measure
 from polyvec.evaluate.measures.inputs import extra

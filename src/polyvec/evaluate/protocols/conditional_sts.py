@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from polyvec.data.task_sets import ConditionalStsSet
+from polyvec.data.tasks.sets import ConditionalStsSet
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols.sts import correlated, pairs_outcome
 from polyvec.evaluate.protocols.vectors import (

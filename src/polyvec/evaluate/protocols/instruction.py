@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from polyvec.data.task_sets import InstructionSet
+from polyvec.data.tasks.sets import InstructionSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.instruction import rank_change
 from polyvec.evaluate.outcome import Encoder, Outcome

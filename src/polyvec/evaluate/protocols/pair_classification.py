@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from polyvec.data.task_sets import PairSet
+from polyvec.data.tasks.sets import PairSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.binary import average_precision, best_accuracy, best_f1
 from polyvec.evaluate.outcome import Encoder, Item, Outcome

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyvec.embed.projection import SIMILARITIES
+from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.ranking import CUTS
 from polyvec.evaluate.outcome import Encoder, Item

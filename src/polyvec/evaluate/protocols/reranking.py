@@ -1,6 +1,6 @@
 """Reranking: candidates that somebody found already are put in order."""
 
-from polyvec.data.sets import RetrievalSet
+from polyvec.data.tasks.sets import RetrievalSet
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols import ranked
 from polyvec.evaluate.protocols.retrieval import (

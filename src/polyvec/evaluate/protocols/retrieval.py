@@ -1,7 +1,6 @@
 """Retrieval: are the documents that answer a query the nearest of all?"""
 
-from polyvec.data.sets import RetrievalSet
-from polyvec.data.task_sets import InstructionSet
+from polyvec.data.tasks.sets import InstructionSet, RetrievalSet
 from polyvec.errors import DataError
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols import ranked

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyvec.data.sets import StsSet
+from polyvec.data.tasks.sets import StsSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.correlation import correlations
 from polyvec.evaluate.outcome import Encoder, Item, Outcome

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from polyvec.data.task_sets import SummarySet
-from polyvec.embed.projection import similarity_matrix
+from polyvec.data.tasks.sets import SummarySet
+from polyvec.embed.projection.similarity import similarity_matrix
 from polyvec.errors import DataError
 from polyvec.evaluate.outcome import Encoder, Item, Outcome
 from polyvec.evaluate.protocols.sts import correlated

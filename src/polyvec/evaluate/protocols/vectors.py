@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from polyvec.embed.projection import SIMILARITIES
+from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import DataError, ModelError, ShapeError
 from polyvec.evaluate.outcome import Encoder
 from polyvec.index.exact import top_k

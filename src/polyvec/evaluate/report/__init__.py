@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyvec.data.files import atomic_file
+from polyvec.storage.files import atomic_file
 
 if TYPE_CHECKING:
     from polyvec.evaluate.outcome import Outcome

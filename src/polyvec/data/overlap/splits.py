@@ -1,0 +1,339 @@
+"""The splits of a folder against one another, or a folder against another one.
+
+A split is told by a file's name (train.jsonl, en_test.jsonl, queries.dev.jsonl.gz), by a field
+"split" in its rows, or, of queries, by the judgements that name them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from polyvec.data.overlap.overlap import NGRAM, NONE, Overlap, equal_rows, nearest, overlap
+from polyvec.data.stats.files import SPLITS, DataFile, data_files, read_qrels, split_of
+from polyvec.data.stats.statistics import PROGRESS_ROWS, FolderStats, Progress, text_rows
+from polyvec.data.texts import ID_COLUMNS
+from polyvec.data.words import normalized, words
+from polyvec.errors import InputError
+
+ORDER = ("train", "dev", "test")  # a split must not hold what an earlier one holds
+THRESHOLDS = (0.9, 0.95, 0.99)  # cosines from which on neighbours are counted
+NUM_PAIRS = 5
+WHOLE_ROWS = "(whole rows)"
+
+Embed = Callable[[list[str]], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A test text and the training text that is like it, each with its file:line.
+
+    `how` is "equal", "same words" (up to case and punctuation), "n-grams" or "neighbour";
+    `score` the share of n-grams that are shared, of neighbours the cosine.
+    """
+
+    how: str
+    score: float
+    test_place: str
+    train_place: str
+    test_text: str
+    train_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOverlap:
+    """One field of a test split against all texts of a training split.
+
+    Of the field "(whole rows)" a text is all of a row's texts, in any order, up to case and
+    punctuation; n-grams and neighbours are not looked for. `num_near` counts neighbours from
+    each of THRESHOLDS on.
+    """
+
+    train: str
+    test: str
+    field: str
+    num_train: int
+    num_texts: int
+    num_exact: int
+    num_same: int
+    n: int
+    num_ngram: int | None = None
+    mean_ngram_share: float | None = None
+    num_near: Mapping[str, int] | None = None
+    worst: tuple[Pair, ...] = ()
+
+
+def split_overlaps(
+    stats: FolderStats,
+    against: FolderStats | None = None,
+    *,
+    n: int = NGRAM,
+    embed: Embed | None = None,
+    num_pairs: int = NUM_PAIRS,
+    progress: Progress = lambda name, rows: None,
+) -> list[SplitOverlap]:
+    """What later splits of a folder share with earlier ones, or `against` with the folder.
+
+    Of two folders the training side is the first without what is named dev or test, the test
+    side the second without what is named train, each file of its own; where nothing would be
+    left, all. `embed` gives vectors of texts: with it nearest neighbours are looked for.
+    """
+    vectors = _Vectors(embed) if embed else None
+    found: list[SplitOverlap] = []
+    for train, tests in _comparisons(stats, against, progress):
+        texts = [text for test in tests for text in test.texts]
+        shared = overlap(train.texts, texts, n)
+        near = nearest(vectors(train.texts), vectors(texts)) if vectors else None
+        stop = 0
+        for test in tests:
+            part = slice(stop, stop := stop + len(test.texts))
+            found += _fields(train, test, _Findings.of(shared, near, part), num_pairs)
+            if test.wholes and train.wholes:
+                found.append(_whole_rows(train, test, n))
+    return found
+
+
+# ---- what is compared ---------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Part:
+    """The texts of a split: with each its field and its place; `wholes` are rows of several."""
+
+    names: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    wholes: list[str] = field(default_factory=list)
+    whole_places: list[str] = field(default_factory=list)
+
+    def add(self, row: "_Row") -> None:
+        if row.name not in self.names:
+            self.names.append(row.name)
+        place = f"{row.file.path}:{row.line}"
+        for name, text in row.texts:
+            self.texts.append(text)
+            self.fields.append(name)
+            self.places.append(place)
+        if len(row.texts) > 1:
+            self.wholes.append("\n".join(sorted(normalized(text) for _, text in row.texts)))
+            self.whole_places.append(place)
+
+    @property
+    def name(self) -> str:
+        more = len(self.names) - 3
+        return ", ".join(self.names[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row that has texts; `name` is its file's, and its split where that does not tell it."""
+
+    name: str
+    file: DataFile
+    line: int
+    split: str | None
+    texts: list[tuple[str, str]]
+
+
+def _comparisons(
+    stats: FolderStats, against: FolderStats | None, progress: Progress
+) -> Iterator[tuple[_Part, list[_Part]]]:
+    """A training side and what must not share with it."""
+    if against is None:
+        for parts in _series(stats, progress).values():
+            there = [parts[split] for split in ORDER if split in parts]
+            yield from ((train, there[i:]) for i, train in enumerate(there[:-1], 1))
+        return
+    if Path(stats.path).resolve() == Path(against.path).resolve():
+        raise InputError(f"{against.path}: is compared with itself")
+    train = _Part()
+    for row in _without(stats, {"dev", "test"}, progress):
+        train.add(row)
+    files: dict[str, _Part] = {}
+    for row in _without(against, {"train"}, progress):
+        files.setdefault(row.name, _Part()).add(row)
+    yield train, list(files.values())
+
+
+def _series(stats: FolderStats, progress: Progress) -> dict[tuple, dict[str, _Part]]:
+    """Parts by split, of each series of files whose names differ in the split alone."""
+    found: dict[tuple, dict[str, _Part]] = {}
+    for row in _rows(stats, progress):
+        if row.split is not None:
+            series = split_of(row.file.name)[1]
+            found.setdefault((series,), {}).setdefault(row.split, _Part()).add(row)
+    return found
+
+
+def _without(stats: FolderStats, splits: set[str], progress: Progress) -> Iterable[_Row]:
+    """The rows of other splits, or all; with the folder in their names, as there are two."""
+    rows = list(_rows(stats, progress))
+    folder = Path(stats.path).resolve()
+    before = f"{folder.name}/" if folder.is_dir() else f"{folder.parent.name}/"
+    rows = [row for row in rows if row.split not in splits] or rows
+    return [dataclasses.replace(row, name=before + row.name) for row in rows]
+
+
+def _rows(stats: FolderStats, progress: Progress) -> Iterator[_Row]:
+    """Every row that has texts; a query once for each split that judges it."""
+    files, _ = data_files(stats.path)
+    names = {file.name: [text.name for text in file.texts] for file in stats.files}
+    judged = _judged(files)
+    num_rows = 0
+    for file in files:
+        if not names.get(file.name):
+            continue
+        split, _ = split_of(file.name)
+        queries = judged.get(str(PurePosixPath(file.name).parent), {})
+        is_queries = file.stem.startswith("queries")
+        for line, row, texts in text_rows(file, names[file.name]):
+            splits: Sequence[str | None] = (split or _split_field(row),)
+            if splits == (None,) and is_queries:
+                splits = [s for s, ids in queries.items() if _id(row) in ids] or (None,)
+            for each in splits if texts else ():
+                name = file.name if split or each is None else f"{file.name} ({each})"
+                yield _Row(name, file, line, each, texts)
+            num_rows += 1
+            if num_rows % PROGRESS_ROWS == 0:
+                progress(file.name, PROGRESS_ROWS)
+
+
+def _judged(files: Sequence[DataFile]) -> dict[str, dict[str, set[str]]]:
+    """Ids of the queries that each folder's splits of judgements name."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for file in files:
+        split, _ = split_of(file.path.name)
+        if file.is_qrels and split is not None:
+            place = PurePosixPath(file.name).parent
+            folder = str(place.parent if place.name == "qrels" else place)
+            ids = found.setdefault(folder, {}).setdefault(split, set())
+            ids.update(query for _, query, _, _ in read_qrels(file.path))
+    return found
+
+
+def _split_field(row: Mapping[str, Any]) -> str | None:
+    value = row.get("split")
+    return SPLITS.get(value.lower()) if isinstance(value, str) else None
+
+
+def _id(row: Mapping[str, Any]) -> str:
+    return str(next((row[name] for name in ID_COLUMNS if row.get(name) is not None), ""))
+
+
+# ---- comparing ----------------------------------------------------------------------------------
+
+
+class _Vectors:
+    """Vectors of texts; each text is embedded once."""
+
+    def __init__(self, embed: Embed) -> None:
+        self.embed, self.known = embed, dict[str, np.ndarray]()
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if new:
+            self.known.update(zip(new, self.embed(new), strict=True))
+        return np.stack([self.known[text] for text in texts])
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What was found of the texts of one part: as in Overlap, and cosines and rows of `nearest`."""
+
+    n: int
+    exact_rows: np.ndarray
+    same_rows: np.ndarray
+    shares: np.ndarray
+    ngram_rows: np.ndarray
+    cosines: np.ndarray | None
+    near_rows: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls, found: Overlap, near: tuple[np.ndarray, np.ndarray] | None, part: slice
+    ) -> "_Findings":
+        return cls(
+            found.n,
+            found.exact_rows[part],
+            found.same_rows[part],
+            found.ngram_shares[part],
+            found.ngram_rows[part],
+            near[0][part] if near else None,
+            near[1][part] if near else None,
+        )
+
+
+def _fields(train: _Part, test: _Part, found: _Findings, num_pairs: int) -> Iterator[SplitOverlap]:
+    of_field = np.array(test.fields)
+    for name in dict.fromkeys(test.fields):
+        rows = np.flatnonzero(of_field == name)
+        shares = found.shares[rows]
+        counts = None
+        if found.cosines is not None:
+            near = found.cosines[rows]
+            counts = {f"{limit:g}": int((near >= limit).sum()) for limit in THRESHOLDS}
+        pairs = (
+            *_copied(train, test, found, rows, num_pairs),
+            *_neighbours(train, test, found, rows, num_pairs),
+        )
+        yield SplitOverlap(
+            train.name,
+            test.name,
+            name,
+            num_train=len(train.texts),
+            num_texts=len(rows),
+            num_exact=int((found.exact_rows[rows] != NONE).sum()),
+            num_same=int((found.same_rows[rows] != NONE).sum()),
+            n=found.n,
+            num_ngram=int((shares > 0).sum()),
+            mean_ngram_share=float(shares.mean()),
+            num_near=counts,
+            worst=pairs,
+        )
+
+
+def _whole_rows(train: _Part, test: _Part, n: int) -> SplitOverlap:
+    num = int((equal_rows(train.wholes, test.wholes) != NONE).sum())
+    sizes = (len(train.wholes), len(test.wholes))
+    return SplitOverlap(train.name, test.name, WHOLE_ROWS, *sizes, num, num, n)
+
+
+def _copied(
+    train: _Part, test: _Part, found: _Findings, rows: np.ndarray, num_pairs: int
+) -> list[Pair]:
+    """The test texts of which most words were copied, each text once."""
+    hit = rows[(found.shares[rows] > 0) | (found.same_rows[rows] != NONE)]
+    pairs: dict[str, tuple[float, Pair]] = {}
+    for row in hit.tolist():
+        how, other, share = "n-grams", found.ngram_rows[row], float(found.shares[row])
+        if found.exact_rows[row] != NONE:
+            how, other, share = "equal", found.exact_rows[row], 1.0
+        elif found.same_rows[row] != NONE:
+            how, other, share = "same words", found.same_rows[row], 1.0
+        text = test.texts[row]
+        pair = Pair(how, share, test.places[row], train.places[other], text, train.texts[other])
+        pairs.setdefault(text, (share * len(words(text)), pair))
+    worst = sorted(pairs.values(), key=lambda item: -item[0])
+    return [pair for _, pair in worst[:num_pairs]]
+
+
+def _neighbours(
+    train: _Part, test: _Part, found: _Findings, rows: np.ndarray, num_pairs: int
+) -> list[Pair]:
+    """The nearest pairs from the lowest threshold on, without those that have the same words."""
+    cosines, others = found.cosines, found.near_rows
+    if cosines is None or others is None:
+        return []
+    close = rows[(cosines[rows] >= THRESHOLDS[0]) & (found.same_rows[rows] == NONE)]
+    pairs: dict[str, Pair] = {}
+    for row in close[np.argsort(-cosines[close], kind="stable")].tolist():
+        if len(pairs) == num_pairs:
+            break
+        text, places = test.texts[row], (test.places[row], train.places[others[row]])
+        pair = Pair("neighbour", float(cosines[row]), *places, text, train.texts[others[row]])
+        pairs.setdefault(text, pair)
+    return list(pairs.values())

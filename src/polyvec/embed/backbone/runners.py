@@ -1,0 +1,170 @@
+"""The three ways a batch runs through a model: by our attention function, by itself, by masks.
+
+B texts, T tokens of all texts one behind another, L tokens of the longest text, D state size.
+"""
+
+import contextlib
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from polyvec.embed.backbone.attention import AttentionPlan, AttentionSpec
+from polyvec.embed.backbone.hooks import masked_layers
+from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.inputs.tokens import TokenBatch
+from polyvec.errors import ModelError
+
+Needs = frozenset[str]
+
+
+class Native:
+    """Padded on the right, with the model's own attention; the only one for encoder-decoders,
+    state-space models and position biases, and the measure of the other two."""
+
+    name, packed = "native", False
+
+    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+        self.model, self.pad_id = model, pad_id
+
+    def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
+        """The model's output for the batch."""
+        if spec.blocked:
+            raise ModelError(f"{type(self.model).__name__} runs its own attention, without parts")
+        if "attentions" in needs:
+            set_attention(self.model, "eager")  # the only one that gives weights
+        ids_BL, seen_BL = self._padded(batch)
+        return call(self.model, needs, input_ids=ids_BL, attention_mask=seen_BL.long())
+
+    def lay(self, state: Tensor, batch: TokenBatch) -> Tensor:
+        """A state of the output as [B, L, D], zeros allowed where a text has ended."""
+        return state.reshape(len(batch.lengths), max(batch.lengths), -1)
+
+    def _padded(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        seen_BL = seen(batch, self.model.device)
+        ids_BL = torch.full(seen_BL.shape, self.pad_id, device=seen_BL.device)
+        return ids_BL.masked_scatter_(seen_BL, torch.from_numpy(batch.ids_T).to(ids_BL)), seen_BL
+
+
+class Planned(Native):
+    """By our attention function: packed, or padded where attention weights are asked for."""
+
+    name = "plan"
+
+    def __init__(self, model: PreTrainedModel, pad_id: int, *, packed: bool, offset: int) -> None:
+        super().__init__(model, pad_id)
+        self.packed, self.offset = packed, offset
+        self.windows: dict[int, int | None] = {}
+
+    def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
+        if self.packed and "attentions" not in needs:
+            plan = _plan(self.model, batch, spec, runs=tuple(batch.runs()))
+            ids = torch.from_numpy(batch.ids_T).to(self.model.device, torch.long)[None]
+            positions = plan.positions.to(ids.device)[None]
+        else:
+            ids, seen_BL = self._padded(batch)
+            weights = "attentions" in needs
+            plan = _plan(self.model, batch, spec, real_BL=seen_BL, weights=weights)
+            positions = plan.positions
+        positions = positions + self.offset
+        out = call(self.model, needs, input_ids=ids, position_ids=positions, plan=plan)
+        self.windows = plan.windows
+        return out
+
+    def lay(self, state: Tensor, batch: TokenBatch) -> Tensor:
+        if state.shape[0] == len(batch.lengths) and state.ndim == 3 and not self.packed:
+            return super().lay(state, batch)
+        flat_TD = state.reshape(-1, state.shape[-1])
+        if len(flat_TD) != len(batch.ids_T):
+            return super().lay(state, batch)
+        seen_BL = seen(batch, state.device)
+        if bool(seen_BL.all()):
+            return flat_TD.view(*seen_BL.shape, -1)
+        out = flat_TD.new_zeros(*seen_BL.shape, flat_TD.shape[-1])
+        out[seen_BL] = flat_TD
+        return out
+
+
+class Hooked(Native):
+    """Padded, with a dense mask put into every layer."""
+
+    name = "hooks"
+
+    def __init__(self, model: PreTrainedModel, pad_id: int, form: str) -> None:
+        super().__init__(model, pad_id)
+        self.form = form
+
+    def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
+        ids_BL, seen_BL = self._padded(batch)
+        plan = _plan(self.model, batch, spec, real_BL=seen_BL)
+        with masked_layers(self.model, plan, self.form):
+            return call(self.model, needs, input_ids=ids_BL)
+
+
+def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
+    """The model's forward, with what the side outputs take."""
+    takes = inspect.signature(model.forward).parameters
+    body: Any = model
+    if "decoder_start" in needs:
+        start = getattr(model.config, "decoder_start_token_id", None)
+        if "decoder_input_ids" not in takes or start is None:
+            raise ModelError(f"{type(model).__name__} has no decoder to start")
+        rows = len(inputs["input_ids"])
+        inputs["decoder_input_ids"] = torch.full((rows, 1), start, device=model.device)
+    elif "decoder_input_ids" in takes:
+        body = model.get_encoder()
+    if "use_cache" in takes and body is model:
+        inputs["use_cache"] = False  # a cache of states that nobody reads
+    if "router" in needs:
+        inputs["output_router_logits"] = True
+    if "attentions" in needs:
+        inputs["output_attentions"] = True
+    if "all_layers" in needs:
+        inputs["output_hidden_states"] = True
+    return body(**inputs)
+
+
+def set_attention(model: PreTrainedModel, name: str) -> bool:
+    """Switch a model's attention function; False if it does not let us."""
+    with quiet_transformers(), contextlib.suppress(ValueError):
+        model.set_attn_implementation(name)
+    return bool(model.config._attn_implementation == name)
+
+
+def seen(batch: TokenBatch, device: torch.device) -> Tensor:
+    """Which places of the padded batch hold a token, [B, L]."""
+    lengths_B = torch.tensor(batch.lengths, device=device)
+    return torch.arange(max(batch.lengths), device=device)[None] < lengths_B[:, None]
+
+
+def flags(values_T: np.ndarray, seen_BL: Tensor) -> Tensor:
+    """A value of each token laid out as [B, L], zero where a text has ended."""
+    values = torch.from_numpy(values_T).to(seen_BL.device)
+    return torch.zeros_like(seen_BL, dtype=values.dtype).masked_scatter(seen_BL, values)
+
+
+def num_layers(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+def _plan(
+    model: PreTrainedModel, batch: TokenBatch, spec: AttentionSpec, **layout: Any
+) -> AttentionPlan:
+    parts = None
+    if spec.blocked:
+        real_BL = layout.get("real_BL")
+        parts = torch.from_numpy(batch.parts_T)
+        parts = parts if real_BL is None else flags(batch.parts_T, real_BL)
+    prefix = _prefix_lengths(batch) if spec.kind == "prefix" else None
+    modes = spec.modes(num_layers(model))
+    return AttentionPlan(modes, prefix=prefix, parts=parts, blocked=spec.blocked, **layout)
+
+
+def _prefix_lengths(batch: TokenBatch) -> Tensor:
+    """Tokens of each text before its first of a later part than 0."""
+    ends = np.cumsum(batch.lengths)
+    texts = np.split(batch.parts_T, ends[:-1])
+    return torch.tensor([int(np.argmax(p > 0)) if (p > 0).any() else len(p) for p in texts])

@@ -1,0 +1,234 @@
+"""How a model can be run is measured, not believed: short random texts decide.
+
+A way of running a model is taken only if the texts together then have the states that the
+model itself gives to each alone. What it sees is measured after that (leaks.py).
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from polyvec.embed.backbone import attention
+from polyvec.embed.backbone import leak_probe as leaks
+from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.hooks import FORMS, open_buffers
+from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.backbone.runners import Hooked, Native, Planned, set_attention
+from polyvec.embed.inputs.tokens import TokenBatch
+from polyvec.errors import ModelError
+
+TOLERANCE = 1e-4
+LENGTHS = (9, 9, 4, 2)
+# Windows up to this size are probed with a text beyond them.
+PROBED_WINDOW = 512
+LAYER_KINDS = {"full_attention", "sliding_attention"}
+OWN = AttentionSpec()
+# What a model that cannot do something raises, from transformers and from us.
+REFUSALS = (ModelError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)
+
+
+def choose(
+    model: PreTrainedModel, pad_id: int, spec: AttentionSpec, layout: str
+) -> tuple[Native, str]:
+    """The way to run a model and why: Planned, else Native, else (for another attention) Hooked.
+
+    Raises ModelError if no way does what spec and layout ("auto", "packed", "padded") say.
+    """
+    native = Native(model, pad_id)
+    if model.config._attn_implementation == attention.NAME:  # from an earlier backbone
+        set_attention(model, "sdpa") or set_attention(model, "eager")
+    if layout == "padded" and spec == OWN:
+        return native, "asked for"
+    with quiet_transformers(), _own_causality(model):
+        texts = _texts(model, LENGTHS)
+        alone = _alone(native, texts)
+        if alone is None:
+            return _only_native(native, spec, layout, "the model takes no bare texts")
+        own, (planned, reason) = model.config._attn_implementation, _planned(native, alone)
+        if planned is None:
+            set_attention(model, own)
+    if planned is not None:
+        planned.packed = layout != "padded"
+        return planned, reason if planned.packed else "asked for"
+    if layout == "packed":
+        raise ModelError(f"{type(model).__name__} cannot run packed: {reason}")
+    if spec == OWN or _does_by_itself(native, spec):
+        return native, reason
+    with quiet_transformers(), _own_causality(model):
+        return _hooked(native, spec, alone), reason
+
+
+def verdict(runner: Native, spec: AttentionSpec) -> leaks.Verdict | None:
+    """What the leak probe finds; None for a model that takes no bare texts.
+
+    Raises ModelError, with family and layer, where it is not what `spec` says.
+    """
+    if _alone(runner, _texts(runner.model, (3,))) is None:
+        return None
+    vocab = runner.model.config.get_text_config().vocab_size
+    ids, other = leaks.probe_ids(vocab)
+
+    def run(texts: Sequence[Tensor], prefix: int) -> list[tuple[Tensor, ...]]:
+        return layers(runner, texts, AttentionSpec(spec.kind, spec.layer), prefix)
+
+    try:
+        return leaks.check(run, ids, other, spec)
+    except ModelError as error:
+        raise ModelError(f"{type(runner.model).__name__}: {error}") from None
+
+
+@torch.no_grad()
+def layers(
+    runner: Native, texts: Sequence[Tensor], spec: AttentionSpec, prefix: int = 0
+) -> list[tuple[Tensor, ...]]:
+    """Each text's states after the embeddings and after every layer, [L, D] each."""
+    batch = TokenBatch.of_ids([text.numpy() for text in texts])
+    if prefix:
+        place_T = np.concatenate([np.arange(length) for length in batch.lengths])
+        batch.parts_T[:] = place_T >= prefix
+    was_training = runner.model.training
+    runner.model.eval()
+    out = runner.run(batch, spec, frozenset({"all_layers"}))
+    runner.model.train(was_training)
+    found = [runner.lay(state, batch) for state in out.hidden_states]
+    return [tuple(state[i, :length] for state in found) for i, length in enumerate(batch.lengths)]
+
+
+def declared_offset(model: PreTrainedModel) -> int:
+    """Where a position table starts: RoBERTa's kin count from the padding index + 1."""
+    for module in model.modules():
+        if hasattr(module, "create_position_ids_from_input_ids"):
+            return int(module.padding_idx) + 1  # type: ignore[arg-type]
+    return 0
+
+
+def stored_spec(model: PreTrainedModel) -> AttentionSpec:
+    """The attention that a checkpoint's config declares, for one that declares any."""
+    config = model.config.get_text_config()
+    if getattr(config, "is_causal", None) is False and _has_causal_layers(model):
+        return AttentionSpec("bidirectional")
+    return OWN
+
+
+def _texts(model: PreTrainedModel, lengths: Sequence[int]) -> list[Tensor]:
+    """Random ids that avoid the first few, where special tokens and padding lie."""
+    vocab = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    low = min(5, vocab - 1)
+    return [torch.randint(low, vocab, (n,), generator=generator) for n in lengths]
+
+
+def _alone(runner: Native, texts: Sequence[Tensor]) -> Tensor | None:
+    try:
+        return torch.cat([layers(runner, [text], OWN)[0][-1] for text in texts])
+    except REFUSALS:
+        return None
+
+
+def _planned(native: Native, alone: Tensor) -> tuple[Planned | None, str]:
+    """Our attention function, if packed texts then have the states they have alone."""
+    model = native.model
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYER_KINDS
+    if kinds:
+        return None, f"its config has layers of {sorted(kinds)[0]}"
+    beyond = _beyond_windows(native)
+    if not set_attention(model, attention.NAME):
+        return None, "its attention cannot be replaced"
+    texts = _texts(model, LENGTHS)
+    for offset in dict.fromkeys((0, declared_offset(model))):
+        runner = Planned(model, native.pad_id, packed=True, offset=offset)
+        same = _equal(runner, texts, OWN, alone) and _windows_arrive(runner)
+        if same and (beyond is None or _equal(runner, *beyond)):
+            return runner, "probe: packed equals alone"
+    return None, "probe: packed differs from alone"
+
+
+def _beyond_windows(native: Native) -> tuple[list[Tensor], AttentionSpec, Tensor] | None:
+    """A text longer than the model's window, if that is short, and its states."""
+    config = native.model.config.get_text_config()
+    windows = [getattr(config, name, None) or 0 for name in ("sliding_window", "local_attention")]
+    window = max(windows)
+    limit = getattr(config, "max_position_embeddings", None) or window + 8
+    if not 0 < window <= PROBED_WINDOW or window + 4 > limit:
+        return None
+    texts = _texts(native.model, (window + 4,))
+    alone = _alone(native, texts)
+    return None if alone is None else (texts, OWN, alone)
+
+
+def _windows_arrive(runner: Planned) -> bool:
+    """Layers that see a window only must have told the attention function so."""
+    config = runner.model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    wanted = getattr(config, "sliding_window", None)
+    return all(
+        (window is not None) == (kinds[layer] == "sliding_attention" if kinds else bool(wanted))
+        for layer, window in runner.windows.items()
+    )
+
+
+def _equal(runner: Native, texts: Sequence[Tensor], spec: AttentionSpec, alone: Tensor) -> bool:
+    try:
+        together = torch.cat([states[-1] for states in layers(runner, texts, spec)])
+    except REFUSALS:
+        return False
+    error = (together - alone).abs().max()
+    return bool(error <= TOLERANCE * alone.abs().max().clamp(min=1))
+
+
+def _hooked(native: Native, spec: AttentionSpec, alone: Tensor) -> Hooked:
+    """Masks in each layer, if the model then gives, causal, what it gives by itself."""
+    set_attention(native.model, "eager")
+    open_buffers(native.model)
+    for form in FORMS:
+        runner = Hooked(native.model, native.pad_id, form)
+        if _equal(runner, _texts(native.model, LENGTHS), AttentionSpec("causal"), alone):
+            return runner
+    raise ModelError(
+        f"{type(native.model).__name__} cannot be made {str(spec)!r}: its attention is not on "
+        "transformers' interface and its layers take no masks; use attention 'native'"
+    )
+
+
+def _only_native(native: Native, spec: AttentionSpec, layout: str, reason: str):
+    if layout == "packed" or spec.kind not in ("native", "bidirectional"):
+        asked = "run packed" if layout == "packed" else f"be made {str(spec)!r}"
+        raise ModelError(f"{type(native.model).__name__} cannot {asked}: {reason}")
+    return native, reason
+
+
+def _does_by_itself(native: Native, spec: AttentionSpec) -> bool:
+    """Whether the model's own attention already is what the spec says."""
+    if spec.blocked:
+        return False
+    with contextlib.suppress(ModelError):
+        verdict(native, spec)
+        return True
+    return False
+
+
+def _has_causal_layers(model: PreTrainedModel) -> bool:
+    return any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+@contextlib.contextmanager
+def _own_causality(model: PreTrainedModel) -> Iterator[None]:
+    """A decoder that its config declares bidirectional, as the causal model it was built as.
+
+    transformers' own bidirectional masks have another window than flash kernels, so a model is
+    compared in the mode that has one definition.
+    """
+    config = model.config.get_text_config()
+    declared = getattr(config, "is_causal", None)
+    if declared is not False or not _has_causal_layers(model):
+        yield
+        return
+    config.is_causal = True
+    try:
+        yield
+    finally:
+        config.is_causal = declared

@@ -1,0 +1,260 @@
+"""Poolings that attend: NV-Embed's latents, trainable queries (MLTP), LMORT.
+
+B texts, L tokens of the longest, T tokens of all texts, D state size, N latents, K layers,
+H heads, Q queries, S keys.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polyvec.embed.backbone.states import States
+from polyvec.embed.part import at_least, one_of, wide
+from polyvec.embed.pooling.base import PoolingModule, layer_states, real
+from polyvec.embed.pooling.functions import POOLINGS, mean
+from polyvec.errors import SettingsError, ShapeError
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries [B, Q, D] over keys [B, S, D] where `seen_BS`, [B, Q, D].
+
+    Inner width is heads * head_size, no biases. Without `seen_BS` all keys are read.
+    """
+
+    def __init__(self, size: int, num_heads: int, head_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        inner = num_heads * head_size
+        self.to_query = nn.Linear(size, inner, bias=False)
+        self.to_key = nn.Linear(size, inner, bias=False)
+        self.to_value = nn.Linear(size, inner, bias=False)
+        self.to_out = nn.Linear(inner, size, bias=False)
+
+    def forward(self, queries_BQD: Tensor, keys_BSD: Tensor, seen_BS: Tensor | None = None):
+        query, key, value = (
+            linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for linear, x in (
+                (self.to_query, queries_BQD),
+                (self.to_key, keys_BSD),
+                (self.to_value, keys_BSD),
+            )
+        )
+        mask_B11S = None if seen_BS is None else seen_BS.bool()[:, None, None]
+        out_BHQd = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11S)
+        return self.to_out(out_BHQd.transpose(1, 2).flatten(2))
+
+
+class GatedFeedForward(nn.Module):
+    """GEGLU feed-forward of four times the width (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(size, 8 * size)
+        self.down = nn.Linear(4 * size, size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        value, gate = self.up(states).chunk(2, dim=-1)
+        return self.down(value * F.gelu(gate))
+
+
+class LatentAttention(PoolingModule):
+    """Tokens attend to learned latents, then a feed-forward, then the mean, [B, D].
+
+    Both steps with norm before and residual; latents are keys and values (NV-Embed, Lee et
+    al. 2024, arXiv:2405.17428, whose heads are as wide as the states: `head_size` None).
+    With `attention.to_out` and `feed.down` zero it is the mean of the pooled states.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_latents: int = 512,
+        num_heads: int = 8,
+        head_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, "LatentAttention", num_latents=num_latents, num_heads=num_heads)
+        self.hidden_size = self.out_features = hidden_size
+        self.num_latents, self.num_heads, self.head_size = num_latents, num_heads, head_size
+        self.latents_ND = nn.Parameter(torch.randn(num_latents, hidden_size))
+        self.norm_states, self.norm_latents = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.attention = Attention(hidden_size, num_heads, head_size or hidden_size)
+        self.norm_feed, self.feed = nn.LayerNorm(hidden_size), GatedFeedForward(hidden_size)
+
+    def vectors(self, states: States) -> Tensor:
+        # Tokens do not see each other here, so only the pooled ones are computed, in one row.
+        pooled_BL = states.pooled_BL.bool()
+        tokens_1TD = wide(states.last_BLD[pooled_BL])[None]
+        keys_1ND = self.norm_latents(self.latents_ND)[None]
+        tokens_1TD = tokens_1TD + self.attention(self.norm_states(tokens_1TD), keys_1ND)
+        tokens_1TD = tokens_1TD + self.feed(self.norm_feed(tokens_1TD))
+        empty_BLD = tokens_1TD.new_zeros(states.last_BLD.shape)
+        return mean(empty_BLD.index_put((pooled_BL,), tokens_1TD[0]), pooled_BL)
+
+
+class TrainablePooling(PoolingModule):
+    """Learned queries attend to the states, then a feed-forward, then their mean, [B, D].
+
+    `over="last_layer"`: keys are the pooled states of the last layer. `over="all_layers"`:
+    keys are one vector a layer, pooled by `layer_pooling`, each with a learned embedding of
+    its layer (MLTP, Tang and Yang 2024, arXiv:2409.02727); `num_layers` counts the word
+    embeddings too. Keys are normalised before, so that no layer wins by its length; queries
+    have no residual, which would add the same numbers to every text.
+    """
+
+    needs = frozenset({"all_layers"})
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_latents: int = 8,
+        num_heads: int = 8,
+        head_size: int | None = None,
+        over: str = "last_layer",
+        num_layers: int | None = None,
+        layer_pooling: str | None = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, "TrainablePooling", num_latents=num_latents, num_heads=num_heads)
+        self.hidden_size = self.out_features = hidden_size
+        self.num_latents, self.num_heads = num_latents, num_heads
+        self.head_size = head_size or _head_size("TrainablePooling", hidden_size, num_heads)
+        self.over, self.num_layers, self.layer_pooling = over, num_layers, layer_pooling
+        self.needs = self._needed()
+        self.queries_ND = nn.Parameter(torch.randn(num_latents, hidden_size))
+        self.norm_keys, self.norm_queries = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        if num_layers:
+            self.layers_KD = nn.Parameter(0.02 * torch.randn(num_layers, hidden_size))
+        self.attention = Attention(hidden_size, num_heads, self.head_size)
+        self.norm_feed, self.feed = nn.LayerNorm(hidden_size), GatedFeedForward(hidden_size)
+
+    def vectors(self, states: States) -> Tensor:
+        keys_BSD, seen_BS = self._layers(states) if self.num_layers else self._tokens(states)
+        queries_BND = self.norm_queries(self.queries_ND).expand(len(keys_BSD), -1, -1)
+        out_BND = self.attention(queries_BND, keys_BSD, seen_BS)
+        return (out_BND + self.feed(self.norm_feed(out_BND))).mean(dim=1)
+
+    def _tokens(self, states: States) -> tuple[Tensor, Tensor | None]:
+        return self.norm_keys(real(states.last_BLD, states.pooled_BL)), states.pooled_BL
+
+    def _layers(self, states: States) -> tuple[Tensor, Tensor | None]:
+        layers = states.all_layers or ()
+        if len(layers) != self.num_layers:
+            raise ShapeError(f"TrainablePooling is for {self.num_layers} layers, got {len(layers)}")
+        pool = POOLINGS[self.layer_pooling or "last"]
+        keys_BKD = torch.stack([pool(wide(x), states.pooled_BL) for x in layers], dim=1)
+        return self.norm_keys(keys_BKD) + self.layers_KD, None
+
+    def _needed(self) -> frozenset[str]:
+        one_of("TrainablePooling: over", self.over, ("last_layer", "all_layers"))
+        if self.over == "last_layer":
+            if self.num_layers is not None or self.layer_pooling is not None:
+                raise SettingsError(
+                    "TrainablePooling: num_layers and layer_pooling do nothing over last_layer"
+                )
+            return frozenset()
+        one_of("TrainablePooling: layer_pooling", self.layer_pooling, ("last", "mean"))
+        at_least(1, "TrainablePooling over all_layers", num_layers=self.num_layers or 0)
+        return frozenset({"all_layers"})
+
+
+class LMORT(PoolingModule):
+    """A small bidirectional reader on two layers of a frozen model, then mean or last, [B, D].
+
+    Each block: self-attention over one layer's states (`stream`, "uniform" or "align"),
+    attention to the other layer's, feed-forward; norms before, residuals around. Only these
+    weights train, so the model still generates what it did (Sun et al. 2024,
+    arXiv:2403.01999). `select_layers` finds the two layers; 0 is the word embeddings.
+    """
+
+    needs = frozenset({"all_layers"})
+
+    def __init__(
+        self,
+        hidden_size: int,
+        align_layer: int,
+        uniform_layer: int,
+        num_blocks: int = 2,
+        num_heads: int = 8,
+        pooling: str = "mean",
+        stream: str = "uniform",
+    ) -> None:
+        super().__init__()
+        at_least(1, "LMORT", num_blocks=num_blocks, num_heads=num_heads)
+        one_of("LMORT: pooling", pooling, ("mean", "last"))
+        one_of("LMORT: stream", stream, ("uniform", "align"))
+        self.hidden_size = self.out_features = hidden_size
+        self.align_layer, self.uniform_layer = align_layer, uniform_layer
+        self.num_blocks, self.num_heads = num_blocks, num_heads
+        self.pooling, self.stream = pooling, stream
+        self.blocks = nn.ModuleList(_LMORTBlock(hidden_size, num_heads) for _ in range(num_blocks))
+        self.norm_out = nn.LayerNorm(hidden_size)
+
+    def vectors(self, states: States) -> Tensor:
+        aligned, uniform = (
+            real(layer_states(states, layer, "LMORT"), states.seen_BL)
+            for layer in (self.align_layer, self.uniform_layer)
+        )
+        stream, other = (uniform, aligned) if self.stream == "uniform" else (aligned, uniform)
+        for block in self.blocks:
+            stream = block(stream, other, states.seen_BL)
+        return POOLINGS[self.pooling](self.norm_out(stream), states.pooled_BL)
+
+
+class _LMORTBlock(nn.Module):
+    def __init__(self, size: int, num_heads: int) -> None:
+        super().__init__()
+        head_size = _head_size("LMORT", size, num_heads)
+        self.norm_self = nn.LayerNorm(size)
+        self.self_attention = Attention(size, num_heads, head_size)
+        self.norm_stream, self.norm_other = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.cross_attention = Attention(size, num_heads, head_size)
+        self.norm_feed, self.feed = nn.LayerNorm(size), GatedFeedForward(size)
+
+    def forward(self, stream_BLD: Tensor, other_BLD: Tensor, seen_BL: Tensor) -> Tensor:
+        normed_BLD = self.norm_self(stream_BLD)
+        stream_BLD = stream_BLD + self.self_attention(normed_BLD, normed_BLD, seen_BL)
+        normed_BLD, keys_BLD = self.norm_stream(stream_BLD), self.norm_other(other_BLD)
+        stream_BLD = stream_BLD + self.cross_attention(normed_BLD, keys_BLD, seen_BL)
+        return stream_BLD + self.feed(self.norm_feed(stream_BLD))
+
+
+def alignment(vectors_ND: Tensor, positives_ND: Tensor) -> Tensor:
+    """Mean squared distance of unit vectors to their positives; 0 is best (arXiv:2005.10242)."""
+    a_ND, b_ND = (F.normalize(wide(x), dim=-1) for x in (vectors_ND, positives_ND))
+    return (a_ND - b_ND).square().sum(dim=-1).mean()
+
+
+def uniformity(vectors_ND: Tensor) -> Tensor:
+    """Log of the mean of exp(-2 * squared distance) over pairs of unit vectors; lower is better.
+
+    0 if all vectors are equal (Wang and Isola 2020, arXiv:2005.10242).
+    """
+    distances = torch.pdist(F.normalize(wide(vectors_ND), dim=-1))
+    return torch.logsumexp(-2 * distances.square(), dim=0) - math.log(len(distances))
+
+
+@torch.no_grad()
+def select_layers(layers_KND: Tensor, positives_KND: Tensor) -> tuple[int, int]:
+    """The layer that aligns best and the layer that is most uniform, by index into K.
+
+    Row n of every layer of `positives_KND` holds the positive of row n of `layers_KND`.
+    Uniformity is over the first alone: a text and its positive are meant to be near.
+    Raises ShapeError if shapes differ or there are fewer than 2 texts.
+    """
+    if layers_KND.shape != positives_KND.shape or layers_KND.ndim != 3 or layers_KND.shape[1] < 2:
+        raise ShapeError(
+            "select_layers: takes [layers, 2 or more texts, size] twice, got "
+            f"{tuple(layers_KND.shape)} and {tuple(positives_KND.shape)}"
+        )
+    aligned = [alignment(a, b) for a, b in zip(layers_KND, positives_KND, strict=True)]
+    uniform = [uniformity(a) for a in layers_KND]
+    return int(torch.stack(aligned).argmin()), int(torch.stack(uniform).argmin())
+
+
+def _head_size(where: str, hidden_size: int, num_heads: int) -> int:
+    if hidden_size % num_heads:
+        raise SettingsError(f"{where}: {num_heads} heads do not divide states of {hidden_size}")
+    return hidden_size // num_heads

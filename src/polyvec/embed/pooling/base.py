@@ -1,0 +1,69 @@
+"""What every pooling with settings or weights shares: checks, precision, states by mask.
+
+B texts, L tokens of the longest, D state size, E vector size.
+"""
+
+import torch
+from torch import Tensor
+
+from polyvec.embed.backbone.states import States
+from polyvec.embed.part import Part, wide
+from polyvec.errors import ModelError, SettingsError, ShapeError
+
+
+class PoolingModule(Part):
+    """States of a batch to one vector a text, [B, E], in the states' dtype.
+
+    To add one, write `vectors`, which may compute in float32; `needs` names the side
+    outputs (states.SIDE_OUTPUTS) that it reads. What stands in padding states, NaN included,
+    and which texts are beside a text change nothing.
+    """
+
+    needs: frozenset[str] = frozenset()
+    hidden_size: int | None = None
+    out_features: int
+
+    def forward(self, states: States) -> Tensor:
+        """The vectors, [B, E].
+
+        Raises ModelError if a side output is missing, and ShapeError if states are of another
+        size, masks of another batch, or a text has no pooled token.
+        """
+        self._check(states)
+        return self.vectors(states).to(states.last_BLD.dtype)
+
+    def vectors(self, states: States) -> Tensor:
+        raise NotImplementedError
+
+    def _check(self, states: States) -> None:
+        name, size = type(self).__name__, states.last_BLD.shape
+        for output in sorted(self.needs):
+            value = getattr(states, output)
+            if value is None or (isinstance(value, tuple) and not value):
+                raise ModelError(f"{name} needs {output}: the backbone has none or was not asked")
+        if self.hidden_size not in (None, size[-1]):
+            raise ShapeError(f"{name} is for states of size {self.hidden_size}, got {size[-1]}")
+        masks = (states.seen_BL, states.pooled_BL, states.text_BL, states.ids_BL)
+        if any(mask.shape != size[:2] for mask in masks):
+            shapes = [tuple(mask.shape) for mask in masks]
+            raise ShapeError(f"{name}: states {tuple(size)} with masks and ids {shapes}")
+        if not bool(states.pooled_BL.any(dim=1).all()):
+            raise ShapeError(f"{name}: a text has no token that may be pooled")
+
+
+def real(states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """The states in float32 where the mask is set, zero elsewhere: 0 * NaN would be NaN."""
+    return wide(torch.where(mask_BL.bool()[..., None], states_BLD, 0))
+
+
+def layer_states(states: States, layer: int, where: str) -> Tensor:
+    """States of one layer, [B, L, D]: 0 is the word embeddings, -1 the last layer.
+
+    Raises SettingsError if the model has no such layer.
+    """
+    layers = states.all_layers or ()
+    if not -len(layers) <= layer < len(layers):
+        raise SettingsError(
+            f"{where}: layer {layer} of a model that has 0 (word embeddings) to {len(layers) - 1}"
+        )
+    return layers[layer]

@@ -1,0 +1,209 @@
+"""Poolings by place or layer, and from router and attention weights: most without weights.
+
+B texts, L tokens of the longest, D state size, R router weights of all layers, E vector size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polyvec.embed.backbone.states import States
+from polyvec.embed.part import at_least, one_of, wide
+from polyvec.embed.pooling.base import PoolingModule, layer_states, real
+from polyvec.embed.pooling.functions import POOLINGS, last, mean
+from polyvec.embed.projection.fitted import Sample, Standardize
+from polyvec.errors import CalibrationError, SettingsError, ShapeError
+
+
+class LayerChoice(PoolingModule):
+    """A pooling of one layer's states, [B, D]; 0 is the word embeddings, -1 the last layer.
+
+    Token Prepending reads a layer in the middle (Fu et al. 2024, arXiv:2412.11556).
+    """
+
+    needs = frozenset({"all_layers"})
+
+    def __init__(self, hidden_size: int, layer: int, pooling: str = "mean") -> None:
+        super().__init__()
+        one_of("LayerChoice: pooling", pooling, POOLINGS)
+        self.hidden_size = self.out_features = hidden_size
+        self.layer, self.pooling = layer, pooling
+
+    def vectors(self, states: States) -> Tensor:
+        layer_BLD = layer_states(states, self.layer, "LayerChoice")
+        return POOLINGS[self.pooling](layer_BLD, states.pooled_BL, states.seen_BL)
+
+
+class LayerConcat(PoolingModule):
+    """The pooled vectors of several layers side by side, [B, D * layers], in the order given."""
+
+    needs = frozenset({"all_layers"})
+
+    def __init__(self, hidden_size: int, layers: Sequence[int], pooling: str = "mean") -> None:
+        super().__init__()
+        one_of("LayerConcat: pooling", pooling, POOLINGS)
+        at_least(1, "LayerConcat", num_layers=len(layers))
+        self.hidden_size, self.layers, self.pooling = hidden_size, tuple(layers), pooling
+        self.out_features = hidden_size * len(layers)
+
+    def vectors(self, states: States) -> Tensor:
+        chosen = [layer_states(states, layer, "LayerConcat") for layer in self.layers]
+        pool = POOLINGS[self.pooling]
+        return torch.cat([pool(x, states.pooled_BL, states.seen_BL) for x in chosen], dim=-1)
+
+
+class MaskToken(PoolingModule):
+    """The state at the text's one [MASK], [B, D] (PromptBERT, Jiang et al. 2022, arXiv:2201.04337).
+
+    Raises ShapeError if a text has none or several.
+    """
+
+    def __init__(self, hidden_size: int, token_id: int) -> None:
+        super().__init__()
+        self.hidden_size = self.out_features = hidden_size
+        self.token_id = token_id
+
+    def vectors(self, states: States) -> Tensor:
+        found_BL = states.seen_BL.bool() & (states.ids_BL == self.token_id)
+        counts_B = found_BL.sum(dim=1)
+        if bool((counts_B != 1).any()):
+            text = int((counts_B != 1).nonzero()[0])
+            raise ShapeError(
+                f"MaskToken: text {text} of the batch has token {self.token_id} "
+                f"{int(counts_B[text])} times, it must have it once"
+            )
+        return states.last_BLD[found_BL]
+
+
+class SpecialMean(PoolingModule):
+    """Mean of the states at the given token ids, [B, D], wherever they stand.
+
+    For slots appended to a text: Llama2Vec (Li et al. 2024, arXiv:2312.15503), ChatRetriever
+    (Mao et al. 2024, arXiv:2404.13556). Raises ShapeError if a text has none of them.
+    """
+
+    def __init__(self, hidden_size: int, token_ids: Sequence[int]) -> None:
+        super().__init__()
+        at_least(1, "SpecialMean", num_token_ids=len(token_ids))
+        self.hidden_size = self.out_features = hidden_size
+        self.token_ids = tuple(token_ids)
+
+    def vectors(self, states: States) -> Tensor:
+        wanted = torch.tensor(self.token_ids, device=states.ids_BL.device)
+        found_BL = states.seen_BL.bool() & torch.isin(states.ids_BL, wanted)
+        missing_B = ~found_BL.any(dim=1)
+        if bool(missing_B.any()):
+            text = int(missing_B.nonzero()[0])
+            raise ShapeError(
+                f"SpecialMean: text {text} of the batch has none of {list(self.token_ids)}"
+            )
+        return mean(wide(states.last_BLD), found_BL)
+
+
+class RouterWeights(PoolingModule):
+    """Which experts the last pooled token went to, alone or beside its state, [B, E].
+
+    `router`: softmax weights of all layers, [B, R = layers * experts]. `concat`: [state;
+    weights], each number standardised by statistics that `fit` stored (before it: as they
+    are). `sum`: [unit state; sqrt(alpha) * unit weights], whose dot product is
+    cosine(states) + alpha * cosine(weights); its length is sqrt(1 + alpha) for all texts.
+    MoEE (Li and Zhou 2024, arXiv:2410.10814), whose code takes the statistics of the batch.
+    """
+
+    needs = frozenset({"router"})
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_layers: int,
+        num_experts: int,
+        mode: str = "router",
+        alpha: float | None = None,
+    ) -> None:
+        super().__init__()
+        one_of("RouterWeights: mode", mode, ("router", "concat", "sum"))
+        at_least(1, "RouterWeights", num_layers=num_layers, num_experts=num_experts)
+        if (mode == "sum") != (alpha is not None) or (alpha or 0) < 0:
+            raise SettingsError(
+                f"RouterWeights: alpha {alpha} in mode {mode}; sum needs one of 0 or more, "
+                "in other modes it does nothing"
+            )
+        self.hidden_size, self.num_layers, self.num_experts = hidden_size, num_layers, num_experts
+        self.mode, self.alpha = mode, alpha
+        self.out_features = num_layers * num_experts + (0 if mode == "router" else hidden_size)
+        if mode == "concat":
+            self.standardize = Standardize(self.out_features)
+
+    def vectors(self, states: States) -> Tensor:
+        router_BR = self._router(states)
+        if self.mode == "router":
+            return router_BR
+        state_BD = wide(last(states.last_BLD, states.pooled_BL))
+        if self.mode == "concat":
+            both_BE = torch.cat([state_BD, router_BR], dim=-1)
+            return self.standardize(both_BE) if self.standardize.fitted else both_BE
+        unit_BD, unit_BR = F.normalize(state_BD, dim=-1), F.normalize(router_BR, dim=-1)
+        return torch.cat([unit_BD, (self.alpha or 0) ** 0.5 * unit_BR], dim=-1)
+
+    def fit(self, vectors_NE: Sample) -> "RouterWeights":
+        """Store mean and standard deviation of vectors that this module gave unfitted, [N, E].
+
+        Raises SettingsError unless the mode is concat, CalibrationError if it is fitted
+        already or the sample is not one.
+        """
+        if self.mode != "concat":
+            raise SettingsError(f"RouterWeights: mode {self.mode} has nothing to fit, concat has")
+        if self.standardize.fitted:
+            raise CalibrationError("RouterWeights is fitted already; fit a new one on raw vectors")
+        self.standardize.fit(vectors_NE)
+        return self
+
+    def _router(self, states: States) -> Tensor:
+        layers = states.router or ()
+        sizes = [layer.shape[-1] for layer in layers]
+        if sizes != [self.num_experts] * self.num_layers:
+            raise ShapeError(
+                f"RouterWeights is for {self.num_layers} layers of {self.num_experts} experts, "
+                f"got layers of {sizes}"
+            )
+        return torch.cat([wide(last(layer, states.pooled_BL)) for layer in layers], dim=-1)
+
+
+class ReBA(PoolingModule):
+    """States mixed by attention that looks both ways, then last or mean, [B, D].
+
+    A is the largest of (A_h + A_h^T) / 2 over layers and heads; token t becomes
+    sum_j A[t, j] h_j / sum_j A[t, j] over seen tokens j. No training; the paper reads a text
+    that is repeated (Duan et al. 2025, arXiv:2502.20726).
+    """
+
+    needs = frozenset({"attentions"})
+
+    def __init__(self, hidden_size: int, pooling: str = "last") -> None:
+        super().__init__()
+        one_of("ReBA: pooling", pooling, ("last", "mean"))
+        self.hidden_size = self.out_features = hidden_size
+        self.pooling = pooling
+
+    def vectors(self, states: States) -> Tensor:
+        weights_BLL = self._weights(states)
+        total_BL1 = weights_BLL.sum(dim=-1, keepdim=True)
+        mixed_BLD = weights_BLL @ real(states.last_BLD, states.seen_BL)
+        # Rows of padding have no weight at all; 0 / 0 there would spoil gradients.
+        mixed_BLD = mixed_BLD / torch.where(total_BL1 > 0, total_BL1, 1)
+        return POOLINGS[self.pooling](mixed_BLD, states.pooled_BL)
+
+    def _weights(self, states: States) -> Tensor:
+        seen_BL = states.seen_BL.bool()
+        pairs_BLL = seen_BL[:, :, None] & seen_BL[:, None, :]
+        strongest = None
+        for layer_BHLL in states.attentions or ():
+            both_BHLL = (wide(layer_BHLL) + wide(layer_BHLL).mT) / 2
+            both_BLL = both_BHLL.amax(dim=1)
+            strongest = both_BLL if strongest is None else torch.maximum(strongest, both_BLL)
+        if strongest is None or strongest.shape != pairs_BLL.shape:
+            shape = None if strongest is None else tuple(strongest.shape)
+            raise ShapeError(f"ReBA: attention {shape} for tokens {tuple(pairs_BLL.shape)}")
+        return torch.where(pairs_BLL, strongest, 0)

@@ -1,0 +1,115 @@
+"""Pooling in vocabulary space: one weight a vocabulary entry, through the model's own head.
+
+B texts, L tokens of the longest, C tokens of a chunk, D state size, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from polyvec.embed.backbone.states import States
+from polyvec.embed.part import at_least, one_of, wide
+from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.functions import last
+from polyvec.embed.projection.trained import keep
+from polyvec.errors import SettingsError, ShapeError
+
+Head = Callable[[Tensor], Tensor]
+
+
+class Lexical(PoolingModule):
+    """log(1 + relu(next-token logits)) as a vector over the vocabulary, [B, V], dense.
+
+    `over`: the largest (SPLADE v2, Formal et al. 2021, arXiv:2109.10086) or the sum (SPLADE,
+    arXiv:2107.05720) over the pooled tokens, or the last of them alone (PromptReps, Zhuang
+    et al. 2024, arXiv:2404.18424). `text_only` keeps ids that occur in the text itself, then
+    `top_k` the largest ones. `skip_first`, leaving out the text's first token, must be said
+    for max and sum: the first token of a decoder is an attention sink whose logits drown the
+    text's (SILENT row 8). At most `max_elements` logits, or one token's, exist at a time, in
+    training too.
+    """
+
+    needs = frozenset({"lm_head"})
+
+    def __init__(
+        self,
+        vocab_size: int,
+        over: str,
+        top_k: int | None = None,
+        text_only: bool = False,
+        skip_first: bool | None = None,
+        max_elements: int = 2**26,
+    ) -> None:
+        super().__init__()
+        one_of("Lexical: over", over, ("max", "sum", "last"))
+        at_least(1, "Lexical", vocab_size=vocab_size, max_elements=max_elements)
+        if top_k is not None and not 1 <= top_k <= vocab_size:
+            raise SettingsError(f"Lexical: top_k {top_k} is not between 1 and {vocab_size}")
+        if (over == "last") != (skip_first is None):
+            raise SettingsError(
+                f"Lexical over {over}: skip_first is {skip_first}; say true or false over max or "
+                "sum (true for decoders, whose first token is an attention sink), not over last"
+            )
+        self.vocab_size = self.out_features = vocab_size
+        self.over, self.top_k, self.text_only = over, top_k, text_only
+        self.skip_first, self.max_elements = skip_first, max_elements
+
+    def vectors(self, states: States) -> Tensor:
+        assert states.lm_head is not None  # forward has checked
+        read = self._last if self.over == "last" else self._tokens
+        weights_BV = read(states, states.lm_head)
+        if self.text_only:
+            weights_BV = torch.where(self._in_text(states), weights_BV, 0)
+        if self.top_k is not None:
+            weights_BV = keep(weights_BV, weights_BV.topk(self.top_k, dim=-1).indices)
+        return weights_BV
+
+    def _last(self, states: States, lm_head: Head) -> Tensor:
+        last_BD = last(states.last_BLD, states.pooled_BL)
+        chunks = last_BD.split(max(1, self.max_elements // self.vocab_size))
+        return torch.cat([self._weights(chunk_CD, lm_head) for chunk_CD in chunks])
+
+    def _tokens(self, states: States, lm_head: Head) -> Tensor:
+        read_BL = states.pooled_BL.bool()
+        if self.skip_first:
+            read_BL = read_BL & (states.seen_BL.long().cumsum(dim=1) > 1)
+        texts = zip(states.last_BLD, read_BL, strict=True)
+        return torch.stack([self._text(text_LD[read_L], lm_head) for text_LD, read_L in texts])
+
+    def _text(self, tokens_TD: Tensor, lm_head: Head) -> Tensor:
+        """Weights of one text, [V]; zeros if it has no token left."""
+        if not len(tokens_TD):
+            return wide(tokens_TD).new_zeros(self.vocab_size)
+        chunks = tokens_TD.split(max(1, self.max_elements // self.vocab_size))
+        # Recomputed in the backward pass: the logits of all chunks never stand side by side.
+        rows = [
+            checkpoint(
+                self._reduced, chunk_CD, lm_head, use_reentrant=False, preserve_rng_state=False
+            )
+            for chunk_CD in chunks
+        ]
+        return self._reduce(torch.stack(rows))
+
+    def _reduced(self, tokens_CD: Tensor, lm_head: Head) -> Tensor:
+        return self._reduce(self._weights(tokens_CD, lm_head))
+
+    def _reduce(self, weights_CV: Tensor) -> Tensor:
+        return weights_CV.amax(dim=0) if self.over == "max" else weights_CV.sum(dim=0)
+
+    def _weights(self, tokens_CD: Tensor, lm_head: Head) -> Tensor:
+        logits_CV = lm_head(tokens_CD)
+        if logits_CV.shape[-1] != self.vocab_size:
+            raise ShapeError(
+                f"Lexical is for a vocabulary of {self.vocab_size}, the model's head gives "
+                f"{logits_CV.shape[-1]}"
+            )
+        return wide(logits_CV).relu().log1p()
+
+    def _in_text(self, states: States) -> Tensor:
+        text_BL = states.text_BL.bool() & states.seen_BL.bool()
+        row_T = text_BL.nonzero()[:, 0]
+        in_text_BV = text_BL.new_zeros(len(text_BL), self.vocab_size)
+        in_text_BV[row_T, states.ids_BL[text_BL]] = True
+        return in_text_BV

@@ -1,0 +1,52 @@
+"""Poolings that have weights or settings of their own, by name."""
+
+import torch
+from torch import Tensor, nn
+
+from polyvec.embed.pooling.attention import LMORT, LatentAttention, TrainablePooling
+from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.layers import (
+    LayerChoice,
+    LayerConcat,
+    MaskToken,
+    ReBA,
+    RouterWeights,
+    SpecialMean,
+)
+from polyvec.embed.pooling.lexical import Lexical
+from polyvec.embed.pooling.side import DecoderStart, Generated
+
+# Add yours here; tests walk the table.
+POOLING_MODULES: dict[str, type[PoolingModule]] = {
+    "latent_attn": LatentAttention,
+    "trainable": TrainablePooling,
+    "lmort": LMORT,
+    "route_weights": RouterWeights,
+    "reba": ReBA,
+    "lexical": Lexical,
+    "mask_token": MaskToken,
+    "special_mean": SpecialMean,
+    "layer": LayerChoice,
+    "layer_concat": LayerConcat,
+    "decoder_start": DecoderStart,
+    "generated": Generated,
+}
+
+
+class WeightedLayers(nn.Module):
+    """Weighted mean over layers, token by token: sentence-transformers' WeightedLayerPooling.
+
+    Takes the states of the word embeddings and all layers, each [B, T, D], and returns
+    [B, T, D] from layer `layer_start` on.
+    """
+
+    def __init__(self, num_hidden_layers: int, layer_start: int = 4) -> None:
+        super().__init__()
+        self.layer_start = layer_start
+        self.num_hidden_layers = num_hidden_layers
+        self.layer_weights = nn.Parameter(torch.ones(num_hidden_layers + 1 - layer_start))
+
+    def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
+        states_NBTD = torch.stack(layers[self.layer_start :])
+        weighted = torch.einsum("nbtd,n->btd", states_NBTD, self.layer_weights)
+        return weighted / self.layer_weights.sum()

@@ -1,0 +1,67 @@
+"""Step 5: the maps that sentence-transformers' folders hold: Dense, LayerNorm, Normalize.
+
+B texts, D size before, E size after.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polyvec.errors import ModelError, known
+
+
+class Dense(nn.Module):
+    """A linear layer with an activation, [B, D] -> [B, E]; optionally with a residual path."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        activation: str = "Tanh",
+        use_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ModelError(
+                f"Dense: activation {activation!r} is not known.{known(activation, ACTIVATIONS)}"
+            )
+        self.in_features, self.out_features = in_features, out_features
+        self.activation_name = activation
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        self.activation = ACTIVATIONS[activation]()
+        self.use_residual = use_residual
+        if use_residual and in_features != out_features:
+            self.residual = nn.Linear(in_features, out_features, bias=False)
+
+    def forward(self, vectors_BD: Tensor) -> Tensor:
+        out_BE = self.activation(self.linear(vectors_BD))
+        if not self.use_residual:
+            return out_BE
+        return out_BE + (self.residual(vectors_BD) if hasattr(self, "residual") else vectors_BD)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of the vectors, [B, D] -> [B, D]."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.norm = nn.LayerNorm(dimension)
+
+    def forward(self, vectors_BD: Tensor) -> Tensor:
+        return self.norm(vectors_BD)
+
+
+class Normalize(nn.Module):
+    """Vectors of length 1, [B, D] -> [B, D]."""
+
+    def forward(self, vectors_BD: Tensor) -> Tensor:
+        return F.normalize(vectors_BD, dim=-1)
+
+
+# torch's names without their module; a model file may name no other class (nothing is evaluated).
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    name: getattr(nn, name)
+    for name in ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Mish")
+}

@@ -1,0 +1,87 @@
+"""polyvec-nano: the small language models inside the package, for tests and nano-scale recipes.
+
+docs/nano.md says what they were trained on and what they can do.
+"""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyvec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, T5ForConditionalGeneration
+
+__all__ = ["nano_lm", "nano_lm_path", "nano_moe_path", "nano_t5", "nano_t5_path"]
+
+
+def nano_lm_path() -> Path:
+    """Folder of the causal language model; any Hugging Face loader reads it.
+
+    Raises ModelError if the installation lacks the weights.
+    """
+    return _folder("nano-lm")
+
+
+def nano_t5_path() -> Path:
+    """Folder of the encoder-decoder; any Hugging Face loader reads it.
+
+    Raises ModelError if the installation lacks the weights.
+    """
+    return _folder("nano-t5")
+
+
+def nano_moe_path() -> Path:
+    """Folder of nano-lm's mixture-of-experts twin, which is not shipped but made when needed.
+
+    Looked for in the folder POLYVEC_NANO_MOE, else in ~/.cache/polyvec/nano-moe; ModelError
+    names the command that makes it.
+    """
+    default = Path.home() / ".cache" / "polyvec" / "nano-moe"
+    folder = Path(os.environ.get("POLYVEC_NANO_MOE", default))
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"nano-moe: no weights in {folder}. Make them from nano-lm (3 minutes, two cores): "
+            f"python examples/pretrain_nano.py moe --minutes 3 --out {folder.parent}"
+        )
+    return folder
+
+
+def nano_lm() -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]":
+    """The causal language model in float32, ready for inference, and its tokenizer.
+
+    >>> model, tokenizer = nano_lm()
+    >>> ids = tokenizer("It was a dark and stormy", return_tensors="pt").input_ids
+    >>> model.generate(ids, max_new_tokens=8, do_sample=False).shape[1] <= ids.shape[1] + 8
+    True
+    """
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = nano_lm_path()
+    model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(path)
+
+
+def nano_t5() -> "tuple[T5ForConditionalGeneration, PreTrainedTokenizerFast]":
+    """The encoder-decoder in float32, ready for inference, and its tokenizer.
+
+    Trained to fill spans only: "The <extra_id_0> sat" -> "<extra_id_0> cat".
+    """
+    import torch
+    from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
+
+    path = nano_t5_path()
+    model = T5ForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(path)
+
+
+def _folder(name: str) -> Path:
+    folder = Path(str(files("polyvec") / "nano" / name))
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"{name}: no weights in {folder}. Reinstall polyvec, or train them: "
+            "python examples/pretrain_nano.py --help"
+        )
+    return folder

@@ -1,0 +1,163 @@
+"""Atomic files and folders: the old or the new, and nothing else left over."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polyvec.errors import DataError
+from polyvec.storage.files import atomic_file, atomic_folder, check_target
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_rights_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with atomic_file(tmp_path / "file") as file:
+            file.write(b"x")
+        with atomic_folder(tmp_path / "folder", replaceable="x"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_a_link_is_followed_not_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x").write_text("old")
+    (tmp_path / "link").symlink_to("real/x")
+    with atomic_file(tmp_path / "link", "w") as file:
+        file.write("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "x").read_text() == "new"
+    (tmp_path / "folder-link").symlink_to("real")
+    with atomic_folder(tmp_path / "folder-link", replaceable="x") as folder:
+        (folder / "y").touch()
+    assert (tmp_path / "folder-link").is_symlink()
+    assert [p.name for p in (tmp_path / "real").iterdir()] == ["y"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    """As root, a rename onto /dev/null would succeed and ruin the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "pipe", tmp_path / "folder"):
+        with pytest.raises(DataError, match="is no file"), atomic_file(path):
+            pass
+    with pytest.raises(DataError, match="/dev/null: is no file"):
+        check_target("/dev/null")
+    with pytest.raises(DataError, match=r"the folder .*gone does not exist"):
+        check_target(tmp_path / "gone" / "x")
+
+
+def test_text_files_are_utf8_whatever_the_locale(tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+    with atomic_file(tmp_path / "x", "w") as file:
+        file.write("é\n")
+    assert (tmp_path / "x").read_bytes() == "é\n".encode()
+
+
+def test_a_folder_without_the_right_to_write_is_named(tmp_path):
+    """Without root's rights, where the tests have them."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    code = f"""
+import os, sys
+from polyvec.storage.files import atomic_file
+from polyvec.errors import DataError
+from pathlib import Path
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    with atomic_file(Path({str(locked / "x")!r})):
+        sys.exit("written")
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"{locked}/x: no right to write in the folder {locked}\n", done.stderr
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A real file system of 64 KiB."""
+    mount = shutil.which("mount")
+    if mount is None or os.getuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mount is not permitted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_old_file_and_names_the_new(tiny_disk):
+    path = tiny_disk / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(path) as file:
+        for _ in range(100):
+            file.write(b"y" * 4096)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"old"
+    assert list(tiny_disk.iterdir()) == [path]
+
+
+def test_an_error_about_another_file_keeps_that_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_file(tmp_path / "x"):
+        (tmp_path / "other").read_bytes()
+    assert caught.value.filename == str(tmp_path / "other")
+
+
+def test_a_folder_is_replaced_only_if_it_is_of_the_kind(tmp_path):
+    folder = tmp_path / "model"
+    with atomic_folder(folder, replaceable="config.json") as new:
+        (new / "config.json").write_text("1")
+    with atomic_folder(folder, replaceable="config.json") as new:
+        (new / "config.json").write_text("2")
+    assert (folder / "config.json").read_text() == "2"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").touch()
+    with pytest.raises(DataError, match=r"not empty and holds no config\.json"):
+        atomic_folder(mine, replaceable="config.json").__enter__()
+    with pytest.raises(DataError, match="a file is in the way"):
+        atomic_folder(mine / "thesis.tex", replaceable="config.json").__enter__()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "model"]
+
+
+def test_an_error_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(folder, replaceable="config.json") as new:
+        (new / "config.json").write_text("new")
+        raise RuntimeError
+    assert (folder / "config.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_failing_switch_puts_the_old_folder_back(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    rename = Path.rename
+
+    def failing(path, target):
+        if path.suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="No space"), atomic_folder(folder, replaceable="config.json"):
+        pass
+    assert (folder / "config.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]

@@ -1,0 +1,149 @@
+"""Vectors are kept by content, model and prompt: never handed to another, never computed twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from polyvec import Embedder
+from polyvec.data.tasks.sets import RetrievalSet, StsSet
+from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.errors import DataError
+from polyvec.evaluate.encoder import TaskEncoder
+from polyvec.evaluate.tasks import Evaluator
+from polyvec.recipe import load_recipe
+from polyvec.storage.vector_cache import EmbeddingCache, default_folder
+
+TEXTS = ["a cat", "the dog sat", "boats", "a cat", "word " * 100]
+
+
+@pytest.fixture
+def embedder(tiny_bert):
+    return Embedder.from_pretrained(tiny_bert)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return EmbeddingCache(tmp_path / "kept")
+
+
+def test_kept_vectors_are_those_that_were_computed(embedder, cache, tmp_path):
+    plain = TaskEncoder(embedder)
+    first = TaskEncoder(embedder, cache=cache)
+    expected = embedder.encode(TEXTS)
+    assert_array_equal(plain.encode(TEXTS), expected)
+    assert_array_equal(first.encode(TEXTS), expected)
+    assert (first.work.num_texts, first.work.num_computed, first.work.num_truncated) == (5, 4, 1)
+    # Another run, and a text more.
+    second = TaskEncoder(embedder, cache=EmbeddingCache(tmp_path / "kept"))
+    found = second.encode([*TEXTS[::-1], "new"])
+    assert_array_equal(found[:5], expected[::-1])
+    assert (second.work.num_computed, second.work.num_truncated) == (1, 1)
+
+
+def test_two_checkpoints_at_one_path_have_vectors_of_their_own(tiny_bert, cache, tmp_path):
+    path = tmp_path / "model"
+    found = []
+    for seed in (1, 2):
+        model = Embedder.from_pretrained(tiny_bert)
+        with torch.no_grad():
+            torch.manual_seed(seed)
+            for parameter in model.backbone.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        model.save_pretrained(path)
+        again = Embedder.from_pretrained(path)
+        found.append(TaskEncoder(again, cache=cache).encode(TEXTS))
+        assert_array_equal(found[-1], again.encode(TEXTS))
+    assert not np.allclose(found[0], found[1])
+
+
+def test_a_changed_prompt_costs_the_texts_that_it_is_for(embedder, cache):
+    corpus = {f"d{i}": f"text number {i}" for i in range(20)}
+    data = RetrievalSet("toy", "test", corpus, {"q": "number 3"}, {"q": {"d3": 1}}, "hash")
+
+    def computed(prompts):
+        embedder.prompt_table = PromptTable(prompts)
+        return Evaluator(embedder, cache=cache).measure(data).result.num_computed
+
+    assert computed({}) == 21
+    assert computed({}) == 0
+    assert computed({"query": "find: "}) == 1
+    assert computed({"query": "find: ", "document": "read: "}) == 20
+    assert computed({"toy-query": "find: ", "passage": "read: "}) == 0  # other names, equal words
+    assert computed({"Retrieval": "any: "}) == 21
+
+
+def test_the_score_of_kept_vectors_is_the_score(embedder, cache):
+    words = ["a cat", "the sea", "dogs", "one tree", "old men"]
+    data = StsSet("toy", "test", tuple(words), tuple(words[::-1]), (1.0, 2.0, 3.0, 2.5, 0.0), "h")
+    scores = [Evaluator(embedder, cache=c).measure(data).result for c in (None, cache, cache)]
+    assert scores[0].scores == scores[1].scores == scores[2].scores
+    assert [result.num_computed for result in scores] == [5, 5, 0]
+
+
+def test_names_of_prompts_go_from_the_task_to_the_kind(embedder):
+    stored = {"query": "q", "STS": "kind", "sts12": "task", "STS-query": "kind and side"}
+    embedder.prompt_table = PromptTable(stored)
+
+    def used(role, *names):
+        encoder = TaskEncoder(embedder, names=names)
+        encoder.encode(["a"], role=role)
+        return encoder.work.prompts[role or ""]
+
+    assert used(None, "sts12", "STS") == "task"
+    assert used(None, "other", "STS") == "kind"
+    assert used("query", "other", "STS") == "kind and side"
+    assert used("query", "other", "Retrieval") == "q"
+    assert used(None, "other", "Retrieval") == ""
+
+
+def test_an_instruction_stands_behind_the_text_of_a_model_without_a_template(embedder):
+    found = TaskEncoder(embedder).encode(["a cat"], role="query", instruction="be kind")
+    assert_array_equal(found, embedder.encode(["a cat be kind"]))
+
+
+def test_a_broken_shard_is_named(embedder, cache, tmp_path):
+    TaskEncoder(embedder, cache=cache).encode(TEXTS)
+    (shard,) = (tmp_path / "kept").rglob("*.safetensors")
+    shard.write_bytes(b"broken")
+    with pytest.raises(DataError, match=f"{shard.name}: not a shard"):
+        TaskEncoder(embedder, cache=EmbeddingCache(tmp_path / "kept")).encode(TEXTS)
+
+
+def test_a_file_is_no_folder_for_vectors(tmp_path):
+    (tmp_path / "file").write_text(json.dumps({}))
+    with pytest.raises(DataError, match="is no folder"):
+        EmbeddingCache(tmp_path / "file")
+
+
+def test_vectors_that_are_not_finite_are_not_kept(embedder, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Embedder,
+        "encode_with_report",
+        lambda self, texts, **options: (
+            np.full((len(texts), 32), np.nan, np.float32),
+            type("Report", (), {"truncated": [], "prompt": type("P", (), {"text": ""})})(),
+        ),
+    )
+    TaskEncoder(embedder, cache=cache).encode(["a"])
+    assert not list((tmp_path / "kept").rglob("*.safetensors"))
+
+
+def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("POLYVEC_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path
+    monkeypatch.delenv("POLYVEC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "polyvec" / "embeddings"
+
+
+def test_a_template_reads_an_instruction_only_where_it_has_a_place():
+    model = load_recipe("prompteol").build("nano")
+    encoder = TaskEncoder(model, names=("SciFact",))
+    plain = encoder.encode(["a cat"], role="document")
+    model.prompt_table = PromptTable({"SciFact": "find: "})
+    assert_array_equal(encoder.encode(["a cat"], role="document"), plain)
+    joined = encoder.encode(["a cat"], role="document", instruction="be kind")
+    assert_array_equal(joined, encoder.encode(["a cat be kind"], role="document"))
