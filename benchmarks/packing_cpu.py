@@ -63,11 +63,11 @@ def compare(share: float, runs: int) -> tuple[float, float, float]:
     theirs.config.is_causal = False
     padded = Native(theirs, 0)
     spec = AttentionSpec("bidirectional")
-    ours = lambda: packed(batch).last_BLD  # noqa: E731
+    ours = lambda: packed(batch).last_BTD  # noqa: E731
     native = lambda: padded.run(batch, spec, frozenset()).last_hidden_state  # noqa: E731
     with torch.inference_mode():
         a, b = ours(), native()
-        seen = packed(batch).seen_BL
+        seen = packed(batch).attention_mask_BT
         error = float((a[seen] - b[seen]).abs().max())
         times = [(seconds(ours), seconds(native)) for _ in range(runs)]
     ratio = statistics.median(n for _, n in times) / statistics.median(o for o, _ in times)

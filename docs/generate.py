@@ -41,8 +41,8 @@ def scores_table() -> str:
         measure = MEASURES[row.largest.main_measure]
         difference = round(row.ours - row.published, 2) + 0
         lines.append(
-            f"| {row.counterpart} | {row.num} | {measure} | {row.published:.2f} | {row.ours:.2f} "
-            f"| {difference:+.2f} | {row.cause if row.beyond else ''} |"
+            f"| {row.official_task} | {row.num} | {measure} | {row.published:.2f} | {row.ours:.2f} "
+            f"| {difference:+.2f} | {row.known_difference if row.beyond else ''} |"
         )
     return "\n".join(lines)
 

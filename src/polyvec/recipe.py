@@ -49,7 +49,7 @@ class Expectation:
 class Hybrid:
     """The recipes whose embedders rank beside this one's, and the weight of each, its own first."""
 
-    partners: tuple[str, ...]
+    members: tuple[str, ...]
     weights: tuple[float, ...]
 
 
@@ -80,7 +80,7 @@ class Recipe:
         return dataclasses.replace(self.embedder, **self.nano) if scale == "nano" else self.embedder
 
     def build(self, scale: str = "full", **where: Any):
-        """The Embedder at a scale, a HybridEmbedder where it has partners; loads weights."""
+        """The Embedder at a scale, a HybridEmbedder where it has members; loads weights."""
         from polyvec.embed.compose import compose
 
         embedder = compose(self.at_scale(scale), **where)
@@ -88,8 +88,8 @@ class Recipe:
             return embedder
         from polyvec.index.hybrid import HybridEmbedder
 
-        partners = [load_recipe(name).build(scale, **where) for name in self.hybrid.partners]
-        return HybridEmbedder([embedder, *partners], self.hybrid.weights)
+        members = [load_recipe(name).build(scale, **where) for name in self.hybrid.members]
+        return HybridEmbedder([embedder, *members], self.hybrid.weights)
 
 
 def recipe_folder() -> Path:
@@ -160,8 +160,8 @@ def _hybrid(raw: Mapping[str, Any] | None, where: str) -> Hybrid | None:
     if raw is None:
         return None
     found: Hybrid = fill(Hybrid, raw, where)
-    if len(found.weights) != len(found.partners) + 1:
+    if len(found.weights) != len(found.members) + 1:
         raise SettingsError(
-            f"{where} has {len(found.weights)} weights for {len(found.partners) + 1} embedders"
+            f"{where} has {len(found.weights)} weights for {len(found.members) + 1} embedders"
         )
     return found

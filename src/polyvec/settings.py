@@ -6,7 +6,7 @@ An unknown key, a missing one or a value of another type is a SettingsError that
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from polyvec.errors import SettingsError, known
@@ -18,12 +18,14 @@ def fill(kind: type, raw: Mapping[str, Any], where: str) -> Any:
 
 
 def table(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A dataclass for each entry of a table of tables."""
     return {key: fill(kind, value, f"{where} {key!r}") for key, value in raw.items()}
 
 
 def typed(
     kind: type, raw: Mapping[str, Any], where: str, *, partial: bool = False
 ) -> dict[str, Any]:
+    """The checked fields of a dataclass from a table; `partial` allows missing ones."""
     if not isinstance(raw, dict):
         raise SettingsError(f"{where} is {raw!r}, not a table")
     hints = typing.get_type_hints(kind)
@@ -34,37 +36,61 @@ def typed(
         )
         if required and not partial and spec.name not in raw:
             raise SettingsError(f"{where} key {spec.name!r} is missing")
-    return {key: _checked(value, hints[key], f"{where} key {key!r}") for key, value in raw.items()}
+    return {key: checked(value, hints[key], f"{where} key {key!r}") for key, value in raw.items()}
 
 
-def known_keys(raw: Mapping[str, Any], names, where: str) -> None:
+def known_keys(raw: Mapping[str, Any], names: Collection[str], where: str) -> None:
+    """Raises SettingsError, with a suggestion, for a key that is not among the names."""
     for key in raw:
         if key not in names:
             raise SettingsError(f"{where} key {key!r} is not known.{known(key, names)}")
 
 
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """The value if it is of the hinted type; TOML arrays become tuples."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if hint is Any:
-        return value
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is tuple and isinstance(value, list):
-            inner = typing.get_origin(typing.get_args(option)[0]) or typing.get_args(option)[0]
-            if inner is float and all(type(v) in (int, float) for v in value):
-                return tuple(float(v) for v in value)
-            if inner is not float and all(
-                isinstance(v, dict if inner is Mapping else str) for v in value
-            ):
-                return tuple(value)
-        if origin is Mapping and isinstance(value, dict):
-            return {
-                k: _checked(v, typing.get_args(option)[1], f"{where}.{k}") for k, v in value.items()
-            }
-        if origin is float and type(value) in (int, float):
-            return float(value)
-        if origin is not Mapping and type(value) is origin:
-            return value
-    names = [getattr(o, "__name__", str(o)) for o in options if o is not types.NoneType]
+def checked(value: Any, hint: Any, where: str) -> Any:
+    """The value if it is of the hinted type: arrays become tuples, whole numbers floats.
+
+    Knows str, bool, int, float, None, Any, Literal, unions, tuple, Sequence, list and Mapping.
+    Raises SettingsError that says where, what came and what was expected.
+    """
+    for option in _options(hint):
+        found = _fitted(value, option, where)
+        if found is not _MISFIT:
+            return found
+    names = [_name(option) for option in _options(hint) if option is not types.NoneType]
     raise SettingsError(f"{where} is {value!r}, not {' or '.join(names)}")
+
+
+_MISFIT = object()  # None is a value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _fitted(value: Any, option: Any, where: str) -> Any:
+    origin, inner = typing.get_origin(option) or option, typing.get_args(option)
+    if option is Any:
+        return value
+    if origin is typing.Literal:
+        return value if value in inner and type(value) in {type(x) for x in inner} else _MISFIT
+    if origin in (tuple, list, Sequence):
+        if not isinstance(value, list | tuple):
+            return _MISFIT
+        item = inner[0] if inner else Any
+        return tuple(checked(each, item, f"{where}[{i}]") for i, each in enumerate(value))
+    if origin is Mapping or origin is dict:
+        if not isinstance(value, dict):
+            return _MISFIT
+        item = inner[1] if inner else Any
+        return {key: checked(each, item, f"{where}.{key}") for key, each in value.items()}
+    if origin is float and type(value) in (int, float):
+        return float(value)
+    # Not isinstance: True is no whole number here.
+    return value if type(value) is origin else _MISFIT
+
+
+def _name(option: Any) -> str:
+    if typing.get_origin(option) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(option)))
+    return getattr(option, "__name__", str(option))

@@ -19,7 +19,7 @@ def test_one_command_measures_and_lays_published_scores_beside(
     )
     assert done.status == 0, done.err
     (found,) = json.loads(out.read_text())["results"]
-    assert (found["task"], found["counterpart"], found["published"]) == (
+    assert (found["task"], found["official_task"], found["published"]) == (
         "xquad",
         "XQuADRetrieval",
         0.9,

@@ -80,7 +80,7 @@ def test_a_row_of_table_4_loads_encodes_saves_and_loads_again(key, tmp_path):
 
 
 def tokens_of(model: Embedder, text: str, **prompt):
-    spans = model.readings(text, model.prompt_for(**prompt))
+    spans = model.rendered_inputs(text, model.prompt_for(**prompt))
     return model.text_tokenizer.encode(spans)[0]
 
 
@@ -367,6 +367,6 @@ def test_several_readings_have_no_token_states():
 
 def test_readings_of_a_bare_model_are_the_text():
     model = embedder_of()
-    assert [span.text for span in model.readings("cat", Prompt())[0]] == ["cat"]
+    assert [span.text for span in model.rendered_inputs("cat", Prompt())[0]] == ["cat"]
     assert RunOptions().truncate == "warn"
     assert torch.is_tensor(model.similarity(model.encode(TEXTS), model.encode(TEXTS)))

@@ -92,8 +92,7 @@ def test_one_string_is_not_a_stream(tiny):
 
 
 def test_an_empty_text_without_any_special_token_is_refused():
-    from families import tokenizer
-    from test_families import build
+    from families import build, tokenizer
 
     from polyvec.embed.backbone.backbone import Backbone
     from polyvec.embed.inputs.tokens import TextTokenizer

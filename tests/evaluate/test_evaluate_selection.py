@@ -17,7 +17,7 @@ def test_every_named_task_lies_in_the_shared_data(shared_data):
         assert subsets and len(set(subsets)) == len(subsets), task.name
         data = task.read(subsets[-1]) if not task.layout.draw else None
         assert data is None or data.name == task.name
-        assert task.name != task.naming.counterpart  # a copy never has the official name
+        assert task.name != task.naming.official_task  # a copy never has the official name
 
 
 def test_a_kind_all_or_a_name(shared_data):
@@ -27,7 +27,7 @@ def test_a_kind_all_or_a_name(shared_data):
         ("xquad", "de"),
         ("xquad", "en"),
     ]
-    assert named[1].counterpart == "XQuADRetrieval"
+    assert named[1].official_task == "XQuADRetrieval"
     kinds = {each.task.layout.kind for each in select(["sts"], data=shared_data)}
     assert kinds == {"sts"}
     published = {("STS12", "test", "default"): 0.5, ("XNLI", "test", "fr"): 0.6}
@@ -50,15 +50,15 @@ def test_what_is_not_known_is_told(shared_data, tmp_path):
 
 
 def test_names_of_published_subsets():
-    assert named_task("ntrex", ".").counterpart("eng:zho-CN") == (
+    assert named_task("ntrex", ".").official_task("eng:zho-CN") == (
         "NTREXBitextMining",
         "test",
         "eng_Latn-zho_Hans",
     )
-    assert named_task("tatoeba", ".").counterpart("afr") == ("Tatoeba", "test", "afr-eng")
-    assert named_task("nusax-bitext", ".").counterpart("toba_batak")[2] == "eng-bbc"
-    assert named_task("stsb", ".").counterpart()[1:] == ("test", "default")
-    assert named_task("cranfield", ".").counterpart() == ("", "", "")
+    assert named_task("tatoeba", ".").official_task("afr") == ("Tatoeba", "test", "afr-eng")
+    assert named_task("nusax-bitext", ".").official_task("toba_batak")[2] == "eng-bbc"
+    assert named_task("stsb", ".").official_task()[1:] == ("test", "default")
+    assert named_task("cranfield", ".").official_task() == ("", "", "")
 
 
 def test_published_scores_that_are_no_numbers_are_left_out(tmp_path):
@@ -72,13 +72,13 @@ def test_published_scores_that_are_no_numbers_are_left_out(tmp_path):
 
 def result(task, score, published, kind="sts", **more):
     facts = (kind, "spearman", {"spearman": score}, 2, 0, 0.1, "d" * 64, "m" * 64)
-    return Result(task, "test", *facts, published=published, counterpart="Official", **more)
+    return Result(task, "test", *facts, published=published, official_task="Official", **more)
 
 
 def test_differences_beyond_tolerance_need_a_cause():
     near, far = result("near", 0.5005, 0.5), result("far", 0.502, 0.5)
     drawn = result("drawn", 0.509, 0.5, kind="classification")
-    explained = dataclasses.replace(far, task="told", cause="another copy")
+    explained = dataclasses.replace(far, task="told", known_difference="another copy")
     all_four = [near, far, drawn, explained]
     assert [beyond(each) for each in all_four] == [False, True, False, True]
     assert unexplained(all_four) == [far]

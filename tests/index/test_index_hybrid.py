@@ -81,7 +81,7 @@ tasks = ["retrieval"]
 backbone = "{tiny_bert}"
 pooling = "first"
 [hybrid]
-partners = ["{tmp_path}/other.toml"]
+members = ["{tmp_path}/other.toml"]
 weights = [0.5, 0.5]
 """
     (tmp_path / "both.toml").write_text(text)

@@ -109,9 +109,9 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
     recipe = load_recipe(name)
     if recipe.hybrid is not None and not hybrid:
         raise InputError(
-            f"{name}: fuses the rankings of {1 + len(recipe.hybrid.partners)} embedders and has "
+            f"{name}: fuses the rankings of {1 + len(recipe.hybrid.members)} embedders and has "
             f"no single vectors; use polyvec evaluate, or a recipe of its own: "
-            f"{', '.join(recipe.hybrid.partners)}"
+            f"{', '.join(recipe.hybrid.members)}"
         )
     return recipe.build(options.scale or "full")
 

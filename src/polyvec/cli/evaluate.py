@@ -116,9 +116,9 @@ def run(options: argparse.Namespace) -> None:
         measured = evaluator.measure(
             data,
             subset=each.subset,
-            counterpart=each.counterpart,
+            official_task=each.official_task,
             published=each.published,
-            cause=each.cause,
+            known_difference=each.known_difference,
         )
         results.append(measured.result)
         if options.report:

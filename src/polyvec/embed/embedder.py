@@ -6,7 +6,7 @@
 4. pooling.py     hidden states -> one vector a text
 5. projection.py  vectors -> dense, normalised, truncated, quantised
 
-B texts, L tokens of the longest, D state size, E vector size.
+B texts, T tokens of the longest, D state size, E vector size.
 """
 
 import dataclasses
@@ -143,7 +143,7 @@ class Embedder(nn.Module):
             vectors = self.pooling_module(states)
         else:
             tokens = self._token_states(states)
-            vectors = pool(self.pooling, tokens, states.pooled_BL, states.seen_BL)
+            vectors = pool(self.pooling, tokens, states.pooling_mask_BT, states.attention_mask_BT)
         for step in list(self.projections)[: self.num_steps]:
             vectors = step(vectors)
         return vectors
@@ -155,14 +155,14 @@ class Embedder(nn.Module):
             return self.pooling_module.needs
         return frozenset({"all_layers"} if self.layers is not None else ())
 
-    def readings(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
+    def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
         """What is read of a text: one sequence of spans, or several whose vectors are averaged."""
         texts = [text] if self.variants is None else [text, *self.variants.of(text)]
         if self.template is None:
             return [render(each, prompt, pool_prompt=self.pool_prompt) for each in texts]
         takes = "instruction" in self.template.slots(prompt.role)
         told = prompt.text if prompt.text and (takes or prompt.given) else None
-        marks = self.text_tokenizer.marks()
+        marks = self.text_tokenizer.special_tokens()
         chosen = prompt.examples
         shown = tuple(chosen(text)) if callable(chosen) else chosen
         return [
@@ -174,13 +174,13 @@ class Embedder(nn.Module):
         ]
 
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """What is pooled: states [B, L, D] and which of them are real, [B, L]."""
+        """What is pooled: states [B, T, D] and which of them are real, [B, T]."""
         states = self.backbone(batch, needs=self.needs)
-        return self._token_states(states), states.seen_BL
+        return self._token_states(states), states.attention_mask_BT
 
     def _token_states(self, states: States) -> Tensor:
         if self.layers is None or states.all_layers is None:
-            return states.last_BLD
+            return states.last_BTD
         return self.layers(states.all_layers)
 
     def encode(

@@ -187,7 +187,7 @@ def _tokenize(
     began = time.perf_counter()
     rows, spans = [], []
     for row in unique:
-        for reading in embedder.readings(texts[row], prompt):
+        for reading in embedder.rendered_inputs(texts[row], prompt):
             rows.append(row)
             spans.append(reading)
     try:

@@ -15,14 +15,14 @@ class Row:
     """A task with all its subsets beside what was published of them, in points (times 100)."""
 
     task: str
-    counterpart: str
+    official_task: str
     kind: str
     num: int
     ours: float
     published: float
     largest: Result
     beyond: tuple[Result, ...]
-    cause: str
+    known_difference: str
 
 
 def tolerance(kind: str) -> float:
@@ -46,7 +46,7 @@ def rows(results: Iterable[Result]) -> list[Row]:
 
 def unexplained(results: Iterable[Result]) -> list[Result]:
     """Results beyond tolerance whose task names no cause."""
-    return [result for result in results if beyond(result) and not result.cause]
+    return [result for result in results if beyond(result) and not result.known_difference]
 
 
 def markdown(model: str, results: Sequence[Result]) -> str:
@@ -66,7 +66,7 @@ def markdown(model: str, results: Sequence[Result]) -> str:
     missing = unexplained(results)
     lines += ["", f"Beyond tolerance without a known cause: {len(missing)}."]
     for row in rows(results):
-        if row.beyond and row.num > 1 and not row.cause:
+        if row.beyond and row.num > 1 and not row.known_difference:
             found = "; ".join(_subset(result) for result in row.beyond)
             lines += ["", f"`{row.task}`, beyond: {found}."]
     return "\n".join(lines) + "\n"
@@ -76,22 +76,22 @@ def _row(group: list[Result]) -> Row:
     largest = max(group, key=lambda result: abs(result.difference or 0))
     return Row(
         group[0].task,
-        group[0].counterpart,
+        group[0].official_task,
         group[0].kind,
         len(group),
         100 * sum(result.main_score for result in group) / len(group),
         100 * sum(result.published or 0 for result in group) / len(group),
         largest,
         tuple(result for result in group if beyond(result)),
-        group[0].cause,
+        group[0].known_difference,
     )
 
 
 def _line(row: Row) -> str:
     shown = _subset(row.largest) if row.num > 1 else ""
-    cause = row.cause or ("**not known**" if row.beyond else "")
+    cause = row.known_difference or ("**not known**" if row.beyond else "")
     return (
-        f"| {row.task} | {row.counterpart} | {row.largest.main_measure} | {row.num} "
+        f"| {row.task} | {row.official_task} | {row.largest.main_measure} | {row.num} "
         f"| {row.ours:.2f} | {row.published:.2f} | {row.ours - row.published:+.2f} "
         f"| {shown} | {len(row.beyond)} | {cause if row.beyond else ''} |"
     )

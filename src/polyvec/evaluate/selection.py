@@ -22,9 +22,9 @@ class Chosen:
     folder: Path | None = None
     split: str = "test"
     kind: str | None = None
-    counterpart: str = ""
+    official_task: str = ""
     published: float | None = None
-    cause: str = ""
+    known_difference: str = ""
 
     def read(self) -> TaskSet:
         """Its data. Raises DataError naming file, line and id."""
@@ -94,17 +94,17 @@ def _of_task(
     for subset in known_subsets:
         if subsets and len(known_subsets) > 1 and subset not in subsets:
             continue
-        counterpart = task.counterpart(subset)
-        score = published.get(counterpart)
+        official_task = task.official_task(subset)
+        score = published.get(official_task)
         if only_published and score is None:
             continue
         yield Chosen(
             task.name,
             subset,
             task,
-            counterpart=counterpart[0],
+            official_task=official_task[0],
             published=score,
-            cause=task.naming.cause,
+            known_difference=task.naming.known_difference,
         )
 
 

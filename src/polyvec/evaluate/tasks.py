@@ -29,7 +29,7 @@ class Result:
     """Scores as fractions, with what they were measured on: the data's and the model's hash.
 
     `task` is the local copy's name, never a benchmark's: a copy may differ from the official set.
-    `counterpart` names the official one that it corresponds to, `published` what was published
+    `official_task` names the official one that it corresponds to, `published` what was published
     of this model there, `cause` why the two may differ. `num_computed` of `num_texts` had no
     vector in the cache.
     """
@@ -48,9 +48,9 @@ class Result:
     encode_seconds: float = 0.0
     num_computed: int = 0
     prompts: dict[str, str] = field(default_factory=dict)
-    counterpart: str = ""
+    official_task: str = ""
     published: float | None = None
-    cause: str = ""
+    known_difference: str = ""
 
     @property
     def main_score(self) -> float:
@@ -58,8 +58,8 @@ class Result:
 
     @property
     def note(self) -> str:
-        """What a report says of the data: the cause, where there is something to differ from."""
-        return self.cause if self.counterpart else ""
+        """What a report says of the data: why it may differ from the official task."""
+        return self.known_difference if self.official_task else ""
 
     @property
     def difference(self) -> float | None:
@@ -104,18 +104,18 @@ class Evaluator:
         data: TaskSet,
         *,
         subset: str = "",
-        counterpart: str = "",
+        official_task: str = "",
         published: float | None = None,
-        cause: str = "",
+        known_difference: str = "",
     ) -> Measured:
-        """Scores of one data set; a name of its counterpart is one that a prompt may go by.
+        """Scores of one data set; the official task's name is one that a prompt may go by.
 
         Raises DataError, naming the text, for vectors or scores that are not finite.
         """
         began = time.perf_counter()
         encoder = TaskEncoder(
             self.embedder,
-            names=(data.name, counterpart, mteb_type(data)),
+            names=(data.name, official_task, mteb_type(data)),
             cache=self.cache,
             options=self.options,
             model_sha256=self.vectors_sha256,
@@ -139,9 +139,9 @@ class Evaluator:
             round(work.encode_s, 2),
             work.num_computed,
             work.prompts,
-            counterpart,
+            official_task,
             published,
-            cause,
+            known_difference,
         )
         shape = geometry_of(np.concatenate(work.sample)) if self.geometry else {}
         return Measured(result, outcome, shape)

@@ -32,14 +32,14 @@ def texts(seed: int = 3) -> list:
 def batch_of(ids: list) -> TokenBatch:
     batch = TokenBatch.of_ids(ids)
     places = torch.cat([torch.arange(n) for n in batch.lengths])
-    batch.parts_T[:] = (places >= PREFIX).numpy()
+    batch.segments_T[:] = (places >= PREFIX).numpy()
     return batch
 
 
 def states(model: Backbone, ids: list) -> list[torch.Tensor]:
     with torch.no_grad():
         out = model(batch_of(ids))
-    return [out.last_BLD[i, : len(text)] for i, text in enumerate(ids)]
+    return [out.last_BTD[i, : len(text)] for i, text in enumerate(ids)]
 
 
 @pytest.fixture(params=DECODERS)
@@ -100,7 +100,7 @@ def test_last_k_moves_no_layer_before(name):
     ]
     assert len(moved) == LAYERS + 1
     assert max(moved[: LAYERS - 1]) == 0 < moved[LAYERS - 1]
-    assert_close(layers[0].all_layers[-1], layers[0].last_BLD)
+    assert_close(layers[0].all_layers[-1], layers[0].last_BTD)
 
 
 PLANNED = [name for name, (_, way) in DECODERS.items() if way == "plan"]
@@ -117,7 +117,7 @@ def test_left_padding_equals_right_padding(name, mode):
         for i, text in enumerate(ids):
             where = slice(-len(text), None) if left else slice(len(text))
             rows[i, where], real[i, where] = torch.from_numpy(text), True
-        plan = AttentionPlan((mode,) * LAYERS, real_BL=real)
+        plan = AttentionPlan((mode,) * LAYERS, real_BT=real)
         with torch.no_grad():
             out = model(input_ids=rows, position_ids=plan.positions, plan=plan, use_cache=False)
         found.append(out.last_hidden_state[real])
@@ -131,7 +131,7 @@ def gradients(model: Backbone, *, checkpointing: bool = False) -> torch.Tensor:
     if checkpointing:
         body.gradient_checkpointing_enable({"use_reentrant": False})
     out = model(batch_of(texts()))
-    out.last_BLD[out.seen_BL].pow(2).mean().backward()
+    out.last_BTD[out.attention_mask_BT].pow(2).mean().backward()
     if checkpointing:
         body.gradient_checkpointing_disable()
         body.eval()
@@ -166,7 +166,7 @@ def test_the_mode_switches_for_a_call():
     """GritLM: bidirectional to embed, causal to generate, the same weights."""
     model, ids = backbone("mistral", "bidirectional"), texts()
     with torch.no_grad():
-        causal = model(batch_of(ids), attention=AttentionSpec("causal")).last_BLD
+        causal = model(batch_of(ids), attention=AttentionSpec("causal")).last_BTD
     assert_close(causal[0, :5], states(backbone("mistral", "causal"), ids)[0])
 
 
@@ -177,28 +177,28 @@ def test_blocked_parts_are_not_seen_but_through_others():
         model = Backbone(build("llama"), 0, attention=spec, layout=layout)
         ids = texts()[1]
         batch = TokenBatch.of_ids([ids, ids[:6]])
-        batch.parts_T[:9] = [0, 0, 0, 0, 1, 1, 2, 2, 2]
+        batch.segments_T[:9] = [0, 0, 0, 0, 1, 1, 2, 2, 2]
         one_layer = AttentionPlan(
             ("causal",),
-            real_BL=torch.ones(1, 9, dtype=torch.bool),
-            parts=torch.from_numpy(batch.parts_T[None, :9]),
+            real_BT=torch.ones(1, 9, dtype=torch.bool),
+            segments=torch.from_numpy(batch.segments_T[None, :9]),
             blocked=spec.blocked,
         ).mask("causal", None, 0, torch.device("cpu"))
         assert not one_layer[0, 0, 6:, :4].any()
         assert one_layer[0, 0, 6:, 4:6].all() and one_layer[0, 0, 4:6, :4].all()
         with torch.no_grad():
-            before = model(batch).last_BLD[0]
+            before = model(batch).last_BTD[0]
             batch.ids_T[0] = 50
-            after = model(batch).last_BLD[0]
+            after = model(batch).last_BTD[0]
         moved = (before - after).abs().amax(-1)
         assert bool((moved[:6] > 0).all()), layout
         assert bool((moved[6:] > 0).all()), layout  # through the memory tokens
         plan_direct = AttentionSpec("causal", blocked=((2, 0), (2, 1)))
         shut = Backbone(build("llama"), 0, attention=plan_direct, layout=layout)
         with torch.no_grad():
-            first = shut(batch).last_BLD[0]
+            first = shut(batch).last_BTD[0]
             batch.ids_T[0] = 51
-            second = shut(batch).last_BLD[0]
+            second = shut(batch).last_BTD[0]
         assert float((first[6:] - second[6:]).abs().max()) == 0
 
 
@@ -220,7 +220,7 @@ def test_a_model_that_stays_causal_is_refused(honest):
     """SILENT row 1: told to be bidirectional, and causal without a word."""
 
     def deaf(module, query, key, value, mask, plan=None, **options):
-        causal = AttentionPlan(("causal",) * LAYERS, plan.runs, plan.real_BL, masks={})
+        causal = AttentionPlan(("causal",) * LAYERS, plan.runs, plan.real_BT, masks={})
         return honest(module, query, key, value, mask, plan=causal, **options)
 
     plant(deaf)
@@ -232,9 +232,9 @@ def test_padding_that_is_seen_is_refused(honest):
     """SILENT row 2: BiLLM's zeroed mask shows padding to bidirectional layers."""
 
     def porous(module, query, key, value, mask, plan=None, **options):
-        if plan.real_BL is not None:
-            seen = torch.ones_like(plan.real_BL)
-            plan = AttentionPlan(plan.modes, real_BL=seen, masks={})
+        if plan.real_BT is not None:
+            seen = torch.ones_like(plan.real_BT)
+            plan = AttentionPlan(plan.modes, real_BT=seen, masks={})
         return honest(module, query, key, value, mask, plan=plan, **options)
 
     plant(porous)
@@ -258,7 +258,7 @@ def test_left_padding_without_positions_is_another_vector():
     """SILENT row 5: what the plan's own positions are for; GPT-2 counts the padding otherwise."""
     model, text = backbone("gpt2", "causal").model, torch.from_numpy(texts()[0])
     rows = torch.cat([torch.zeros(4, dtype=torch.long), text])[None]
-    plan = AttentionPlan(("causal",) * LAYERS, real_BL=rows != 0)
+    plan = AttentionPlan(("causal",) * LAYERS, real_BT=rows != 0)
     with torch.no_grad():
         right = model(input_ids=rows, position_ids=plan.positions, plan=plan, use_cache=False)
         wrong = model(input_ids=rows, plan=plan, use_cache=False)
@@ -270,7 +270,7 @@ def test_left_padding_without_positions_is_another_vector():
 def test_windows_have_one_definition():
     """SILENT row 6: a window of w is the token itself and w - 1 before it, to either side."""
     real = torch.ones(1, 8, dtype=torch.bool)
-    mask = lambda mode: AttentionPlan((mode,), real_BL=real).mask(mode, 3, 0, torch.device("cpu"))  # noqa: E731
+    mask = lambda mode: AttentionPlan((mode,), real_BT=real).mask(mode, 3, 0, torch.device("cpu"))  # noqa: E731
     assert mask("causal")[0, 0, 5].int().tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
     assert mask("bidirectional")[0, 0, 4].int().tolist() == [0, 0, 1, 1, 1, 1, 1, 0]
 

@@ -369,7 +369,9 @@ def test_a_session_is_earlier_turns_and_its_vector_tokens_are_another_part():
         "<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\nsure<|im_end|>\n"
         "<|im_start|>user\nA cat.<|im_end|><|extra_0|><|extra_1|><|extra_2|>"
     )
-    assert [span.text for span in spans if span.part == 1] == ["<|extra_0|><|extra_1|><|extra_2|>"]
+    assert [span.text for span in spans if span.segment == 1] == [
+        "<|extra_0|><|extra_1|><|extra_2|>"
+    ]
     assert pooled(spans) == "<|extra_0|><|extra_1|><|extra_2|>"
 
 

@@ -104,11 +104,11 @@ def one_text(length: int, seed: int) -> States:
     causal = torch.ones(length, length).tril().bool()
     router = torch.randn(2, 1, length, E, generator=random)
     return States(
-        last_BLD=layers[-1],
-        seen_BL=torch.ones(1, length, dtype=torch.bool),
-        pooled_BL=place >= 2,
-        text_BL=(place >= 2) & (place < length - 2),
-        ids_BL=ids,
+        last_BTD=layers[-1],
+        attention_mask_BT=torch.ones(1, length, dtype=torch.bool),
+        pooling_mask_BT=place >= 2,
+        text_mask_BT=(place >= 2) & (place < length - 2),
+        ids_BT=ids,
         all_layers=tuple(layers),
         attentions=tuple(scores.masked_fill(~causal, float("-inf")).softmax(-1)),
         router=tuple(router.softmax(-1)),
@@ -142,11 +142,11 @@ def padded(states: States, left: int, right: int, junk: float = float("nan")) ->
 
     return dataclasses.replace(
         states,
-        last_BLD=pad(states.last_BLD, junk),
-        seen_BL=pad(states.seen_BL, False),
-        pooled_BL=pad(states.pooled_BL, False),
-        text_BL=pad(states.text_BL, False),
-        ids_BL=pad(states.ids_BL, MASK_ID),
+        last_BTD=pad(states.last_BTD, junk),
+        attention_mask_BT=pad(states.attention_mask_BT, False),
+        pooling_mask_BT=pad(states.pooling_mask_BT, False),
+        text_mask_BT=pad(states.text_mask_BT, False),
+        ids_BT=pad(states.ids_BT, MASK_ID),
         all_layers=tuple(pad(x, junk) for x in states.all_layers),
         attentions=tuple(pad_both(x) for x in states.attentions),
         router=tuple(pad(x, junk) for x in states.router),
@@ -170,7 +170,7 @@ TEXTS = [one_text(length, seed) for seed, length in enumerate((7, 6, 9))]
 
 def batch(side: str, extra: int = 2, junk: float = float("nan")) -> States:
     longest = 9 + extra
-    room = [longest - text.ids_BL.shape[1] for text in TEXTS]
+    room = [longest - text.ids_BT.shape[1] for text in TEXTS]
     return joined(
         [
             padded(text, *((n, 0) if side == "left" else (0, n)), junk)
@@ -212,7 +212,7 @@ def test_gradients_are_finite_beside_padding_that_is_not(case):
 def test_gradients_into_real_states_are_finite(case):
     states = batch("right")
     layers = tuple(x.clone().requires_grad_() for x in states.all_layers)
-    states = changed(states, last_BLD=layers[-1], all_layers=layers)
+    states = changed(states, last_BTD=layers[-1], all_layers=layers)
     out = build(case)(states)
     out.sum().backward()
     grads = [x.grad for x in layers if x.grad is not None]
@@ -236,12 +236,12 @@ def test_half_precision_states_are_computed_in_float32(case):
     text = TEXTS[0]
     half = tuple(x.bfloat16() for x in text.all_layers)
     in_half = changed(
-        text, last_BLD=half[-1], all_layers=half, lm_head=lambda x: HEAD(x.float()).to(x.dtype)
+        text, last_BTD=half[-1], all_layers=half, lm_head=lambda x: HEAD(x.float()).to(x.dtype)
     )
     out = module(in_half)
     assert out.dtype == torch.bfloat16
     widened = tuple(x.float() for x in half)
-    exact = changed(text, last_BLD=widened[-1], all_layers=widened)
+    exact = changed(text, last_BTD=widened[-1], all_layers=widened)
     if "lexical" in case:  # the head itself answers in bfloat16
         exact = changed(exact, lm_head=lambda x: HEAD(x).bfloat16().float())
     assert_close(out, module(exact).bfloat16(), rtol=0, atol=0)
@@ -261,18 +261,18 @@ def test_a_missing_side_output_is_named(case):
 @pytest.mark.parametrize("case", CASES)
 def test_wrong_shapes_are_refused(case):
     module, text = build(case), TEXTS[0]
-    nothing = torch.zeros_like(text.pooled_BL)
+    nothing = torch.zeros_like(text.pooling_mask_BT)
     with pytest.raises(ShapeError, match="no token that may be pooled"):
-        module(changed(text, pooled_BL=nothing))
+        module(changed(text, pooling_mask_BT=nothing))
     with pytest.raises(ShapeError, match="masks and ids"):
-        module(changed(text, pooled_BL=text.pooled_BL[:, 1:]))
+        module(changed(text, pooling_mask_BT=text.pooling_mask_BT[:, 1:]))
     if module.hidden_size:
         with pytest.raises(ShapeError, match="states of size 8, got 4"):
-            module(changed(text, last_BLD=text.last_BLD[..., :4]))
+            module(changed(text, last_BTD=text.last_BTD[..., :4]))
 
 
 def masked_mean(states: States) -> np.ndarray:
-    return np.stack([text.last_BLD[0, 2:].mean(0).numpy() for text in TEXTS])
+    return np.stack([text.last_BTD[0, 2:].mean(0).numpy() for text in TEXTS])
 
 
 def test_latent_attention_with_zero_outputs_is_the_mean():
@@ -293,7 +293,7 @@ def test_latent_attention_is_what_torch_computes():
     ours = module.attention
     rows = [x.weight for x in (ours.to_query, ours.to_key, ours.to_value)]
     peer.load_state_dict({"in_proj_weight": torch.cat(rows), "out_proj.weight": ours.to_out.weight})
-    text = TEXTS[0].last_BLD
+    text = TEXTS[0].last_BTD
     keys = module.norm_latents(module.latents_ND)[None]
     text = text + peer(module.norm_states(text), keys, keys)[0]
     value, gate = module.feed.up(module.norm_feed(text)).chunk(2, -1)
@@ -319,12 +319,12 @@ def test_the_order_of_layers_matters_through_their_embeddings(case):
 def test_trainable_pooling_over_one_key_is_its_value():
     """One pooled token: softmax over one key is 1, whatever the queries are."""
     module, text = build("trainable"), TEXTS[0]
-    only = torch.zeros_like(text.pooled_BL)
+    only = torch.zeros_like(text.pooling_mask_BT)
     only[0, 3] = True
-    value = module.norm_keys(text.last_BLD[:, 3])
+    value = module.norm_keys(text.last_BTD[:, 3])
     out = module.attention.to_out(module.attention.to_value(value))
     out = out + module.feed(module.norm_feed(out))
-    assert_close(module(changed(text, pooled_BL=only)), out)
+    assert_close(module(changed(text, pooling_mask_BT=only)), out)
 
 
 @pytest.mark.parametrize(
@@ -357,10 +357,10 @@ def test_lmort_reads_both_layers_in_both_directions(case):
     for layer, read in ((0, False), (1, True), (2, False), (3, True)):
         layers = [x.clone() for x in text.all_layers]
         layers[layer][0, 1] += torch.arange(D)  # a token that is seen, not pooled
-        moved = changed(text, last_BLD=layers[-1], all_layers=tuple(layers))
+        moved = changed(text, last_BTD=layers[-1], all_layers=tuple(layers))
         assert (not torch.equal(module(moved), module(text))) == read, layer
     # An early token is pooled alone; a later one, seen, still moves it.
-    early = changed(text, pooled_BL=torch.arange(7)[None] == 2)
+    early = changed(text, pooling_mask_BT=torch.arange(7)[None] == 2)
     layers = [x.clone() for x in text.all_layers]
     layers[1][0, 5] += torch.arange(D)
     moved = changed(early, all_layers=tuple(layers))
@@ -398,7 +398,7 @@ def test_router_weights_are_the_last_pooled_tokens_softmax():
     for row, text in zip(out, TEXTS, strict=True):
         assert_close(row, torch.cat([layer[0, -1] for layer in text.router]))
     assert_close(out.view(3, 2, E).sum(-1), torch.ones(3, 2))
-    short = changed(TEXTS[0], pooled_BL=torch.arange(7)[None] == 3)
+    short = changed(TEXTS[0], pooling_mask_BT=torch.arange(7)[None] == 3)
     assert_close(build("router")(short)[0, :E], TEXTS[0].router[0][0, 3])
 
 
@@ -406,7 +406,7 @@ def test_router_weights_are_the_last_pooled_tokens_softmax():
 def test_router_sum_is_the_sum_of_similarities(alpha):
     module = POOLING_MODULES["route_weights"](D, 2, E, "sum", alpha)
     out = module(batch("left"))
-    state = torch.cat([text.last_BLD[:, -1] for text in TEXTS])
+    state = torch.cat([text.last_BTD[:, -1] for text in TEXTS])
     router = build("router")(batch("left"))
     cosines = [
         nn.functional.cosine_similarity(x[:, None], x[None], dim=-1) for x in (state, router)
@@ -417,7 +417,7 @@ def test_router_sum_is_the_sum_of_similarities(alpha):
 def test_router_concat_is_standardised_by_what_was_stored():
     module, states = build("router concat"), batch("left")
     raw = module(states)
-    assert_close(raw[:, :D], torch.cat([text.last_BLD[:, -1] for text in TEXTS]))
+    assert_close(raw[:, :D], torch.cat([text.last_BTD[:, -1] for text in TEXTS]))
     assert_close(raw[:, D:], build("router")(states))
     sample = torch.randn(50, module.out_features) * 3 + 1
     module.fit(sample)
@@ -451,21 +451,21 @@ def test_reba_is_what_numpy_computes(pooling):
     for text, row in zip(TEXTS, module(batch("left")), strict=True):
         stacked = np.stack([layer[0].numpy() for layer in text.attentions])  # [K, H, L, L]
         largest = ((stacked + stacked.swapaxes(-1, -2)) / 2).max(axis=(0, 1))
-        mixed = largest @ text.last_BLD[0].numpy() / largest.sum(1, keepdims=True)
+        mixed = largest @ text.last_BTD[0].numpy() / largest.sum(1, keepdims=True)
         peer = mixed[-1] if pooling == "last" else mixed[2:].mean(0)
         np.testing.assert_allclose(row, peer, rtol=1e-5, atol=1e-6)
 
 
 def test_reba_shows_early_tokens_what_comes_later():
-    text = changed(TEXTS[0], pooled_BL=torch.arange(7)[None] == 2)
-    later = text.last_BLD.clone()
+    text = changed(TEXTS[0], pooling_mask_BT=torch.arange(7)[None] == 2)
+    later = text.last_BTD.clone()
     later[0, 5] += 1
     module = build("reba")
-    assert (module(changed(text, last_BLD=later)) - module(text)).abs().max() > 1e-3
+    assert (module(changed(text, last_BTD=later)) - module(text)).abs().max() > 1e-3
 
 
 def lexical_peer(text: States, over: str, first: int) -> np.ndarray:
-    logits = text.last_BLD[0].numpy() @ HEAD.weight.numpy().T
+    logits = text.last_BTD[0].numpy() @ HEAD.weight.numpy().T
     weights = np.log1p(np.maximum(logits, 0))
     pooled = weights[max(2, first) :]
     return {"max": pooled.max(0), "sum": pooled.sum(0), "last": pooled[-1]}[over]
@@ -493,18 +493,20 @@ def test_lexical_is_what_numpy_computes_whatever_the_chunk(over, max_elements):
 @pytest.mark.parametrize("over", ["max", "sum"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_first_token_is_skipped_only_on_request(over, side):
-    sink = changed(TEXTS[0], pooled_BL=TEXTS[0].seen_BL, last_BLD=TEXTS[0].last_BLD.clone())
-    sink.last_BLD[0, 0] = 1000 * HEAD.weight[5]
+    sink = changed(
+        TEXTS[0], pooling_mask_BT=TEXTS[0].attention_mask_BT, last_BTD=TEXTS[0].last_BTD.clone()
+    )
+    sink.last_BTD[0, 0] = 1000 * HEAD.weight[5]
     states = padded(sink, *((3, 0) if side == "left" else (0, 3)))
     skipped = POOLING_MODULES["lexical"](V, over, skip_first=True)(states)
     kept = POOLING_MODULES["lexical"](V, over, skip_first=False)(states)
     assert kept[0, 5] - skipped[0, 5] > 5
-    without = changed(sink, pooled_BL=torch.arange(7)[None] >= 1)
+    without = changed(sink, pooling_mask_BT=torch.arange(7)[None] >= 1)
     assert_close(POOLING_MODULES["lexical"](V, over, skip_first=False)(without), skipped)
 
 
 def test_a_text_of_which_nothing_is_left_is_all_zeros():
-    alone = changed(TEXTS[0], pooled_BL=torch.arange(7)[None] == 0)
+    alone = changed(TEXTS[0], pooling_mask_BT=torch.arange(7)[None] == 0)
     out = POOLING_MODULES["lexical"](V, "max", skip_first=True)(alone)
     assert out.shape == (1, V) and not out.any()
 
@@ -515,7 +517,7 @@ def test_lexical_keeps_the_texts_own_entries_then_the_largest():
     own = POOLING_MODULES["lexical"](V, "max", text_only=True, skip_first=True)(states)
     top = POOLING_MODULES["lexical"](V, "max", 2, True, True)(states)
     for text, row, own_row, top_row in zip(TEXTS, everything, own, top, strict=True):
-        ids = set(text.ids_BL[text.text_BL].tolist())
+        ids = set(text.ids_BT[text.text_mask_BT].tolist())
         kept = torch.tensor([place in ids for place in range(V)])
         assert_close(own_row, torch.where(kept, row, 0))
         assert (top_row > 0).sum() == min(2, int((own_row > 0).sum()))
@@ -524,11 +526,11 @@ def test_lexical_keeps_the_texts_own_entries_then_the_largest():
 
 
 def test_lexical_gradients_pass_through_the_chunks():
-    states = changed(TEXTS[2], last_BLD=TEXTS[2].last_BLD.clone().requires_grad_())
+    states = changed(TEXTS[2], last_BTD=TEXTS[2].last_BTD.clone().requires_grad_())
     grads = []
     for max_elements in (2 * V, 10**9):
         module = POOLING_MODULES["lexical"](V, "sum", skip_first=True, max_elements=max_elements)
-        grads.append(torch.autograd.grad(module(states).sum(), states.last_BLD)[0])
+        grads.append(torch.autograd.grad(module(states).sum(), states.last_BTD)[0])
     assert_close(*grads)
     assert grads[0].abs().max() > 0
 
@@ -552,19 +554,19 @@ def test_lexical_settings_that_cannot_be():
 def test_mask_token_by_hand():
     module = build("mask_token")
     out = module(batch("right"))
-    assert_close(out, torch.cat([text.last_BLD[:, -2] for text in TEXTS]))
-    ids = batch("right").ids_BL.clone()
+    assert_close(out, torch.cat([text.last_BTD[:, -2] for text in TEXTS]))
+    ids = batch("right").ids_BT.clone()
     ids[1, :6] = 1
     with pytest.raises(ShapeError, match="text 1 of the batch has token 17 0 times"):
-        module(changed(batch("right"), ids_BL=ids))
+        module(changed(batch("right"), ids_BT=ids))
     ids[1, :2] = MASK_ID
     with pytest.raises(ShapeError, match="token 17 2 times"):
-        module(changed(batch("right"), ids_BL=ids))
+        module(changed(batch("right"), ids_BT=ids))
 
 
 def test_special_mean_by_hand():
-    text = changed(TEXTS[0], last_BLD=torch.zeros(1, 7, D))
-    text.last_BLD[0, -1], text.last_BLD[0, -2] = 3.0, 1.0
+    text = changed(TEXTS[0], last_BTD=torch.zeros(1, 7, D))
+    text.last_BTD[0, -1], text.last_BTD[0, -2] = 3.0, 1.0
     assert_close(build("special_mean")(text), torch.full((1, D), 2.0))
     assert_close(POOLING_MODULES["special_mean"](D, [SLOT_ID])(text), torch.full((1, D), 3.0))
     with pytest.raises(ShapeError, match=r"text 0 of the batch has none of \[16\]"):
@@ -577,7 +579,7 @@ def test_layers_are_counted_from_the_embeddings_or_the_end():
     text, make = TEXTS[0], POOLING_MODULES["layer"]
     assert_close(make(D, 0, "last")(text), text.all_layers[0][:, -1])
     assert_close(make(D, 2, "mean")(text), text.all_layers[2][:, 2:].mean(1))
-    assert_close(make(D, -1, "max")(text), text.last_BLD[:, 2:].amax(1))
+    assert_close(make(D, -1, "max")(text), text.last_BTD[:, 2:].amax(1))
     assert_close(make(D, -4, "first")(text), text.all_layers[0][:, 2])
     # Positions count the prompt that is seen and not pooled: 3 .. 7 of 7.
     weights = torch.arange(3.0, 8.0)
@@ -593,6 +595,6 @@ def test_layers_are_counted_from_the_embeddings_or_the_end():
 def test_layer_concat_keeps_the_order_given():
     text, make = TEXTS[0], POOLING_MODULES["layer_concat"]
     out = make(D, (-1, 0), "last")(text)
-    assert_close(out, torch.cat([text.last_BLD[:, -1], text.all_layers[0][:, -1]], dim=1))
+    assert_close(out, torch.cat([text.last_BTD[:, -1], text.all_layers[0][:, -1]], dim=1))
     with pytest.raises(SettingsError):
         make(D, [])

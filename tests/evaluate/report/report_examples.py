@@ -30,7 +30,7 @@ class Result:
     encode_seconds: float = 1.5
     data_sha256: str = "cd" * 32
     model_sha256: str = MODEL_SHA256
-    counterpart: str = ""
+    official_task: str = ""
     published: float | None = None
     note: str = ""
 
@@ -122,8 +122,8 @@ def mixed_report() -> Report:
         for n in range(24)
     ]
     return report_of(
-        task("stsb", sts_outcome(), counterpart="STSBenchmark", published=0.8203),
-        task("sts16", sts_outcome(seed=5), counterpart="STS16", published=0.9),
+        task("stsb", sts_outcome(), official_task="STSBenchmark", published=0.8203),
+        task("sts16", sts_outcome(seed=5), official_task="STS16", published=0.9),
         task("scifact", retrieval_outcome(), num_truncated=37, note="a part of the documents"),
         task("banking77", classification_outcome()),
         task("short", clustering_outcome()),

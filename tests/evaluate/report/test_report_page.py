@@ -255,7 +255,7 @@ def test_texts_are_data_everywhere():
         EVIL, EVIL, {EVIL: 0.0}, (item,) * 9, similarities={EVIL: [0.1], EVIL + "2": [0.2]}
     )
     labelled = tuple(Item(EVIL, (EVIL,), 0.5, EVIL + str(i % 2)) for i in range(9))
-    words = {"note": EVIL, "counterpart": EVIL, "split": EVIL}
+    words = {"note": EVIL, "official_task": EVIL, "split": EVIL}
     hashes = {"data_sha256": EVIL, "model_sha256": EVIL}
     found = html(
         report_of(

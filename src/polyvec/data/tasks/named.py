@@ -30,10 +30,10 @@ class Naming:
     pairs_of: tuple[str, ...] = ()
     pairs_with_itself: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
-    counterpart: str = ""
-    counterpart_split: str = ""
-    counterpart_subset: str = ""
-    cause: str = ""
+    official_task: str = ""
+    official_split: str = ""
+    official_subset: str = ""
+    known_difference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,14 @@ class NamedTask:
         """The data of a subset. Raises DataError naming file, line and id."""
         return read_task(self.layout, self.root, self.name, subset)
 
-    def counterpart(self, subset: str = "") -> tuple[str, str, str]:
+    def official_task(self, subset: str = "") -> tuple[str, str, str]:
         """What the published task, its split and its subset are called; empty without one."""
         naming = self.naming
-        if not naming.counterpart:
+        if not naming.official_task:
             return "", "", ""
         told = "-".join(naming.names.get(part, part) for part in subset.split(":"))
-        shaped = naming.counterpart_subset.replace("{subset}", told) or told or "default"
-        return naming.counterpart, naming.counterpart_split or self.layout.split, shaped
+        shaped = naming.official_subset.replace("{subset}", told) or told or "default"
+        return naming.official_task, naming.official_split or self.layout.split, shaped
 
 
 def all_tasks(root: str | Path) -> Iterator[NamedTask]:

@@ -6,7 +6,7 @@ and a checkpointed layer that is computed again sees the same plan. Texts that l
 behind another never see each other: position ids alone do not achieve that under sdpa or
 eager attention (SILENT row 3). Windows have one definition (SILENT row 6).
 
-B texts, L tokens of the longest, T tokens of all, H heads, D size of a head.
+B texts, T tokens of the longest, T tokens of all, H heads, D size of a head.
 """
 
 import re
@@ -70,16 +70,16 @@ class AttentionSpec:
 class AttentionPlan:
     """What every layer of one forward may see, and how its batch is laid out.
 
-    Packed: `runs` of (number of texts, tokens each) in order, in one row. Padded: `real_BL`
+    Packed: `runs` of (number of texts, tokens each) in order, in one row. Padded: `real_BT`
     says which tokens are real, on whichever side the padding is. `prefix` has a length for
-    each text, `parts` the part of each token, [T] or [B, L].
+    each text, `segments` the segment of each token, [T] or [B, T].
     """
 
     modes: tuple[str, ...]
     runs: tuple[tuple[int, int], ...] | None = None
-    real_BL: Tensor | None = None
+    real_BT: Tensor | None = None
     prefix: Tensor | None = None
-    parts: Tensor | None = None
+    segments: Tensor | None = None
     blocked: tuple[tuple[int, int], ...] = ()
     weights: bool = False
     # Layers of one forward share masks; what the layers asked for is kept for probes.
@@ -88,10 +88,10 @@ class AttentionPlan:
 
     @property
     def positions(self) -> Tensor:
-        """Position of each token within its own text: [T] packed, [B, L] padded."""
+        """Position of each token within its own text: [T] packed, [B, T] padded."""
         if self.runs is None:
-            assert self.real_BL is not None
-            return (self.real_BL.long().cumsum(-1) - 1).clamp(min=0)
+            assert self.real_BT is not None
+            return (self.real_BT.long().cumsum(-1) - 1).clamp(min=0)
         return torch.cat([torch.arange(length).repeat(count) for count, length in self.runs])
 
     def causal(self, module: nn.Module) -> bool:
@@ -108,7 +108,7 @@ class AttentionPlan:
         return "causal" if getattr(module, "is_causal", False) else "bidirectional"
 
     def mask(self, mode: str, window: int | None, piece: int, device: torch.device):
-        """[texts, 1, L, L], True where seen, of a run or of the padded batch; None: all seen.
+        """[texts, 1, T, T], True where seen, of a run or of the padded batch; None: all seen.
 
         The only definition of every mode: kernels without a mask must agree with it.
         """
@@ -118,11 +118,11 @@ class AttentionPlan:
         return self.masks[key]
 
     def _mask(self, mode: str, window: int | None, piece: int, device: torch.device):
-        count, length, position_BL, real_BL = self._piece(piece, device)
+        count, length, position_BT, real_BT = self._piece(piece, device)
         near = window is None or length <= window
-        if near and real_BL is None and mode != "prefix" and not self.blocked:
+        if near and real_BT is None and mode != "prefix" and not self.blocked:
             return None
-        query, key = position_BL[:, :, None], position_BL[:, None, :]
+        query, key = position_BT[:, :, None], position_BT[:, None, :]
         seen = torch.ones_like(query == key) if mode == "bidirectional" else key <= query
         if mode == "prefix":
             inside = self._prefix(piece, count, device)[:, None, None]
@@ -131,21 +131,23 @@ class AttentionPlan:
             # As in flash kernels: w tokens to each side, the token itself among them.
             seen = seen & ((query - key).abs() < window)
         if self.blocked:
-            part_BL = self._parts(piece, count, length, device)
+            segment_BT = self._parts(piece, count, length, device)
             for looks, hidden in self.blocked:
-                seen = seen & ~((part_BL == looks)[:, :, None] & (part_BL == hidden)[:, None, :])
-        if real_BL is not None:
+                seen = seen & ~(
+                    (segment_BT == looks)[:, :, None] & (segment_BT == hidden)[:, None, :]
+                )
+        if real_BT is not None:
             # Padding sees itself, so that no softmax is over nothing.
             alone = torch.eye(length, dtype=torch.bool, device=device)
-            seen = (seen & real_BL[:, None, :]) | (~real_BL[:, :, None] & alone)
+            seen = (seen & real_BT[:, None, :]) | (~real_BT[:, :, None] & alone)
         return seen[:, None]
 
     def _piece(self, piece: int, device: torch.device):
         if self.runs is None:
-            assert self.real_BL is not None
-            full = bool(self.real_BL.all())
-            count, length = self.real_BL.shape
-            return count, length, self.positions, None if full else self.real_BL
+            assert self.real_BT is not None
+            full = bool(self.real_BT.all())
+            count, length = self.real_BT.shape
+            return count, length, self.positions, None if full else self.real_BT
         count, length = self.runs[piece]
         return count, length, torch.arange(length, device=device)[None], None
 
@@ -156,12 +158,12 @@ class AttentionPlan:
         return self.prefix[first : first + count].to(device)
 
     def _parts(self, piece: int, count: int, length: int, device: torch.device) -> Tensor:
-        if self.parts is None:
-            raise ModelError("a mask between parts got no parts")
+        if self.segments is None:
+            raise ModelError("a mask between segments got no segments")
         if self.runs is None:
-            return self.parts.to(device)
+            return self.segments.to(device)
         first = sum(texts * tokens for texts, tokens in self.runs[:piece])
-        return self.parts[first : first + count * length].to(device).view(count, length)
+        return self.segments[first : first + count * length].to(device).view(count, length)
 
     def pieces(self) -> Iterator[tuple[int, int, slice]]:
         """Packed runs as (texts, tokens each, where they lie)."""
@@ -185,7 +187,7 @@ def plan_attention(
     plan: AttentionPlan | None = None,
     **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention as the plan says; query is [B, H, L, D], packed [1, H, T, D].
+    """Attention as the plan says; query is [B, H, T, D], packed [1, H, T, D].
 
     Packed texts of equal length go through one kernel call, without a mask where the mode
     needs none. Raises ModelError where the plan did not arrive, or where the layer asks for
@@ -230,7 +232,7 @@ def attend(
     sinks: Tensor | None,
     weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """One kernel call, [B, H, L, D]; softcaps (Gemma 2), sinks (gpt-oss) and weights by hand."""
+    """One kernel call, [B, H, T, D]; softcaps (Gemma 2), sinks (gpt-oss) and weights by hand."""
     if softcap is None and sinks is None and not weights:
         out = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal and mask is None,

@@ -1,6 +1,6 @@
 """Step 3: token batches become hidden states, through any Hugging Face backbone.
 
-B texts, L tokens of the longest text, D state size.
+B texts, T tokens of the longest text, D state size.
 """
 
 import contextlib
@@ -123,22 +123,22 @@ class Backbone(nn.Module):
         needs: frozenset[str],
         attention: AttentionSpec | None,
     ) -> States:
-        seen_BL = runners.seen(batch, self.device)
-        lay = lambda state: self.runner.lay(state, batch)  # noqa: E731
+        attention_mask_BT = runners.attention_mask(batch, self.device)
+        to_padded = lambda state: self.runner.to_padded(state, batch)  # noqa: E731
         encoder = getattr(out, "encoder_last_hidden_state", None)
         layers = getattr(out, "hidden_states" if encoder is None else "encoder_hidden_states", None)
         layers = self._side("all_layers", needs, layers)
         routes = self._side("router", needs, getattr(out, "router_logits", None))
         start_BD = out.last_hidden_state[:, 0] if encoder is not None else None
         return States(
-            lay(out.last_hidden_state if encoder is None else encoder),
-            seen_BL,
-            runners.flags(batch.pooled_T, seen_BL),
-            runners.flags(batch.text_T, seen_BL),
-            runners.flags(batch.ids_T.astype(np.int64), seen_BL),
-            all_layers=layers and tuple(lay(state) for state in layers),
+            to_padded(out.last_hidden_state if encoder is None else encoder),
+            attention_mask_BT,
+            runners.flags(batch.pooled_T, attention_mask_BT),
+            runners.flags(batch.text_T, attention_mask_BT),
+            runners.flags(batch.ids_T.astype(np.int64), attention_mask_BT),
+            all_layers=layers and tuple(to_padded(state) for state in layers),
             attentions=self._side("attentions", needs, getattr(out, "attentions", None)),
-            router=routes and tuple(lay(logits).float().softmax(-1) for logits in routes),
+            router=routes and tuple(to_padded(logits).float().softmax(-1) for logits in routes),
             lm_head=self._side("lm_head", needs, self.lm_head) and self.logits,
             decoder_start=self._side("decoder_start", needs, start_BD),
             generate=self._side("generate", needs, self.lm_head)
@@ -160,7 +160,7 @@ class Backbone(nn.Module):
         for _ in range(steps):
             states = self(TokenBatch.of_ids(texts), attention=attention)
             rows = torch.arange(len(texts), device=self.device)
-            last_BD = states.last_BLD[rows, states.seen_BL.sum(dim=1) - 1]
+            last_BD = states.last_BTD[rows, states.attention_mask_BT.sum(dim=1) - 1]
             chosen.append(last_BD)
             real.append(torch.from_numpy(open_B.copy()))
             ids = self.logits(last_BD).argmax(-1).cpu().numpy()

@@ -33,10 +33,10 @@ FORMS = ("additive", "hidden")
 @contextlib.contextmanager
 def masked_layers(model: PreTrainedModel, plan: AttentionPlan, form: str) -> Iterator[None]:
     """While inside, every layer sees what the plan says instead of the model's own mask."""
-    assert plan.real_BL is not None
+    assert plan.real_BT is not None
     hooks = []
     for number, layer in enumerate(decoder_layers(model)):
-        mask = plan.mask(plan.modes[number], _window(model, number), 0, plan.real_BL.device)
+        mask = plan.mask(plan.modes[number], _window(model, number), 0, plan.real_BT.device)
         hooks.append(_hook(layer, _dense(mask, plan, number, model.dtype, form)))
     try:
         yield
@@ -69,13 +69,13 @@ def _dense(
     mask: Tensor | None, plan: AttentionPlan, number: int, dtype: torch.dtype, form: str
 ) -> Tensor:
     """The mask of a layer with nothing left out: these layers would fill in a causal one."""
-    assert plan.real_BL is not None
+    assert plan.real_BT is not None
     if mask is None:
-        count, length = plan.real_BL.shape
-        mask = torch.ones(count, 1, length, length, dtype=torch.bool, device=plan.real_BL.device)
+        count, length = plan.real_BT.shape
+        mask = torch.ones(count, 1, length, length, dtype=torch.bool, device=plan.real_BT.device)
         if plan.modes[number] == "causal":
             mask = mask.tril()
-    mask = mask.expand(plan.real_BL.shape[0], -1, -1, -1)
+    mask = mask.expand(plan.real_BT.shape[0], -1, -1, -1)
     return ~mask if form == "hidden" else torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
 
 

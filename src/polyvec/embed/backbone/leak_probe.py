@@ -43,8 +43,8 @@ class Verdict:
 def probe(run: Run, ids: Tensor, other: int) -> Verdict:
     """What a model does with one text, alone and beside a longer one.
 
-    `run` takes texts (ids, [L] each) and a number of prefix tokens, and gives each text's
-    states after the embeddings and after every layer, [L, D] each. `ids` has at least
+    `run` takes texts (ids, [T] each) and a number of prefix tokens, and gives each text's
+    states after the embeddings and after every layer, [T, D] each. `ids` has at least
     2 * PROBE_LENGTH tokens, `other` is the token put in.
     Raises ModelError if the states, or the verdict, alone and in a batch are not the same.
     """

@@ -1,6 +1,6 @@
 """The three ways a batch runs through a model: by our attention function, by itself, by masks.
 
-B texts, T tokens of all texts one behind another, L tokens of the longest text, D state size.
+B texts, T tokens of all texts one behind another, T tokens of the longest text, D state size.
 """
 
 import contextlib
@@ -36,17 +36,19 @@ class Native:
             raise ModelError(f"{type(self.model).__name__} runs its own attention, without parts")
         if "attentions" in needs:
             set_attention(self.model, "eager")  # the only one that gives weights
-        ids_BL, seen_BL = self._padded(batch)
-        return call(self.model, needs, input_ids=ids_BL, attention_mask=seen_BL.long())
+        ids_BT, attention_mask_BT = self._padded(batch)
+        return call(self.model, needs, input_ids=ids_BT, attention_mask=attention_mask_BT.long())
 
-    def lay(self, state: Tensor, batch: TokenBatch) -> Tensor:
-        """A state of the output as [B, L, D], zeros allowed where a text has ended."""
+    def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
+        """A state of the output as [B, T, D], zeros allowed where a text has ended."""
         return state.reshape(len(batch.lengths), max(batch.lengths), -1)
 
     def _padded(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        seen_BL = seen(batch, self.model.device)
-        ids_BL = torch.full(seen_BL.shape, self.pad_id, device=seen_BL.device)
-        return ids_BL.masked_scatter_(seen_BL, torch.from_numpy(batch.ids_T).to(ids_BL)), seen_BL
+        attention_mask_BT = attention_mask(batch, self.model.device)
+        ids_BT = torch.full(attention_mask_BT.shape, self.pad_id, device=attention_mask_BT.device)
+        return ids_BT.masked_scatter_(
+            attention_mask_BT, torch.from_numpy(batch.ids_T).to(ids_BT)
+        ), attention_mask_BT
 
 
 class Planned(Native):
@@ -65,26 +67,26 @@ class Planned(Native):
             ids = torch.from_numpy(batch.ids_T).to(self.model.device, torch.long)[None]
             positions = plan.positions.to(ids.device)[None]
         else:
-            ids, seen_BL = self._padded(batch)
+            ids, attention_mask_BT = self._padded(batch)
             weights = "attentions" in needs
-            plan = _plan(self.model, batch, spec, real_BL=seen_BL, weights=weights)
+            plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT, weights=weights)
             positions = plan.positions
         positions = positions + self.offset
         out = call(self.model, needs, input_ids=ids, position_ids=positions, plan=plan)
         self.windows = plan.windows
         return out
 
-    def lay(self, state: Tensor, batch: TokenBatch) -> Tensor:
+    def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
         if state.shape[0] == len(batch.lengths) and state.ndim == 3 and not self.packed:
-            return super().lay(state, batch)
+            return super().to_padded(state, batch)
         flat_TD = state.reshape(-1, state.shape[-1])
         if len(flat_TD) != len(batch.ids_T):
-            return super().lay(state, batch)
-        seen_BL = seen(batch, state.device)
-        if bool(seen_BL.all()):
-            return flat_TD.view(*seen_BL.shape, -1)
-        out = flat_TD.new_zeros(*seen_BL.shape, flat_TD.shape[-1])
-        out[seen_BL] = flat_TD
+            return super().to_padded(state, batch)
+        attention_mask_BT = attention_mask(batch, state.device)
+        if bool(attention_mask_BT.all()):
+            return flat_TD.view(*attention_mask_BT.shape, -1)
+        out = flat_TD.new_zeros(*attention_mask_BT.shape, flat_TD.shape[-1])
+        out[attention_mask_BT] = flat_TD
         return out
 
 
@@ -98,10 +100,10 @@ class Hooked(Native):
         self.form = form
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
-        ids_BL, seen_BL = self._padded(batch)
-        plan = _plan(self.model, batch, spec, real_BL=seen_BL)
+        ids_BT, attention_mask_BT = self._padded(batch)
+        plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT)
         with masked_layers(self.model, plan, self.form):
-            return call(self.model, needs, input_ids=ids_BL)
+            return call(self.model, needs, input_ids=ids_BT)
 
 
 def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
@@ -134,16 +136,18 @@ def set_attention(model: PreTrainedModel, name: str) -> bool:
     return bool(model.config._attn_implementation == name)
 
 
-def seen(batch: TokenBatch, device: torch.device) -> Tensor:
-    """Which places of the padded batch hold a token, [B, L]."""
+def attention_mask(batch: TokenBatch, device: torch.device) -> Tensor:
+    """Which places of the padded batch hold a token, [B, T]."""
     lengths_B = torch.tensor(batch.lengths, device=device)
     return torch.arange(max(batch.lengths), device=device)[None] < lengths_B[:, None]
 
 
-def flags(values_T: np.ndarray, seen_BL: Tensor) -> Tensor:
-    """A value of each token laid out as [B, L], zero where a text has ended."""
-    values = torch.from_numpy(values_T).to(seen_BL.device)
-    return torch.zeros_like(seen_BL, dtype=values.dtype).masked_scatter(seen_BL, values)
+def flags(values_T: np.ndarray, attention_mask_BT: Tensor) -> Tensor:
+    """A value of each token laid out as [B, T], zero where a text has ended."""
+    values = torch.from_numpy(values_T).to(attention_mask_BT.device)
+    return torch.zeros_like(attention_mask_BT, dtype=values.dtype).masked_scatter(
+        attention_mask_BT, values
+    )
 
 
 def num_layers(model: PreTrainedModel) -> int:
@@ -155,16 +159,16 @@ def _plan(
 ) -> AttentionPlan:
     parts = None
     if spec.blocked:
-        real_BL = layout.get("real_BL")
-        parts = torch.from_numpy(batch.parts_T)
-        parts = parts if real_BL is None else flags(batch.parts_T, real_BL)
+        real_BT = layout.get("real_BT")
+        parts = torch.from_numpy(batch.segments_T)
+        parts = parts if real_BT is None else flags(batch.segments_T, real_BT)
     prefix = _prefix_lengths(batch) if spec.kind == "prefix" else None
     modes = spec.modes(num_layers(model))
-    return AttentionPlan(modes, prefix=prefix, parts=parts, blocked=spec.blocked, **layout)
+    return AttentionPlan(modes, prefix=prefix, segments=parts, blocked=spec.blocked, **layout)
 
 
 def _prefix_lengths(batch: TokenBatch) -> Tensor:
     """Tokens of each text before its first of a later part than 0."""
     ends = np.cumsum(batch.lengths)
-    texts = np.split(batch.parts_T, ends[:-1])
+    texts = np.split(batch.segments_T, ends[:-1])
     return torch.tensor([int(np.argmax(p > 0)) if (p > 0).any() else len(p) for p in texts])

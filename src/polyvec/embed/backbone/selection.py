@@ -85,16 +85,16 @@ def verdict(runner: Native, spec: AttentionSpec) -> leaks.Verdict | None:
 def layers(
     runner: Native, texts: Sequence[Tensor], spec: AttentionSpec, prefix: int = 0
 ) -> list[tuple[Tensor, ...]]:
-    """Each text's states after the embeddings and after every layer, [L, D] each."""
+    """Each text's states after the embeddings and after every layer, [T, D] each."""
     batch = TokenBatch.of_ids([text.numpy() for text in texts])
     if prefix:
         place_T = np.concatenate([np.arange(length) for length in batch.lengths])
-        batch.parts_T[:] = place_T >= prefix
+        batch.segments_T[:] = place_T >= prefix
     was_training = runner.model.training
     runner.model.eval()
     out = runner.run(batch, spec, frozenset({"all_layers"}))
     runner.model.train(was_training)
-    found = [runner.lay(state, batch) for state in out.hidden_states]
+    found = [runner.to_padded(state, batch) for state in out.hidden_states]
     return [tuple(state[i, :length] for state in found) for i, length in enumerate(batch.lengths)]
 
 

@@ -1,6 +1,6 @@
 """What a backbone gives to a pooling: hidden states, and side outputs that a pooling asked for.
 
-B texts, L tokens of the longest, D state size, H heads, E experts, V vocabulary.
+B texts, T tokens of the longest, D state size, H heads, E experts, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -14,23 +14,23 @@ SIDE_OUTPUTS = ("all_layers", "attentions", "router", "lm_head", "decoder_start"
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Hidden states of a batch, [B, L, D], and masks [B, L] that say what a token is.
+    """Hidden states of a batch, [B, T, D], and masks [B, T] that say what a token is.
 
-    `seen_BL` marks real tokens, `pooled_BL` those that the vector is made of, `text_BL`
-    those of the user's text (not the prompt's, not special tokens). Side outputs are None
-    unless asked for: `all_layers` are the states of the word embeddings and of every layer,
-    the last normalised as in `last_BLD`; `attentions` the weights of each layer, [B, H, L, L];
-    `router` the softmax over experts of each layer that has them, [B, L, E]; `lm_head` turns
+    `attention_mask_BT` marks real tokens, `pooling_mask_BT` those that the vector is made of,
+    `text_mask_BT` those of the user's text (not the prompt's, not special tokens). Side outputs
+    are None unless asked for: `all_layers` are the states of the word embeddings and of every
+    layer, the last normalised as in `last_BTD`; `attentions` each layer's weights, [B, H, T, T];
+    `router` the softmax over experts of each layer that has them, [B, T, E]; `lm_head` turns
     states [..., D] into next-token logits [..., V]; `decoder_start` is an
     encoder-decoder's decoder state at its start token, [B, D]; `generate` writes up to n tokens
     greedily and gives the states that chose them, [B, n, D], and which of them are real, [B, n].
     """
 
-    last_BLD: Tensor
-    seen_BL: Tensor
-    pooled_BL: Tensor
-    text_BL: Tensor
-    ids_BL: Tensor
+    last_BTD: Tensor
+    attention_mask_BT: Tensor
+    pooling_mask_BT: Tensor
+    text_mask_BT: Tensor
+    ids_BT: Tensor
     all_layers: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     router: tuple[Tensor, ...] | None = None

@@ -29,7 +29,7 @@ class StaticConfig(PretrainedConfig):
 
 
 class StaticTable(PreTrainedModel):
-    """A table of word vectors as a model without layers: ids to rows, [B, L, D]."""
+    """A table of word vectors as a model without layers: ids to rows, [B, T, D]."""
 
     config_class = StaticConfig
 
@@ -46,8 +46,8 @@ class StaticTable(PreTrainedModel):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> BaseModelOutput:
-        states_BLD = self.embedding(input_ids)
-        return BaseModelOutput(last_hidden_state=states_BLD, hidden_states=(states_BLD,))
+        states_BTD = self.embedding(input_ids)
+        return BaseModelOutput(last_hidden_state=states_BTD, hidden_states=(states_BTD,))
 
 
 def read_static(folder: Path) -> tuple[StaticTable, PreTrainedTokenizerFast]:

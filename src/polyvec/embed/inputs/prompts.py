@@ -24,14 +24,14 @@ class Span:
 
     `pooled` says whether its states enter the vector; `markup` whether special-token
     strings in it stand for special tokens (a prompt's do, a text's never); `fixed` that
-    truncation leaves it whole; `part` is its number for masks between parts of an input.
+    truncation leaves it whole; `segment` is its number for masks between segments of an input.
     """
 
     text: str
     pooled: bool = True
     markup: bool = False
     fixed: bool = False
-    part: int = 0
+    segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,13 +37,13 @@ class Piece:
     kind: Literal["literal", "slot", "token"]
     value: str
     pooled: bool
-    part: int = 0
+    segment: int = 0
 
     def span(self, text: str) -> Span:
         """What the piece becomes: slots hold data, and truncation may cut only the user's text."""
         data = self.kind == "slot"
         fixed = not (data and self.value == "text")
-        return Span(text, self.pooled, markup=not data, fixed=fixed, part=self.part)
+        return Span(text, self.pooled, markup=not data, fixed=fixed, segment=self.segment)
 
 
 def compile_form(
@@ -321,7 +321,7 @@ class Template:
                 )
             if text:
                 markup = piece.kind == "literal"
-                yield Span(text, slot.pooled, markup=markup, fixed=True, part=slot.part)
+                yield Span(text, slot.pooled, markup=markup, fixed=True, segment=slot.segment)
 
 
 def _side(role: str | None) -> str:

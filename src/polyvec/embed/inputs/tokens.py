@@ -56,14 +56,14 @@ class TokenizerContract:
 class Tokens:
     """One text as the model reads it: ids and, beside them, what each token is.
 
-    `pooled`: its state enters the vector; `text`: it is of the user's text; `parts`: number of
-    its part, for masks between parts. `full_length` counts tokens before truncation.
+    `pooled`: its state enters the vector; `text`: it is of the user's text; `segments`: number of
+    its segment, for masks between segments. `full_length` counts tokens before truncation.
     """
 
     ids: np.ndarray
     pooled: np.ndarray
     text: np.ndarray
-    parts: np.ndarray
+    segments: np.ndarray
     full_length: int
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class TokenBatch:
     ids_T: np.ndarray
     pooled_T: np.ndarray
     text_T: np.ndarray
-    parts_T: np.ndarray
+    segments_T: np.ndarray
 
     @classmethod
     def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> "TokenBatch":
@@ -96,7 +96,7 @@ class TokenBatch:
             np.concatenate([t.ids for t in tokens]),
             np.concatenate([t.pooled for t in tokens]),
             np.concatenate([t.text for t in tokens]),
-            np.concatenate([t.parts for t in tokens]),
+            np.concatenate([t.segments for t in tokens]),
         )
 
     @classmethod
@@ -224,7 +224,7 @@ class TextTokenizer:
     def max_length(self, value: int | None) -> None:
         self.contract = read_contract(self.hf, value)
 
-    def marks(self) -> dict[str, str | None]:
+    def special_tokens(self) -> dict[str, str | None]:
         """What a template writes for {bos}, {eos} and {mask}: None where the tokenizer adds it."""
         hf, contract = self.hf, self.contract
         return {
@@ -240,7 +240,9 @@ class TextTokenizer:
         }
         values.pop("examples", None)
         for role in ROLES:
-            mine = {k: v for k, v in values.items() if k in template.slots(role)} | self.marks()
+            mine = {
+                k: v for k, v in values.items() if k in template.slots(role)
+            } | self.special_tokens()
             for spans in template.render("a", role, **mine):
                 inside, _ = self._marked(spans)
                 ids = [*self.contract.prefix, *inside.tolist(), *self.contract.suffix]
@@ -282,7 +284,7 @@ class TextTokenizer:
         return all(
             span.pooled
             and not span.fixed
-            and not span.part
+            and not span.segment
             and not (span.markup and self._special and self._special.search(span.text))
             for span in spans
         )
@@ -345,7 +347,7 @@ class TextTokenizer:
         if fixed.any() and len(pooled) and not pooled.any():
             pooled[-1] = True  # an empty text: what the model makes of the words around it
         text = ~(fixed | np.array([span.markup for span in spans], bool))[owners]
-        parts = np.array([span.part for span in spans], np.int8)[owners]
+        parts = np.array([span.segment for span in spans], np.int8)[owners]
         # BOS goes with an excluded prompt, as in INSTRUCTOR and sentence-transformers; the
         # closing token is pooled but where a template ends in words that are not.
         head = bool(pooled[0]) if len(pooled) else True

@@ -1,6 +1,6 @@
 """Poolings that attend: NV-Embed's latents, trainable queries (MLTP), LMORT.
 
-B texts, L tokens of the longest, T tokens of all texts, D state size, N latents, K layers,
+B texts, T tokens of the longest, T tokens of all texts, D state size, N latents, K layers,
 H heads, Q queries, S keys.
 """
 
@@ -85,13 +85,13 @@ class LatentAttention(PoolingModule):
 
     def vectors(self, states: States) -> Tensor:
         # Tokens do not see each other here, so only the pooled ones are computed, in one row.
-        pooled_BL = states.pooled_BL.bool()
-        tokens_1TD = wide(states.last_BLD[pooled_BL])[None]
+        pooling_mask_BT = states.pooling_mask_BT.bool()
+        tokens_1TD = wide(states.last_BTD[pooling_mask_BT])[None]
         keys_1ND = self.norm_latents(self.latents_ND)[None]
         tokens_1TD = tokens_1TD + self.attention(self.norm_states(tokens_1TD), keys_1ND)
         tokens_1TD = tokens_1TD + self.feed(self.norm_feed(tokens_1TD))
-        empty_BLD = tokens_1TD.new_zeros(states.last_BLD.shape)
-        return mean(empty_BLD.index_put((pooled_BL,), tokens_1TD[0]), pooled_BL)
+        empty_BTD = tokens_1TD.new_zeros(states.last_BTD.shape)
+        return mean(empty_BTD.index_put((pooling_mask_BT,), tokens_1TD[0]), pooling_mask_BT)
 
 
 class TrainablePooling(PoolingModule):
@@ -137,14 +137,14 @@ class TrainablePooling(PoolingModule):
         return (out_BND + self.feed(self.norm_feed(out_BND))).mean(dim=1)
 
     def _tokens(self, states: States) -> tuple[Tensor, Tensor | None]:
-        return self.norm_keys(real(states.last_BLD, states.pooled_BL)), states.pooled_BL
+        return self.norm_keys(real(states.last_BTD, states.pooling_mask_BT)), states.pooling_mask_BT
 
     def _layers(self, states: States) -> tuple[Tensor, Tensor | None]:
         layers = states.all_layers or ()
         if len(layers) != self.num_layers:
             raise ShapeError(f"TrainablePooling is for {self.num_layers} layers, got {len(layers)}")
         pool = POOLINGS[self.layer_pooling or "last"]
-        keys_BKD = torch.stack([pool(wide(x), states.pooled_BL) for x in layers], dim=1)
+        keys_BKD = torch.stack([pool(wide(x), states.pooling_mask_BT) for x in layers], dim=1)
         return self.norm_keys(keys_BKD) + self.layers_KD, None
 
     def _needed(self) -> frozenset[str]:
@@ -194,13 +194,13 @@ class LMORT(PoolingModule):
 
     def vectors(self, states: States) -> Tensor:
         aligned, uniform = (
-            real(layer_states(states, layer, "LMORT"), states.seen_BL)
+            real(layer_states(states, layer, "LMORT"), states.attention_mask_BT)
             for layer in (self.align_layer, self.uniform_layer)
         )
         stream, other = (uniform, aligned) if self.stream == "uniform" else (aligned, uniform)
         for block in self.blocks:
-            stream = block(stream, other, states.seen_BL)
-        return POOLINGS[self.pooling](self.norm_out(stream), states.pooled_BL)
+            stream = block(stream, other, states.attention_mask_BT)
+        return POOLINGS[self.pooling](self.norm_out(stream), states.pooling_mask_BT)
 
 
 class _LMORTBlock(nn.Module):
@@ -213,12 +213,12 @@ class _LMORTBlock(nn.Module):
         self.cross_attention = Attention(size, num_heads, head_size)
         self.norm_feed, self.feed = nn.LayerNorm(size), GatedFeedForward(size)
 
-    def forward(self, stream_BLD: Tensor, other_BLD: Tensor, seen_BL: Tensor) -> Tensor:
-        normed_BLD = self.norm_self(stream_BLD)
-        stream_BLD = stream_BLD + self.self_attention(normed_BLD, normed_BLD, seen_BL)
-        normed_BLD, keys_BLD = self.norm_stream(stream_BLD), self.norm_other(other_BLD)
-        stream_BLD = stream_BLD + self.cross_attention(normed_BLD, keys_BLD, seen_BL)
-        return stream_BLD + self.feed(self.norm_feed(stream_BLD))
+    def forward(self, stream_BTD: Tensor, other_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        normed_BTD = self.norm_self(stream_BTD)
+        stream_BTD = stream_BTD + self.self_attention(normed_BTD, normed_BTD, attention_mask_BT)
+        normed_BTD, keys_BTD = self.norm_stream(stream_BTD), self.norm_other(other_BTD)
+        stream_BTD = stream_BTD + self.cross_attention(normed_BTD, keys_BTD, attention_mask_BT)
+        return stream_BTD + self.feed(self.norm_feed(stream_BTD))
 
 
 def alignment(vectors_ND: Tensor, positives_ND: Tensor) -> Tensor:

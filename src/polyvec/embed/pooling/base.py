@@ -1,6 +1,6 @@
 """What every pooling with settings or weights shares: checks, precision, states by mask.
 
-B texts, L tokens of the longest, D state size, E vector size.
+B texts, T tokens of the longest, D state size, E vector size.
 """
 
 import torch
@@ -30,34 +30,39 @@ class PoolingModule(Part):
         size, masks of another batch, or a text has no pooled token.
         """
         self._check(states)
-        return self.vectors(states).to(states.last_BLD.dtype)
+        return self.vectors(states).to(states.last_BTD.dtype)
 
     def vectors(self, states: States) -> Tensor:
         raise NotImplementedError
 
     def _check(self, states: States) -> None:
-        name, size = type(self).__name__, states.last_BLD.shape
+        name, size = type(self).__name__, states.last_BTD.shape
         for output in sorted(self.needs):
             value = getattr(states, output)
             if value is None or (isinstance(value, tuple) and not value):
                 raise ModelError(f"{name} needs {output}: the backbone has none or was not asked")
         if self.hidden_size not in (None, size[-1]):
             raise ShapeError(f"{name} is for states of size {self.hidden_size}, got {size[-1]}")
-        masks = (states.seen_BL, states.pooled_BL, states.text_BL, states.ids_BL)
+        masks = (
+            states.attention_mask_BT,
+            states.pooling_mask_BT,
+            states.text_mask_BT,
+            states.ids_BT,
+        )
         if any(mask.shape != size[:2] for mask in masks):
             shapes = [tuple(mask.shape) for mask in masks]
             raise ShapeError(f"{name}: states {tuple(size)} with masks and ids {shapes}")
-        if not bool(states.pooled_BL.any(dim=1).all()):
+        if not bool(states.pooling_mask_BT.any(dim=1).all()):
             raise ShapeError(f"{name}: a text has no token that may be pooled")
 
 
-def real(states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+def real(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """The states in float32 where the mask is set, zero elsewhere: 0 * NaN would be NaN."""
-    return wide(torch.where(mask_BL.bool()[..., None], states_BLD, 0))
+    return wide(torch.where(mask_BT.bool()[..., None], states_BTD, 0))
 
 
 def layer_states(states: States, layer: int, where: str) -> Tensor:
-    """States of one layer, [B, L, D]: 0 is the word embeddings, -1 the last layer.
+    """States of one layer, [B, T, D]: 0 is the word embeddings, -1 the last layer.
 
     Raises SettingsError if the model has no such layer.
     """

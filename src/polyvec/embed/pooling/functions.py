@@ -13,26 +13,30 @@ from torch import Tensor
 
 from polyvec.errors import ShapeError
 
-Pooling = Callable[..., Tensor]  # (states_BTD, mask_BT, seen_BT=mask_BT) -> [B, D]
+Pooling = Callable[..., Tensor]  # (states_BTD, mask_BT, attention_mask_BT=mask_BT) -> [B, D]
 
 
-def mean(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+def mean(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
     """Mean of the pooled states (Reimers and Gurevych 2019, arXiv:1908.10084)."""
     return (_sum(states_BTD, mask_BT) / _count(mask_BT)).to(states_BTD.dtype)
 
 
-def mean_sqrt_len(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+def mean_sqrt_len(
+    states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None
+) -> Tensor:
     """Sum of pooled states over the root of their number (Cer et al. 2018, arXiv:1803.11175)."""
     return (_sum(states_BTD, mask_BT) / _count(mask_BT).sqrt()).to(states_BTD.dtype)
 
 
-def weighted_mean(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+def weighted_mean(
+    states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None
+) -> Tensor:
     """Mean weighted by position 1, 2, 3, ... in the text (Muennighoff 2022, arXiv:2202.08904).
 
     In a causal model late states have seen more. An excluded prompt counts as position.
     """
-    seen_BT = mask_BT if seen_BT is None else seen_BT
-    place_BT = seen_BT.to(_wide(states_BTD)).cumsum(dim=1)
+    attention_mask_BT = mask_BT if attention_mask_BT is None else attention_mask_BT
+    place_BT = attention_mask_BT.to(_wide(states_BTD)).cumsum(dim=1)
     weight_BT = torch.where(mask_BT.bool(), place_BT, 0)
     total_B1 = weight_BT.sum(dim=1, keepdim=True)
     return (torch.einsum("btd,bt->bd", _real(states_BTD, mask_BT), weight_BT) / total_B1).to(
@@ -40,17 +44,17 @@ def weighted_mean(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = 
     )
 
 
-def max_(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+def max_(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
     """Largest value in each dimension over the pooled states."""
     return states_BTD.masked_fill(~mask_BT.bool()[..., None], float("-inf")).amax(dim=1)
 
 
-def first(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+def first(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
     """State of the first pooled token: [CLS] in BERT-like encoders."""
     return states_BTD[_rows(states_BTD), mask_BT.int().argmax(dim=1)]
 
 
-def last(states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+def last(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
     """State of the last pooled token, for causal models (Wang et al. 2024, arXiv:2401.00368)."""
     place_T = torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
     return states_BTD[_rows(states_BTD), (place_T * mask_BT).argmax(dim=1)]
@@ -67,19 +71,23 @@ POOLINGS: dict[str, Pooling] = {
 }
 
 
-def pool(names: Sequence[str], states_BTD: Tensor, mask_BT: Tensor, seen_BT: Tensor) -> Tensor:
+def pool(
+    names: Sequence[str], states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor
+) -> Tensor:
     """The named poolings side by side, [B, D * number of names].
 
     Raises ShapeError if masks and states are of different batches or a text has no pooled token.
     """
-    if mask_BT.shape != states_BTD.shape[:2] or seen_BT.shape != mask_BT.shape:
+    if mask_BT.shape != states_BTD.shape[:2] or attention_mask_BT.shape != mask_BT.shape:
         raise ShapeError(
             f"pooling: states {tuple(states_BTD.shape)} with masks {tuple(mask_BT.shape)} "
-            f"and {tuple(seen_BT.shape)}"
+            f"and {tuple(attention_mask_BT.shape)}"
         )
     if not bool(mask_BT.any(dim=1).all()):
         raise ShapeError("pooling: a text has no token that may be pooled")
-    return torch.cat([POOLINGS[name](states_BTD, mask_BT, seen_BT) for name in names], dim=-1)
+    return torch.cat(
+        [POOLINGS[name](states_BTD, mask_BT, attention_mask_BT) for name in names], dim=-1
+    )
 
 
 def _wide(states: Tensor) -> torch.dtype:

@@ -1,6 +1,6 @@
 """Poolings by place or layer, and from router and attention weights: most without weights.
 
-B texts, L tokens of the longest, D state size, R router weights of all layers, E vector size.
+B texts, T tokens of the longest, D state size, R router weights of all layers, E vector size.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ class LayerChoice(PoolingModule):
         self.layer, self.pooling = layer, pooling
 
     def vectors(self, states: States) -> Tensor:
-        layer_BLD = layer_states(states, self.layer, "LayerChoice")
-        return POOLINGS[self.pooling](layer_BLD, states.pooled_BL, states.seen_BL)
+        layer_BTD = layer_states(states, self.layer, "LayerChoice")
+        return POOLINGS[self.pooling](layer_BTD, states.pooling_mask_BT, states.attention_mask_BT)
 
 
 class LayerConcat(PoolingModule):
@@ -51,7 +51,9 @@ class LayerConcat(PoolingModule):
     def vectors(self, states: States) -> Tensor:
         chosen = [layer_states(states, layer, "LayerConcat") for layer in self.layers]
         pool = POOLINGS[self.pooling]
-        return torch.cat([pool(x, states.pooled_BL, states.seen_BL) for x in chosen], dim=-1)
+        return torch.cat(
+            [pool(x, states.pooling_mask_BT, states.attention_mask_BT) for x in chosen], dim=-1
+        )
 
 
 class MaskToken(PoolingModule):
@@ -66,15 +68,15 @@ class MaskToken(PoolingModule):
         self.token_id = token_id
 
     def vectors(self, states: States) -> Tensor:
-        found_BL = states.seen_BL.bool() & (states.ids_BL == self.token_id)
-        counts_B = found_BL.sum(dim=1)
+        found_BT = states.attention_mask_BT.bool() & (states.ids_BT == self.token_id)
+        counts_B = found_BT.sum(dim=1)
         if bool((counts_B != 1).any()):
             text = int((counts_B != 1).nonzero()[0])
             raise ShapeError(
                 f"MaskToken: text {text} of the batch has token {self.token_id} "
                 f"{int(counts_B[text])} times, it must have it once"
             )
-        return states.last_BLD[found_BL]
+        return states.last_BTD[found_BT]
 
 
 class SpecialMean(PoolingModule):
@@ -91,15 +93,15 @@ class SpecialMean(PoolingModule):
         self.token_ids = tuple(token_ids)
 
     def vectors(self, states: States) -> Tensor:
-        wanted = torch.tensor(self.token_ids, device=states.ids_BL.device)
-        found_BL = states.seen_BL.bool() & torch.isin(states.ids_BL, wanted)
-        missing_B = ~found_BL.any(dim=1)
+        wanted = torch.tensor(self.token_ids, device=states.ids_BT.device)
+        found_BT = states.attention_mask_BT.bool() & torch.isin(states.ids_BT, wanted)
+        missing_B = ~found_BT.any(dim=1)
         if bool(missing_B.any()):
             text = int(missing_B.nonzero()[0])
             raise ShapeError(
                 f"SpecialMean: text {text} of the batch has none of {list(self.token_ids)}"
             )
-        return mean(wide(states.last_BLD), found_BL)
+        return mean(wide(states.last_BTD), found_BT)
 
 
 class RouterWeights(PoolingModule):
@@ -140,7 +142,7 @@ class RouterWeights(PoolingModule):
         router_BR = self._router(states)
         if self.mode == "router":
             return router_BR
-        state_BD = wide(last(states.last_BLD, states.pooled_BL))
+        state_BD = wide(last(states.last_BTD, states.pooling_mask_BT))
         if self.mode == "concat":
             both_BE = torch.cat([state_BD, router_BR], dim=-1)
             return self.standardize(both_BE) if self.standardize.fitted else both_BE
@@ -168,7 +170,7 @@ class RouterWeights(PoolingModule):
                 f"RouterWeights is for {self.num_layers} layers of {self.num_experts} experts, "
                 f"got layers of {sizes}"
             )
-        return torch.cat([wide(last(layer, states.pooled_BL)) for layer in layers], dim=-1)
+        return torch.cat([wide(last(layer, states.pooling_mask_BT)) for layer in layers], dim=-1)
 
 
 class ReBA(PoolingModule):
@@ -188,22 +190,22 @@ class ReBA(PoolingModule):
         self.pooling = pooling
 
     def vectors(self, states: States) -> Tensor:
-        weights_BLL = self._weights(states)
-        total_BL1 = weights_BLL.sum(dim=-1, keepdim=True)
-        mixed_BLD = weights_BLL @ real(states.last_BLD, states.seen_BL)
+        weights_BTT = self._weights(states)
+        total_BT1 = weights_BTT.sum(dim=-1, keepdim=True)
+        mixed_BTD = weights_BTT @ real(states.last_BTD, states.attention_mask_BT)
         # Rows of padding have no weight at all; 0 / 0 there would spoil gradients.
-        mixed_BLD = mixed_BLD / torch.where(total_BL1 > 0, total_BL1, 1)
-        return POOLINGS[self.pooling](mixed_BLD, states.pooled_BL)
+        mixed_BTD = mixed_BTD / torch.where(total_BT1 > 0, total_BT1, 1)
+        return POOLINGS[self.pooling](mixed_BTD, states.pooling_mask_BT)
 
     def _weights(self, states: States) -> Tensor:
-        seen_BL = states.seen_BL.bool()
-        pairs_BLL = seen_BL[:, :, None] & seen_BL[:, None, :]
+        attention_mask_BT = states.attention_mask_BT.bool()
+        pairs_BTT = attention_mask_BT[:, :, None] & attention_mask_BT[:, None, :]
         strongest = None
-        for layer_BHLL in states.attentions or ():
-            both_BHLL = (wide(layer_BHLL) + wide(layer_BHLL).mT) / 2
-            both_BLL = both_BHLL.amax(dim=1)
-            strongest = both_BLL if strongest is None else torch.maximum(strongest, both_BLL)
-        if strongest is None or strongest.shape != pairs_BLL.shape:
+        for layer_BHTT in states.attentions or ():
+            both_BHTT = (wide(layer_BHTT) + wide(layer_BHTT).mT) / 2
+            both_BTT = both_BHTT.amax(dim=1)
+            strongest = both_BTT if strongest is None else torch.maximum(strongest, both_BTT)
+        if strongest is None or strongest.shape != pairs_BTT.shape:
             shape = None if strongest is None else tuple(strongest.shape)
-            raise ShapeError(f"ReBA: attention {shape} for tokens {tuple(pairs_BLL.shape)}")
-        return torch.where(pairs_BLL, strongest, 0)
+            raise ShapeError(f"ReBA: attention {shape} for tokens {tuple(pairs_BTT.shape)}")
+        return torch.where(pairs_BTT, strongest, 0)

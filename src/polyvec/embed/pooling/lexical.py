@@ -1,6 +1,6 @@
 """Pooling in vocabulary space: one weight a vocabulary entry, through the model's own head.
 
-B texts, L tokens of the longest, C tokens of a chunk, D state size, V vocabulary.
+B texts, T tokens of the longest, C tokens of a chunk, D state size, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -67,16 +67,16 @@ class Lexical(PoolingModule):
         return weights_BV
 
     def _last(self, states: States, lm_head: Head) -> Tensor:
-        last_BD = last(states.last_BLD, states.pooled_BL)
+        last_BD = last(states.last_BTD, states.pooling_mask_BT)
         chunks = last_BD.split(max(1, self.max_elements // self.vocab_size))
         return torch.cat([self._weights(chunk_CD, lm_head) for chunk_CD in chunks])
 
     def _tokens(self, states: States, lm_head: Head) -> Tensor:
-        read_BL = states.pooled_BL.bool()
+        read_BT = states.pooling_mask_BT.bool()
         if self.skip_first:
-            read_BL = read_BL & (states.seen_BL.long().cumsum(dim=1) > 1)
-        texts = zip(states.last_BLD, read_BL, strict=True)
-        return torch.stack([self._text(text_LD[read_L], lm_head) for text_LD, read_L in texts])
+            read_BT = read_BT & (states.attention_mask_BT.long().cumsum(dim=1) > 1)
+        texts = zip(states.last_BTD, read_BT, strict=True)
+        return torch.stack([self._text(text_TD[read_L], lm_head) for text_TD, read_L in texts])
 
     def _text(self, tokens_TD: Tensor, lm_head: Head) -> Tensor:
         """Weights of one text, [V]; zeros if it has no token left."""
@@ -108,8 +108,8 @@ class Lexical(PoolingModule):
         return wide(logits_CV).relu().log1p()
 
     def _in_text(self, states: States) -> Tensor:
-        text_BL = states.text_BL.bool() & states.seen_BL.bool()
-        row_T = text_BL.nonzero()[:, 0]
-        in_text_BV = text_BL.new_zeros(len(text_BL), self.vocab_size)
-        in_text_BV[row_T, states.ids_BL[text_BL]] = True
+        text_mask_BT = states.text_mask_BT.bool() & states.attention_mask_BT.bool()
+        row_T = text_mask_BT.nonzero()[:, 0]
+        in_text_BV = text_mask_BT.new_zeros(len(text_mask_BT), self.vocab_size)
+        in_text_BV[row_T, states.ids_BT[text_mask_BT]] = True
         return in_text_BV

@@ -5,7 +5,7 @@ first, then the gold ones; rankings come as qrels and run. Bad input raises Data
 a bad option SettingsError, a missing package MissingExtraError.
 """
 
-from polyvec.evaluate.measures.binary import (
+from polyvec.evaluate.measures.classification import (
     accuracy,
     average_precision,
     best_accuracy,
@@ -13,6 +13,7 @@ from polyvec.evaluate.measures.binary import (
     f1,
     pair_classification,
 )
+from polyvec.evaluate.measures.clustering import ari, clustering_accuracy, nmi, purity, v_measure
 from polyvec.evaluate.measures.correlation import correlations, pearson, spearman
 from polyvec.evaluate.measures.efficiency import compression_rate, inference_time_s
 from polyvec.evaluate.measures.geometry import (
@@ -24,7 +25,6 @@ from polyvec.evaluate.measures.geometry import (
     mean_cosine,
     uniformity,
 )
-from polyvec.evaluate.measures.grouping import ari, clustering_accuracy, nmi, purity, v_measure
 from polyvec.evaluate.measures.instruction import p_mrr, rank_change, robustness_at_k
 from polyvec.evaluate.measures.likelihood import contrastive_nll, perplexity
 from polyvec.evaluate.measures.neighbours import hubness, intrinsic_dimension, k_occurrence

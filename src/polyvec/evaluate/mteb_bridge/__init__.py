@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from polyvec.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from polyvec.evaluate.mteb_bridge.doors import mteb_tasks, register, run_mteb
+    from polyvec.evaluate.mteb_bridge.api import mteb_tasks, register, run_mteb
     from polyvec.evaluate.mteb_bridge.encoder import MtebEncoder, PromptUse
     from polyvec.evaluate.mteb_bridge.local import local_task
 
@@ -21,9 +21,9 @@ _HOMES = {
     "MtebEncoder": "encoder",
     "PromptUse": "encoder",
     "local_task": "local",
-    "mteb_tasks": "doors",
-    "register": "doors",
-    "run_mteb": "doors",
+    "mteb_tasks": "api",
+    "register": "api",
+    "run_mteb": "api",
 }
 
 

@@ -31,7 +31,7 @@ def main(
         needs_mteb()
         from mteb.cli.build_cli import build_cli
 
-        from polyvec.evaluate.mteb_bridge.doors import reachable
+        from polyvec.evaluate.mteb_bridge.api import reachable
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         parser = build_cli()
@@ -49,7 +49,7 @@ def main(
 
 def _run(options: argparse.Namespace, load: "Callable[[str], Embedder] | None") -> None:
     """mteb's own function; folders, which it cannot read, with the same options before it."""
-    from polyvec.evaluate.mteb_bridge.doors import folders_and_names, mteb_tasks, register
+    from polyvec.evaluate.mteb_bridge.api import folders_and_names, mteb_tasks, register
 
     if getattr(options, "model", None) is None:  # listing tasks, and the like
         options.func(options)
@@ -84,7 +84,7 @@ def _local(options: argparse.Namespace, folder: str) -> None:
     """Score a folder's splits as `mteb run` scores its tasks; one line a split on stdout."""
     import mteb
 
-    from polyvec.evaluate.mteb_bridge.doors import mteb_tasks
+    from polyvec.evaluate.mteb_bridge.api import mteb_tasks
 
     size: Any = {} if options.batch_size is None else {"batch_size": options.batch_size}
     for split in options.eval_splits or ["test"]:

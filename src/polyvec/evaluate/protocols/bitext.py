@@ -7,7 +7,7 @@ import numpy as np
 
 from polyvec.data.tasks.sets import BitextSet
 from polyvec.errors import DataError
-from polyvec.evaluate.measures.binary import f1
+from polyvec.evaluate.measures.classification import f1
 from polyvec.evaluate.measures.inputs import extra
 from polyvec.evaluate.outcome import Encoder, Item, Outcome
 from polyvec.evaluate.protocols.vectors import encode, varied

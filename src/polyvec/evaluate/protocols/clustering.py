@@ -7,7 +7,7 @@ import numpy as np
 
 from polyvec.data.tasks.sets import ClusteringSet
 from polyvec.errors import DataError, SettingsError, known
-from polyvec.evaluate.measures.grouping import v_measure
+from polyvec.evaluate.measures.clustering import v_measure
 from polyvec.evaluate.measures.inputs import extra
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols.vectors import encode, equal_lengths

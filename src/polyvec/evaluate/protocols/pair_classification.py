@@ -4,7 +4,7 @@ import numpy as np
 
 from polyvec.data.tasks.sets import PairSet
 from polyvec.errors import DataError
-from polyvec.evaluate.measures.binary import average_precision, best_accuracy, best_f1
+from polyvec.evaluate.measures.classification import average_precision, best_accuracy, best_f1
 from polyvec.evaluate.outcome import Encoder, Item, Outcome
 from polyvec.evaluate.protocols.vectors import encode_pairs, equal_lengths, pair_similarities
 

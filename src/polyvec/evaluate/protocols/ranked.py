@@ -55,13 +55,13 @@ def search(
     task: str,
     *,
     depth: int = DEPTH,
-    banned: Sequence[Sequence[int]] = (),
+    excluded_rows: Sequence[Sequence[int]] = (),
 ) -> Ranking:
-    """The `depth` nearest of all documents, without each query's `banned` rows."""
-    most = max(map(len, banned), default=0)
+    """The `depth` nearest of all documents, without each query's `excluded_rows` rows."""
+    most = max(map(len, excluded_rows), default=0)
     scores_QK, rows_QK = nearest(encoder, queries.vectors_QE, documents.vectors_NE, depth + most)
     _varied(task, scores_QK, rows_QK >= 0)
-    for query, rows in enumerate(banned):
+    for query, rows in enumerate(excluded_rows):
         if rows:
             out = np.isin(rows_QK[query], rows)
             scores_QK[query, out], rows_QK[query, out] = -np.inf, -1

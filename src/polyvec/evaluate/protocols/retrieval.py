@@ -19,8 +19,10 @@ def retrieval(
     names = judged(data)
     documents = encoded_documents(encoder, data, list(data.corpus))
     queries = encoded_queries(encoder, data, names)
-    banned = [_banned(data, query, documents.row_of) for query in names]
-    ranking = ranked.search(encoder, queries, documents, data.name, depth=depth, banned=banned)
+    excluded_rows = [_excluded_rows(data, query, documents.row_of) for query in names]
+    ranking = ranked.search(
+        encoder, queries, documents, data.name, depth=depth, excluded_rows=excluded_rows
+    )
     return outcome("retrieval", "ndcg@10", encoder, data, queries, documents, ranking)
 
 
@@ -78,7 +80,7 @@ def outcome(
     )
 
 
-def _banned(data: RetrievalSet, query: str, row_of: dict[str, int]) -> list[int]:
+def _excluded_rows(data: RetrievalSet, query: str, row_of: dict[str, int]) -> list[int]:
     """Rows of documents that do not count for a query."""
     names = set(data.excluded.get(query, ()))
     if query in data.identical:

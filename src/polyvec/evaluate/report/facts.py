@@ -79,7 +79,7 @@ class Task:
     score: float
     interval: Interval | None
     published: float | None
-    counterpart: str
+    official_task: str
     note: str
     num_texts: int
     num_truncated: int
@@ -210,7 +210,7 @@ def _task(anchor: str, reports: Sequence["TaskReport"]) -> Task:
         score=score,
         interval=interval(sampled),
         published=_published([top.result] if top else [m.result for m in members]),
-        counterpart=getattr(first, "counterpart", ""),
+        official_task=getattr(first, "official_task", ""),
         note="; ".join(dict.fromkeys(n for r in reports if (n := getattr(r.result, "note", "")))),
         num_texts=sum(report.result.num_texts for report in parts),
         num_truncated=sum(report.result.num_truncated for report in parts),

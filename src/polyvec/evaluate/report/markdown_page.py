@@ -98,8 +98,8 @@ def _row(task: Task) -> tuple[str, ...]:
     name = f"**{escaped(task.name)}** {escaped(task.split)}"
     if task.subsets:
         name += f", {len(task.members)} subsets"
-    if task.counterpart:
-        name += f"; corresponds to {escaped(task.counterpart)}"
+    if task.official_task:
+        name += f"; corresponds to {escaped(task.official_task)}"
     return (
         name,
         escaped(words.measure_name(task.measure)),
@@ -148,8 +148,8 @@ def _tasks(found: Facts) -> Iterator[str]:
 
 def _about(task: Task) -> str:
     text = f"{words.number_of(task.num_texts, ('text', 'texts'))}, {task.num_truncated:,} cut."
-    if task.counterpart:
-        text = f"A local copy; corresponds to {escaped(task.counterpart)}. {text}"
+    if task.official_task:
+        text = f"A local copy; corresponds to {escaped(task.official_task)}. {text}"
     if not task.subsets:
         text += f" Data `{_hash(task.members[0].result.data_sha256)}`."
     return f"{text} Note: {escaped(task.note)}." if task.note else text

@@ -60,7 +60,7 @@ def _remarks(tasks: Sequence[Task]) -> Iterator[Notice]:
     if few:
         places = tuple((_name(t), words.number_of(t.num_items, t.item_words)) for t in few)
         yield Notice("remark", "Few items: look at the interval before the score.", places)
-    copies = tuple((_name(task), task.counterpart) for task in tasks if task.counterpart)
+    copies = tuple((_name(task), task.official_task) for task in tasks if task.official_task)
     if copies:
         text = "Local copies, named by folder and hash: not the official benchmark."
         yield Notice("remark", text, tuple((name, f"corresponds to {to}") for name, to in copies))
