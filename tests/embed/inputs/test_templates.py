@@ -357,7 +357,7 @@ def test_pool_prompt_decides_over_the_makers_words_only():
 
 def test_llama2vec_suffixes_are_parts_that_masks_can_tell_apart():
     (spans,) = TEMPLATES["llama2vec_pretrain"].render(TEXT, bos="<s>")
-    parts = ["".join(s.text for s in spans if s.part == part) for part in (0, 1, 2)]
+    parts = ["".join(s.text for s in spans if s.segment == part) for part in (0, 1, 2)]
     assert parts == ['<s>"A cat.', LLARA_A, LLARA_B]
 
 
@@ -378,7 +378,7 @@ def test_a_session_is_earlier_turns_and_its_vector_tokens_are_another_part():
 def test_repeat_pools_the_last_copy_and_numbers_them():
     (spans,) = repeat(3).render("x")
     assert written(spans) == "x x x"
-    assert [(s.pooled, s.part) for s in spans if s.text == "x"] == [
+    assert [(s.pooled, s.segment) for s in spans if s.text == "x"] == [
         (False, 0),
         (False, 1),
         (True, 2),
