@@ -151,10 +151,10 @@ def test_no_more_than_a_window_of_texts_is_held(run, model, tmp_path, monkeypatc
         def __enter__(self):
             write = self.inner.__enter__()
 
-            def count(records, part):
-                assert [r.id for r in records] == [str(written[0] + i) for i in range(len(part))]
+            def count(ids, part):
+                assert ids == [str(written[0] + i) for i in range(len(part))]
                 written[0] += len(part)
-                write(records, part)
+                write(ids, part)
 
             return count
 
@@ -309,7 +309,7 @@ pooling = "mean"
         (["embed", "x.pdf"], "a file of kind 'pdf' is not known. Known: txt, jsonl, csv, parquet"),
         (["embed", "x.txt", "--column", "text"], "plain text have no column 'text'"),
         (["embed", "x.txt", "-o", "x.doc"], "kind 'doc' is not known. Known: npy, jsonl, parquet"),
-        (["embed", "x.txt", "-o", ""], "a file of kind '' is not known|is no file"),
+        (["embed", "x.txt", "-o", ""], "vector format '' is not known|is no file"),
         (["embed", "x.txt", "-o", "gone/x.npy"], "gone/x.npy: the folder .*gone does not exist"),
         (["embed", "x.txt", "--model", "/gone"], "/gone: no such model folder"),
         (["embed", "x.txt", "--model", "no/such"], "no/such: neither a folder nor to be had from"),

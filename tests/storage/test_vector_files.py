@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from polyvec.data.texts import Record
 from polyvec.errors import DataError, ShapeError
 from polyvec.storage.vector_files import WRITERS, check_kind, vector_file
 
@@ -21,13 +20,13 @@ def array(rows: int, dtype: str, dim: int = 7) -> np.ndarray:
     return generator.integers(limits.min, limits.max, (rows, dim), dtype, endpoint=True)
 
 
-def records(rows: int) -> list[Record]:
-    return [Record(f"ïd {i}", "a text") for i in range(rows)]
+def names(rows: int) -> list[str]:
+    return [f"ïd {i}" for i in range(rows)]
 
 
 def write(path, vectors, sizes) -> None:
     """The vectors in pieces of these sizes."""
-    named = records(len(vectors))
+    named = names(len(vectors))
     with vector_file(path) as append:
         start = 0
         for size in sizes:
@@ -60,7 +59,7 @@ def test_pieces_equal_the_whole(tmp_path, kind, dtype):
     ids, found = load(path)
     np.testing.assert_array_equal(found.astype(dtype), vectors)
     assert kind == "jsonl" or found.dtype == dtype
-    assert ids in (None, [record.id for record in records(30)])
+    assert ids in (None, names(30))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,9 +104,12 @@ def test_a_file_that_was_given_nothing_is_readable(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
 @pytest.mark.parametrize("second", [array(2, "float32", dim=6), array(2, "int8")])
 def test_vectors_of_another_width_or_type_are_refused(tmp_path, kind, second):
-    with pytest.raises(ShapeError), vector_file(tmp_path / f"x.{kind}") as append:
-        append(records(2), array(2, "float32"))
-        append(records(2), second)
+    with (
+        pytest.raises(ShapeError, match="cannot append"),
+        vector_file(tmp_path / f"x.{kind}") as append,
+    ):
+        append(names(2), array(2, "float32"))
+        append(names(2), second)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,7 +118,7 @@ def test_an_error_on_the_way_leaves_the_old_file_and_no_other(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     path.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt), vector_file(path) as append:
-        append(records(5), array(5, "float32"))
+        append(names(5), array(5, "float32"))
         assert path.read_bytes() == b"old"
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
@@ -133,9 +135,15 @@ def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path, kind, sm
         vector_file(path) as append,
     ):
         for _ in range(100):
-            append(records(50), array(50, "float32", dim=64))
+            append(names(50), array(50, "float32", dim=64))
     assert caught.value.filename == str(path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_every_vector_needs_an_id(tmp_path, kind):
+    with pytest.raises(ShapeError, match="1 ids and 2"), vector_file(tmp_path / f"x.{kind}") as add:
+        add(names(1), array(2, "float32"))
 
 
 def test_an_unknown_kind_or_folder_is_refused_before_anything_is_written(tmp_path):

@@ -53,14 +53,14 @@ def _write(options: argparse.Namespace, records) -> None:
 
     embedder = common.load_model(options)
     report = EncodeReport()
-    kept: list = []
+    ids: list[str] = []
     finish = {
         "precision": options.precision,
         "truncate_dim": options.truncate_dim,
         "normalize_embeddings": options.normalize,
     }
     windows = embedder.encode_iter(
-        _texts(records, kept),
+        _texts(records, ids),
         prompt=options.prompt,
         prompt_name=options.prompt_name,
         role=options.role,
@@ -73,8 +73,8 @@ def _write(options: argparse.Namespace, records) -> None:
         vectors = embedder.encode([], **finish)
         write([], vectors)
         for vectors in windows:
-            write(kept[: len(vectors)], vectors)
-            del kept[: len(vectors)]
+            write(ids[: len(vectors)], vectors)
+            del ids[: len(vectors)]
     if options.output is not None:
         shape = f"{report.num_texts} x {vectors.shape[1]}"
         print(f"{options.output}: {shape}, {options.precision}", file=sys.stderr)
@@ -89,9 +89,9 @@ def _peek(records):
     return itertools.chain([] if first is None else [first], records)
 
 
-def _texts(records, kept: list):
+def _texts(records, ids: list[str]):
     for record in records:
-        kept.append(record)
+        ids.append(record.id)
         yield record.text
 
 
@@ -99,7 +99,7 @@ class _stdout:
     def __enter__(self):
         from polyvec.storage.vector_files import jsonl_lines
 
-        return lambda records, vectors: sys.stdout.writelines(jsonl_lines(records, vectors))
+        return lambda ids, vectors: sys.stdout.writelines(jsonl_lines(ids, vectors))
 
     def __exit__(self, *error) -> None:
         sys.stdout.flush()

@@ -1,32 +1,36 @@
-"""Vectors into files as they come: .npy, .jsonl, .parquet, .safetensors, whole or not at all."""
+"""Write vectors to .npy, .jsonl, .parquet or .safetensors, in chunks and atomically.
+
+N vectors, E numbers each. A format is a context manager from an open binary file to a `Write`,
+and its line in `WRITERS`, under the suffix of its files.
+"""
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from polyvec.data.texts import Record
 from polyvec.errors import DataError, MissingExtraError, ShapeError
 from polyvec.storage.files import atomic_file, check_target
 
-HEADER_BYTES = 1024  # room for a safetensors header that is known only at the end
+HEADER_BYTES = 1024  # space for the safetensors header, which is final only after the last row
 SAFETENSORS_TYPES = {"float32": "F32", "int8": "I8", "uint8": "U8"}
 
-Write = Callable[[list[Record], np.ndarray], None]
-Header = Callable[[IO[bytes], int, int, np.dtype], None]
+Write = Callable[[Sequence[str], np.ndarray], None]
+Writer = Callable[[IO[bytes]], contextlib.AbstractContextManager[Write]]
+Header = Callable[[IO[bytes], int, int, np.dtype[Any]], None]
 
 
 @contextlib.contextmanager
 def vector_file(path: str | Path) -> Iterator[Write]:
-    """A function that appends records and their vectors [n, E] to a file of the suffix's kind.
+    """A function that appends ids and their vectors, [N, E], to a file; the suffix is the format.
 
-    .npy and .safetensors hold the array alone ("embeddings"), .jsonl and .parquet also ids.
-    All arrays have one width and type. For no vectors at all append an array [0, E]:
-    without it the width is unknown, and stored as 0.
-    Nothing stands under the final name until all is written.
+    .npy and .safetensors hold the array alone ("embeddings"), .jsonl and .parquet also the ids.
+    All arrays must have the same width and dtype. To write no vectors, append an array [0, E]:
+    otherwise the width is unknown and stored as 0.
+    The file appears under its final name only when it is complete.
     """
     path = Path(path)
     kind = check_kind(path)
@@ -35,68 +39,70 @@ def vector_file(path: str | Path) -> Iterator[Write]:
 
 
 def check_kind(path: str | Path) -> str:
-    """The writer that a file's suffix names; DataError if there is none, or no such folder."""
+    """The format of a file by its suffix; DataError if it is unknown or cannot be written."""
     check_target(path)
     kind = Path(path).suffix.lstrip(".").lower()
     if kind not in WRITERS:
         raise DataError(
-            f"{path}: a file of kind {kind!r} is not known. Known: {', '.join(WRITERS)}."
+            f"{path}: vector format {kind!r} is not known. Known: {', '.join(WRITERS)}."
         )
     return kind
 
 
-def jsonl_lines(records: list[Record], vectors: np.ndarray) -> Iterator[str]:
-    """One JSON object a vector: id and embedding, floats as short as float32 allows."""
-    for record, vector in zip(records, vectors, strict=True):
+def jsonl_lines(ids: Sequence[str], vectors_NE: np.ndarray) -> Iterator[str]:
+    """One JSON object per vector: id and embedding, floats in their shortest exact form."""
+    for identifier, vector in zip(ids, vectors_NE, strict=True):
         numbers = vector.tolist()
         if vector.dtype == np.float32:
-            # repr of a float32 is its shortest exact form; the float64 of it is twice as long.
+            # str of a float32 is its shortest exact form; json would print twice as many digits.
             numbers = [float(str(x)) for x in vector]
-        yield json.dumps({"id": record.id, "embedding": numbers}, ensure_ascii=False) + "\n"
+        yield json.dumps({"id": identifier, "embedding": numbers}, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager
 def _jsonl(file: IO[bytes]) -> Iterator[Write]:
-    def write(records: list[Record], vectors: np.ndarray) -> None:
-        file.writelines(line.encode() for line in jsonl_lines(records, vectors))
+    def write(ids: Sequence[str], vectors_NE: np.ndarray) -> None:
+        file.writelines(line.encode() for line in jsonl_lines(ids, vectors_NE))
 
     yield write
 
 
 class _Array:
-    """Rows appended to a file whose header names their number: written again at the end."""
+    """Appends rows after a header that holds their number, so it is rewritten at the end."""
 
     def __init__(self, file: IO[bytes], header: Header) -> None:
         self.file, self.header, self.rows = file, header, 0
-        self.kind: tuple[int, np.dtype] | None = None
+        self.kind: tuple[int, np.dtype[Any]] | None = None
 
-    def __call__(self, records: list[Record], vectors: np.ndarray) -> None:
-        kind = (vectors.shape[1], vectors.dtype)
+    def __call__(self, ids: Sequence[str], vectors_NE: np.ndarray) -> None:
+        kind = (vectors_NE.shape[1], vectors_NE.dtype)
         if self.kind is None:
             self.kind = kind
             self.header(self.file, 0, *kind)
-        if kind != self.kind or len(records) != len(vectors):
+        if len(ids) != len(vectors_NE):
+            raise ShapeError(f"{len(ids)} ids and {len(vectors_NE)} vectors; give one id a vector")
+        if kind != self.kind:
             raise ShapeError(
-                f"vectors {vectors.shape} {vectors.dtype} of {len(records)} records do not go "
-                f"below {self.rows} of {self.kind}"
+                f"cannot append {kind[1]} vectors of {kind[0]} dimensions to {self.rows} "
+                f"{self.kind[1]} vectors of {self.kind[0]} dimensions; write them to another file"
             )
-        self.rows += len(vectors)
-        self.file.write(vectors.tobytes())
+        self.rows += len(vectors_NE)
+        self.file.write(vectors_NE.tobytes())
 
     def close(self) -> None:
         self.file.seek(0)
         self.header(self.file, self.rows, *(self.kind or (0, np.dtype(np.float32))))
 
 
-def _npy_header(file: IO[bytes], rows: int, dim: int, dtype: np.dtype) -> None:
-    # numpy pads this header so that the first axis can grow to 21 digits in place.
+def _npy_header(file: IO[bytes], rows: int, dim: int, dtype: np.dtype[Any]) -> None:
+    # numpy pads this header: the number of rows can grow to 21 digits without moving the data.
     descr = np.lib.format.dtype_to_descr(dtype)
     np.lib.format.write_array_header_1_0(
         file, {"descr": descr, "fortran_order": False, "shape": (rows, dim)}
     )
 
 
-def _safetensors_header(file: IO[bytes], rows: int, dim: int, dtype: np.dtype) -> None:
+def _safetensors_header(file: IO[bytes], rows: int, dim: int, dtype: np.dtype[Any]) -> None:
     size = rows * dim * dtype.itemsize
     kind = SAFETENSORS_TYPES[dtype.name]
     entry = {"dtype": kind, "shape": [rows, dim], "data_offsets": [0, size]}
@@ -104,7 +110,7 @@ def _safetensors_header(file: IO[bytes], rows: int, dim: int, dtype: np.dtype) -
     file.write(len(text).to_bytes(8, "little") + text)
 
 
-def _array(header: Header) -> Callable[[IO[bytes]], contextlib.AbstractContextManager[Write]]:
+def _array(header: Header) -> Writer:
     @contextlib.contextmanager
     def writer(file: IO[bytes]) -> Iterator[Write]:
         array = _Array(file, header)
@@ -123,16 +129,16 @@ def _parquet(file: IO[bytes]) -> Iterator[Write]:
         raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from None
     writer: Any = None
 
-    def write(records: list[Record], vectors: np.ndarray) -> None:
+    def write(ids: Sequence[str], vectors_NE: np.ndarray) -> None:
         nonlocal writer
-        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+        flat = pa.array(np.ascontiguousarray(vectors_NE).reshape(-1))
         columns = {
-            "id": pa.array([record.id for record in records], pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+            "id": pa.array(list(ids), pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors_NE.shape[1]),
         }
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(file, table.schema)
-        if len(vectors):
+        if len(vectors_NE):
             writer.write_table(table)
 
     try:
@@ -141,12 +147,12 @@ def _parquet(file: IO[bytes]) -> Iterator[Write]:
             fields = [("id", pa.string()), ("embedding", pa.list_(pa.float32()))]
             writer = pq.ParquetWriter(file, pa.schema(fields))
     finally:
-        # Also after an error: an open writer would complain of its closed file when collected.
+        # Also after an error: a writer left open fails in its finalizer, once the file is closed.
         if writer is not None:
             writer.close()
 
 
-WRITERS = {
+WRITERS: dict[str, Writer] = {
     "npy": _array(_npy_header),
     "jsonl": _jsonl,
     "parquet": _parquet,
