@@ -21,7 +21,7 @@ def test_an_untrained_conversion_warns_and_the_probe_speaks(run, causal):
     options = ("--attention", "bidirectional", "--verbose")
     done = run("embed", *causal, *options, stdin=b"a cat sat\n")
     assert done.status == 0
-    assert "trained causal and is made 'bidirectional' without training" in done.err
+    assert "was trained with causal attention; with 'bidirectional' attention" in done.err
     assert "leak probe: bidirectional from the first of 6 layers" in done.err
     assert "batches packed (plan: probe: packed equals alone)" in done.err
     model = Embedder.from_pretrained(causal[1], attention="bidirectional")

@@ -10,7 +10,7 @@ B texts, T tokens of the longest, D state size, E vector size.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed import describing, encoding
+from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.states import States
 from polyvec.embed.encoding import EncodeReport, RunOptions
@@ -99,40 +100,112 @@ class Embedder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path = DEFAULT_MODEL, **options: Any
+        cls,
+        name_or_path: str | Path = DEFAULT_MODEL,
+        *,
+        device: str | None = None,
+        dtype: str = "float32",
+        max_seq_length: int | None = None,
+        pooling: str | Sequence[str] | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        attention: str | None = None,
+        layout: str = "auto",
+        revision: str | None = None,
+        cache_folder: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        trust_remote_code: bool = False,
     ) -> "Embedder":
         """The embedder of a sentence-transformers or Hugging Face folder or hub id.
 
-        Options: device, dtype ("float32", "bfloat16", "float16"), max_seq_length, pooling,
-        prompts, default_prompt_name, similarity_fn_name, truncate_dim, attention ("causal",
-        "bidirectional", "last-K", "from-K", "prefix"), layout ("auto", "packed", "padded"),
-        revision, cache_folder, local_files_only, token, trust_remote_code.
-        Raises ModelError, naming the file, for a folder that is not what it declares, and
-        TokenizerError for a tokenizer that breaks its contract.
-        """
-        from polyvec.embed.formats.reading import read_embedder
+        An option left at None is what the folder declares.
 
-        return read_embedder(name_or_path, **options)
+        device: "cpu", "cuda", "cuda:1", "mps"; the fastest one available by default.
+        dtype: "float32", "bfloat16" or "float16", whatever the weights are stored in.
+        max_seq_length: most tokens that are read, special tokens included.
+        pooling: a name in POOLINGS, several (their vectors are concatenated), or
+            "package.module:function".
+        prompts: replaces the stored prompts, by name.
+        default_prompt_name: the stored prompt that `encode` uses.
+        similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan".
+        truncate_dim: keep the first dimensions only.
+        attention: "causal", "bidirectional", "last-K", "from-K" or "prefix".
+        layout: "packed" (no padding), "padded", or "auto": packed where the model allows it.
+        revision: branch, tag or commit on the hub.
+        cache_folder: where downloads are stored.
+        local_files_only: use downloaded files only.
+        token: token for the hub; True uses the stored login.
+        trust_remote_code: run code that comes with the model or that the folder names.
+
+        Raises ModelError, naming the file, if the folder is not what it declares, and
+        TokenizerError if the tokenizer breaks its contract.
+        """
+        from polyvec.embed.formats.reading import read_parts
+
+        parts = read_parts(
+            name_or_path,
+            device=device,
+            dtype=dtype,
+            max_seq_length=max_seq_length,
+            pooling=pooling,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            similarity_fn_name=similarity_fn_name,
+            truncate_dim=truncate_dim,
+            attention=attention,
+            layout=layout,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            token=token,
+            trust_remote_code=trust_remote_code,
+        )
+        embedder = cls(**parts.keywords())
+        return embedder.to(parts.backbone.device, parts.backbone.model.dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that this class and sentence-transformers load to the same vectors.
 
-        What sentence-transformers cannot do (a template, the last layers bidirectional, a
-        pooling of ours) is written so that it refuses the folder. The folder appears whole or
-        not at all; an existing model folder is replaced.
+        If the model has something that sentence-transformers does not support (a template,
+        attention in the last layers only, a pooling of ours), sentence-transformers refuses
+        the folder. Written atomically; an existing model folder is replaced.
         """
-        from polyvec.embed.formats.writing import write_embedder
+        from polyvec.embed.formats.writing import write_parts
 
-        write_embedder(self, Path(path))
+        write_parts(self._parts(), Path(path), card=self._card())
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Save, and upload the folder to the hub; returns the commit's address.
+        """Save the model and upload it to the hub; returns the commit's address.
 
-        Options are those of huggingface_hub.HfApi.upload_folder, and `private`.
+        Options are those of huggingface_hub.HfApi.upload_folder, `private` and `token`.
         """
-        from polyvec.embed.formats.writing import upload_embedder
+        from polyvec.embed.formats.writing import upload_parts
 
-        return upload_embedder(self, repo_id, **options)
+        return upload_parts(self._parts(), repo_id, card=self._card(), **options)
+
+    def _parts(self) -> EmbedderParts:
+        return EmbedderParts(
+            backbone=self.backbone,
+            text_tokenizer=self.text_tokenizer,
+            pooling=self.pooling_module or self.pooling,
+            pool_prompt=self.pool_prompt,
+            layers=self.layers,
+            projections=tuple(self.projections),
+            prompts=self.prompt_table,
+            template=self.template,
+            variants=self.variants,
+            similarity_fn_name=self.similarity_fn_name,
+            truncate_dim=self.truncate_dim,
+            calibration=self.calibration,
+        )
+
+    def _card(self) -> str:
+        from polyvec.embed.formats.writing import model_card
+
+        return model_card(self.settings(), self.get_embedding_dimension())
 
     # ---- the flow ---------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ def test_the_files_are_those_that_servers_read(folder):
 def test_a_bare_checkpoint_warns_that_its_pooling_is_a_guess(folder):
     for name in ("modules.json", "sentence_bert_config.json", "polyvec.json"):
         (folder / name).unlink()
-    with pytest.warns(UndeclaredPoolingWarning, match="'mean' is taken"):
+    with pytest.warns(UndeclaredPoolingWarning, match="using 'mean'"):
         bare = Embedder.from_pretrained(folder)
     assert bare.pooling == ("mean",)
     assert not bare.normalizes
@@ -183,7 +183,7 @@ def test_a_bare_causal_checkpoint_takes_the_last_token(tmp_path):
     model.save_pretrained(tmp_path)
     edit(tmp_path / "config.json", architectures=["LlamaForCausalLM"])
     tokenizer().save_pretrained(tmp_path)
-    with pytest.warns(UndeclaredPoolingWarning, match="'last' is taken"):
+    with pytest.warns(UndeclaredPoolingWarning, match="using 'last'"):
         assert Embedder.from_pretrained(tmp_path).pooling == ("last",)
 
 
@@ -293,13 +293,15 @@ def test_a_tokenizer_that_changed_since_the_save_is_refused(tmp_path):
     stored = json.loads(path.read_text())
     stored["post_processor"]["single"].pop()
     path.write_text(json.dumps(stored))
-    with pytest.raises(TokenizerError, match=r"saved with suffix \[2\], this one gives \[\]"):
+    with pytest.raises(
+        TokenizerError, match=r"had suffix \[2\] when .* now it has \[\]"
+    ):
         Embedder.from_pretrained(folder)
 
 
-def test_a_length_beyond_the_positions_is_cut_and_told(folder):
+def test_a_length_beyond_the_positions_is_capped_with_a_warning(folder):
     edit(folder / "sentence_bert_config.json", max_seq_length=512)
-    with pytest.warns(UserWarning, match="cut to its 64 positions"):
+    with pytest.warns(UserWarning, match="exceeds the model's 64 positions; using 64"):
         assert Embedder.from_pretrained(folder).max_seq_length == 64
     with pytest.raises(InputError, match="64 positions"):
         Embedder.from_pretrained(folder, max_seq_length=100)
@@ -327,8 +329,8 @@ def test_half_precision_weights_are_computed_in_float32(folder):
     assert Embedder.from_pretrained(folder).dtype == torch.float32
 
 
-def test_unknown_options_are_told(folder):
-    with pytest.raises(InputError, match="Did you mean 'device'"):
+def test_an_unknown_option_is_refused(folder):
+    with pytest.raises(TypeError, match="'devize'"):
         Embedder.from_pretrained(folder, devize="cpu")
 
 

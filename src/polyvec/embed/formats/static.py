@@ -12,7 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from polyvec.errors import ModelError
@@ -77,7 +82,7 @@ def read_static(folder: Path) -> tuple[StaticTable, PreTrainedTokenizerFast]:
     return StaticTable(rows_VD).eval(), tokenizer
 
 
-def write_static(model: StaticTable, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def write_static(model: StaticTable, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """The two files that sentence-transformers reads."""
     rows_VD = model.embedding.weight.detach().contiguous()
     save_file({"embedding.weight": rows_VD}, folder / "model.safetensors")

@@ -1,18 +1,19 @@
-"""An embedder into a folder, or onto the hub."""
+"""The parts of an embedder, written to a folder or uploaded to the hub."""
 
-import contextlib
+import copy
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from polyvec import __version__
+from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
@@ -25,106 +26,93 @@ from polyvec.embed.formats.schema import (
 )
 from polyvec.embed.formats.static import StaticTable, write_static
 from polyvec.embed.parts import PROJECTIONS
+from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.modules import POOLING_MODULES
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
 from polyvec.errors import ModelError
 from polyvec.storage.files import atomic_folder
 
-if TYPE_CHECKING:
-    from polyvec.embed.embedder import Embedder
 
-
-def write_embedder(embedder: "Embedder", path: Path) -> None:
-    """See Embedder.save_pretrained."""
+def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
+    """Write a model folder; see Embedder.save_pretrained. `card` is the text of its README.md."""
     with atomic_folder(path, replaceable="config.json") as folder:
-        modules = [_write_model(embedder, folder)]
-        if embedder.layers is not None:
-            modules.append(_write_weighted_layers(embedder, folder, len(modules)))
+        modules = [_write_model(parts, folder)]
+        if parts.layers is not None:
+            modules.append(_write_weighted_layers(parts, folder, len(modules)))
         if modules != [("", "StaticEmbedding")]:
-            modules.append(_write_pooling(embedder, folder, len(modules)))
-        for step in embedder.projections:
+            modules.append(_write_pooling(parts, folder, len(modules)))
+        for step in parts.projections:
             modules.append(_write_projection(step, folder, len(modules)))
-        if _reads_its_own_way(embedder):
+        if _reads_its_own_way(parts):
             modules.append(("", OWN_WAY))
         types = [
             {"idx": i, "name": str(i), "path": place, "type": module_type(kind)}
             for i, (place, kind) in enumerate(modules)
         ]
         write_json(folder / "modules.json", types)
-        _write_settings(embedder, folder)
+        _write_settings(parts, folder)
+        (folder / "README.md").write_text(card, "utf-8")
 
 
-def _reads_its_own_way(embedder: "Embedder") -> bool:
-    """Whether something that sentence-transformers cannot do decides the vectors.
+def _reads_its_own_way(parts: EmbedderParts) -> bool:
+    """Whether something that sentence-transformers does not support decides the vectors.
 
-    The folder then names a module that it does not have: an error there, not another vector.
+    The folder then lists a module that does not exist, so that sentence-transformers raises
+    an error instead of giving other vectors.
     """
-    backbone = embedder.backbone
-    plain = (
-        backbone.spec.kind in ("native", "causal", "bidirectional") and not backbone.spec.blocked
-    )
-    return not plain or any((embedder.template, embedder.variants, backbone.prepending))
+    spec = parts.backbone.spec
+    plain = spec.kind in ("native", "causal", "bidirectional") and not spec.blocked
+    return not plain or any((parts.template, parts.variants, parts.backbone.prepending))
 
 
-def _write_model(embedder: "Embedder", folder: Path) -> tuple[str, str]:
+def _write_model(parts: EmbedderParts, folder: Path) -> tuple[str, str]:
     """The backbone and its tokenizer."""
-    model = embedder.backbone.model
+    model = parts.backbone.model
     if not isinstance(model, StaticTable):
-        _write_transformer(embedder, folder)
+        _write_transformer(parts, folder)
         return "", "Transformer"
-    if embedder.pooling != ("mean",) or embedder.max_seq_length is not None:
-        raise ModelError("a static table is saved as a mean over all words; this one is not")
-    write_static(model, embedder.tokenizer, folder)
+    if parts.pooling not in ("mean", ("mean",)) or parts.text_tokenizer.max_length is not None:
+        raise ModelError(
+            "a static table can only be saved with pooling 'mean' and no max_seq_length"
+        )
+    write_static(model, parts.text_tokenizer.hf, folder)
     return "", "StaticEmbedding"
 
 
-def _write_transformer(embedder: "Embedder", folder: Path) -> None:
-    backbone = embedder.backbone
+def _write_transformer(parts: EmbedderParts, folder: Path) -> None:
+    backbone = parts.backbone
     model = backbone.model if backbone.lm is None else backbone.lm
-    if embedder.layers is not None:
-        # sentence-transformers hands layers on only if the config asks for them.
-        model.config.output_hidden_states = True
-    with quiet_transformers(), _declared(embedder):
+    with quiet_transformers():
         model.save_pretrained(folder)
-        embedder.tokenizer.save_pretrained(folder)
-    length = embedder.max_seq_length
+        parts.text_tokenizer.hf.save_pretrained(folder)
+    # A copy: other threads may be running the model on its own config.
+    config = copy.deepcopy(model.config)
+    if parts.layers is not None:
+        # sentence-transformers passes all layers on only if the config asks for them.
+        config.output_hidden_states = True
+    causal = {"bidirectional": False, "causal": True}.get(backbone.spec.kind)
+    if causal is not None:
+        config.get_text_config().is_causal = causal  # the key that vLLM reads, and we do
+    config.save_pretrained(folder)
+    length = parts.text_tokenizer.max_length
     write_json(
         folder / "sentence_bert_config.json",
-        {"max_seq_length": length, "do_lower_case": embedder.text_tokenizer.lower_case},
+        {"max_seq_length": length, "do_lower_case": parts.text_tokenizer.lower_case},
     )
-    # Newer readers take the length from here.
-    tokenizer_config = read_json(folder / "tokenizer_config.json")
     if length is not None:
-        write_json(
-            folder / "tokenizer_config.json", {**tokenizer_config, "model_max_length": length}
-        )
+        # sentence-transformers 6 reads the length from here.
+        path = folder / "tokenizer_config.json"
+        write_json(path, {**read_json(path), "model_max_length": length})
 
 
-@contextlib.contextmanager
-def _declared(embedder: "Embedder") -> Iterator[None]:
-    """While inside, the config says `is_causal` as other readers understand it (vLLM, ours)."""
-    config = embedder.backbone.model.config.get_text_config()
-    causal = {"bidirectional": False, "causal": True}.get(embedder.backbone.spec.kind)
-    before = getattr(config, "is_causal", None)
-    if causal is not None:
-        config.is_causal = causal
-    try:
-        yield
-    finally:
-        if causal is not None:
-            config.is_causal = before
-            if before is None:
-                del config.is_causal
-
-
-def _write_pooling(embedder: "Embedder", folder: Path, place: int) -> tuple[str, str]:
-    module = embedder.pooling_module
-    if module is not None:
-        return _write_own(module, POOLING_MODULES, folder, place)
-    modes = [POOLING_FLAGS[name][1] for name in embedder.pooling]
-    config: dict[str, Any] = {"word_embedding_dimension": embedder.backbone.hidden_size}
-    config |= {flag: name in embedder.pooling for name, (flag, _) in POOLING_FLAGS.items()}
-    config |= {"include_prompt": embedder.pool_prompt}
+def _write_pooling(parts: EmbedderParts, folder: Path, place: int) -> tuple[str, str]:
+    if isinstance(parts.pooling, PoolingModule):
+        return _write_own(parts.pooling, POOLING_MODULES, folder, place)
+    names = (parts.pooling,) if isinstance(parts.pooling, str) else parts.pooling
+    modes = [POOLING_FLAGS[name][1] for name in names]
+    config: dict[str, Any] = {"word_embedding_dimension": parts.backbone.hidden_size}
+    config |= {flag: name in names for name, (flag, _) in POOLING_FLAGS.items()}
+    config |= {"include_prompt": parts.pool_prompt}
     config |= {"pooling_mode": modes[0] if len(modes) == 1 else modes}
     inside = folder / f"{place}_Pooling"
     inside.mkdir()
@@ -132,11 +120,11 @@ def _write_pooling(embedder: "Embedder", folder: Path, place: int) -> tuple[str,
     return inside.name, "Pooling"
 
 
-def _write_weighted_layers(embedder: "Embedder", folder: Path, place: int) -> tuple[str, str]:
-    layers = embedder.layers
+def _write_weighted_layers(parts: EmbedderParts, folder: Path, place: int) -> tuple[str, str]:
+    layers = parts.layers
     assert layers is not None
     config = {
-        "word_embedding_dimension": embedder.backbone.hidden_size,
+        "word_embedding_dimension": parts.backbone.hidden_size,
         "layer_start": layers.layer_start,
         "num_hidden_layers": layers.num_hidden_layers,
     }
@@ -182,38 +170,38 @@ def _write_module(
     return inside.name, kind
 
 
-def _write_settings(embedder: "Embedder", folder: Path) -> None:
+def _write_settings(parts: EmbedderParts, folder: Path) -> None:
     settings: dict[str, Any] = {
         "model_type": "SentenceTransformer",
         "__version__": {"polyvec": __version__, "pytorch": torch.__version__},
-        "prompts": embedder.prompts,
-        "default_prompt_name": embedder.prompt_table.default_name,
-        "similarity_fn_name": embedder.similarity_fn_name,
+        "prompts": dict(parts.prompts.by_name) if parts.prompts else {},
+        "default_prompt_name": parts.prompts.default_name if parts.prompts else None,
+        "similarity_fn_name": parts.similarity_fn_name,
     }
-    if embedder.truncate_dim is not None:
-        settings["truncate_dim"] = embedder.truncate_dim
+    if parts.truncate_dim is not None:
+        settings["truncate_dim"] = parts.truncate_dim
     write_json(folder / "config_sentence_transformers.json", settings)
     own: dict[str, Any] = {
         "format": 1,
-        "tokenizer_contract": embedder.text_tokenizer.contract.as_dict(),
-        "attention": str(embedder.backbone.spec),
-        "blocked": [list(pair) for pair in embedder.backbone.spec.blocked],
+        "tokenizer_contract": parts.text_tokenizer.contract.as_dict(),
+        "attention": str(parts.backbone.spec),
+        "blocked": [list(pair) for pair in parts.backbone.spec.blocked],
     }
-    if embedder.template is not None:
-        own["template"] = embedder.template.as_dict()
-    if embedder.backbone.prepending is not None:
-        own["prepending"] = dataclasses.asdict(embedder.backbone.prepending)
-    if embedder.variants is not None:
-        own["variants"] = embedder.variants.settings()
-    if embedder.calibration is not None:
-        own["calibration_texts"] = embedder.calibration.num_texts
-        ranges = torch.from_numpy(embedder.calibration.ranges_2E)
+    if parts.template is not None:
+        own["template"] = parts.template.as_dict()
+    if parts.backbone.prepending is not None:
+        own["prepending"] = dataclasses.asdict(parts.backbone.prepending)
+    if parts.variants is not None:
+        own["variants"] = parts.variants.settings()
+    if parts.calibration is not None:
+        own["calibration_texts"] = parts.calibration.num_texts
+        ranges = torch.from_numpy(parts.calibration.ranges_2E)
         save_file({"ranges": ranges.contiguous()}, folder / CALIBRATION_FILE)
     write_json(folder / POLYVEC_FILE, own)
-    (folder / "README.md").write_text(_model_card(embedder), "utf-8")
 
 
-def _model_card(embedder: "Embedder") -> str:
+def model_card(settings: Mapping[str, Any], dimension: int) -> str:
+    """README.md of a model folder: the hub's metadata, and all settings that decide a vector."""
     lines = [
         "---",
         "library_name: sentence-transformers",
@@ -221,24 +209,24 @@ def _model_card(embedder: "Embedder") -> str:
         "tags: [sentence-transformers, sentence-similarity, feature-extraction, polyvec]",
         "---",
         "",
-        f"An embedding model of {embedder.get_embedding_dimension()} dimensions, by polyvec.",
+        f"An embedding model with {dimension} dimensions, saved with polyvec.",
         "",
         "| setting | value |",
         "| --- | --- |",
-        *(f"| {key} | `{json.dumps(value)}` |" for key, value in embedder.settings().items()),
+        *(f"| {key} | `{json.dumps(value)}` |" for key, value in settings.items()),
         "",
     ]
     return "\n".join(lines)
 
 
-def upload_embedder(
-    embedder: "Embedder", repo_id: str, *, private: bool = False, **options: Any
+def upload_parts(
+    parts: EmbedderParts, repo_id: str, *, card: str, private: bool = False, **options: Any
 ) -> str:
-    """See Embedder.push_to_hub."""
+    """Save to a temporary folder and upload it; see Embedder.push_to_hub."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=options.pop("token", None))
     repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as folder:
-        write_embedder(embedder, Path(folder) / "model")
+        write_parts(parts, Path(folder) / "model", card=card)
         return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "model", **options))

@@ -1,0 +1,201 @@
+"""modules.json and the folders it lists: what a model folder declares beside its transformer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from polyvec.embed.formats.schema import OWN_WAY, POOLING_FLAGS, read_json
+from polyvec.embed.parts import PROJECTIONS, make
+from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.functions import POOLINGS
+from polyvec.embed.pooling.modules import POOLING_MODULES, WeightedLayers
+from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
+from polyvec.errors import ModelError, known
+
+
+@dataclass(slots=True)
+class Declared:
+    """What a model folder declares, beside the transformer itself."""
+
+    pooling: tuple[str, ...] | None = None
+    pooling_module: PoolingModule | None = None
+    pool_prompt: bool = True
+    layers: WeightedLayers | None = None
+    projections: list[nn.Module] = field(default_factory=list)
+    transformer: Path | None = None
+    static: Path | None = None
+
+
+def read_modules(folder: Path) -> Declared:
+    """What modules.json lists, with weights; nothing declared if there is no such file."""
+    declared = Declared()
+    if not (folder / "modules.json").is_file():
+        return declared
+    listed = read_json(folder / "modules.json")
+    keys = {"idx", "path", "type"}
+    if not isinstance(listed, list) or not all(
+        isinstance(m, dict) and keys <= set(m) for m in listed
+    ):
+        raise ModelError(f"{folder}/modules.json: not a list of modules with idx, path and type")
+    modules = sorted(listed, key=lambda module: module["idx"])
+    for place, module in enumerate(modules):
+        kind, inside = _module_kind(folder, module), _inside(folder, module["path"])
+        if kind.startswith("polyvec."):
+            _read_own(kind, inside, declared)
+            continue
+        if (place == 0) != (kind in ("Transformer", "StaticEmbedding")):
+            raise ModelError(
+                f"{folder}/modules.json: the first module, and no other, is a Transformer "
+                "or a StaticEmbedding"
+            )
+        try:
+            MODULES[kind](inside, declared)
+        except KeyError as error:
+            raise ModelError(f"{inside}/config.json: key {error} is missing") from None
+    return declared
+
+
+def _module_kind(folder: Path, module: dict) -> str:
+    """The class name of a module; only sentence-transformers' own are run."""
+    path = str(module["type"])
+    kind = path.rpartition(".")[2]
+    if path.startswith("polyvec."):
+        return path
+    if not path.startswith("sentence_transformers."):
+        raise ModelError(f"{folder}/modules.json: {path} is the model's own code, which is not run")
+    if kind not in MODULES:
+        raise ModelError(
+            f"{folder}/modules.json: module {kind!r} is not supported.{known(kind, MODULES)}"
+        )
+    return kind
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """A module's folder; modules.json may not point out of its own."""
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ModelError(f"{folder}/modules.json: path {path!r} leaves the model's folder")
+    return folder / path
+
+
+def _read_own(kind: str, folder: Path, declared: Declared) -> None:
+    """A part of ours by its name in the tables; nothing else is looked up, let alone run."""
+    name = kind.removeprefix("polyvec.")
+    if kind == OWN_WAY:
+        return
+    if name not in POOLING_MODULES and name not in PROJECTIONS:
+        names = [*POOLING_MODULES, *PROJECTIONS]
+        raise ModelError(f"{folder}: part {name!r} is not known.{known(name, names)}")
+    table: Mapping[str, Any] = POOLING_MODULES if name in POOLING_MODULES else PROJECTIONS
+    settings = read_json(folder / "config.json", {})
+    part = make(table[name], {}, settings, f"{folder}/config.json")
+    if part.state_dict():
+        _with_weights(part, folder)
+    if name in POOLING_MODULES:
+        declared.pooling_module = part
+    else:
+        declared.projections.append(part)
+
+
+def _read_transformer(folder: Path, declared: Declared) -> None:
+    declared.transformer = folder
+
+
+def _read_static(folder: Path, declared: Declared) -> None:
+    """A table is its own mean: no pooling module follows."""
+    declared.static, declared.pooling = folder, ("mean",)
+
+
+def _read_pooling(folder: Path, declared: Declared) -> None:
+    """Poolings by legacy flags or `pooling_mode`; both may stand there if they agree."""
+    path = folder / "config.json"
+    config = read_json(path)
+    flags = {flag: name for name, (flag, _) in POOLING_FLAGS.items()}
+    modes = {mode: name for name, (_, mode) in POOLING_FLAGS.items()}
+    other = {"word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt"}
+    for key in config:
+        if key not in flags and key not in other:
+            raise ModelError(f"{path}: key {key!r} is not known.{known(key, [*flags, *other])}")
+    by_flag = tuple(name for flag, name in flags.items() if config.get(flag))
+    mode = config.get("pooling_mode", ())
+    mode = (mode,) if isinstance(mode, str) else tuple(mode)
+    for name in mode:
+        if name not in modes:
+            raise ModelError(f"{path}: pooling_mode {name!r} is not known.{known(name, modes)}")
+    by_mode = tuple(modes[name] for name in mode)
+    if by_flag and by_mode and sorted(by_flag) != sorted(by_mode):
+        raise ModelError(f"{path}: its flags say {by_flag}, its pooling_mode says {by_mode}")
+    declared.pooling = by_mode or by_flag
+    if not declared.pooling:
+        raise ModelError(f"{path}: declares no pooling at all. Known: {', '.join(POOLINGS)}.")
+    declared.pool_prompt = bool(config.get("include_prompt", True))
+
+
+def _read_dense(folder: Path, declared: Declared) -> None:
+    config = read_json(folder / "config.json")
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise ModelError(f"{folder}/config.json: {key} {config[key]!r} is not supported")
+    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if not name.startswith("torch.nn."):
+        raise ModelError(
+            f"{folder}/config.json: activation {name} is the model's own code, not run"
+        )
+    dense = Dense(
+        config["in_features"],
+        config["out_features"],
+        bias=config.get("bias", True),
+        activation=name.rpartition(".")[2],
+        use_residual=config.get("use_residual", False),
+    )
+    declared.projections.append(_with_weights(dense, folder))
+
+
+def _read_layer_norm(folder: Path, declared: Declared) -> None:
+    norm = LayerNorm(read_json(folder / "config.json")["dimension"])
+    declared.projections.append(_with_weights(norm, folder))
+
+
+def _read_normalize(folder: Path, declared: Declared) -> None:
+    config = read_json(folder / "config.json", {})
+    if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
+        raise ModelError(f"{folder}/config.json: token-wise Normalize is not supported")
+    declared.projections.append(Normalize())
+
+
+def _read_weighted_layers(folder: Path, declared: Declared) -> None:
+    config = read_json(folder / "config.json")
+    layers = WeightedLayers(config["num_hidden_layers"], config["layer_start"])
+    declared.layers = _with_weights(layers, folder)
+
+
+MODULES: dict[str, Callable[[Path, Declared], None]] = {
+    "Transformer": _read_transformer,
+    "StaticEmbedding": _read_static,
+    "Pooling": _read_pooling,
+    "Dense": _read_dense,
+    "LayerNorm": _read_layer_norm,
+    "Normalize": _read_normalize,
+    "WeightedLayerPooling": _read_weighted_layers,
+}
+
+
+def _with_weights(module: Any, folder: Path) -> Any:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        found = (
+            "; pytorch_model.bin can run code and is not read, convert it"
+            if any(folder.glob("*.bin"))
+            else ""
+        )
+        raise ModelError(f"{path}: missing{found}")
+    try:
+        module.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: does not fit its config.json: {reason}") from None
+    return module
