@@ -63,10 +63,10 @@ def test_the_demo_answers_and_a_second_run_embeds_nothing(run, shell, tmp_path):
     first, second = shell(command), shell(command)
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert re.search(r"embedded \d{4} texts in [\d.]+ s: \d+ texts/s", first.out)
-    assert "none embedded again" in second.out
+    assert "nothing was embedded" in second.out
     answers = second.out.split("\n\n")
     assert len([part for part in answers if part.count("\n  0.") == 3]) == 5
-    assert "process" in answers[1].split("\n", 1)[1]
+    assert "subprocess." in answers[1].split("\n", 1)[1]
     ask = second.out.splitlines()[-1].removeprefix("Ask your own: ")
     assert shell(ask).status == 0
 

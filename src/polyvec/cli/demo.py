@@ -1,6 +1,7 @@
-"""The main job on real text: index the docstrings of this Python, then ask five questions.
+"""Index the docstrings of this Python's standard library, then answer five questions.
 
-The index is kept, so a second run embeds nothing again.
+Each name is embedded with the first sentence of its docstring. The index is reused: a second run
+embeds nothing.
 
 example: polyvec demo --folder /tmp/python-docs
 """
@@ -15,26 +16,26 @@ from pathlib import Path
 QUESTIONS = (
     "run a child process and capture its output",
     "parse a date from a string",
-    "read a compressed archive",
-    "wait until several threads have all reached the same point",
+    "copy an object with everything inside it",
+    "insert an item into a sorted list",
     "find the most common elements in a list",
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", help="the index; default: in the user's cache")
+    parser.add_argument("--folder", help="folder of the index; default: in the user's cache")
 
 
 def run(options: argparse.Namespace) -> None:
     from polyvec.cli.search import show
-    from polyvec.data.docstrings import standard_library
+    from polyvec.data.docstrings import summaries
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.formats.sources import DEFAULT_MODEL
     from polyvec.index.store import Index
 
     folder = Path(options.folder or _cache_folder())
-    records = standard_library()
-    print(f"{len(records)} docstrings of Python {sys.version.split()[0]}'s standard library")
+    records = summaries()
+    print(f"{len(records)} docstrings from the standard library of Python {sys.version.split()[0]}")
     embedder = Embedder.from_pretrained()
     began = time.perf_counter()
     index, report = Index.build(
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         speed = report.num_embedded / seconds
         print(f"embedded {report.num_embedded} texts in {seconds:.1f} s: {speed:.0f} texts/s")
     else:
-        print(f"all {report.num_texts} were in {folder} already; none embedded again")
+        print(f"{folder} already holds all {report.num_texts} vectors; nothing was embedded")
     found = index.search(list(QUESTIONS), embedder, top_k=3)
     for question, hits in zip(QUESTIONS, found, strict=True):
         print(f"\n{question}")
@@ -56,9 +57,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _cache_folder() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # The standard library, and so the index, differs from one Python version to the next.
     return base / "polyvec" / f"demo-{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _program() -> str:
-    """How this program was called, so that the printed command can be pasted."""
+    """The program as the user called it, so that the printed command can be pasted."""
     return sys.argv[0] if Path(sys.argv[0]).name == "polyvec" else "polyvec"
