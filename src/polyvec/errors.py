@@ -57,6 +57,10 @@ class TruncationWarning(UserWarning):
     """Texts were longer than the model reads; the message counts them."""
 
 
+class DamagedCacheWarning(UserWarning):
+    """A file of the vector cache was unreadable; its texts are encoded again."""
+
+
 class HalfPrecisionWarning(UserWarning):
     """Half precision was asked for on a processor that only emulates it."""
 

@@ -215,13 +215,15 @@ def test_an_index_of_nothing_is_searched_without_result(run, model, tmp_path):
 
 def test_search_says_what_is_wrong(run, model, tmp_path, one_line, minilm_folder):
     folder = tmp_path / "index"
-    assert "no index there; make one with: polyvec index" in one_line(run("search", folder, "a"))
+    assert "contains no index; build one with: polyvec index" in one_line(
+        run("search", folder, "a")
+    )
     run("index", folder, *model, stdin=b"a\n")
     for query in ("", " \n"):
         assert "the query is empty" in one_line(run("search", folder, query))
     assert "'0' is not a whole number from 1 on" in one_line(run("search", folder, "a", "-k", 0))
     told = one_line(run("search", folder, "a", "--model", minilm_folder))
-    assert "made with another model" in told
+    assert "built with another model" in told
     (folder / "manifest.json").write_text("{")
     assert "manifest.json: damaged" in one_line(run("search", folder, "a"))
 
@@ -229,9 +231,9 @@ def test_search_says_what_is_wrong(run, model, tmp_path, one_line, minilm_folder
 def test_index_says_what_is_wrong(run, model, tmp_path, one_line):
     (tmp_path / "x.jsonl").write_text('{"id": 1, "text": "a"}\n{"id": "1", "text": "b"}\n')
     told = one_line(run("index", tmp_path / "index", tmp_path / "x.jsonl", *model))
-    assert "text 2 has the same id as text 1: '1'" in told
+    assert "duplicate id '1' (texts 1 and 2)" in told
     assert not (tmp_path / "index").exists()
-    assert "holds other files and no index" in one_line(run("index", tmp_path, *model))
+    assert "contains other files and no index" in one_line(run("index", tmp_path, *model))
 
 
 # ---- evaluate and recipes -----------------------------------------------------------------------
@@ -265,7 +267,7 @@ def test_evaluate_says_what_is_wrong_before_a_model_is_loaded(run, pairs, tmp_pa
         ((pairs, "--split", "dev"), "no split 'dev'. Known: test."),
         ((pairs, tmp_path / "gone"), "gone: no such folder"),
         ((pairs, "-o", tmp_path / "gone" / "x.json"), "gone does not exist"),
-        ((pairs, "-o", "/dev/null"), "/dev/null: is no file"),
+        ((pairs, "-o", "/dev/null"), "/dev/null: not a regular file"),
     ]:
         assert message in one_line(run("evaluate", "/no/such/model", *arguments))
     assert "no such model folder" in one_line(run("evaluate", "/no/such/model", pairs))
@@ -308,8 +310,11 @@ pooling = "mean"
         (["embed", "."], ".: a folder, not a file"),
         (["embed", "x.pdf"], "a file of kind 'pdf' is not known. Known: txt, jsonl, csv, parquet"),
         (["embed", "x.txt", "--column", "text"], "plain text have no column 'text'"),
-        (["embed", "x.txt", "-o", "x.doc"], "kind 'doc' is not known. Known: npy, jsonl, parquet"),
-        (["embed", "x.txt", "-o", ""], "vector format '' is not known|is no file"),
+        (
+            ["embed", "x.txt", "-o", "x.doc"],
+            "vector format 'doc' is not known. Known: npy, jsonl, parquet",
+        ),
+        (["embed", "x.txt", "-o", ""], "vector format ''|not a regular file"),
         (["embed", "x.txt", "-o", "gone/x.npy"], "gone/x.npy: the folder .*gone does not exist"),
         (["embed", "x.txt", "--model", "/gone"], "/gone: no such model folder"),
         (["embed", "x.txt", "--model", "no/such"], "no/such: neither a folder nor to be had from"),

@@ -61,7 +61,7 @@ def found(folder: Path, vector_of) -> str:
     try:
         index = Index.open(folder)
     except IndexStoreError as error:
-        assert "no index there" in str(error), error
+        assert "contains no index" in str(error), error
         return "none"
     name = {len(OLD): "old", len(NEW): "new"}[len(index)]
     assert index.items == (OLD if name == "old" else NEW)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from polyvec.embed.projection.similarity import SIMILARITIES
-from polyvec.errors import InputError, ShapeError
+from polyvec.errors import DataError, InputError, ShapeError
 from polyvec.index import exact
 
 
@@ -76,10 +76,52 @@ def test_k_below_one_is_refused(k):
 
 @pytest.mark.parametrize("shapes", [((1, 2), (3, 4)), ((2,), (3, 2)), ((1, 2), (2,))])
 def test_shapes_that_do_not_fit_are_refused(shapes):
-    with pytest.raises(ShapeError, match="do not fit"):
+    with pytest.raises(ShapeError, match="expected two matrices"):
         exact.top_k(np.ones(shapes[0]), np.ones(shapes[1]), 1)
 
 
 def test_an_unknown_similarity_is_refused():
     with pytest.raises(InputError, match=r"'cosin' is not known. Did you mean 'cosine'\?"):
         exact.top_k(np.ones((1, 2)), np.ones((3, 2)), 1, "cosin")
+
+
+def shifted(queries, documents):
+    """Scores that depend on all documents."""
+    scores = queries @ documents.T
+    return scores - scores.mean(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("scores", [1, 30, 450, 100_000])
+@pytest.mark.parametrize("k", [1, 20, 300])
+def test_a_function_is_given_all_documents_at_once(monkeypatch, scores, k):
+    monkeypatch.setattr(exact, "SCORES", scores)
+    queries, documents = whole_numbers(5, 6, seed=1), whole_numbers(128, 6)
+    found_scores, found_rows = exact.top_k(queries, documents, k, shifted)
+    expected = shifted(queries, documents)
+    rows = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(found_rows, rows)
+    np.testing.assert_array_equal(found_scores, np.take_along_axis(expected, rows, 1))
+
+
+@pytest.mark.parametrize("block", [7, 100_000])
+@pytest.mark.parametrize("similarity", ["dot", shifted])
+def test_a_document_is_not_its_own_neighbour(monkeypatch, similarity, block):
+    monkeypatch.setattr(exact, "BLOCK", block)
+    monkeypatch.setattr(exact, "QUERY_BLOCK", 3)
+    monkeypatch.setattr(exact, "SCORES", 20 * 4)
+    documents = whole_numbers(20, 4)
+    _, all_rows = exact.top_k(documents, documents, 20, similarity)
+    _, rows = exact.top_k(documents, documents, 20, similarity, skip_own_row=True)
+    expected = [[row for row in found if row != own] for own, found in enumerate(all_rows)]
+    np.testing.assert_array_equal(rows, expected)
+    alone = exact.top_k(documents[:1], documents[:1], 3, similarity, skip_own_row=True)
+    assert alone[1].shape == (1, 0)
+
+
+@pytest.mark.parametrize("k", [2, 50])
+def test_a_vector_of_nan_is_named_and_not_ranked(monkeypatch, k):
+    monkeypatch.setattr(exact, "BLOCK", 10)
+    documents = np.ones((40, 3), np.float32)
+    documents[33, 1] = np.nan
+    with pytest.raises(DataError, match="query 0 and document 33 is NaN"):
+        exact.top_k(np.ones((2, 3)), documents, k)

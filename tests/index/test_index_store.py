@@ -10,8 +10,10 @@ import pytest
 from polyvec import Embedder, Index
 from polyvec.data.texts import Record
 from polyvec.embed.inputs.prompts import PromptTable
-from polyvec.errors import DataError, IndexStoreError, InputError
+from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, InputError, ModelError
 from polyvec.index import store
+from polyvec.index.folder import locked
+from polyvec.storage.vector_cache import Entries
 
 TEXTS = ["a cat", "a dog", "", "deux\u2028lignes\nhere", "漢字 🙂", "a cat"]
 
@@ -52,10 +54,11 @@ def test_search_finds_what_brute_force_finds(tmp_path, embedder):
     scores = embedder.encode(["a cat", "a dog"]) @ embedder.encode(TEXTS).T
     for row, found in zip(scores, hits, strict=True):
         order = np.argsort(-row.round(5), kind="stable")[:3]
-        assert [hit.id for hit in found] == [f"id-{i}" for i in order]
+        # By text, not id: some kernels give equal vectors scores that differ in the last bit.
         assert [hit.text for hit in found] == [TEXTS[i] for i in order]
+        assert all(hit.text == TEXTS[int(hit.id.removeprefix("id-"))] for hit in found)
         np.testing.assert_allclose([hit.score for hit in found], row[order], atol=1e-5)
-    assert [hit.id for hit in hits[0][:2]] == ["id-0", "id-5"]
+    assert {hit.id for hit in hits[0][:2]} == {"id-0", "id-5"}
     assert len(index.search(["a cat"], embedder, top_k=99)[0]) == len(TEXTS)
     with pytest.raises(InputError, match="top_k must be at least 1"):
         index.search(["a cat"], embedder, top_k=0)
@@ -117,7 +120,7 @@ def test_prompts_of_documents_and_queries_are_used_and_kept(tmp_path, tiny_bert,
 def test_another_model_is_refused_at_search_and_embeds_anew_at_build(tmp_path, tiny_bert, embedder):
     build(tmp_path, embedder, model="tiny")
     other = Embedder.from_pretrained(tiny_bert, truncate_dim=16)
-    with pytest.raises(IndexStoreError, match=r"made with another model \(tiny\)"):
+    with pytest.raises(IndexStoreError, match=r"built with another model \(tiny\)"):
         Index.open(tmp_path).search(["a"], other)
     index, report = build(tmp_path, other)
     assert (report.num_embedded, index.vectors_NE.shape) == (5, (6, 16))
@@ -129,10 +132,10 @@ def test_ids_must_be_text_and_come_once(tmp_path, embedder):
     bad = [
         (
             [Record("a", "x"), Record("b", "y"), Record("a", "z")],
-            "text 3 has the same id as text 1",
+            r"duplicate id 'a' \(texts 1 and 3\)",
         ),
-        ([Record("a\ud800", "x")], "text 1 has the id 'a.ud800', which is no text"),
-        ([Record(7, "x")], "text 1 has the id 7, which is no text"),
+        ([Record("a\ud800", "x")], "text 1: id 'a.ud800' is not a valid string"),
+        ([Record(7, "x")], "text 1: id 7 is not a valid string"),
     ]
     for items, message in bad:
         with pytest.raises(DataError, match=message):
@@ -150,17 +153,29 @@ def test_a_text_that_is_none_leaves_the_old_index(tmp_path, embedder):
     assert Index.open(tmp_path).items == records()
 
 
+def test_a_vector_of_nan_is_refused_by_id(tmp_path, embedder, monkeypatch):
+    build(tmp_path, embedder)
+    monkeypatch.setattr(
+        Embedder, "encode_iter", lambda *args, **options: [np.full((2, 32), np.nan, np.float32)]
+    )
+    with pytest.raises(ModelError, match="the vector of text 'id-0' holds NaN"):
+        build(tmp_path, embedder, ["x", "y"])
+    assert Index.open(tmp_path).items == records()
+
+
 def test_no_index_says_how_to_make_one(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path, tmp_path / "gone", tmp_path / "file"):
-        with pytest.raises(IndexStoreError, match="no index there; make one with: polyvec index"):
+        with pytest.raises(
+            IndexStoreError, match="contains no index; build one with: polyvec index"
+        ):
             Index.open(folder)
 
 
 def test_a_second_builder_is_refused_while_the_first_builds(tmp_path, embedder):
     build(tmp_path, embedder)
     with (
-        store._locked(tmp_path),
+        locked(tmp_path),
         pytest.raises(IndexStoreError, match="another process is building this index"),
     ):
         build(tmp_path, embedder, ["b"])
@@ -171,23 +186,24 @@ def test_a_second_builder_is_refused_while_the_first_builds(tmp_path, embedder):
 def test_an_interrupted_build_is_taken_up(tmp_path, embedder, monkeypatch):
     monkeypatch.setattr(store, "CHUNK", 2)
     texts = [f"text {i}" for i in range(10)]
-    keep, calls = store._Build._keep, []
+    put, calls = Entries.put, []
 
     def interrupted(self, *args):
         calls.append(args)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        keep(self, *args)
+        put(self, *args)
 
-    monkeypatch.setattr(store._Build, "_keep", interrupted)
+    monkeypatch.setattr(Entries, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, embedder, texts)
-    monkeypatch.setattr(store._Build, "_keep", keep)
-    with pytest.raises(IndexStoreError, match="no index there"):
+    monkeypatch.setattr(Entries, "put", put)
+    with pytest.raises(IndexStoreError, match="contains no index"):
         Index.open(tmp_path)
-    for damaged in list(tmp_path.glob("pending/*/*.npz"))[:1]:
-        damaged.write_bytes(damaged.read_bytes()[:50])  # costs its two texts, prevents nothing
-    index, report = build(tmp_path, embedder, texts)
+    damaged, *_ = tmp_path.glob("pending/*/*.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    with pytest.warns(DamagedCacheWarning, match=damaged.name):
+        index, report = build(tmp_path, embedder, texts)
     assert report.num_embedded == 10 - 3 * 2 + 2
     np.testing.assert_allclose(index.vectors_NE, embedder.encode(texts), atol=1e-5)
 
@@ -282,7 +298,7 @@ def test_no_byte_of_the_header_brings_another_error(tmp_path, embedder):
 def test_vectors_of_another_type_are_refused(tmp_path, embedder):
     index, _ = build(tmp_path, embedder)
     np.save(tmp_path / index.manifest.vectors, index.vectors_NE.astype(np.float64))
-    with pytest.raises(IndexStoreError, match=r"damaged \(manifest.json says 6 x 32, .* float64"):
+    with pytest.raises(IndexStoreError, match=r"damaged \(manifest.json has 6 x 32, .* float64"):
         Index.open(tmp_path)
 
 
@@ -293,14 +309,14 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path, embedder, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"name": "mine"}')
     before = contents(tmp_path)
-    with pytest.raises(IndexStoreError, match=r"holds other files|format None, this version"):
+    with pytest.raises(IndexStoreError, match=r"contains other files|format None, this version"):
         build(tmp_path, embedder)
     assert contents(tmp_path) == before
 
 
 def test_a_file_in_the_way_is_named(tmp_path, embedder):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(IndexStoreError, match="a file is in the way"):
+    with pytest.raises(IndexStoreError, match="exists and is not a folder"):
         build(tmp_path / "file", embedder)
     assert (tmp_path / "file").read_text() == "mine"
 

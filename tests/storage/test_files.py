@@ -41,14 +41,17 @@ def test_a_link_is_followed_not_replaced(tmp_path):
     assert [p.name for p in (tmp_path / "real").iterdir()] == ["y"]
 
 
-def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+def test_what_is_not_a_regular_file_is_not_overwritten(tmp_path):
     """As root, a rename onto /dev/null would succeed and ruin the machine."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "pipe", tmp_path / "folder"):
-        with pytest.raises(DataError, match="is no file"), atomic_file(path):
+        with (
+            pytest.raises(DataError, match="not a regular file; not overwritten"),
+            atomic_file(path),
+        ):
             pass
-    with pytest.raises(DataError, match="/dev/null: is no file"):
+    with pytest.raises(DataError, match="/dev/null: not a regular file"):
         check_target("/dev/null")
     with pytest.raises(DataError, match=r"the folder .*gone does not exist"):
         check_target(tmp_path / "gone" / "x")
@@ -81,7 +84,9 @@ except DataError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == f"{locked}/x: no right to write in the folder {locked}\n", done.stderr
+    assert done.stdout == f"{locked}/x: no permission to write in the folder {locked}\n", (
+        done.stderr
+    )
 
 
 @pytest.fixture
@@ -127,9 +132,9 @@ def test_a_folder_is_replaced_only_if_it_is_of_the_kind(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").touch()
-    with pytest.raises(DataError, match=r"not empty and holds no config\.json"):
+    with pytest.raises(DataError, match=r"not empty and contains no config\.json"):
         atomic_folder(mine, replaceable="config.json").__enter__()
-    with pytest.raises(DataError, match="a file is in the way"):
+    with pytest.raises(DataError, match="exists and is not a folder"):
         atomic_folder(mine / "thesis.tex", replaceable="config.json").__enter__()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "model"]
 

@@ -1,20 +1,22 @@
-"""Vectors are kept by content, model and prompt: never handed to another, never computed twice."""
+"""The cache returns a vector only for its text, model and prompt, and computes none twice."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from safetensors.numpy import save
 
 from polyvec import Embedder
 from polyvec.data.tasks.sets import RetrievalSet, StsSet
 from polyvec.embed.inputs.prompts import PromptTable
-from polyvec.errors import DataError
+from polyvec.errors import DamagedCacheWarning, DataError
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.tasks import Evaluator
 from polyvec.recipe import load_recipe
-from polyvec.storage.vector_cache import EmbeddingCache, default_folder
+from polyvec.storage.vector_cache import EmbeddingCache, Entries, default_folder
 
 TEXTS = ["a cat", "the dog sat", "boats", "a cat", "word " * 100]
 
@@ -26,10 +28,10 @@ def embedder(tiny_bert):
 
 @pytest.fixture
 def cache(tmp_path):
-    return EmbeddingCache(tmp_path / "kept")
+    return EmbeddingCache(tmp_path / "cache")
 
 
-def test_kept_vectors_are_those_that_were_computed(embedder, cache, tmp_path):
+def test_cached_vectors_are_those_that_were_computed(embedder, cache, tmp_path):
     plain = TaskEncoder(embedder)
     first = TaskEncoder(embedder, cache=cache)
     expected = embedder.encode(TEXTS)
@@ -37,7 +39,7 @@ def test_kept_vectors_are_those_that_were_computed(embedder, cache, tmp_path):
     assert_array_equal(first.encode(TEXTS), expected)
     assert (first.work.num_texts, first.work.num_computed, first.work.num_truncated) == (5, 4, 1)
     # Another run, and a text more.
-    second = TaskEncoder(embedder, cache=EmbeddingCache(tmp_path / "kept"))
+    second = TaskEncoder(embedder, cache=EmbeddingCache(tmp_path / "cache"))
     found = second.encode([*TEXTS[::-1], "new"])
     assert_array_equal(found[:5], expected[::-1])
     assert (second.work.num_computed, second.work.num_truncated) == (1, 1)
@@ -75,7 +77,7 @@ def test_a_changed_prompt_costs_the_texts_that_it_is_for(embedder, cache):
     assert computed({"Retrieval": "any: "}) == 21
 
 
-def test_the_score_of_kept_vectors_is_the_score(embedder, cache):
+def test_the_score_of_cached_vectors_is_the_score(embedder, cache):
     words = ["a cat", "the sea", "dogs", "one tree", "old men"]
     data = StsSet("toy", "test", tuple(words), tuple(words[::-1]), (1.0, 2.0, 3.0, 2.5, 0.0), "h")
     scores = [Evaluator(embedder, cache=c).measure(data).result for c in (None, cache, cache)]
@@ -104,21 +106,30 @@ def test_an_instruction_stands_behind_the_text_of_a_model_without_a_template(emb
     assert_array_equal(found, embedder.encode(["a cat be kind"]))
 
 
-def test_a_broken_shard_is_named(embedder, cache, tmp_path):
+def test_a_damaged_shard_is_named_and_its_texts_are_encoded_again(embedder, cache, tmp_path):
     TaskEncoder(embedder, cache=cache).encode(TEXTS)
-    (shard,) = (tmp_path / "kept").rglob("*.safetensors")
-    shard.write_bytes(b"broken")
-    with pytest.raises(DataError, match=f"{shard.name}: not a shard"):
-        TaskEncoder(embedder, cache=EmbeddingCache(tmp_path / "kept")).encode(TEXTS)
+    (shard,) = (tmp_path / "cache").rglob("*.safetensors")
+    whole = shard.read_bytes()
+    narrow = save({"keys": np.zeros((2, 16), np.uint8), "vectors": np.zeros((2, 5)),
+                   "cut": np.zeros(2, np.uint8)})  # fmt: skip
+    for damaged in (b"broken", whole[:-1], b"", narrow):
+        shard.write_bytes(damaged)
+        again = TaskEncoder(embedder, cache=EmbeddingCache(tmp_path / "cache"))
+        with pytest.warns(DamagedCacheWarning, match=f"{shard.name}: damaged cache file"):
+            found = again.encode(TEXTS)
+        assert_array_equal(found, embedder.encode(TEXTS))
+        assert again.work.num_computed == 4
+        for path in {*shard.parent.iterdir()} - {shard}:
+            path.unlink()
 
 
-def test_a_file_is_no_folder_for_vectors(tmp_path):
+def test_a_file_cannot_be_the_cache(tmp_path):
     (tmp_path / "file").write_text(json.dumps({}))
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="exists and is not a folder"):
         EmbeddingCache(tmp_path / "file")
 
 
-def test_vectors_that_are_not_finite_are_not_kept(embedder, cache, tmp_path, monkeypatch):
+def test_vectors_that_are_not_finite_are_not_cached(embedder, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Embedder,
         "encode_with_report",
@@ -128,7 +139,7 @@ def test_vectors_that_are_not_finite_are_not_kept(embedder, cache, tmp_path, mon
         ),
     )
     TaskEncoder(embedder, cache=cache).encode(["a"])
-    assert not list((tmp_path / "kept").rglob("*.safetensors"))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
@@ -147,3 +158,28 @@ def test_a_template_reads_an_instruction_only_where_it_has_a_place():
     assert_array_equal(encoder.encode(["a cat"], role="document"), plain)
     joined = encoder.encode(["a cat"], role="document", instruction="be kind")
     assert_array_equal(joined, encoder.encode(["a cat be kind"], role="document"))
+
+
+def test_an_array_serves_as_entries_and_is_not_written(tmp_path):
+    vectors = np.arange(8, dtype=np.float32).reshape(4, 2)
+    entries = Entries(tmp_path / "new", 2)
+    entries.include(["a", "b", "c"], vectors[:3])
+    entries.put(["d"], vectors[3:], np.array([True]))
+    hits = entries.get(["d", "x", "b"])
+    assert_array_equal(hits.rows, [0, 2])
+    assert_array_equal(hits.vectors, vectors[[3, 1]])
+    assert_array_equal(hits.truncated, [True, False])
+    assert len(entries) == 4 and len(Entries(tmp_path / "new", 2)) == 1
+
+
+def test_the_file_format_is_that_of_existing_caches(tmp_path):
+    """A cache of years must not be lost by a change of names."""
+    key = hashlib.blake2b(b"a cat", digest_size=16).digest()
+    folder = tmp_path / ("0" * 32) / hashlib.sha256(b'["read: ", null]').hexdigest()[:16]
+    folder.mkdir(parents=True)
+    shard = save({"keys": np.frombuffer(key, np.uint8).reshape(1, 16),
+                  "vectors": np.ones((1, 3), np.float32), "cut": np.ones(1, np.uint8)})  # fmt: skip
+    (folder / "any.safetensors").write_bytes(shard)
+    hits = EmbeddingCache(tmp_path).entries("0" * 64, ["read: ", None], 3).get(["a cat"])
+    assert_array_equal(hits.vectors, [[1, 1, 1]])
+    assert hits.truncated.tolist() == [True]

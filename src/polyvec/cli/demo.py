@@ -7,7 +7,6 @@ example: polyvec demo --folder /tmp/python-docs
 """
 
 import argparse
-import os
 import shlex
 import sys
 import time
@@ -56,9 +55,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    from polyvec.storage.files import cache_folder
+
     # The standard library, and so the index, differs from one Python version to the next.
-    return base / "polyvec" / f"demo-{sys.version_info.major}.{sys.version_info.minor}"
+    return cache_folder(f"demo-{sys.version_info.major}.{sys.version_info.minor}")
 
 
 def _program() -> str:

@@ -1,7 +1,7 @@
 """A model as the protocols see it: texts in, vectors out, with the prompt that a task calls for."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 from polyvec.embed import describing
 from polyvec.embed.encoding import RunOptions
 from polyvec.embed.inputs.prompts import Prompt
-from polyvec.storage.vector_cache import EmbeddingCache, Shelf
+from polyvec.storage.vector_cache import EmbeddingCache, Entries
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
@@ -68,9 +68,9 @@ class TaskEncoder:
         first: dict[str, int] = {}
         places = np.array([first.setdefault(text, len(first)) for text in texts], np.int64)
         unique = list(first)
-        vectors_UE, cut_U = self._vectors(unique, chosen)
+        vectors_UE, truncated_U = self._vectors(unique, chosen)
         self.work.num_texts += len(texts)
-        self.work.num_truncated += int(cut_U[places].sum())
+        self.work.num_truncated += int(truncated_U[places].sum())
         self.work.encode_s += time.perf_counter() - began
         # A task of two passes over equal texts is sampled from both; geometry() draws again.
         self.work.sample.append(vectors_UE[:: max(1, len(vectors_UE) // 2000)])
@@ -109,23 +109,22 @@ class TaskEncoder:
         return told
 
     def _vectors(self, texts: list[str], chosen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of distinct texts, and which were cut."""
+        """Vectors of distinct texts, and which were truncated."""
         if self.cache is None:
             return self._computed(texts, chosen)
-        shelf = self._shelf(chosen)
-        dimension = self.embedder.get_embedding_dimension()
-        kept = shelf.get(texts, dimension)
-        vectors_UE = np.empty((len(texts), dimension), np.float32)
-        cut_U = np.zeros(len(texts), bool)
-        vectors_UE[kept.rows], cut_U[kept.rows] = kept.vectors, kept.cut
-        missing = np.ones(len(texts), bool)
-        missing[kept.rows] = False
-        for rows in _chunks(np.flatnonzero(missing)):
-            part = [texts[row] for row in rows]
-            vectors_UE[rows], cut_U[rows] = self._computed(part, chosen)
+        entries = self._entries(chosen)
+        hits = entries.get(texts)
+        vectors_UE = np.empty((len(texts), entries.dimension), np.float32)
+        truncated_U = np.zeros(len(texts), bool)
+        vectors_UE[hits.rows], truncated_U[hits.rows] = hits.vectors, hits.truncated
+        missing = np.setdiff1d(np.arange(len(texts)), hits.rows)
+        for start in range(0, len(missing), CHUNK):
+            rows = missing[start : start + CHUNK]
+            some = [texts[row] for row in rows]
+            vectors_UE[rows], truncated_U[rows] = self._computed(some, chosen)
             if np.isfinite(vectors_UE[rows]).all():
-                shelf.put(part, vectors_UE[rows], cut_U[rows])
-        return vectors_UE, cut_U
+                entries.put(some, vectors_UE[rows], truncated_U[rows])
+        return vectors_UE, truncated_U
 
     def _computed(self, texts: list[str], chosen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         vectors, report = self.embedder.encode_with_report(texts, options=self.options, **chosen)
@@ -136,18 +135,19 @@ class TaskEncoder:
         self.work.prompts[chosen.get("role", "")] = words.text
         return np.asarray(vectors, np.float32), cut
 
-    def _shelf(self, chosen: dict[str, Any]) -> Shelf:
+    def _entries(self, chosen: dict[str, Any]) -> Entries:
         assert self.cache is not None
+        dimension = self.embedder.get_embedding_dimension()
         resolve = getattr(self.embedder, "prompt_for", None)
         if resolve is None:  # several models, each with prompts of its own
-            return self.cache.shelf(self.model_sha256, [sorted(chosen.items())])
+            return self.cache.entries(self.model_sha256, [sorted(chosen.items())], dimension)
         prompt: Prompt = resolve(
             chosen.get("prompt"), chosen.get("prompt_name"), chosen.get("role")
         )
         self.work.prompts[chosen.get("role", "")] = prompt.text
         # Without a template the role only names the prompt, and equal words give equal vectors.
         side = prompt.role if self._has_template() else None
-        return self.cache.shelf(self.model_sha256, [prompt.text, side])
+        return self.cache.entries(self.model_sha256, [prompt.text, side], dimension)
 
 
 def vector_fingerprint(embedder: "Embedder") -> str:
@@ -155,8 +155,3 @@ def vector_fingerprint(embedder: "Embedder") -> str:
     if isinstance(embedder, torch.nn.Module):
         return describing.fingerprint(embedder, without=NOT_OF_VECTORS)
     return embedder.fingerprint()
-
-
-def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), CHUNK):
-        yield rows[start : start + CHUNK]

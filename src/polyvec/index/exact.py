@@ -1,61 +1,116 @@
-"""Exact neighbours by matrix product, in blocks of bounded memory."""
+"""Exact nearest neighbours by matrix product, in blocks of bounded memory.
+
+Q queries, N documents, K neighbours, E numbers a vector.
+"""
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from polyvec.embed.projection.similarity import similarity_matrix
-from polyvec.errors import InputError, ShapeError
+from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix
+from polyvec.errors import DataError, InputError, ShapeError, known
 
-BLOCK = 32_768  # documents scored at a time
-QUERY_BLOCK = 512  # queries scored at a time: 64 MiB of scores a block
+QUERY_BLOCK = 512  # queries scored at a time
+BLOCK = 32_768  # documents scored at a time: 64 MiB of scores with as many queries
+SCORES = QUERY_BLOCK * BLOCK  # scores held at a time where all documents are scored at once
+
+# Scores [Q, N] of queries [Q, E] with documents [N, E]; larger is more similar.
+Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def top_k(
-    queries_QE: np.ndarray, documents_NE: np.ndarray, k: int, similarity: str = "cosine"
+    queries_QE: np.ndarray,
+    documents_NE: np.ndarray,
+    k: int,
+    similarity: str | Similarity = "cosine",
+    *,
+    skip_own_row: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows of each query's nearest documents, best first, both [Q, min(k, N)].
 
-    Equal scores come in the order of their rows.
-    Raises ShapeError if the two do not fit, InputError for a k below 1.
+    Equal scores come in the order of their rows. `similarity` is a name, or a function, which is
+    given all documents at once because its scores may depend on them all. With `skip_own_row`,
+    query i is document i and not among its own neighbours.
+    Raises ShapeError for vectors of different widths, InputError for a k below 1 or an unknown
+    similarity, DataError for a similarity that is NaN.
     """
     fits = queries_QE.ndim == documents_NE.ndim == 2
     if not fits or queries_QE.shape[1] != documents_NE.shape[1]:
         raise ShapeError(
-            f"queries {queries_QE.shape} and documents {documents_NE.shape} do not fit"
+            f"queries {queries_QE.shape} and documents {documents_NE.shape}: expected two matrices "
+            "of equal width; encode both with the same model"
         )
     if k < 1:
         raise InputError(f"top_k must be at least 1, got {k}")
-    width = min(k, len(documents_NE))
-    scores_QK = np.empty((len(queries_QE), width), np.float32)
-    rows_QK = np.empty((len(queries_QE), width), np.int64)
-    for start in range(0, len(queries_QE), QUERY_BLOCK):
-        part = slice(start, start + QUERY_BLOCK)
-        scores_QK[part], rows_QK[part] = _search(queries_QE[part], documents_NE, k, similarity)
+    if isinstance(similarity, str) and similarity not in SIMILARITIES:
+        raise InputError(
+            f"similarity {similarity!r} is not known.{known(similarity, SIMILARITIES)}"
+        )
+    num_documents = len(documents_NE)
+    width = max(0, min(k, num_documents - skip_own_row))
+    scores_QK = np.zeros((len(queries_QE), width), np.float32)
+    rows_QK = np.zeros((len(queries_QE), width), np.int64)
+    step = QUERY_BLOCK if isinstance(similarity, str) else max(1, SCORES // max(1, num_documents))
+    for start in range(0, len(queries_QE) if width else 0, step):
+        part = slice(start, start + step)
+        blocks = _scored(queries_QE[part], documents_NE, similarity)
+        own_row = start if skip_own_row else None
+        scores_QK[part], rows_QK[part] = _best_of(blocks, width, start, own_row)
     return scores_QK, rows_QK
 
 
-def _search(
-    queries_QE: np.ndarray, documents_NE: np.ndarray, k: int, similarity: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _scored(
+    queries_QE: np.ndarray, documents_NE: np.ndarray, similarity: str | Similarity
+) -> Iterator[Tensor]:
+    """Scores of the queries with each block of documents, [Q, at most BLOCK], or with all."""
+    if not isinstance(similarity, str):
+        # A copy, because own scores are overwritten; it keeps the function's own precision.
+        yield torch.from_numpy(np.array(similarity(queries_QE, documents_NE)))
+        return
     queries = torch.from_numpy(np.ascontiguousarray(queries_QE, np.float32))
-    best_scores = torch.empty(len(queries), 0)
-    best_rows = torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(documents_NE), BLOCK):
+        # A copy, because torch warns of a read-only array such as an index's memmap.
         block = torch.from_numpy(np.array(documents_NE[start : start + BLOCK], np.float32))
-        scores = similarity_matrix(queries, block, similarity)
-        rows = torch.arange(start, start + len(block)).expand_as(scores)
-        scores, rows = torch.cat([best_scores, scores], 1), torch.cat([best_rows, rows], 1)
+        yield similarity_matrix(queries, block, similarity)
+
+
+def _best_of(
+    blocks: Iterator[Tensor], k: int, first_query: int, own_row: int | None
+) -> tuple[Tensor, Tensor]:
+    """The k best over all blocks; `own_row` is the document that is the first query, if any."""
+    best_scores, best_rows, start = torch.empty(0), torch.empty(0, dtype=torch.long), 0
+    for scores in blocks:
+        columns = torch.arange(start, start + scores.shape[1])
+        if own_row is not None:
+            own = torch.arange(own_row, own_row + len(scores))[:, None]
+            scores[columns == own] = -torch.inf
+        rows = columns.expand_as(scores)
+        if start:
+            scores, rows = torch.cat([best_scores, scores], 1), torch.cat([best_rows, rows], 1)
         best_scores, best_rows = _best(scores, rows, k)
-    return best_scores.numpy(), best_rows.numpy()
+        start += len(columns)
+        wrong = best_scores[:, 0].isnan().nonzero()
+        if len(wrong):
+            query = int(wrong[0])
+            raise DataError(
+                f"the similarity of query {first_query + query} and document "
+                f"{int(best_rows[query, 0])} is NaN: one of the vectors holds NaN or infinity; "
+                "encode the texts again"
+            )
+    return best_scores, best_rows
 
 
-def _best(scores: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _best(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best columns of each row, in order; a stable sort keeps ties by row number."""
     if scores.shape[1] > 4 * k:
-        # Every column as good as the k-th survives, so that ties at the border stay exact.
+        # Every column as good as the k-th survives, so that ties at the border stay exact; NaN
+        # survives too, and sorts first.
         kth = scores.topk(k, dim=1).values[:, -1:]
-        width = int((scores >= kth).sum(dim=1).max())
-        keep = (scores >= kth).to(torch.int8).sort(dim=1, descending=True, stable=True).indices
-        scores, rows = scores.gather(1, keep[:, :width]), rows.gather(1, keep[:, :width])
+        keep = ~(scores < kth)
+        width = int(keep.sum(dim=1).max())
+        order = keep.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :width]
+        scores, rows = scores.gather(1, order), rows.gather(1, order)
     order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return scores.gather(1, order), rows.gather(1, order)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polyvec.errors import ModelError
+from polyvec.storage.files import cache_folder
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, T5ForConditionalGeneration
@@ -35,10 +36,10 @@ def nano_t5_path() -> Path:
 def nano_moe_path() -> Path:
     """Folder of nano-lm's mixture-of-experts twin, which is not shipped but made when needed.
 
-    Looked for in the folder POLYVEC_NANO_MOE, else in ~/.cache/polyvec/nano-moe; ModelError
-    names the command that makes it.
+    Looked for in the folder POLYVEC_NANO_MOE, else in polyvec/nano-moe in the user's cache folder;
+    ModelError names the command that makes it.
     """
-    default = Path.home() / ".cache" / "polyvec" / "nano-moe"
+    default = cache_folder("nano-moe")
     folder = Path(os.environ.get("POLYVEC_NANO_MOE", default))
     if not (folder / "model.safetensors").is_file():
         raise ModelError(

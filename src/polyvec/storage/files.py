@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear complete or not at all, and the user's cache folder."""
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -11,46 +11,57 @@ from typing import IO, Any
 from polyvec.errors import DataError
 
 
-def check_target(path: str | Path) -> Path:
-    """Where a file is to be written, links followed; DataError if it cannot become a file.
+def cache_folder(name: str) -> Path:
+    """The folder of this name in polyvec's part of the user's cache folder; not created."""
+    import platformdirs
 
-    Called before long work, so that a wrong path costs no minutes.
+    # Checked here because older platformdirs honour it on Linux only.
+    base = os.environ.get("XDG_CACHE_HOME")
+    ours = (
+        Path(base, "polyvec") if base else platformdirs.user_cache_path("polyvec", appauthor=False)
+    )
+    return ours / name
+
+
+def check_target(path: str | Path) -> Path:
+    """Where a file will be written, links resolved; DataError if it cannot be written there.
+
+    Call it before long work, so that a wrong path fails within a second.
     """
-    # Replacing a link, or /dev/null, would put a file where something else stood.
+    # Without resolving, the rename would replace a link, and even /dev/null, by a file.
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise DataError(f"{path}: the folder {target.parent} does not exist")
+        raise DataError(f"{path}: the folder {target.parent} does not exist; create it first")
     if target.exists() and not target.is_file():
-        raise DataError(f"{path}: is no file, and is not replaced by one")
+        raise DataError(f"{path}: not a regular file; not overwritten")
     if not os.access(target.parent, os.W_OK):
-        raise DataError(f"{path}: no right to write in the folder {target.parent}")
+        raise DataError(f"{path}: no permission to write in the folder {target.parent}")
     return target
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file beside `path` that takes its name when the block ends without an error.
+    """An open file that replaces `path` when the block ends without an error.
 
-    Killed or failing at any moment it leaves what was there before; an error also
-    leaves no temporary file. Raises DataError if no file can stand there; the OSError
-    of a full disk carries `path`.
+    A process killed at any moment leaves the old file; an error also removes the temporary
+    one. Text is UTF-8 with "\\n" on every system. Raises DataError if `path` cannot be a file;
+    the OSError of a full disk names `path`.
     """
     target = check_target(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    temporary = Path(name)
+    temporary = _beside(target)
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
-        encoding = None if "b" in mode else "utf-8"
-        with os.fdopen(handle, mode, encoding=encoding) as file:
+        # Not tempfile: its files are private, and correcting that needs the umask, which can only
+        # be read by setting it, for all threads. "x" creates the file with the user's rights.
+        with temporary.open(mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; a finished one has the user's usual rights.
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        # A write that fails names no file, and a temporary's name says nothing to the user.
-        if error.filename in (None, name):
+        # A failed write names no file, and the temporary name means nothing to the user.
+        if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
@@ -59,28 +70,33 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, replaceable: str) -> Iterator[Path]:
-    """A folder beside `path` that takes its name when the block ends without an error.
+    """A new folder that replaces `path` when the block ends without an error.
 
-    An existing folder is replaced only if it is empty or holds a file `replaceable`,
+    An existing folder is replaced only if it is empty or contains a file named `replaceable`,
     so that a wrong path never deletes a user's other files.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
-        raise DataError(f"{path}: a file is in the way of the folder")
+        raise DataError(f"{path}: exists and is not a folder; give another path")
     if path.is_dir() and any(path.iterdir()) and not (path / replaceable).is_file():
-        raise DataError(f"{path}: not empty and holds no {replaceable}, so it is not overwritten")
+        raise DataError(f"{path}: not empty and contains no {replaceable}; not overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _beside(path: Path) -> Path:
+    """A new hidden name in the same folder: a rename is atomic only within a file system."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def _replace_folder(new: Path, path: Path) -> None:
-    """Two renames: between them the old folder lies under its .old name, whole."""
+    """Two renames; a process killed between them leaves the complete old folder as .old."""
     if not path.is_dir():
         new.rename(path)
         return
@@ -95,15 +111,11 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk, after what came before it, once its folder is."""
+    """Make a rename durable: it is on disk only once its folder is."""
+    if os.name == "nt":
+        return  # Windows cannot open a folder, and NTFS logs renames itself
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,6 +15,9 @@ TOPICS = [topic.name for topic in pkgutil.iter_modules(measures.__path__)]
 MISSING = {
     "pearson": ("scipy", lambda: measures.pearson([1, 2], [1, 2])),
     "spearman": ("scipy", lambda: measures.spearman([1, 2], [1, 2])),
+    "isotropy": ("scipy", lambda: measures.isotropy([[1.0, 0.0]])),
+    "uniformity": ("scipy", lambda: measures.uniformity(np.eye(3))),
+    "contrastive_nll": ("scipy", lambda: measures.contrastive_nll([[1.0, 0.0]], 1.0)),
     "retrieval": ("ir-measures", lambda: measures.retrieval({"q": {"a": 1}}, {})),
     "v_measure": ("scikit-learn", lambda: measures.v_measure([0], [0])),
     "nmi": ("scikit-learn", lambda: measures.nmi([0], [0])),

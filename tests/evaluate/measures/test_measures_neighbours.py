@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from polyvec.errors import DataError, SettingsError
 from polyvec.evaluate.measures import hubness, intrinsic_dimension, k_occurrence, neighbours
+from polyvec.index import exact
 
 VECTORS = np.random.default_rng(0).standard_normal((200, 12)) + 0.5
 
@@ -16,7 +17,7 @@ VECTORS = np.random.default_rng(0).standard_normal((200, 12)) + 0.5
 @pytest.fixture(params=["whole", "blocks"], autouse=True)
 def blocks(request, monkeypatch):
     if request.param == "blocks":
-        monkeypatch.setattr(neighbours, "BLOCK", 1700)
+        monkeypatch.setattr(exact, "SCORES", 1700)
         monkeypatch.setattr(neighbours, "ROWS", 13)
 
 
@@ -103,7 +104,7 @@ def test_errors_name_what_came():
         hubness(VECTORS, metric="cosin")
     with pytest.raises(DataError, match="vector 1 is zero"):
         hubness([[1.0, 0], [0, 0]], 1)
-    with pytest.raises(DataError, match="vector 1 has a double; remove doubles"):
+    with pytest.raises(DataError, match="vector 1 has a duplicate; remove duplicates"):
         intrinsic_dimension([[0.0, 9], [1, 0], [2, 5], [1, 0]], 2)
     with pytest.raises(DataError, match="all neighbours of vector 0 are equally far"):
         intrinsic_dimension(np.eye(4), 2)

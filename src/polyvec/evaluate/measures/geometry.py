@@ -14,6 +14,7 @@ from polyvec.evaluate.measures.inputs import (
     BLOCK,
     Labels,
     classes,
+    extra,
     matrix,
     positive,
     unit,
@@ -51,6 +52,7 @@ def uniformity(vectors: Any, *, t: float = 2.0) -> float:
     -1.0626...
     """
     vectors_NE = unit("uniformity", matrix("uniformity", vectors))
+    logsumexp = extra("scipy.special", "uniformity").logsumexp
     scale, num, found = positive("t", t), len(vectors_NE), -np.inf
     for start in range(0, num, PAIRS_BLOCK):
         rows = vectors_NE[start : start + PAIRS_BLOCK]
@@ -59,7 +61,7 @@ def uniformity(vectors: Any, *, t: float = 2.0) -> float:
             if other == start:
                 cosines = cosines[np.triu_indices(len(rows), 1)]
             squares = np.maximum(2 - 2 * cosines.astype(np.float64), 0)
-            found = np.logaddexp(found, _log_sum_exp(-scale * squares.ravel()))
+            found = np.logaddexp(found, logsumexp(-scale * squares.ravel()))
     return float(found - np.log(num * (num - 1) / 2))
 
 
@@ -87,12 +89,12 @@ def isotropy(vectors: Any) -> float:
     0.6481
     """
     vectors_NE = matrix("isotropy", vectors, at_least=1)
+    logsumexp = extra("scipy.special", "isotropy").logsumexp
     directions_ED = np.linalg.eigh(_gram(vectors_NE))[1]
     log_z = np.full((2, len(directions_ED)), -np.inf)
     for rows in _blocks(len(vectors_NE)):
         along_ND = vectors_NE[rows].astype(np.float64) @ directions_ED
-        here = [_log_sum_exp(along_ND), _log_sum_exp(-along_ND)]
-        log_z = np.logaddexp(log_z, here)
+        log_z = np.logaddexp(log_z, [logsumexp(sign * along_ND, axis=0) for sign in (1, -1)])
     return float(np.exp(log_z.min() - log_z.max()))
 
 
@@ -194,11 +196,3 @@ def _gram(vectors_NE: np.ndarray, mean_E: np.ndarray | float = 0.0) -> np.ndarra
         block = vectors_NE[rows] - np.asarray(mean_E, np.float64)
         gram_EE += block.T @ block
     return gram_EE
-
-
-def _log_sum_exp(x: np.ndarray) -> np.ndarray:
-    """Log of the sum of exponentials down the first axis; -inf where there is nothing to add."""
-    if not len(x):
-        return np.full(x.shape[1:], -np.inf)
-    top = x.max(axis=0)
-    return top + np.log(np.exp(x - top).sum(axis=0))

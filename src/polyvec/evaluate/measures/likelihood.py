@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from polyvec.errors import DataError, ShapeError
-from polyvec.evaluate.measures.inputs import Numbers, matrix, numbers, positive
+from polyvec.evaluate.measures.inputs import Numbers, extra, matrix, numbers, positive
 
 ROUNDING = 1e-4  # a log probability of float32 may be this much above 0
 
@@ -33,9 +33,8 @@ def contrastive_nll(
         raise ShapeError(f"contrastive_nll: {len(place_Q)} positives of {num_queries} queries")
     if place_Q.dtype.kind not in "iu" or place_Q.min() < 0 or place_Q.max() >= num_documents:
         raise DataError(f"contrastive_nll: positives must be columns, 0 to {num_documents - 1}")
-    above_QN = logits_QN - logits_QN.max(axis=1, keepdims=True)  # exp cannot overflow
-    nll_Q = np.log(np.exp(above_QN).sum(axis=1)) - above_QN[np.arange(num_queries), place_Q]
-    return float(nll_Q.mean())
+    log_sums_Q = extra("scipy.special", "the contrastive loss").logsumexp(logits_QN, axis=1)
+    return float((log_sums_Q - logits_QN[np.arange(num_queries), place_Q]).mean())
 
 
 def perplexity(log_probs: Numbers) -> float:

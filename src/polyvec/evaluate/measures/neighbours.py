@@ -1,7 +1,7 @@
-"""Who is whose nearest neighbour? All pairs are compared, in blocks of bounded memory.
+"""Nearest neighbours within a set of vectors: hubs, and the dimension that neighbours span.
 
-Time grows with the square of N. What is nearer is decided in the vectors' own precision, float32
-or float64.
+All pairs are compared in bounded memory, so time grows with the square of N. Distances are compared
+in the precision of the vectors, float32 or float64. N vectors, E numbers each, k neighbours.
 """
 
 from typing import Any
@@ -10,16 +10,16 @@ import numpy as np
 
 from polyvec.errors import DataError, SettingsError, known
 from polyvec.evaluate.measures.inputs import matrix, unit, whole
+from polyvec.index.exact import top_k
 
 METRICS = ("cosine", "euclidean")
-ROWS = 256  # vectors whose neighbours' vectors are held at a time
-BLOCK = 2**24  # similarities held at a time
+ROWS = 256  # vectors whose neighbours' vectors are gathered at a time
 
 
 def hubness(vectors: Any, k: int = 10, *, metric: str = "cosine") -> float:
     """Skewness of the k-occurrences: above 0 if a few vectors are neighbours of very many.
 
-    0 if every vector is as often a neighbour as any other. Radovanović et al. 2010, JMLR 11.
+    0 if every vector is a neighbour equally often. Radovanović et al. 2010, JMLR 11.
 
     >>> cross = [[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
     >>> hubness(cross, 1, metric="euclidean")  # k-occurrences 4 1 0 0 0: deviations 3 0 -1 -1 -1
@@ -34,8 +34,8 @@ def hubness(vectors: Any, k: int = 10, *, metric: str = "cosine") -> float:
 def k_occurrence(vectors: Any, k: int = 10, *, metric: str = "cosine") -> np.ndarray:
     """How often each vector is among the k nearest neighbours of another, [N]; k on average.
 
-    Nearest by "cosine" or "euclidean"; of equally near ones the first rows. Raises SettingsError
-    for a k that is not below N, DataError for a vector of length 0 under cosine.
+    `metric` is "cosine" or "euclidean"; of equally near vectors the first rows count. Raises
+    SettingsError for a k of N or more, DataError for a zero vector under cosine.
 
     >>> k_occurrence([[0.0], [1.0], [3.0]], 1, metric="euclidean")
     array([1, 2, 0])
@@ -45,11 +45,12 @@ def k_occurrence(vectors: Any, k: int = 10, *, metric: str = "cosine") -> np.nda
 
 
 def intrinsic_dimension(vectors: Any, k: int = 20) -> float:
-    """Local intrinsic dimension, mean: in how many directions the k nearest neighbours spread.
+    """Mean local intrinsic dimension: the number of directions in which k neighbours spread.
 
-    Maximum likelihood of the neighbours' Euclidean distances r_1..r_k, 1 / mean of log(r_k / r_i):
-    Amsaleg et al. 2015 (KDD); used by Cai et al. 2021 (ICLR). Raises SettingsError for a k below 2
-    or not below N, DataError where vectors are equal (remove doubles) or all k as far.
+    The maximum likelihood estimate from the neighbours' Euclidean distances r_1..r_k,
+    1 / mean of log(r_k / r_i): Amsaleg et al. 2015 (KDD); used by Cai et al. 2021 (ICLR).
+    Raises SettingsError for a k below 2 or of N or more, DataError for duplicate vectors, or where
+    all k neighbours are equally far.
     """
     vectors_NE = matrix("intrinsic_dimension", vectors)
     rows_NK = _nearest("intrinsic_dimension", vectors_NE, whole("k", k, at_least=2), "euclidean")
@@ -65,39 +66,33 @@ def _dimensions(distances_NK: np.ndarray, start: int) -> np.ndarray:
     farthest_N = distances_NK.max(axis=1)
     if not distances_NK.all():
         row = start + int(np.flatnonzero((distances_NK == 0).any(axis=1))[0])
-        raise DataError(f"intrinsic_dimension: vector {row} has a double; remove doubles")
+        raise DataError(f"intrinsic_dimension: vector {row} has a duplicate; remove duplicates")
     logs_N = np.log(farthest_N[:, None] / distances_NK).mean(axis=1)
     if not logs_N.all():
         row = start + int(np.flatnonzero(logs_N == 0)[0])
-        raise DataError(f"intrinsic_dimension: all neighbours of vector {row} are equally far")
+        raise DataError(
+            f"intrinsic_dimension: all neighbours of vector {row} are equally far; use a larger k"
+        )
     return 1 / logs_N
 
 
 def _nearest(what: str, vectors_NE: np.ndarray, k: int, metric: str) -> np.ndarray:
-    """Rows of each vector's k nearest others, [N, k], in the order of the rows."""
+    """Rows of each vector's k nearest others, [N, k], in ascending order."""
     if metric not in METRICS:
-        raise SettingsError(f"{what}: metric {metric!r} is not known." + known(metric, METRICS))
-    num = len(vectors_NE)
-    if whole("k", k) >= num:
-        raise SettingsError(f"{what}: k must be below the number of vectors, {num}, not {k}")
+        raise SettingsError(f"{what}: metric {metric!r} is not known.{known(metric, METRICS)}")
+    if whole("k", k) >= len(vectors_NE):
+        raise SettingsError(
+            f"{what}: k must be below the number of vectors, {len(vectors_NE)}, not {k}"
+        )
     if metric == "cosine":
         points_NE, offset_N = unit(what, vectors_NE), vectors_NE.dtype.type(0)
-    else:  # d^2 = |x|^2 + |y|^2 - 2 x.y; around the mean, so that little cancels
+    else:
+        # d^2 = |x|^2 + |y|^2 - 2 x.y, where |x|^2 is the same for all neighbours y of x. Centred,
+        # because large norms that cancel would leave few digits of the distance.
         points_NE = vectors_NE - vectors_NE.mean(axis=0)
         offset_N = np.einsum("ne,ne->n", points_NE, points_NE) / 2
-    step, found = max(1, BLOCK // num), []
-    for start in range(0, num, step):
-        near_MN = points_NE[start : start + step] @ points_NE.T - offset_N
-        itself = np.arange(len(near_MN))
-        near_MN[itself, start + itself] = -np.inf
-        found.append(_first_largest(near_MN, k))
-    return np.concatenate(found)
 
+    def nearness(some_ME: np.ndarray, all_NE: np.ndarray) -> np.ndarray:
+        return some_ME @ all_NE.T - offset_N
 
-def _first_largest(scores_MN: np.ndarray, k: int) -> np.ndarray:
-    """Columns of each row's k largest; of those that are equal at the border, the first."""
-    kth_M1 = np.partition(scores_MN, -k, axis=1)[:, -k, None]
-    above_MN, equal_MN = scores_MN > kth_M1, scores_MN == kth_M1
-    room_M1 = k - above_MN.sum(axis=1, keepdims=True)
-    taken_MN = above_MN | (equal_MN & (equal_MN.cumsum(axis=1, dtype=np.int32) <= room_M1))
-    return np.nonzero(taken_MN)[1].reshape(-1, k)
+    return np.sort(top_k(points_NE, points_NE, k, nearness, skip_own_row=True)[1], axis=1)

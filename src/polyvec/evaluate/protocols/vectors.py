@@ -12,7 +12,6 @@ from polyvec.errors import DataError, ModelError, ShapeError
 from polyvec.evaluate.outcome import Encoder
 from polyvec.index.exact import top_k
 
-QUERY_BLOCK = 64  # queries whose scores of all documents exist at a time
 SHOWN = 40  # characters of a text that an error shows
 
 
@@ -123,17 +122,9 @@ def nearest(
 
     Both [Q, min(k, N)], best first, equal scores in the order of their rows.
     """
-    if encoder.similarity_name in SIMILARITIES:
-        return top_k(queries_QE, documents_NE, k, encoder.similarity_name)
-    width = min(k, len(documents_NE))
-    scores_QK = np.empty((len(queries_QE), width), np.float32)
-    rows_QK = np.empty((len(queries_QE), width), np.int64)
-    for start in range(0, len(queries_QE), QUERY_BLOCK):
-        part = slice(start, start + QUERY_BLOCK)
-        scores = np.asarray(encoder.similarity(queries_QE[part], documents_NE), np.float32)
-        rows_QK[part] = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-        scores_QK[part] = np.take_along_axis(scores, rows_QK[part], axis=1)
-    return scores_QK, rows_QK
+    named = encoder.similarity_name in SIMILARITIES
+    similarity = encoder.similarity_name if named else encoder.similarity
+    return top_k(queries_QE, documents_NE, k, similarity)
 
 
 def varied(task: str, similarities: np.ndarray) -> None:

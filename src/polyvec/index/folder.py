@@ -1,0 +1,166 @@
+"""The folder of an index: plain files, replaced as one, readable while a build runs.
+
+    manifest.json               what it is: model, prompt, dimension, and the names of the two files
+    vectors-<generation>.npy    float32 [N, E]
+    items-<generation>.jsonl    id and text of each row
+    pending/                    vectors of an interrupted build, reused by the next one
+    .polyvec-index              lock of a running build; marks the folder as an index
+
+A build writes a new generation beside the old one and then replaces the manifest, so a process
+killed at any moment leaves the old index or the new one.
+"""
+
+import contextlib
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from polyvec.data.texts import Record
+from polyvec.errors import IndexStoreError
+from polyvec.storage.files import atomic_file
+from polyvec.storage.vector_files import vector_file
+
+FORMAT = 1
+MANIFEST, PENDING, LOCK = "manifest.json", "pending", ".polyvec-index"
+GENERATION = re.compile(r"(vectors|items)-[0-9a-f]{16}\.(npy|jsonl)")
+TEMPORARY = re.compile(r"\.(vectors-|items-|manifest\.).*\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index contains; stored as manifest.json."""
+
+    format: int
+    model: str
+    model_sha256: str
+    prompt: str
+    similarity: str
+    dimension: int
+    count: int
+    vectors: str
+    items: str
+
+    @classmethod
+    def new(cls, **fields: Any) -> "Manifest":
+        """The manifest of a new generation, under file names that no other has."""
+        generation = secrets.token_hex(8)
+        return cls(
+            FORMAT,
+            vectors=f"vectors-{generation}.npy",
+            items=f"items-{generation}.jsonl",
+            **fields,
+        )
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, None without one; IndexStoreError for a damaged one."""
+    path = folder / MANIFEST
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if raw.get("format") != FORMAT:
+            raise IndexStoreError(
+                f"{path}: index format {raw.get('format')!r}, this version reads {FORMAT}; "
+                "build the index again"
+            )
+        manifest = Manifest(**raw)
+        types = Manifest.__annotations__
+        wrong = [key for key, value in raw.items() if type(value) is not types[key]]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {raw[wrong[0]]!r}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise IndexStoreError(f"{path}: damaged ({error}); build the index again") from None
+    # The names are checked because a manifest from elsewhere could point outside its folder.
+    for name in (manifest.vectors, manifest.items):
+        if not GENERATION.fullmatch(name):
+            raise IndexStoreError(
+                f"{path}: {name!r} is not the name of an index file; build the index again"
+            )
+    return manifest
+
+
+def read_generation(folder: Path, manifest: Manifest) -> tuple[np.ndarray, list[Record]]:
+    """Vectors, as a memmap, and texts; FileNotFoundError if the files are gone."""
+    path = folder / manifest.vectors
+    try:
+        vectors_NE = np.load(path, mmap_mode="r", allow_pickle=False)
+        path = folder / manifest.items
+        with path.open(encoding="utf-8", newline="\n") as file:
+            items = [Record(**json.loads(line)) for line in file]
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - numpy and json raise a dozen kinds for damage
+        raise IndexStoreError(f"{path}: damaged ({error}); build the index again") from None
+    found = (vectors_NE.shape, vectors_NE.dtype, len(items))
+    if found != ((manifest.count, manifest.dimension), np.float32, manifest.count):
+        raise IndexStoreError(
+            f"{folder}: damaged (manifest.json has {manifest.count} x {manifest.dimension}, "
+            f"the files have vectors {found[0]} {found[1]} and {found[2]} texts); "
+            "build the index again"
+        )
+    return vectors_NE, items
+
+
+def write_generation(
+    folder: Path, manifest: Manifest, vectors_NE: np.ndarray, items: Sequence[Record]
+) -> None:
+    """Write a new generation, switch the manifest to it, and clear up."""
+    # Not np.save: its error on a full disk names neither the reason nor the file.
+    with vector_file(folder / manifest.vectors) as write:
+        write([item.id for item in items], vectors_NE)
+    with atomic_file(folder / manifest.items, "w") as file:
+        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    with atomic_file(folder / MANIFEST, "w") as file:
+        json.dump(asdict(manifest), file, indent=2)
+    _clear(folder, manifest)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises IndexStoreError unless a folder is new, empty or an index: other files are safe."""
+    if folder.exists() and not folder.is_dir():
+        raise IndexStoreError(f"{folder}: exists and is not a folder; give another path")
+    if not folder.is_dir() or (folder / LOCK).is_file() or not any(folder.iterdir()):
+        return
+    # A copy of an index may lack the hidden lock; another program's manifest.json is an error.
+    if read_manifest(folder) is None:
+        raise IndexStoreError(
+            f"{folder}: contains other files and no index; not overwritten, give another folder"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One build at a time; the operating system releases the lock of a process that dies."""
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise IndexStoreError(
+            f"{folder}: another process is building this index; wait until it is done"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        # On Windows the release removes the file, which also marks the folder as an index.
+        (folder / LOCK).touch()
+
+
+def _clear(folder: Path, manifest: Manifest) -> None:
+    """Remove other generations, half-written files and the vectors of interrupted builds."""
+    for path in folder.iterdir():
+        ours = GENERATION.fullmatch(path.name) or TEMPORARY.fullmatch(path.name)
+        if ours and path.name not in (manifest.vectors, manifest.items):
+            # Windows refuses to remove a file that a reader has open; a later build removes it.
+            with contextlib.suppress(PermissionError):
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder / PENDING, ignore_errors=True)
