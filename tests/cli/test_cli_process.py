@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from polyvec import cli
+# Each test starts Python and torch anew, a second or two.
+pytestmark = pytest.mark.medium
 
 RECIPE = """
 [system]
@@ -28,38 +29,18 @@ def write_recipe(path, comment: str) -> None:
     path.write_text(comment + RECIPE, encoding="utf-8")
 
 
-def example_of(run, verb: str) -> str:
-    """The command after "example:" in a verb's help; a backslash continues a line."""
-    text = run(*([verb] if verb else []), "--help").out
-    (command,) = re.findall(r"^example: ((?:.*\\\n)*.*)$", text, re.MULTILINE)
-    return command
+# ---- the program --------------------------------------------------------------------------------
 
 
-# ---- help ---------------------------------------------------------------------------------------
-
-
-def test_the_examples_run(run, shell, tmp_path):
-    """In the order of the verbs: search asks the index that the example before it made."""
-    said = {}
-    for verb in ("", *cli.VERBS):
-        example = example_of(run, verb)
-        if verb in ("", "demo"):  # the first is also that of embed; the slow test runs demo's
-            said[verb] = example
-            continue
-        said[f"{verb}'s"] = example
-        done = shell(example.replace("/tmp/", f"{tmp_path}/"))
-        assert done.status == 0, done.err
-        said[verb] = done.out
-    assert len(json.loads(said["embed"])["embedding"]) == 4
-    assert said[""] == said["embed's"]
-    assert re.fullmatch(r"  0\.\d{3}  0  a cat\n", said["search"])
-    assert "pairs\t\ttest\tspearman\t100.00" in said["evaluate"]
-    assert "all-minilm\t" in said["recipes"]
+def test_the_first_example_runs_in_a_real_pipe(shell):
+    done = shell("echo 'a cat' | polyvec embed --truncate-dim 4")
+    assert (done.status, done.err) == (0, "")
+    assert len(json.loads(done.out)["embedding"]) == 4
 
 
 @pytest.mark.slow
-def test_the_demo_answers_and_a_second_run_embeds_nothing(run, shell, tmp_path):
-    command = example_of(run, "demo").replace("/tmp/", f"{tmp_path}/")
+def test_the_demo_answers_and_a_second_run_embeds_nothing(shell):
+    command = "polyvec demo --folder python-docs"
     first, second = shell(command), shell(command)
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert re.search(r"embedded \d{4} texts in [\d.]+ s: \d+ texts/s", first.out)

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from shell_examples import polyvec_calls
 
 from polyvec import Embedder, cli
 from polyvec.data import texts
@@ -393,6 +394,35 @@ def test_help_goes_to_standard_output_and_has_an_example(run, verb):
     done = run(*verb, "--help")
     assert (done.status, done.err) == (0, "")
     assert "example: " in done.out
+
+
+def example_of(run, verb: str) -> str:
+    """The command after "example:" in a verb's help; a backslash continues a line."""
+    text = run(*([verb] if verb else []), "--help").out
+    (command,) = re.findall(r"^example: ((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    return command
+
+
+@pytest.mark.medium
+def test_the_examples_run(run, tmp_path, minilm_folder):
+    """In the order of the verbs: search uses the index that the example before it built."""
+    outputs, folder = {}, tmp_path / "folder"
+    folder.mkdir()
+    for verb in ("", *cli.VERBS):
+        if verb == "demo":  # has a slow test of its own
+            continue
+        work = tmp_path / f"example-{verb}"
+        work.mkdir()
+        example = example_of(run, verb).replace("/tmp/", f"{tmp_path}/")
+        (call,) = polyvec_calls(example, folder=folder, work=work)
+        done = run(*call.arguments, stdin=call.stdin)
+        assert done.status == 0, done.err
+        outputs[verb] = done.out
+    assert len(json.loads(outputs["embed"])["embedding"]) == 4
+    assert outputs[""] == outputs["embed"]
+    assert re.fullmatch(r"  0\.\d{3}  0  a cat\n", outputs["search"])
+    assert "pairs\t\ttest\tspearman\t100.00" in outputs["evaluate"]
+    assert "all-minilm\t" in outputs["recipes"]
 
 
 # ---- full disks ---------------------------------------------------------------------------------

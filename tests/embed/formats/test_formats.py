@@ -293,9 +293,7 @@ def test_a_tokenizer_that_changed_since_the_save_is_refused(tmp_path):
     stored = json.loads(path.read_text())
     stored["post_processor"]["single"].pop()
     path.write_text(json.dumps(stored))
-    with pytest.raises(
-        TokenizerError, match=r"had suffix \[2\] when .* now it has \[\]"
-    ):
+    with pytest.raises(TokenizerError, match=r"had suffix \[2\] when .* now it has \[\]"):
         Embedder.from_pretrained(folder)
 
 
