@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from polyvec import Embedder
-from polyvec.data.tasks.beir import read_set
+from polyvec.data.tasks.folder import read_folder
 from polyvec.data.tasks.sets import RetrievalSet, StsSet
 from polyvec.embed.compose import compose
 from polyvec.errors import ModelError
@@ -40,7 +40,7 @@ FEW = 200
 
 def part_of_scifact(folder: Path, size: int = 500, seed: int = 0) -> RetrievalSet:
     """All judged documents and others up to `size`, all queries."""
-    whole = read_set(folder, "test")
+    whole = read_folder(folder, "test")
     assert isinstance(whole, RetrievalSet)
     judged = {doc for grades in whole.qrels.values() for doc in grades if doc in whole.corpus}
     others = sorted(set(whole.corpus) - judged)
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", nargs="*", help="these recipes; the others' figures stay")
     options = parser.parse_args()
-    sts = {split: read_set(options.data / "stsb", split) for split in ("dev", "test")}
+    sts = {split: read_folder(options.data / "stsb", split) for split in ("dev", "test")}
     scifact = part_of_scifact(options.data / "scifact")
     done = json.loads(RESULTS.read_text()) if options.only and RESULTS.exists() else {}
     for key in options.only or (*RECIPES, "promptreps-hybrid", *SLOW):

@@ -1,4 +1,4 @@
-"""polyvec compare: two models, a table of differences, and which of them stand."""
+"""polyvec compare: two models, a table of differences, and which are significant."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polyvec import Embedder
-from polyvec.data.tasks.beir import read_set
+from polyvec.data.tasks.folder import read_folder
 from polyvec.evaluate.tasks import evaluate, item_scores
 
 WORDS = ["a cat", "the sea", "two dogs", "a red boat", "old men", "one tree", "a cat sat", "dogs"]
@@ -34,7 +34,7 @@ def data(tmp_path):
 
 def test_the_items_make_the_score(data, tiny):
     for folder in data:
-        items, statistic = item_scores(tiny, read_set(folder))
+        items, statistic = item_scores(tiny, read_folder(folder))
         assert statistic(items) == pytest.approx(evaluate(tiny, folder).main_score, abs=1e-6)
 
 
@@ -44,8 +44,8 @@ def test_a_table_of_differences(run, data, tiny, tiny_bert, tmp_path):
     done = run("compare", tiny_bert, other, "--tasks", *data, "--samples", "50")
     assert done.status == 0
     header, *rows = (line.split("\t") for line in done.out.splitlines())
-    assert header == ["data", "split", "measure", "first", "second", "difference", "95 % from",
-                      "to", "p", "items", "stands"]  # fmt: skip
+    assert header == ["data", "split", "measure", "first", "second", "difference", "95 % low",
+                      "95 % high", "p", "items", "significant"]  # fmt: skip
     assert [row[0] for row in rows] == ["pairs", "search"]
     for row, folder in zip(rows, data, strict=True):
         assert float(row[3]) == pytest.approx(100 * evaluate(tiny, folder).main_score, abs=0.01)
@@ -61,6 +61,6 @@ def test_a_model_against_itself_differs_in_nothing(run, data, tiny_bert):
     assert done.out.splitlines()[1].split("\t")[5:9] == ["+0.00", "+0.00", "+0.00", "1.000"]
 
 
-def test_a_missing_folder_is_told_before_a_model_loads(run, data, one_line, tmp_path):
+def test_a_missing_folder_is_an_error_before_a_model_loads(run, data, one_line, tmp_path):
     done = run("compare", "/no/model", "/no/other", "--tasks", data[0], tmp_path / "gone")
     assert "gone: no such folder" in one_line(done)

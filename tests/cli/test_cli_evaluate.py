@@ -1,11 +1,11 @@
-"""polyvec evaluate: tasks by name, published scores beside ours, pages, kept vectors."""
+"""polyvec evaluate: tasks by name, published scores, pages, cached vectors."""
 
 import json
 
 import pytest
 
 
-def test_one_command_measures_and_lays_published_scores_beside(
+def test_one_command_measures_and_compares_with_published_scores(
     run, shared_data, tiny_bert, tmp_path
 ):
     published = tmp_path / "published.json"
@@ -74,20 +74,20 @@ def test_another_checkpoint_at_the_same_path_has_its_own_score(run, tiny_bert, t
     assert found[0]["data_sha256"] == found[1]["data_sha256"]
 
 
-def test_what_cannot_be_is_said_in_one_line_before_a_model_loads(run, tmp_path, one_line):
+def test_mistakes_are_one_line_before_a_model_loads(run, tmp_path, one_line):
     data = pairs(tmp_path / "toy")
     for arguments, message in (
-        ((data, "--report", tmp_path / "page.pdf"), "a report is one of .html, .md"),
-        ((data, "--table", tmp_path / "t.md"), "name them with --published"),
-        ((data, "--cache", tmp_path, "--no-cache"), "say one of them"),
-        ((data, "--kind", "stss"), "no task is of kind 'stss'. Did you mean 'sts'"),
-        (("sts12",), "say with --data"),
+        ((data, "--report", tmp_path / "page.pdf"), "unknown format; expected .html or .md"),
+        ((data, "--table", tmp_path / "t.md"), "give them with --published"),
+        ((data, "--cache", tmp_path, "--no-cache"), "mutually exclusive"),
+        ((data, "--kind", "stss"), "kind of task 'stss' is not known. Did you mean 'sts'"),
+        (("sts12",), "give the folder of data sets with --data"),
         ((data, "--report", tmp_path / "gone" / "page.md"), "does not exist"),
     ):
         assert message in one_line(run("evaluate", "/no/such/model", *arguments))
 
 
-def test_training_texts_inside_a_test_set_are_told(run, tiny_bert, tmp_path, one_line):
+def test_training_texts_in_a_test_set_are_reported(run, tiny_bert, tmp_path, one_line):
     data = pairs(tmp_path / "toy")
     train = tmp_path / "train.jsonl"
     train.write_text('{"query": "A CAT!", "passages": ["nothing", "old men"]}\n')
@@ -95,8 +95,8 @@ def test_training_texts_inside_a_test_set_are_told(run, tiny_bert, tmp_path, one
     command = ("evaluate", tiny_bert, data, "--trained-on", train, "--report", page)
     done = run(*command)
     assert done.status == 0
-    assert "trained on test texts: toy: 2 of 5 texts stand in the training texts" in done.err
-    assert "2 of 5 texts stand in the training texts" in page.read_text()
+    assert "trained on test texts: toy: 2 of 5 texts are in the training texts" in done.err
+    assert "2 of 5 texts are in the training texts" in page.read_text()
     train.write_text('{"query": "something else entirely"}\n')
     assert "trained on test" not in run(*command).err
     assert "no such file" in one_line(run(*command[:4], tmp_path / "gone.jsonl"))

@@ -8,16 +8,16 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polyvec import Embedder
-from polyvec.data.tasks.beir import read_set
+from polyvec.data.tasks.folder import read_folder
 from polyvec.data.tasks.sets import (
-    BitextSet,
+    BitextMiningSet,
     ClassificationSet,
     ClusteringSet,
-    InstructionSet,
-    PairSet,
+    InstructionRetrievalSet,
+    PairClassificationSet,
     RetrievalSet,
     StsSet,
-    SummarySet,
+    SummarizationSet,
 )
 from polyvec.data.texts import find_file, read_jsonl
 from polyvec.evaluate import protocols
@@ -51,18 +51,18 @@ def part(data: RetrievalSet, num_queries: int, num_others: int) -> RetrievalSet:
 
 
 def sts(data: Path) -> StsSet:
-    whole = read_set(data / "sts12")
+    whole = read_folder(data / "sts12")
     a, b, gold = whole.sentences1[:80], whole.sentences2[:80], whole.scores[:80]
     return replace(whole, sentences1=a, sentences2=b, scores=gold)
 
 
 def retrieval(data: Path) -> RetrievalSet:
-    return part(read_set(data / "scifact"), 20, 80)
+    return part(read_folder(data / "scifact"), 20, 80)
 
 
 def queries_that_are_documents(data: Path) -> RetrievalSet:
     """And one whose id is by chance that of another text, of all texts the one it should find."""
-    found = part(read_set(data / "arguana"), 8, 30)
+    found = part(read_folder(data / "arguana"), 8, 30)
     query, *_ = found.identical
     (other,) = found.qrels[query]
     found.queries[other], found.qrels[other] = found.queries[query], found.qrels.pop(query)
@@ -71,13 +71,13 @@ def queries_that_are_documents(data: Path) -> RetrievalSet:
 
 
 def excluded(data: Path) -> RetrievalSet:
-    found = part(read_set(data / "scifact"), 8, 60)
+    found = part(read_folder(data / "scifact"), 8, 60)
     some = frozenset(itertools.islice(found.corpus, 20))
     return replace(found, excluded=dict.fromkeys(found.queries, some))
 
 
 def reranking(data: Path) -> RetrievalSet:
-    found = part(read_set(data / "birco" / "wtb"), 5, 0)
+    found = part(read_folder(data / "birco" / "wtb"), 5, 0)
     near = {q: tuple(sorted(d, key=d.get, reverse=True)[:20]) for q, d in found.qrels.items()}
     return replace(found, candidates=near)
 
@@ -112,26 +112,26 @@ def clustering_in_sets(data: Path) -> ClusteringSet:
     return replace(found, protocol="sets", parts=parts, max_texts=None)
 
 
-def pairs(data: Path) -> PairSet:
+def pairs(data: Path) -> PairClassificationSet:
     kept = rows(data / "pawsx", "test", lang="en")[:70]
     columns = [tuple(row[key] for row in kept) for key in ("sentence1", "sentence2", "label")]
-    return PairSet("pawsx", "test", *columns)
+    return PairClassificationSet("pawsx", "test", *columns)
 
 
-def bitext(data: Path) -> BitextSet:
+def bitext(data: Path) -> BitextMiningSet:
     kept = rows(data / "tatoeba", "test", lang="fra")[:70]
     first, second = (tuple(row[key] for row in kept) for key in ("sentence1", "sentence2"))
     gold = tuple((row, row) for row in range(5, 70, 2))
-    return BitextSet("tatoeba", "test", first, second, gold)
+    return BitextMiningSet("tatoeba", "test", first, second, gold)
 
 
-def summaries(data: Path) -> SummarySet:
+def summaries(data: Path) -> SummarizationSet:
     kept = rows(data / "summeval", "test")[:3]
     machine = tuple(tuple(s["summary"] for s in row["machine_summaries"]) for row in kept)
     scores = tuple(tuple(s["relevance"] for s in row["machine_summaries"]) for row in kept)
     texts = tuple(row["source"] for row in kept)
     human = tuple(tuple(row["references"]) for row in kept)
-    return SummarySet("summeval", "test", texts, human, machine, scores)
+    return SummarizationSet("summeval", "test", texts, human, machine, scores)
 
 
 def short_queries(data: RetrievalSet) -> dict[str, str]:
@@ -139,7 +139,7 @@ def short_queries(data: RetrievalSet) -> dict[str, str]:
     return {query: " ".join(text.split()[:4]) for query, text in data.queries.items()}
 
 
-def narrowed(data: Path) -> InstructionSet:
+def narrowed(data: Path) -> InstructionRetrievalSet:
     """FollowIR's kind: the second instruction makes documents less relevant, or not at all."""
     found = reranking(data)
     told = dict.fromkeys(found.queries, ("Any book that fits.", "No sequels, no book for boys!"))
@@ -148,7 +148,7 @@ def narrowed(data: Path) -> InstructionSet:
         before = {name: i % 3 for i, name in enumerate(judged)}
         after = {name: max(0, grade - i % 2) for i, (name, grade) in enumerate(before.items())}
         qrels[query] = before, {name: grade for name, grade in after.items() if grade}
-    return InstructionSet(
+    return InstructionRetrievalSet(
         "follow",
         "test",
         found.corpus,
@@ -160,15 +160,17 @@ def narrowed(data: Path) -> InstructionSet:
     )
 
 
-def instructed(data: Path) -> InstructionSet:
+def instructed(data: Path) -> InstructionRetrievalSet:
     """InstructIR's kind: each instruction has judgements of its own, all documents are ranked."""
-    found = part(read_set(data / "scifact"), 8, 60)
+    found = part(read_folder(data / "scifact"), 8, 60)
     told = dict.fromkeys(found.queries, ("for children", "for a doctor", "in short"))
     qrels = {
         query: (judged, {**judged, name: 2}, judged)
         for name, (query, judged) in zip(found.corpus, found.qrels.items(), strict=False)
     }
-    return InstructionSet("instruct", "test", found.corpus, short_queries(found), told, qrels)
+    return InstructionRetrievalSet(
+        "instruct", "test", found.corpus, short_queries(found), told, qrels
+    )
 
 
 KINDS = {
@@ -217,4 +219,4 @@ def test_mteb_and_our_path_find_the_same(make, short, shared_data):
 
 
 def test_every_kind_of_local_task_is_compared(shared_data):
-    assert {type(make(shared_data)) for make in KINDS} == set(TASKS)
+    assert {make(shared_data).kind for make in KINDS} == set(TASKS)

@@ -1,8 +1,8 @@
-r"""Two models on the same data sets: which differences stand?
+r"""Compare two models on the same data sets: which differences are significant?
 
 Paired tests over the items of each data set (pairs of sentences: Spearman; queries: nDCG@10): a
-95 % interval of the difference by bootstrap, and the p-value of a permutation test. Scores are
-times 100; the difference is the second model's score minus the first's.
+95 % confidence interval of the difference by bootstrap, and the p-value of a permutation test.
+Scores are times 100; the difference is the second model's score minus the first's.
 
 example: mkdir -p /tmp/pairs; printf '%s\n' > /tmp/pairs/test.jsonl \
   '{"sentence1": "a cat", "sentence2": "a kitten", "score": 5}' \
@@ -16,27 +16,39 @@ import sys
 from typing import TYPE_CHECKING
 
 from polyvec.cli import common
-from polyvec.cli.evaluate import cache_of, check_pages, result_name, task_options, write_report
+from polyvec.cli.evaluate import (
+    cache_of,
+    check_pages,
+    result_name,
+    task_name,
+    task_options,
+    write_report,
+)
 
 if TYPE_CHECKING:
+    from polyvec.evaluate.significance import Comparison
     from polyvec.evaluate.tasks import Measured
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", help="folder, hub id, or recipe file (.toml)")
-    parser.add_argument("second", help="the model that it is compared with")
+    parser.add_argument("second", help="the model to compare it with")
     parser.add_argument(
         "--tasks", nargs="+", metavar="TASK", required=True, help="folders, names, kinds, or all"
     )
-    parser.add_argument("--split", default="test", help="of folders; default: test")
+    parser.add_argument("--split", default="test", help="split of folders; default: test")
     task_options(parser)
-    parser.add_argument("--samples", type=common.positive, default=1000, help="default: 1000")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws; default: 0")
-    parser.add_argument("-o", "--output", metavar="FILE.json", help="keep the comparison")
     parser.add_argument(
-        "--report", action="append", default=[], metavar="FILE", help="a page: .html or .md"
+        "--samples", type=common.positive, default=1000, help="resamples; default: 1000"
     )
-    parser.add_argument("--batch-size", type=common.positive, help="most texts in a batch (memory)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling; default: 0")
+    parser.add_argument("-o", "--output", metavar="FILE.json", help="write the comparison")
+    parser.add_argument(
+        "--report", action="append", default=[], metavar="FILE", help="write a page, .html or .md"
+    )
+    parser.add_argument(
+        "--batch-size", type=common.positive, help="maximum texts in a batch (memory)"
+    )
     common.how_to_run(parser)
 
 
@@ -47,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
     check_pages(options)
     chosen = select(options.tasks, data=options.data, split=options.split)
-    # All data is read before anything is computed: a wrong folder costs no minutes.
+    # Read all data before computing anything, so that a malformed file fails at once.
     sets = [each.read() for each in chosen]
     cache = cache_of(options)
     measured: list[list[Measured]] = []
@@ -58,9 +70,10 @@ def run(options: argparse.Namespace) -> None:
         )
         measured.append([])
         for each, data in zip(chosen, sets, strict=True):
-            what = " ".join(part for part in (data.name, each.subset, f"({data.split})") if part)
-            print(f"{model}: {what}", file=sys.stderr)
-            measured[-1].append(evaluator.measure(data, subset=each.subset))
+            print(f"{model}: {task_name(each, data)}", file=sys.stderr)
+            measured[-1].append(
+                evaluator.measure(data, subset=each.subset, prompt_names=each.official_name[:1])
+            )
     found = []
     for one, two in zip(*measured, strict=True):
         a, statistic = paired(one.outcome, one.result.task)
@@ -71,9 +84,9 @@ def run(options: argparse.Namespace) -> None:
         (name, one.result.split, one.result.main_measure, *_figures(comparison))
         for name, one, comparison in zip(names, measured[0], found, strict=True)
     ]
-    header = ("data", "split", "measure", "first", "second", "difference", "95 % from", "to")
-    common.show_table((*header, "p", "items", "stands"), rows)
-    _keep(options, names, found)
+    header = ("data", "split", "measure", "first", "second", "difference", "95 % low", "95 % high")
+    common.show_table((*header, "p", "items", "significant"), rows)
+    _write(options, names, found)
     if options.report:
         from polyvec.evaluate.report import Compared
 
@@ -84,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
         write_report(options, options.second, evaluator, measured[1], pairs)
 
 
-def _keep(options: argparse.Namespace, names: list[str], found: list) -> None:
+def _write(options: argparse.Namespace, names: list[str], found: "list[Comparison]") -> None:
     if options.output is None:
         return
     import json
@@ -103,7 +116,7 @@ def _keep(options: argparse.Namespace, names: list[str], found: list) -> None:
         file.write("\n")
 
 
-def _figures(found) -> tuple[str, ...]:
+def _figures(found: "Comparison") -> tuple[str, ...]:
     scores = (f"{100 * found.a:.2f}", f"{100 * found.b:.2f}", f"{100 * found.difference:+.2f}")
     interval = (f"{100 * found.low:+.2f}", f"{100 * found.high:+.2f}", f"{found.p_value:.3f}")
     return (*scores, *interval, str(found.num_items), "yes" if found.stands else "no")

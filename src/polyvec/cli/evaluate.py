@@ -1,10 +1,10 @@
 r"""Score a model on data sets: folders, or tasks by name below a folder of data sets.
 
-TASK is a folder (pairs, labelled texts, or corpus, queries and qrels: see docs/verbs.md), or with
---data a task's name (sts12, scifact, xnli ...), a kind (sts, retrieval, classification, clustering,
-pair, bitext, summarization), or all. The protocols are MTEB's. Scores are times 100, "cut" is the
-number of texts that were longer than the model reads. Vectors are kept, so that a second run and
-a changed prompt cost only what changed.
+TASK is a folder (pairs, labelled texts, or corpus, queries and qrels: see docs/evaluation.md), or
+with --data the name of a task (sts12, scifact, xnli ...), a kind of task (sts, retrieval,
+reranking, classification, clustering, pair_classification, bitext_mining, summarization), or all.
+The protocols are MTEB's. Scores are times 100; "truncated" counts texts longer than the model's
+limit. Vectors are cached, so a second run or a changed prompt encodes only what is new.
 
 example: mkdir -p /tmp/pairs; printf '%s\n' > /tmp/pairs/test.jsonl \
   '{"sentence1": "a cat", "sentence2": "a kitten", "score": 5}' \
@@ -15,6 +15,7 @@ example: mkdir -p /tmp/pairs; printf '%s\n' > /tmp/pairs/test.jsonl \
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,14 @@ from polyvec.cli import common
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
-    from polyvec.evaluate.tasks import Measured, Result
+    from polyvec.data.tasks.sets import TaskSet
+    from polyvec.evaluate.report import Compared
+    from polyvec.evaluate.selection import Chosen
+    from polyvec.evaluate.tasks import Evaluator, Measured, Result
+    from polyvec.storage.vector_cache import EmbeddingCache
 
 FORMATS = (".html", ".md")
-# What a table shows of a task's scores; the file of --output has all.
+# Scores that the table shows; the file of --output has all.
 HEADLINE = (
     *("spearman", "pearson", "accuracy", "f1", "max_ap", "v_measure", "p_mrr", "robustness@10"),
     *("ndcg@10", "recall@100", "map@1000", "mrr@10"),
@@ -35,48 +40,54 @@ HEADLINE = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder, hub id, or recipe file (.toml)")
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="folders, names, kinds, or all")
-    parser.add_argument("--split", default="test", help="of folders; default: test")
-    parser.add_argument("--kind", help="of folders, where their fields do not tell")
+    parser.add_argument("--split", default="test", help="split of folders; default: test")
+    parser.add_argument("--kind", help="kind of task of folders; default: what their fields show")
     task_options(parser)
-    parser.add_argument("--subset", nargs="+", default=(), help="of named tasks, such as en de")
-    parser.add_argument("-o", "--output", metavar="FILE.json", help="keep scores and hashes")
     parser.add_argument(
-        "--report", action="append", default=[], metavar="FILE", help="a page: .html or .md"
+        "--subset", nargs="+", default=(), help="subsets of named tasks, such as en de"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE.json", help="write scores and hashes")
+    parser.add_argument(
+        "--report", action="append", default=[], metavar="FILE", help="write a page, .html or .md"
     )
     parser.add_argument(
         "--published",
         metavar="FILE.json",
-        help="published scores to lay beside: {scores: {task: {split/subset: score}}}",
+        help="compare with published scores: {scores: {task: {split/subset: score}}}",
     )
     parser.add_argument(
         "--trained-on",
         nargs="+",
         metavar="FILE",
         default=(),
-        help="texts that the model was trained on (.jsonl, .txt): are the tasks' among them?",
+        help="look for the tasks' texts in the model's training texts (.jsonl, .txt)",
     )
-    parser.add_argument("--table", metavar="FILE.md", help="ours and published, side by side")
-    parser.add_argument("--batch-size", type=common.positive, help="most texts in a batch (memory)")
+    parser.add_argument(
+        "--table", metavar="FILE.md", help="write measured and published scores side by side"
+    )
+    parser.add_argument(
+        "--batch-size", type=common.positive, help="maximum texts in a batch (memory)"
+    )
     common.how_to_run(parser)
 
 
 def task_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the verbs that measure: where tasks by name lie, and where vectors are kept."""
+    """Options of the verbs that measure: the folder of named tasks, and the cache of vectors."""
     parser.add_argument(
         "--data",
         default=os.environ.get("POLYVEC_DATA"),
-        help="folder of data sets, for tasks by name; or POLYVEC_DATA",
+        help="folder of data sets, for tasks by name; default: POLYVEC_DATA",
     )
     parser.add_argument(
         "--cache",
         metavar="FOLDER",
-        help="where vectors are kept; default: POLYVEC_CACHE, or the user's cache folder",
+        help="folder of cached vectors; default: POLYVEC_CACHE, or the user's cache folder",
     )
-    parser.add_argument("--no-cache", action="store_true", help="keep no vectors")
+    parser.add_argument("--no-cache", action="store_true", help="do not cache vectors")
 
 
 def run(options: argparse.Namespace) -> None:
-    from polyvec.data.tasks.named import read_published
+    from polyvec.evaluate.published import join, read_published, with_scores
     from polyvec.evaluate.selection import select
     from polyvec.evaluate.tasks import Evaluator, write_results
     from polyvec.storage.files import check_target
@@ -86,17 +97,19 @@ def run(options: argparse.Namespace) -> None:
     if options.table is not None:
         check_target(options.table)
     if options.table and not options.published:
-        raise InputError("--table lays published scores beside ours: name them with --published")
-    published = read_published(options.published) if options.published else None
+        raise InputError("--table needs published scores; give them with --published")
+    scores = read_published(options.published) if options.published else None
     chosen = select(
         options.tasks,
         data=options.data,
         split=options.split,
         kind=options.kind,
         subsets=options.subset,
-        published=published,
     )
-    # All data is read before anything is computed: a wrong file costs no minutes.
+    if scores is not None:
+        chosen = with_scores(chosen, scores)
+    # Read all data before computing anything, so that a malformed file fails at once; hundreds
+    # of subsets would take too much memory.
     sets = [each.read() for each in chosen] if len(chosen) <= 50 else None
     notes = _contaminated(options, chosen, sets) if options.trained_on else ()
     embedder = common.load_model(options, hybrid=True)
@@ -108,18 +121,12 @@ def run(options: argparse.Namespace) -> None:
     )
     name = common.model_name(options)
     results: list[Result] = []
-    found: list[Measured] = []  # what a report needs, which is much more than scores
+    found: list[Measured] = []  # for reports only: outcomes are much larger than scores
     for number, each in enumerate(chosen):
         data = sets[number] if sets else each.read()
-        what = " ".join(part for part in (data.name, each.subset, f"({data.split})") if part)
-        print(f"{what}  {number + 1}/{len(chosen)}", file=sys.stderr)
-        measured = evaluator.measure(
-            data,
-            subset=each.subset,
-            official_task=each.official_task,
-            published=each.published,
-            known_difference=each.known_difference,
-        )
+        print(f"{task_name(each, data)}  {number + 1}/{len(chosen)}", file=sys.stderr)
+        measured = evaluator.measure(data, subset=each.subset, prompt_names=each.official_name[:1])
+        measured = replace(measured, result=join(measured.result, each, scores or {}))
         results.append(measured.result)
         if options.report:
             found.append(measured)
@@ -132,8 +139,15 @@ def run(options: argparse.Namespace) -> None:
         write_report(options, name, evaluator, found, notes=notes)
 
 
-def _contaminated(options: argparse.Namespace, chosen: list, sets: list | None) -> tuple[str, ...]:
-    """A line for each task whose texts are among the training texts, told at once."""
+def task_name(chosen: "Chosen", data: "TaskSet") -> str:
+    """Name, subset and split of a task, for progress messages."""
+    return " ".join(word for word in (data.name, chosen.subset, f"({data.split})") if word)
+
+
+def _contaminated(
+    options: argparse.Namespace, chosen: "list[Chosen]", sets: "list[TaskSet] | None"
+) -> tuple[str, ...]:
+    """A line for each task whose texts are among the training texts; also printed to stderr."""
     from polyvec.evaluate.contamination import contaminations
 
     found = contaminations(sets or [each.read() for each in chosen], options.trained_on)
@@ -147,19 +161,19 @@ def _contaminated(options: argparse.Namespace, chosen: list, sets: list | None) 
     return tuple(f"Trained on test texts: {line}." for line in lines)
 
 
-def cache_of(options: argparse.Namespace):
-    """The cache that the options ask for, or None."""
+def cache_of(options: argparse.Namespace) -> "EmbeddingCache | None":
+    """The cache that the options select, or None."""
     from polyvec.storage.vector_cache import EmbeddingCache
 
     if options.no_cache:
         if options.cache:
-            raise InputError("--cache and --no-cache: say one of them")
+            raise InputError("--cache and --no-cache are mutually exclusive")
         return None
     return EmbeddingCache(options.cache)
 
 
 def check_pages(options: argparse.Namespace) -> None:
-    """Refuse a target that cannot be written, before anything is computed."""
+    """Raises InputError or DataError for a target that cannot be written, before computing."""
     from polyvec.storage.files import check_target
 
     for path in (options.output, *options.report):
@@ -167,7 +181,7 @@ def check_pages(options: argparse.Namespace) -> None:
             check_target(path)
     for path in options.report:
         if Path(path).suffix not in FORMATS:
-            raise InputError(f"--report {path}: a report is one of {', '.join(FORMATS)}")
+            raise InputError(f"--report {path}: unknown format; expected {' or '.join(FORMATS)}")
 
 
 def result_name(result: "Result") -> str:
@@ -186,12 +200,12 @@ def write_table(options: argparse.Namespace, name: str, results: "list[Result]")
 def write_report(
     options: argparse.Namespace,
     name: str,
-    evaluator,
+    evaluator: "Evaluator",
     found: "list[Measured]",
-    compared: tuple = (),
+    compared: "tuple[Compared, ...]" = (),
     notes: tuple[str, ...] = (),
 ) -> None:
-    """The pages that --report names; a comparison of two models stands in them if there is one."""
+    """Writes the pages of --report, with the comparison of two models if there is one."""
     from datetime import date
 
     from polyvec.evaluate import report
@@ -225,8 +239,8 @@ def _versions() -> dict[str, str]:
 
 
 def _show(results: "list[Result]") -> None:
-    """A line a headline score; of tasks with subsets the main score of each, and their mean."""
-    header = ["data", "subset", "split", "measure", "score", "texts", "cut", "seconds"]
+    """One line per headline score; the main score of each subset, and their mean."""
+    header = ["data", "subset", "split", "measure", "score", "texts", "truncated", "seconds"]
     with_published = any(result.published is not None for result in results)
     rows = []
     for result in results:
@@ -237,7 +251,7 @@ def _show(results: "list[Result]") -> None:
             facts = (str(result.num_texts), str(result.num_truncated), f"{result.seconds:.1f}")
             row = [result.task, result.subset, result.split, measure, f"{100 * score:.2f}", *facts]
             if with_published:
-                row += _beside(result, measure)
+                row += _published(result, measure)
             rows.append(row)
     for task in dict.fromkeys(result.task for result in results if result.subset):
         group = [result for result in results if result.task == task]
@@ -252,7 +266,7 @@ def _show(results: "list[Result]") -> None:
     common.show_table([*header, *(["published", "difference"] if with_published else [])], rows)
 
 
-def _beside(result: "Result", measure: str) -> list[str]:
+def _published(result: "Result", measure: str) -> list[str]:
     if result.published is None or measure != result.main_measure:
         return ["", ""]
     return [f"{100 * result.published:.2f}", f"{100 * (result.difference or 0):+.2f}"]

@@ -1,4 +1,4 @@
-"""Are the texts of a task among those that the model was trained on?"""
+"""Are texts of a task among those that the model was trained on?"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,32 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from polyvec.data.overlap.overlap import NGRAM, NONE, overlap
-from polyvec.data.tasks.readers import TaskSet
+from polyvec.data.tasks.sets import InstructionRetrievalSet, RetrievalSet, TaskSet
 from polyvec.data.texts import read_jsonl, read_lines
 from polyvec.errors import DataError
 
-# What a set asks of a model. A corpus may be known, queries may not.
+# Contamination concerns what is asked: a corpus may be in the training data, queries may not.
 ASKED = ("texts", "sentences1", "sentences2")
 
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """Of a task's texts: how many stand in the training texts, whole, or by an n-gram of words."""
+    """How many of a task's texts are in the training texts, whole or by an n-gram of words."""
 
     num_texts: int
     num_same: int
     num_ngram: int
 
     def __str__(self) -> str:
-        whole = f"{self.num_same} of {self.num_texts} texts stand in the training texts"
-        return f"{whole}, {self.num_ngram} share {NGRAM} words in a row (or all they have)"
+        whole = f"{self.num_same} of {self.num_texts} texts are in the training texts"
+        return f"{whole}, {self.num_ngram} share {NGRAM} consecutive words (or all they have)"
 
 
 def contaminations(sets: Sequence[TaskSet], files: Sequence[str | Path]) -> list[Contamination]:
-    """What of each task stands in the training files; those are read once.
+    """The contamination of each task by the training files, which are read once.
 
-    Files are .txt (a text a line) or .jsonl (every string in a row), gzipped or not. Equal
-    means up to case, punctuation and white space. Raises DataError for files without texts.
+    Files are .txt (one text per line) or .jsonl (every string in a row), gzipped or not. Texts
+    are compared without case, punctuation and white space. Raises DataError for files without
+    texts.
     """
     texts = [asked(data) for data in sets]
     every = [text for each in texts for text in each]
@@ -48,8 +49,8 @@ def contaminations(sets: Sequence[TaskSet], files: Sequence[str | Path]) -> list
 
 
 def asked(data: TaskSet) -> list[str]:
-    """The distinct texts that a task asks about: its queries, or all texts where there are none."""
-    if hasattr(data, "queries"):
+    """The distinct texts that a task asks about: its queries, or all texts if it has none."""
+    if isinstance(data, RetrievalSet | InstructionRetrievalSet):
         return list(dict.fromkeys(data.queries.values()))
     found = [text for name in ASKED for text in getattr(data, name, ())]
     return list(dict.fromkeys(found))
@@ -68,7 +69,7 @@ def training_texts(files: Sequence[str | Path]) -> Iterator[str]:
             for _, row in read_jsonl(path):
                 yield from _strings(row)
         else:
-            raise DataError(f"{path}: training texts are .txt or .jsonl, gzipped or not")
+            raise DataError(f"{path}: not a .txt or .jsonl file of training texts, gzipped or not")
 
 
 def _strings(value: Any) -> Iterator[str]:

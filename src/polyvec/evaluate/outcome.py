@@ -1,4 +1,4 @@
-"""What a protocol is given, and what it finds."""
+"""What a protocol gets, an encoder, and what it returns, an outcome."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ Statistic = Callable[[np.ndarray], float]
 class Encoder(Protocol):
     """A model as the protocols see it: texts in, float32 vectors [N, E] out.
 
-    `role` is "query" or "document" where the task has sides, else None; which prompt that means
-    is the model's business. `instruction` is one that the data brings for these texts.
+    `role` is "query" or "document" if the task has sides, else None; the model decides which
+    prompt that means. `instruction` is one that the data gives for these texts.
     """
 
     def encode(
@@ -34,11 +34,11 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that was scored, for slices and for a person to look at.
+    """One scored item, for slices and for inspection.
 
-    `value` is what it got: a query's nDCG@10, a pair's similarity, the share of runs in which a
-    text was classified right. `gold` is what the data says (a score, a label), `found` what the
-    model put first: (id, text, score, grade).
+    `value` is its score: the nDCG@10 of a query, the similarity of a pair, the fraction of runs
+    that classify a text correctly. `gold` is the reference (a score, a label), `found` what the
+    model ranks first: (id, text, score, grade).
     """
 
     id: str
@@ -50,12 +50,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Scores of one task, as fractions, and what they were made of.
+    """Scores of one task, as fractions, and what they were computed from.
 
-    `paired` is [N, ...]: a row an item, its first number the model's; `statistic` makes the
-    main score of it, so that two models can be compared item by item (significance.compare).
-    Tasks whose score is not made of items leave both out. `similarities` are groups of the
-    model's similarities for histograms, such as {"relevant": ..., "other": ...}.
+    `paired` is [N, ...]: one row per item, whose first column is the model's value; `statistic`
+    computes the main score from it, so that two models can be compared item by item
+    (significance.compare). Both are None for tasks whose score is not a statistic of items.
+    `similarities` are groups of the model's similarities for histograms, such as
+    {"relevant": ..., "other": ...}.
     """
 
     kind: str

@@ -4,17 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyvec.data.tasks.named import NamedTask, all_tasks, named_task
-from polyvec.data.tasks.readers import TaskSet, read_folder
+from polyvec.data.tasks.folder import read_folder
+from polyvec.data.tasks.kinds import KINDS, find_kind
+from polyvec.data.tasks.named import NamedTask, OfficialName, all_tasks, named_task
+from polyvec.data.tasks.sets import TaskSet
 from polyvec.errors import DataError, InputError, known
-
-Published = dict[tuple[str, str, str], float]
-KINDS = ("sts", "retrieval", "classification", "clustering", "pair", "bitext", "summarization")
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """One data set to measure, read when it is its turn; or one subset of a task."""
+    """One data set to measure: a folder, or one subset of a task. It is read when needed.
+
+    `by_name` is false for what "all" or a kind selected.
+    """
 
     name: str
     subset: str = ""
@@ -22,9 +24,12 @@ class Chosen:
     folder: Path | None = None
     split: str = "test"
     kind: str | None = None
-    official_task: str = ""
-    published: float | None = None
-    known_difference: str = ""
+    by_name: bool = True
+
+    @property
+    def official_name(self) -> OfficialName:
+        """What the official task, its split and its subset are called; empty names for none."""
+        return self.task.official_name(self.subset) if self.task else ("", "", "")
 
     def read(self) -> TaskSet:
         """Its data. Raises DataError naming file, line and id."""
@@ -41,75 +46,64 @@ def select(
     split: str = "test",
     kind: str | None = None,
     subsets: Sequence[str] = (),
-    published: Published | None = None,
 ) -> list[Chosen]:
-    """Every data set that is meant, in order.
+    """Every data set that is wanted, in order.
 
-    A folder stands for itself; a name, a kind ("sts") or "all" for tasks below `data`, where
-    "all" and kinds leave out what does not lie there. With `subsets` only those of each task;
-    with `published` only what has a published score is taken from "all" and kinds.
+    `wanted` are folders, and names of tasks below the folder `data`, kinds ("sts") or "all"; the
+    last two select only tasks whose files are there. `subsets` limits tasks that have some.
+    `split` and `kind` are those of folders.
     """
     found: list[Chosen] = []
     for each in wanted:
         if Path(each).is_dir() and (data is None or each not in _names()):
-            found.append(Chosen(Path(each).resolve().name, "", None, Path(each), split, kind))
+            path = Path(each)
+            found.append(Chosen(path.resolve().name, folder=path, split=split, kind=kind))
             continue
-        for task, every in _tasks(each, data):
-            found.extend(_of_task(task, subsets, published or {}, every and published is not None))
+        for task, by_name in _tasks(each, data):
+            found += [
+                Chosen(task.name, subset, task, by_name=by_name)
+                for subset in _subsets(task, subsets)
+            ]
     if not found:
-        raise DataError(f"no task of {', '.join(wanted)} lies in {data}")
+        raise DataError(f"no data of {', '.join(wanted)} in {data}")
     return found
 
 
 def _tasks(name: str, data: str | Path | None) -> Iterator[tuple[NamedTask, bool]]:
-    """Tasks of a name, a kind or all, and whether it was not the task's own name."""
+    """Tasks of a name, a kind or all, and whether it is the task's own name."""
     if "/" in name or "\\" in name:
         raise DataError(f"{name}: no such folder")
+    kind = find_kind(name)
+    is_task = name in _names()
     if data is None:
-        raise DataError(
-            f"{name!r} is no folder."
-            + (
-                " It is a task by name: say with --data where the folder of data sets is."
-                if name in (*_names(), *KINDS, "all")
-                else known(name, _names())
-            )
-        )
+        if is_task or kind or name == "all":
+            hint = " It is a task or a kind of task: give the folder of data sets with --data."
+        else:
+            hint = known(name, (*_names(), *KINDS))
+        raise DataError(f"{name!r} is not a folder.{hint}")
     if not Path(data).is_dir():
         raise DataError(f"{data}: no such folder")
-    if name not in (*KINDS, "all"):
-        yield named_task(name, data), False
+    if is_task or (kind is None and name != "all"):
+        yield named_task(name, data), True
         return
     for task in all_tasks(data):
-        if name in ("all", task.layout.kind) and _lies_there(task):
-            yield task, True
+        if (kind is None or task.kind == kind.name) and _has_data(task):
+            yield task, False
 
 
-def _of_task(
-    task: NamedTask, subsets: Sequence[str], published: Published, only_published: bool
-) -> Iterator[Chosen]:
-    known_subsets = task.subsets()
-    for subset in subsets:
-        if subset not in known_subsets and len(known_subsets) > 1:
-            raise InputError(f"{task.name}: no subset {subset!r}." + known(subset, known_subsets))
-    for subset in known_subsets:
-        if subsets and len(known_subsets) > 1 and subset not in subsets:
-            continue
-        official_task = task.official_task(subset)
-        score = published.get(official_task)
-        if only_published and score is None:
-            continue
-        yield Chosen(
-            task.name,
-            subset,
-            task,
-            official_task=official_task[0],
-            published=score,
-            known_difference=task.naming.known_difference,
-        )
+def _subsets(task: NamedTask, wanted: Sequence[str]) -> Sequence[str]:
+    """The wanted subsets of a task, or all it has."""
+    found = task.subsets()
+    if not wanted or len(found) == 1:
+        return found
+    for subset in wanted:
+        if subset not in found:
+            raise InputError(f"{task.name}: no subset {subset!r}.{known(subset, found)}")
+    return [subset for subset in found if subset in wanted]
 
 
-def _lies_there(task: NamedTask) -> bool:
-    first = task.layout.files[0] if task.layout.files else task.layout.corpus
+def _has_data(task: NamedTask) -> bool:
+    first = task.source.files[0] if task.source.files else task.source.corpus
     return (task.root / first.split("/")[0]).is_dir()
 
 

@@ -1,4 +1,4 @@
-"""A model's scores on data sets: by the protocol of their kind, with what they were measured on."""
+"""Scores of a model on data sets, by the protocol of their kind, and what they were measured on."""
 
 import json
 import time
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyvec.data.tasks.readers import TaskSet, read_folder
+from polyvec.data.tasks.folder import read_folder
+from polyvec.data.tasks.kinds import KINDS
+from polyvec.data.tasks.sets import TaskSet
 from polyvec.embed.encoding import RunOptions
 from polyvec.errors import DataError
 from polyvec.evaluate import protocols
@@ -21,17 +23,17 @@ from polyvec.storage.vector_cache import EmbeddingCache
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
 
-SAMPLE = 1000  # vectors whose geometry is looked at
+SAMPLE = 1000  # vectors whose geometry is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """Scores as fractions, with what they were measured on: the data's and the model's hash.
 
-    `task` is the local copy's name, never a benchmark's: a copy may differ from the official set.
-    `official_task` names the official one that it corresponds to, `published` what was published
-    of this model there, `cause` why the two may differ. `num_computed` of `num_texts` had no
-    vector in the cache.
+    `task` is the name of the local copy, which may differ from the official task's data.
+    `num_computed` of `num_texts` had no vector in the cache. published.join fills in the last
+    three fields: the corresponding official task, the score published for this model there, and
+    why the two may differ.
     """
 
     task: str
@@ -58,18 +60,18 @@ class Result:
 
     @property
     def note(self) -> str:
-        """What a report says of the data: why it may differ from the official task."""
+        """What a report notes on the data: why scores may differ from the official task's."""
         return self.known_difference if self.official_task else ""
 
     @property
     def difference(self) -> float | None:
-        """Ours less what was published."""
+        """Our score minus the published one."""
         return None if self.published is None else self.main_score - self.published
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A result, what it was made of, and the geometry of a sample of the vectors."""
+    """A result, what it was computed from, and the geometry of a sample of the vectors."""
 
     result: Result
     outcome: Outcome
@@ -77,9 +79,10 @@ class Measured:
 
 
 class Evaluator:
-    """A model, ready to be measured on any number of tasks.
+    """Measures a model on any number of tasks.
 
-    Vectors are kept in `cache`, if there is one, by content, model and prompt.
+    Vectors are stored in `cache`, if there is one, by content, model and prompt. `seed` is that
+    of the protocols that draw (classification, clustering); 42 is MTEB's.
     """
 
     def __init__(
@@ -104,44 +107,42 @@ class Evaluator:
         data: TaskSet,
         *,
         subset: str = "",
-        official_task: str = "",
-        published: float | None = None,
-        known_difference: str = "",
+        prompt_names: Sequence[str] = (),
     ) -> Measured:
-        """Scores of one data set; the official task's name is one that a prompt may go by.
+        """Scores of one data set.
 
-        Raises DataError, naming the text, for vectors or scores that are not finite.
+        A stored prompt is found by the data's name, then by `prompt_names` (such as the official
+        task's name), then by MTEB's name of the kind of task. Raises DataError, naming the text,
+        for vectors or scores that are not finite.
         """
         began = time.perf_counter()
+        kind = KINDS[data.kind]
         encoder = TaskEncoder(
             self.embedder,
-            names=(data.name, official_task, mteb_type(data)),
+            names=(data.name, *prompt_names, kind.mteb_type),
             cache=self.cache,
             options=self.options,
             model_sha256=self.vectors_sha256,
         )
-        outcome = protocols.run(encoder, data, seed=self.seed)
+        outcome = protocols.run(encoder, data, **({"seed": self.seed} if kind.draws else {}))
         if not np.isfinite(outcome.main_score):
             raise DataError(f"{data.name}: {outcome.main_measure} is {outcome.main_score}")
         work = encoder.work
         result = Result(
-            data.name,
-            data.split,
-            outcome.kind,
-            outcome.main_measure,
-            outcome.scores,
-            work.num_texts,
-            work.num_truncated,
-            round(time.perf_counter() - began, 2),
-            data.sha256,
-            self.model_sha256,
-            subset,
-            round(work.encode_s, 2),
-            work.num_computed,
-            work.prompts,
-            official_task,
-            published,
-            known_difference,
+            task=data.name,
+            split=data.split,
+            kind=outcome.kind,
+            main_measure=outcome.main_measure,
+            scores=outcome.scores,
+            num_texts=work.num_texts,
+            num_truncated=work.num_truncated,
+            seconds=round(time.perf_counter() - began, 2),
+            data_sha256=data.sha256,
+            model_sha256=self.model_sha256,
+            subset=subset,
+            encode_seconds=round(work.encode_s, 2),
+            num_computed=work.num_computed,
+            prompts=work.prompts,
         )
         shape = geometry_of(np.concatenate(work.sample)) if self.geometry else {}
         return Measured(result, outcome, shape)
@@ -170,44 +171,33 @@ def evaluate(
 def item_scores(
     embedder: "Embedder", data: TaskSet, *, batch_size: int | None = None
 ) -> tuple[np.ndarray, Statistic]:
-    """What a model gets for each item, [N, 1 or 2], and the statistic that makes the task's score.
+    """The model's value of each item, [N, 1 or 2], and the statistic that gives the task's score.
 
-    For significance.compare. Raises DataError for tasks whose score is not made of items.
+    For significance.compare. Raises DataError for tasks whose score is not a statistic of items.
     """
     return paired(Evaluator(embedder, batch_size=batch_size).measure(data).outcome, data.name)
 
 
 def paired(outcome: Outcome, task: str) -> tuple[np.ndarray, Statistic]:
-    """The items of an outcome and their statistic; DataError where it has none."""
+    """The items of an outcome and their statistic; DataError if it has none."""
     if outcome.paired is None or outcome.statistic is None:
         raise DataError(
-            f"{task}: {outcome.main_measure} of {outcome.kind} is no score of single items, "
-            "so two models cannot be compared item by item"
+            f"{task}: {outcome.main_measure} of {outcome.kind} is not a statistic of items, so two "
+            "models cannot be compared item by item"
         )
     return outcome.paired, outcome.statistic
 
 
 def write_results(path: str | Path, model: str, results: Sequence[Result], **facts: Any) -> None:
-    """Results as JSON, whole or not at all; `facts` of the whole run stand before them."""
+    """Results as JSON, written atomically; `facts` of the whole run come before them."""
     with atomic_file(Path(path), "w") as file:
         rows = [asdict(result) for result in results]
         json.dump({"model": model, **facts, "results": rows}, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
-def mteb_type(data: TaskSet) -> str:
-    """What mteb calls the kind of a task."""
-    name = type(data).__name__.removesuffix("Set")
-    if name == "Retrieval":
-        return "Reranking" if getattr(data, "candidates", None) else "Retrieval"
-    types = {"ConditionalSts": "STS", "Sts": "STS", "Pair": "PairClassification"}
-    types |= {"Bitext": "BitextMining", "Summary": "Summarization"}
-    types |= {"Instruction": "InstructionRetrieval"}
-    return types.get(name, name)
-
-
 def geometry_of(vectors_NE: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """How a sample of at most 1,000 vectors fills its space; empty for fewer than 10."""
+    """Geometry of a sample of at most 1,000 vectors; empty for fewer than 10."""
     from polyvec.evaluate.measures import geometry, neighbours
 
     vectors_NE = np.unique(vectors_NE, axis=0)

@@ -215,8 +215,8 @@ def test_one_file_alone(tmp_path):
         ({"x_dot_tsv": "a\tb\nc\n"}, "x.tsv:2: 1 columns, and 2 above"),
         ({"x_dot_tsv": "a\ta\n"}, "x.tsv:1: a column comes twice"),
         ({"x_dot_md": "text"}, "holds no data. Known: csv"),
-        ({"qrels__x_dot_tsv": "q\td\n"}, "x.tsv:1: 2 columns, not query"),
-        ({"qrels__x_dot_tsv": "q\td\tnan\n"}, "x.tsv:1: score 'nan' is not a number"),
+        ({"qrels__x_dot_tsv": "q\td\n"}, "x.tsv:1: 2 columns, expected 3"),
+        ({"qrels__x_dot_tsv": "q\td\tnan\n"}, "x.tsv:1: grade 'nan' is not a finite number"),
     ],
 )
 def test_bad_data_names_its_place(tmp_path, files, told):

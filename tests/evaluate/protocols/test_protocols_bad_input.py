@@ -7,7 +7,7 @@ import pytest
 import toy_data
 from toy_encoders import Bag, Toy
 
-from polyvec.data.tasks.sets import BitextSet, ConditionalStsSet, RetrievalSet, StsSet
+from polyvec.data.tasks.sets import BitextMiningSet, ConditionalStsSet, RetrievalSet, StsSet
 from polyvec.errors import DataError, ModelError, SettingsError, ShapeError
 from polyvec.evaluate import protocols
 
@@ -64,12 +64,12 @@ class Broken(Bag):
     ],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_a_vector_that_is_no_number_is_named(data, text, named, value):
+def test_a_vector_with_nan_is_named(data, text, named, value):
     with pytest.raises(ModelError) as error:
         protocols.run(Broken(text, value), data)
     message = str(error.value)
     assert message.startswith(f"{data.name}: the vector of {named}")
-    assert message.endswith("holds NaN or infinity") and "\n" not in message
+    assert message.endswith("contains NaN or infinity") and "\n" not in message
 
 
 def test_a_train_text_is_named_by_its_row_and_its_first_40_characters():
@@ -89,15 +89,15 @@ def test_a_train_text_is_named_by_its_row_and_its_first_40_characters():
         (STS, "all 90 predicted scores are equal"),
         (CONDITIONAL, "all 90 predicted scores are equal"),
         (PAIRS, "all 90 predicted scores are equal"),
-        (CORPUS, r"all similarities of each query \(25 in all\) are equal"),
-        (CANDIDATES, r"all similarities of each query \(25 in all\) are equal"),
-        (CHANGED, r"all similarities of each query \(50 in all\) are equal"),
+        (CORPUS, "all similarities of each of the 25 queries are equal"),
+        (CANDIDATES, "all similarities of each of the 25 queries are equal"),
+        (CHANGED, "all similarities of each of the 50 queries are equal"),
         (BITEXT, "all 369 predicted scores are equal"),
-        (SUMMARIES, r"human scores or the similarities of each text \(14 in all\) are equal"),
+        (SUMMARIES, "all similarities of each of the 14 texts are equal"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_model_that_says_the_same_of_everything_has_no_score(data, message):
+def test_a_model_with_one_vector_for_everything_has_no_score(data, message):
     with pytest.raises(DataError, match=f"^{data.name}: .*{message}"):
         protocols.run(Toy(lambda text: np.array([1.0, 0.0])), data)
 
@@ -116,9 +116,9 @@ EMPTY = {
     "text 3: no human_summaries": changed(
         SUMMARIES, human=(*SUMMARIES.human[:3], (), *SUMMARIES.human[4:])
     ),
-    "part 1 holds no texts": changed(CLUSTERS, protocol="sets", parts=(tuple(range(99)), ())),
-    "part 0 holds row 150 of 150 texts": changed(CLUSTERS, protocol="sets", parts=((3, 150),)),
-    "fraction 0.001 of 150 texts is none": changed(CLUSTERS, fraction=0.001),
+    "part 1 is empty": changed(CLUSTERS, protocol="sets", parts=(tuple(range(99)), ())),
+    "part 0 has row 150 of 150 texts": changed(CLUSTERS, protocol="sets", parts=((3, 150),)),
+    "fraction 0.001: selects none of 150 texts": changed(CLUSTERS, fraction=0.001),
 }
 UNEQUAL = {
     "90 pairs, 90 sentences2, 89 scores": changed(STS, scores=STS.scores[1:]),
@@ -133,24 +133,22 @@ UNEQUAL = {
     "text 0: 5 machine_summaries, 4 scores": changed(
         SUMMARIES, scores=(SUMMARIES.scores[0][1:], *SUMMARIES.scores[1:])
     ),
-    "query 'q3' has 1 instructions and judgements under 2": changed(
+    "query 'q3' has 1 instructions and 2 sets of judgements; expected 2 of both": changed(
         CHANGED, instructions=CHANGED.instructions | {"q3": ("one",)}
     ),
 }
 WRONG = {
     "all 90 gold scores are equal": changed(STS, scores=(2.0,) * 90),
     "gold scores hold NaN": changed(STS, scores=(float("nan"), *STS.scores[1:])),
-    "labels must be 0 and 1, both of them, but are: 1": changed(PAIRS, labels=(1,) * 90),
-    "labels must be 0 and 1, both of them, but are: 0, 1, 2": changed(
-        PAIRS, labels=(2, *PAIRS.labels[1:])
-    ),
-    "train: 1 label, 'a', of 2 or more": changed(CLASSES, train_labels=("a",) * 120),
-    "1 label, 'a', of 2 or more": changed(CLUSTERS, labels=("a",) * 150),
-    "the 1 texts that were drawn have 1 label": changed(CLUSTERS, max_texts=1),
-    r"gold pair \(3, 155\): there is no row 155 in the 155 sentences2": changed(
+    "labels are 1; expected both 0 and 1": changed(PAIRS, labels=(1,) * 90),
+    "labels are 0, 1, 2; expected both 0 and 1": changed(PAIRS, labels=(2, *PAIRS.labels[1:])),
+    "train: only one label, 'a'; expected 2 or more": changed(CLASSES, train_labels=("a",) * 120),
+    "only one label, 'a'; expected 2 or more": changed(CLUSTERS, labels=("a",) * 150),
+    "the 1 sampled texts have only one label": changed(CLUSTERS, max_texts=1),
+    r"gold pair \(3, 155\): row 155 is out of range for the 155 sentences2": changed(
         BITEXT, gold=((0, 0), (3, 155))
     ),
-    "query 'x' is judged, but has no text": changed(CORPUS, qrels={"x": {"d1": 1}}),
+    "query 'x' has judgements but no text": changed(CORPUS, qrels={"x": {"d1": 1}}),
     "candidate 'd999' of query 'q2' is not in the corpus": changed(
         CORPUS, candidates={"q2": ("d1", "d999")}
     ),
@@ -171,17 +169,22 @@ def test_data_that_cannot_be_measured_is_refused(message, data):
     ("data", "options", "message"),
     [
         (changed(CLUSTERS, protocol="bootstraps"), {}, "Did you mean 'bootstrap'"),
-        (changed(CLUSTERS, fraction=0.5, max_texts=9), {}, "exclude each other"),
-        (CLUSTERS, {"draw_size": 3}, "draw_size 3 is below 5 labels"),
+        (changed(CLUSTERS, fraction=0.5, max_texts=9), {}, "mutually exclusive"),
+        (CLUSTERS, {"draw_size": 3}, "draw_size 3 is less than the number of labels, 5"),
+        (
+            CLUSTERS,
+            {"draws": 3},
+            "no option 'draws'.*Known: draw_size, num_draws, seed",
+        ),
     ],
 )
-def test_settings_that_cannot_be_are_refused(data, options, message):
+def test_impossible_settings_are_refused(data, options, message):
     with pytest.raises(SettingsError, match=message):
         protocols.run(Bag(), data, **options)
 
 
-def test_a_set_of_no_known_kind_is_refused():
-    with pytest.raises(DataError, match=r"no protocol measures a dict\. Known: BitextSet"):
+def test_data_of_unknown_kind_is_refused():
+    with pytest.raises(DataError, match=r"no protocol for data of kind 'dict'\. Known: bitext"):
         protocols.run(Bag(), {"texts": []})
 
 
@@ -195,11 +198,14 @@ def test_an_encoder_gives_a_vector_a_text():
 
 
 def test_one_document_and_one_sentence_are_enough():
-    """Nothing to choose from is no reason to call a model constant."""
+    """With nothing to choose from, a model is not called constant."""
     one = RetrievalSet(
         "r", "test", {"d": "w1"}, {"q": "w2", "p": "w3"}, {"q": {"d": 1}, "p": {"d": 1}}
     )
     assert protocols.run(Bag(), one).main_score == 1
-    assert protocols.run(Bag(), BitextSet("b", "test", ("w1",), ("w2",), ((0, 0),))).main_score == 1
-    two = StsSet("s", "test", ("w1", "w2"), ("w1", "w3"), (5.0, 1.0), "")
+    assert (
+        protocols.run(Bag(), BitextMiningSet("b", "test", ("w1",), ("w2",), ((0, 0),))).main_score
+        == 1
+    )
+    two = StsSet("s", "test", ("w1", "w2"), ("w1", "w3"), (5.0, 1.0))
     assert protocols.run(Bag(), two).main_score == pytest.approx(1)

@@ -8,34 +8,46 @@ import pytest
 import toy_data
 from toy_encoders import Bag, Toy, at_angles, plane
 
+from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.sets import (
-    BitextSet,
+    BitextMiningSet,
     ClassificationSet,
     ClusteringSet,
     ConditionalStsSet,
-    InstructionSet,
-    PairSet,
+    InstructionRetrievalSet,
+    PairClassificationSet,
     RetrievalSet,
     StsSet,
-    SummarySet,
+    SummarizationSet,
 )
+from polyvec.errors import SettingsError
 from polyvec.evaluate import measures, protocols
 from polyvec.evaluate.outcome import Outcome
-from polyvec.evaluate.protocols import PROTOCOLS, ranked
+from polyvec.evaluate.protocols import PROTOCOLS, options_of, ranked
 from polyvec.evaluate.protocols.classification import drawn, numbered
 
 SMALL = {"draw_size": 400, "num_draws": 3}  # of the clustering
+STS = toy_data.sts(0)
+CONDITIONAL = ConditionalStsSet(
+    "toy conditions",
+    "test",
+    STS.sentences1,
+    STS.sentences2,
+    ("shape",) * 45 + ("size",) * 45,
+    STS.scores,
+)
 ONE_OF_EACH = {
-    "sts": (toy_data.sts(0), {}),
+    "sts": (STS, {}),
+    "conditional_sts": (CONDITIONAL, {}),
     "pair_classification": (toy_data.pairs(0), {}),
     "classification": (toy_data.classes(0, 3), {}),
     "clustering": (toy_data.clusters(0), SMALL),
-    "bitext": (toy_data.bitext(0), {}),
+    "bitext_mining": (toy_data.bitext(0), {}),
     "summarization": (toy_data.summaries(0), {}),
     "retrieval": (toy_data.corpus(0), {}),
     "reranking": (toy_data.corpus(0, candidates=toy_data.candidates(0)), {}),
-    "instruction": (toy_data.instructed(0, changed=True), {}),
-    "robustness": (toy_data.instructed(0, changed=False), {}),
+    "instruction_reranking": (toy_data.instructed(0, changed=True), {}),
+    "instruction_retrieval": (toy_data.instructed(0, changed=False), {}),
 }
 ALL = pytest.mark.parametrize(("data", "options"), ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 
@@ -50,15 +62,15 @@ TOPICS = angles(*range(12), *range(120, 132), *range(240, 252))
 NAMES = ("a",) * 12 + ("b",) * 12 + ("c",) * 12
 PLACES = {"north": "90", "east": "0", "south": "270"}
 PERFECT = [
-    StsSet("s", "test", angles(*[5] * 5), angles(5, 25, 45, 65, 85), tuple(GOLD), ""),
-    PairSet("p", "test", angles(0, 50, 0, 50), angles(5, 55, 80, 140), (1, 1, 0, 0)),
+    StsSet("s", "test", angles(*[5] * 5), angles(5, 25, 45, 65, 85), tuple(GOLD)),
+    PairClassificationSet("p", "test", angles(0, 50, 0, 50), angles(5, 55, 80, 140), (1, 1, 0, 0)),
     ClassificationSet("c", "test", TOPICS, NAMES, TOPICS[::5], NAMES[::5]),
     ClusteringSet("k", "test", TOPICS, NAMES),
     ClusteringSet(
         "k", "test", TOPICS, NAMES, protocol="sets", parts=((*range(24),), (*range(36),))
     ),
-    BitextSet("b", "test", angles(0, 90, 180), angles(181, 2, 91), ((0, 1), (1, 2), (2, 0))),
-    SummarySet(
+    BitextMiningSet("b", "test", angles(0, 90, 180), angles(181, 2, 91), ((0, 1), (1, 2), (2, 0))),
+    SummarizationSet(
         "m",
         "test",
         ("t", "u"),
@@ -70,7 +82,7 @@ PERFECT = [
     RetrievalSet(
         "r", "test", PLACES, {"q": "1"}, {"q": {"east": 1}}, candidates={"q": ("south", "east")}
     ),
-    InstructionSet(
+    InstructionRetrievalSet(
         "i",
         "test",
         PLACES,
@@ -89,8 +101,22 @@ def test_perfect_vectors_score_one(data):
         assert found.scores["pearson"] == pytest.approx(1, abs=1e-6)
 
 
-def test_every_kind_has_its_protocol():
-    assert set(PROTOCOLS) == {type(data) for data in PERFECT} | {ConditionalStsSet}
+def test_every_kind_has_its_protocol_and_its_main_measure():
+    assert set(PROTOCOLS) == set(KINDS)
+    for name, (data, options) in ONE_OF_EACH.items():
+        found = protocols.run(Bag(), data, **options)
+        assert (data.kind, found.kind) == (name, name)
+        assert found.main_measure == KINDS[name].main_measure in found.scores
+    assert set(ONE_OF_EACH) == set(KINDS)
+
+
+@ALL
+def test_only_protocols_that_draw_take_a_seed(data, options):
+    if KINDS[data.kind].draws:
+        assert "seed" in options_of(PROTOCOLS[data.kind])
+        return
+    with pytest.raises(SettingsError, match=f"{data.kind} has no option 'seed'"):
+        protocols.run(Bag(), data, seed=1)
 
 
 @ALL
@@ -118,9 +144,8 @@ def test_two_runs_are_equal(data, options):
 def test_roles_are_those_of_retrieval_alone(data, options):
     encoder = Bag()
     kind = protocols.run(encoder, data, **options).kind
-    expected = (
-        {"query", "document"} if kind in ("retrieval", "reranking", "instruction") else {None}
-    )
+    ranked_kind = kind.endswith(("retrieval", "reranking"))
+    expected = {"query", "document"} if ranked_kind else {None}
     assert {role for role, _, _ in encoder.calls} == expected
 
 
@@ -144,7 +169,7 @@ def test_items_of_pairs():
 def test_pairs_are_compared_by_the_function_that_scores_best():
     """Of equal direction and other length: cosine sees nothing, distances do."""
     lengths = {"a": 1.0, "b": 1.2, "c": 9.0, "d": 30.0}
-    data = PairSet("p", "test", tuple("acbd"), tuple("bdac"), (1, 0, 1, 0))
+    data = PairClassificationSet("p", "test", tuple("acbd"), tuple("bdac"), (1, 0, 1, 0))
     found = protocols.run(Toy(lambda text: lengths[text] * plane(30), "dot"), data)
     assert found.scores["euclidean_ap"] == found.main_score == 1
     assert found.scores["similarity_ap"] < 1
@@ -164,7 +189,7 @@ def test_items_of_a_classification_say_what_was_predicted():
 
 
 def test_each_experiment_draws_its_texts():
-    """MTEB's draws by its own words: one list, shuffled again and again from the same seed."""
+    """MTEB's draws as MTEB computes them: one list, shuffled repeatedly from the same seed."""
     labels = toy_data.classes(5, 12).train_labels
     names, (places,) = numbered(labels)
     rows = list(range(len(labels)))
@@ -189,7 +214,9 @@ def test_only_texts_that_were_drawn_are_encoded():
 
 def test_a_sentence_that_is_everybodys_neighbour_costs_precision():
     """Two of three find row 0, one of them rightly: F1 is (2/3 + 0 + 1) / 3, accuracy 2/3."""
-    data = BitextSet("b", "test", angles(0, 10, 90), angles(1, 40, 91), ((0, 0), (1, 1), (2, 2)))
+    data = BitextMiningSet(
+        "b", "test", angles(0, 10, 90), angles(1, 40, 91), ((0, 0), (1, 1), (2, 2))
+    )
     found = protocols.run(Toy(at_angles), data)
     assert found.main_score == pytest.approx((2 / 3 + 0 + 1) / 3)
     assert found.scores["accuracy"] == found.scores["recall"] == pytest.approx(2 / 3)
@@ -202,7 +229,7 @@ def test_a_sentence_that_is_everybodys_neighbour_costs_precision():
 
 
 def test_bitext_of_unequal_sides_asks_for_gold_sentences_only():
-    data = BitextSet("b", "test", angles(200, 0, 90), angles(91, 3, 45, 44), ((2, 0), (1, 1)))
+    data = BitextMiningSet("b", "test", angles(200, 0, 90), angles(91, 3, 45, 44), ((2, 0), (1, 1)))
     encoder = Toy(at_angles)
     assert protocols.run(encoder, data).main_score == 1
     assert [num for _, _, num in encoder.calls] == [2, 4]
@@ -302,7 +329,7 @@ def test_a_model_that_is_blind_to_instructions():
 def test_a_model_that_follows_instructions():
     """The document that the second instruction rules out falls from rank 1 to 4: 1 - 1/4."""
     corpus = {"a": "0", "b": "40", "c": "60", "d": "80"}
-    data = InstructionSet(
+    data = InstructionRetrievalSet(
         "i",
         "test",
         corpus,

@@ -3,14 +3,14 @@
 import numpy as np
 
 from polyvec.data.tasks.sets import (
-    BitextSet,
+    BitextMiningSet,
     ClassificationSet,
     ClusteringSet,
-    InstructionSet,
-    PairSet,
+    InstructionRetrievalSet,
+    PairClassificationSet,
     RetrievalSet,
     StsSet,
-    SummarySet,
+    SummarizationSet,
 )
 
 
@@ -48,13 +48,15 @@ def sts(seed: int, num: int = 90) -> StsSet:
     second = [words.near(text, share) for text, share in zip(first, shares, strict=True)]
     first[5:9], second[5:9] = [first[4]] * 4, [second[4]] * 4
     gold = np.round(shares * 5 + words.draw.normal(0, 0.4, num)).tolist()
-    return StsSet("toy sts", "test", tuple(first), tuple(second), tuple(gold), "")
+    return StsSet("toy sts", "test", tuple(first), tuple(second), tuple(gold))
 
 
-def pairs(seed: int, num: int = 90) -> PairSet:
+def pairs(seed: int, num: int = 90) -> PairClassificationSet:
     data, words = sts(seed, num), Words(seed + 1000)
     labels = [int(score + words.draw.normal() > 3) for score in data.scores]
-    return PairSet("toy pairs", "test", data.sentences1, data.sentences2, tuple(labels))
+    return PairClassificationSet(
+        "toy pairs", "test", data.sentences1, data.sentences2, tuple(labels)
+    )
 
 
 def classes(seed: int, num_labels: int, *, names=str, samples: int = 4) -> ClassificationSet:
@@ -84,7 +86,7 @@ def clusters(seed: int, **settings) -> ClusteringSet:
     return ClusteringSet("toy clusters", "test", tuple(texts), tuple(names), **settings)
 
 
-def bitext(seed: int, num: int = 130) -> BitextSet:
+def bitext(seed: int, num: int = 130) -> BitextMiningSet:
     """The second side is longer and shuffled; a few of the first side have no translation."""
     words = Words(seed)
     first = [words.text() for _ in range(num)]
@@ -95,10 +97,10 @@ def bitext(seed: int, num: int = 130) -> BitextSet:
         shuffled[to] = second[row]
     kept = sorted(words.draw.permutation(num)[: num - 7].tolist())
     gold = tuple((row, int(place[row])) for row in kept)
-    return BitextSet("toy bitext", "test", tuple(first), tuple(shuffled), gold)
+    return BitextMiningSet("toy bitext", "test", tuple(first), tuple(shuffled), gold)
 
 
-def summaries(seed: int, num: int = 14) -> SummarySet:
+def summaries(seed: int, num: int = 14) -> SummarizationSet:
     """Unequal numbers of summaries; doubles; a text whose human scores are all equal."""
     words = Words(seed)
     texts = [words.text(length=12) for _ in range(num)]
@@ -111,7 +113,7 @@ def summaries(seed: int, num: int = 14) -> SummarySet:
         machine.append(tuple(each))
         noisy = np.clip(shares * 5 + words.draw.normal(0, 0.5, len(each)), 0, 5)
         scores.append(tuple((np.round(noisy * 3) / 3).tolist()) if row else (2.0,) * len(each))
-    return SummarySet(
+    return SummarizationSet(
         "toy summaries", "test", tuple(texts), tuple(human), tuple(machine), tuple(scores)
     )
 
@@ -142,7 +144,7 @@ def candidates(seed: int, most: int = 30) -> dict[str, tuple[str, ...]]:
     return found | {"q3": ()}
 
 
-def instructed(seed: int, *, changed: bool) -> InstructionSet:
+def instructed(seed: int, *, changed: bool) -> InstructionRetrievalSet:
     """Instructions of unequal numbers, or two of which the second rules documents out."""
     words, data = Words(seed + 90), corpus(seed)
     instructions, qrels = {}, {}
@@ -158,6 +160,6 @@ def instructed(seed: int, *, changed: bool) -> InstructionSet:
             qrels[query] = tuple(dict.fromkeys(names[i::split], 1) for i in range(split))
         several = words.draw.choice(known, len(qrels[query]), replace=False)
         instructions[query] = tuple(several.tolist())
-    return InstructionSet(
+    return InstructionRetrievalSet(
         "toy instructions", "test", data.corpus, data.queries, instructions, qrels, changed=changed
     )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from polyvec.data.overlap.overlap import NGRAM, NONE, Overlap, equal_rows, nearest, overlap
-from polyvec.data.stats.files import SPLITS, DataFile, data_files, read_qrels, split_of
+from polyvec.data.stats.files import SPLITS, DataFile, data_files, split_of
 from polyvec.data.stats.statistics import PROGRESS_ROWS, FolderStats, Progress, text_rows
+from polyvec.data.tasks.qrels import read_qrels
 from polyvec.data.texts import ID_COLUMNS
 from polyvec.data.words import normalized, words
 from polyvec.errors import InputError

@@ -1,6 +1,5 @@
 """Which data files a folder holds, of which split each is, and what stands in their rows."""
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from polyvec.errors import DataError
 
 MAX_DEPTH = 6  # of values inside values
 COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*")  # what a header's cell looks like, and no text
-QRELS_HEADERS = ("query-id", "query_id", "qid")
 # The names that file names, and fields "split", have for the three splits.
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -147,27 +145,3 @@ def leaves(row: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]
             yield from leaves(value, f"{name}[]", depth + 1)
     else:
         yield name, row
-
-
-# ---- judgements ---------------------------------------------------------------------------------
-
-
-def read_qrels(path: Path) -> Iterator[tuple[int, str, str, float]]:
-    """(line number, query, document, grade): three columns as in BEIR, or TREC's four."""
-    for number, line in read_lines(path):
-        cells = line.split("\t") if "\t" in line else line.split()
-        if not line.strip() or (number == 1 and cells[0] in QRELS_HEADERS):
-            continue
-        if len(cells) not in (3, 4):
-            raise DataError(f"{path}:{number}: {len(cells)} columns, not query, document, score")
-        yield number, cells[0], cells[-2], _grade(path, number, cells[-1])
-
-
-def _grade(path: Path, number: int, score: str) -> float:
-    try:
-        value = float(score)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{path}:{number}: score {score!r} is not a number")
-    return value

@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from polyvec.data.stats.files import DataFile, read_qrels, read_rows
+from polyvec.data.stats.files import DataFile, read_rows
+from polyvec.data.tasks.qrels import read_qrels
 from polyvec.data.texts import ID_COLUMNS
 from polyvec.data.words import hash64
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from polyvec.data.stats.fields import Field
-from polyvec.data.stats.files import DataFile, data_files, leaves, read_qrels, read_rows
+from polyvec.data.stats.files import DataFile, data_files, leaves, read_rows
 from polyvec.data.stats.languages import guesser, shares
 from polyvec.data.stats.retrieval import RetrievalStats, retrieval_stats
+from polyvec.data.tasks.qrels import read_qrels
 from polyvec.errors import DataError
 
 MAX_FIELDS = 500  # of a file; what is inside values beyond that is not told apart

@@ -11,11 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.results import ModelResult
 
-from polyvec.data.tasks.readers import read_folder
+from polyvec.data.tasks.folder import read_folder
+from polyvec.data.tasks.sets import TaskSet
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.evaluate.mteb_bridge.encoder import Instructions, MtebEncoder
-from polyvec.evaluate.mteb_bridge.local import TASKS, local_task
+from polyvec.evaluate.mteb_bridge.local import local_task
 
 UNREACHED = (ConnectionError, DatasetNotFoundError, HfHubHTTPError, LocalEntryNotFoundError)
 
@@ -30,7 +31,7 @@ def mteb_tasks(
     ones. Raises SettingsError for a name that is not known, and for a task without a subset in
     these languages, which mteb would leave out.
     """
-    single = isinstance(tasks, (str, Path, mteb.AbsTask, *TASKS))
+    single = isinstance(tasks, (str, Path, mteb.AbsTask, TaskSet))
     return [_task(each, languages, split) for each in ([tasks] if single else tasks)]
 
 
@@ -110,7 +111,7 @@ def reachable() -> Iterator[None]:
 def _task(task: Any, languages: Sequence[str] | None, split: str) -> mteb.AbsTask:
     if isinstance(task, mteb.AbsTask):
         return task
-    if isinstance(task, tuple(TASKS)):
+    if isinstance(task, TaskSet):
         return local_task(task)
     if is_folder(task):
         return local_task(read_folder(task, split))

@@ -1,19 +1,19 @@
-"""Queries under several instructions as mteb lays them out: one query an instruction."""
+"""Queries under several instructions in mteb's form: one query for each instruction."""
 
 from collections.abc import Iterator
 
-from polyvec.data.tasks.sets import InstructionSet
+from polyvec.data.tasks.sets import InstructionRetrievalSet
 from polyvec.errors import DataError
 
-SIDES = "og", "changed"  # the original instruction, and the one that narrows it
+SIDES = "og", "changed"  # suffixes of mteb's ids: the original instruction, and the narrower one
 
 
-def instructed(data: InstructionSet) -> tuple[dict[str, list[str]], dict, dict | None]:
+def instructed(data: InstructionRetrievalSet) -> tuple[dict[str, list[str]], dict, dict | None]:
     """Columns of the queries, qrels and candidates (None: all documents), by mteb's query ids.
 
-    FollowIR's metric wants "1-og" and "1-changed", InstructIR's "1_0", "1_1", ...: the numbers
-    are places of queries and of their instructions, since mteb cuts ids at "_".
-    Raises DataError for a query whose instructions and judgements do not fit.
+    FollowIR's metric needs "1-og" and "1-changed", InstructIR's "1_0", "1_1", ...: ids are
+    numbers of queries and instructions, since mteb splits ids at "_". Raises DataError for a
+    query whose numbers of instructions and judgements differ.
     """
     columns: dict[str, list[str]] = {"id": [], "text": [], "instruction": []}
     qrels: dict[str, dict[str, int]] = {}
@@ -25,13 +25,13 @@ def instructed(data: InstructionSet) -> tuple[dict[str, list[str]], dict, dict |
             new = f"{place}-{SIDES[number]}" if data.changed else f"{place}_{number}"
             for name, value in zip(columns, (new, data.queries[query], instruction), strict=True):
                 columns[name].append(value)
-            # mteb drops a query without judgements, and what is compared with it; this counts 0.
+            # mteb drops a query without judgements, and those compared with it; a grade 0 keeps it.
             qrels[new] = judged[number] or {next(iter(data.corpus)): 0}
             candidates[new] = near
     return columns, qrels, candidates if data.candidates else None
 
 
-def changed_documents(data: InstructionSet) -> dict[str, list[str]]:
+def changed_documents(data: InstructionRetrievalSet) -> dict[str, list[str]]:
     """Documents of each query that are less relevant under the second instruction."""
     found: dict[str, list[str]] = {}
     for place, query in _judged(data):
@@ -42,7 +42,7 @@ def changed_documents(data: InstructionSet) -> dict[str, list[str]]:
     return found
 
 
-def _judged(data: InstructionSet) -> Iterator[tuple[int, str]]:
+def _judged(data: InstructionRetrievalSet) -> Iterator[tuple[int, str]]:
     """Queries that have judgements, numbered."""
     for place, query in enumerate(data.queries):
         judged = data.qrels.get(query, ())
@@ -51,7 +51,7 @@ def _judged(data: InstructionSet) -> Iterator[tuple[int, str]]:
         num_given = len(data.instructions.get(query, ()))
         if num_given != len(judged) or (data.changed and num_given != 2):
             raise DataError(
-                f"{data.name}: query {query!r} has {num_given} instructions and judgements under "
-                f"{len(judged)}, but needs {'2 of both' if data.changed else 'as many of both'}"
+                f"{data.name}: query {query!r} has {num_given} instructions and {len(judged)} sets "
+                f"of judgements; expected {'2 of both' if data.changed else 'equal numbers'}"
             )
         yield place, query

@@ -1,9 +1,9 @@
 """Our data sets as mteb's tasks, under names of their own.
 
-A local copy may be another split, a subset, or preprocessed otherwise, so that its score is never
-one of the official task (SILENT row 28): its name begins with "Local" and ends in a hash of what is
-scored, its revision is the data's sha256. mteb's cache finds scores by the name, and does not look
-at the revision when a score is there: an edited file must not have the old one's name.
+A local copy may have another split, fewer rows or other preprocessing, so its score is never that
+of the official task (SILENT row 28): its name starts with "Local" and ends in a hash of what is
+scored, its revision is the data's sha256. mteb's cache looks up scores by name and ignores the
+revision, so an edited file must get another name.
 """
 
 import hashlib
@@ -31,16 +31,8 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.get_tasks import get_task
 from mteb.languages import check_language_code
 
-from polyvec.data.tasks.sets import (
-    BitextSet,
-    ClassificationSet,
-    ClusteringSet,
-    InstructionSet,
-    PairSet,
-    RetrievalSet,
-    StsSet,
-    SummarySet,
-)
+from polyvec.data.tasks.kinds import KINDS
+from polyvec.data.tasks.sets import ClusteringSet, TaskSet
 from polyvec.embed.inputs.templates import ROLES
 from polyvec.errors import DataError, SettingsError, known
 from polyvec.evaluate.mteb_bridge.instructed import changed_documents, instructed
@@ -50,7 +42,7 @@ ENGLISH = ("eng-Latn",)
 
 
 def local_task(
-    data: Any,
+    data: TaskSet,
     *,
     name: str | None = None,
     languages: Sequence[str] | None = None,
@@ -58,21 +50,21 @@ def local_task(
     adapted_from: str | None = None,
     seed: int = 42,
 ) -> AbsTask:
-    """An mteb task of a data set of ours; official tasks' protocol, its own name and revision.
+    """An mteb task for a data set of ours: mteb's protocol, with its own name and revision.
 
-    `adapted_from` names the official task that the data is a copy of: its instruction and
-    languages are taken over, and prompts that the model stores under its name. `prompt` is the
-    task's instruction, for both sides or by side, `languages` mteb's codes (eng-Latn).
-    Raises DataError for a set that mteb has no kind of task for.
+    `adapted_from` names the official task that the data is a copy of: the copy takes its
+    instruction and languages, and the prompts that the model stores under its name. `prompt` is
+    the task's instruction, for both sides or by side, `languages` are mteb's codes (eng-Latn).
+    Raises DataError for a kind of task that mteb does not have.
 
-    >>> pairs = PairSet("my-pairs", "test", ("a cat", "a cat"), ("a kitten", "a spoon"), (1, 0))
+    >>> from polyvec.data.tasks.sets import StsSet
+    >>> pairs = StsSet("my-pairs", "test", ("a cat", "a cat"), ("a kitten", "a spoon"), (1.0, 0.0))
     >>> local_task(pairs).metadata.name
     'LocalMyPairs.4417eb2d'
     """
-    if type(data) not in TASKS:
-        names = ", ".join(sorted(each.__name__ for each in TASKS))
-        raise DataError(f"mteb has no task for {type(data).__name__}. Known: {names}.")
-    kind = TASKS[type(data)].of(data)
+    if data.kind not in TASKS:
+        raise DataError(f"mteb has no task of kind {data.kind!r}.{known(data.kind, TASKS)}")
+    base, kind = TASKS[data.kind].of(data), KINDS[data.kind]
     official: Any = _official(adapted_from) if adapted_from else None
     if official is not None:
         prompt = official.prompt if prompt is None else prompt
@@ -84,23 +76,21 @@ def local_task(
         description=f"{data.name}, split {data.split}: a local data set, not an official task.",
         dataset={"path": LOCAL + label, "revision": data.sha256 or digest},
         prompt=_prompt(prompt),
-        type=kind.type_name,
-        category="t2c" if kind.type_name in ("Classification", "Clustering") else "t2t",
+        type=kind.mteb_type,  # type: ignore[arg-type]
+        category="t2c" if kind.name in ("classification", "clustering") else "t2t",
         eval_splits=[data.split],
         eval_langs=_languages(languages),
-        main_score=kind.main_score,
+        main_score=mteb_measure(kind.main_measure),
         adapted_from=[adapted_from] if adapted_from else None,
     )
-    cls = type(_label(name or data.name), (kind,), {"metadata": metadata, "data": data})
+    cls = type(_label(name or data.name), (base,), {"metadata": metadata, "data": data})
     return cls(seed=seed)
 
 
 class _Local(AbsTask):
-    """A task whose data is at hand; `columns` says how mteb wants it."""
+    """A task whose data is in memory; `columns` returns it in mteb's form."""
 
     data: Any
-    type_name: Any
-    main_score: str
 
     def __init__(self, seed: int = 42, **kwargs: Any) -> None:
         super().__init__(seed=seed, **kwargs)
@@ -108,11 +98,11 @@ class _Local(AbsTask):
 
     @classmethod
     def of(cls, data: Any) -> "type[_Local]":
-        """The class for this very data."""
+        """The class for the data: itself, unless the kind has several protocols."""
         return cls
 
     def configure(self) -> None:
-        """Settings of mteb's protocol that the data decides."""
+        """Sets what mteb's protocol reads from the task and the data decides."""
 
     def columns(self) -> Any:
         raise NotImplementedError
@@ -120,16 +110,14 @@ class _Local(AbsTask):
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         if self.data_loaded:
             return
-        self.rng_state = random.Random(self.seed)  # each model gets the same draws
+        self.rng_state = random.Random(self.seed)  # the same draws for each model
         self.dataset = self.columns()
         self.data_loaded = True
 
 
 class _Sts(_Local, AbsTaskSTS):
-    type_name, main_score = "STS", "spearman"
-
     def configure(self) -> None:
-        # Only for scaling, which no correlation sees.
+        # mteb only scales by these, which does not change a correlation.
         self.min_score, self.max_score = min(self.data.scores), max(self.data.scores)
 
     def columns(self) -> Any:
@@ -138,16 +126,12 @@ class _Sts(_Local, AbsTaskSTS):
 
 
 class _Pairs(_Local, AbsTaskPairClassification):
-    type_name, main_score = "PairClassification", "max_ap"
-
     def columns(self) -> Any:
         pairs = {"sentence1": self.data.sentences1, "sentence2": self.data.sentences2}
         return {self.data.split: _table(**pairs, labels=self.data.labels)}
 
 
 class _Classification(_Local, AbsTaskClassification):
-    type_name, main_score = "Classification", "accuracy"
-
     def configure(self) -> None:
         self.samples_per_label = self.data.samples_per_label
         self.train_split = "train" if self.data.split != "train" else "train part"
@@ -168,8 +152,6 @@ class _Classification(_Local, AbsTaskClassification):
 
 class _Clustering(_Local, AbsTaskClustering):
     """`protocol` "bootstrap": MTEB's fast clustering."""
-
-    type_name, main_score = "Clustering", "v_measure"
 
     @classmethod
     def of(cls, data: ClusteringSet) -> type[_Local]:
@@ -192,8 +174,6 @@ class _Clustering(_Local, AbsTaskClustering):
 class _ClusteringSets(_Local, AbsTaskClusteringLegacy):
     """`protocol` "sets": MTEB's first version."""
 
-    type_name, main_score = "Clustering", "v_measure"
-
     def columns(self) -> Any:
         data = self.data
         parts = data.parts or (range(len(data.texts)),)
@@ -203,10 +183,8 @@ class _ClusteringSets(_Local, AbsTaskClusteringLegacy):
 
 
 class _Bitext(_Local, AbsTaskBitextMining):
-    type_name, main_score = "BitextMining", "f1"
-
     def columns(self) -> Any:
-        """As BUCC's: of the first side the sentences that have a translation, in gold's order."""
+        """As in BUCC: the first side has only sentences with a gold pair, in that order."""
         data = self.data
         first = [data.sentences1[row] for row, _ in data.gold]
         gold = list(data.gold)
@@ -214,8 +192,6 @@ class _Bitext(_Local, AbsTaskBitextMining):
 
 
 class _Summarization(_Local, AbsTaskSummarization):
-    type_name, main_score = "Summarization", "spearman"
-
     def configure(self) -> None:
         scores = [score for each in self.data.scores for score in each]
         self.min_score, self.max_score = min(scores), max(scores)
@@ -238,11 +214,7 @@ class _Ranking(_Local, AbsTaskRetrieval):
 
 
 class _Retrieval(_Ranking):
-    type_name, main_score = "Retrieval", "ndcg_at_10"
-
-    @classmethod
-    def of(cls, data: RetrievalSet) -> type[_Local]:
-        return _Reranking if data.candidates else cls
+    """All documents are ranked, or only the candidates of each query (reranking)."""
 
     def configure(self) -> None:
         self.ignore_identical_ids = bool(self.data.identical)
@@ -259,37 +231,25 @@ class _Retrieval(_Ranking):
         return self._split(corpus, queries, qrels, candidates)
 
     def _query_id(self, query: str) -> str:
-        """mteb leaves out documents with the query's id; most of the time that is another text."""
-        chance = query in self.data.corpus and query not in self.data.identical
-        return f"query {query}" if chance else query
+        """The id for mteb, which drops documents with the query's id, usually other texts."""
+        clash = query in self.data.corpus and query not in self.data.identical
+        return f"query {query}" if clash else query
 
     def _candidates(self, ids: dict[str, str]) -> Any:
-        """Documents to rank by query; None: all of them."""
+        """Documents to rank for each query; None for all documents."""
         data = self.data
         if not data.candidates and not data.excluded:
             return None
         found = {}
         for query, new in ids.items():
             near = data.candidates.get(query, ()) if data.candidates else data.corpus
-            left_out = data.excluded.get(query, frozenset())
-            found[new] = [document for document in dict.fromkeys(near) if document not in left_out]
+            excluded = data.excluded.get(query, frozenset())
+            found[new] = [document for document in dict.fromkeys(near) if document not in excluded]
         return found
 
 
-class _Reranking(_Retrieval):
-    """Retrieval among the candidates of each query."""
-
-    type_name, main_score = "Reranking", "map_at_1000"
-
-
 class _Instructed(_Ranking):
-    """Queries under instructions: InstructIR's robustness@10, or FollowIR's p-MRR."""
-
-    type_name, main_score = "InstructionRetrieval", "robustness_at_10"
-
-    @classmethod
-    def of(cls, data: InstructionSet) -> type[_Local]:
-        return _Narrowed if data.changed else cls
+    """Queries under instructions, measured by InstructIR's robustness@10."""
 
     def columns(self) -> Any:
         queries, qrels, candidates = instructed(self.data)
@@ -302,7 +262,7 @@ class _Instructed(_Ranking):
 
 
 class _Narrowed(_Instructed):
-    type_name, main_score = "InstructionReranking", "p-MRR"
+    """Queries under an instruction and a narrower one, measured by FollowIR's p-MRR."""
 
     def task_specific_scores(
         self, scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str
@@ -311,16 +271,28 @@ class _Narrowed(_Instructed):
         return retrieval_metrics.evaluate_p_mrr_change(qrels, results, changed, self.k_values)
 
 
-TASKS: dict[type, type[_Local]] = {
-    StsSet: _Sts,
-    RetrievalSet: _Retrieval,
-    ClassificationSet: _Classification,
-    ClusteringSet: _Clustering,
-    PairSet: _Pairs,
-    BitextSet: _Bitext,
-    SummarySet: _Summarization,
-    InstructionSet: _Instructed,
+# By the kind's name in data/tasks/kinds.py; conditional_sts has no counterpart in mteb.
+TASKS: dict[str, type[_Local]] = {
+    "sts": _Sts,
+    "pair_classification": _Pairs,
+    "bitext_mining": _Bitext,
+    "summarization": _Summarization,
+    "classification": _Classification,
+    "clustering": _Clustering,
+    "retrieval": _Retrieval,
+    "reranking": _Retrieval,
+    "instruction_retrieval": _Instructed,
+    "instruction_reranking": _Narrowed,
 }
+
+
+def mteb_measure(name: str) -> str:
+    """What mteb calls a main measure of ours.
+
+    >>> mteb_measure("ndcg@10"), mteb_measure("map")
+    ('ndcg_at_10', 'map_at_1000')
+    """
+    return {"map": "map_at_1000", "p_mrr": "p-MRR"}.get(name, name.replace("@", "_at_"))
 
 
 def _table(**columns: Any) -> Dataset:
@@ -350,12 +322,14 @@ def _languages(codes: Sequence[str] | None) -> list[str]:
         try:
             check_language_code(code)
         except ValueError as error:
-            raise SettingsError(f"languages: {error} mteb's codes are like eng-Latn.") from None
+            raise SettingsError(
+                f"languages: {error} Expected mteb's codes, such as eng-Latn."
+            ) from None
     return codes
 
 
 def _label(name: str) -> str:
-    """A class name that begins with "Local": no official task's does.
+    """A class name that starts with "Local", as that of no official task does.
 
     >>> _label("sts12"), _label("LocalSTS12"), _label("my pairs/v2")
     ('LocalSts12', 'LocalSTS12', 'LocalMyPairsV2')
@@ -364,8 +338,8 @@ def _label(name: str) -> str:
     return "Local" + "".join(word[:1].upper() + word[1:] for word in words)
 
 
-def _digest(data: Any, *settings: Any) -> str:
-    """Hash of all that decides a score here; a subset of a file keeps the file's sha256."""
+def _digest(data: TaskSet, *settings: Any) -> str:
+    """Hash of everything that decides the score; `sha256` alone is that of the whole file."""
     content = {f.name: getattr(data, f.name) for f in fields(data) if f.name != "name"}
-    plain = json.dumps([type(data).__name__, content, settings], default=sorted)
+    plain = json.dumps([data.kind, content, settings], default=sorted)
     return hashlib.sha256(plain.encode()).hexdigest()

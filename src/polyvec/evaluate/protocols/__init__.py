@@ -1,79 +1,81 @@
-"""How each kind of task is measured: one function a kind, from an encoder and data to an outcome.
+"""How each kind of task is measured: a function from an encoder and data to scores.
 
-To add a kind: its dataclass in data/task_sets.py, its function in a file here, its line below.
+To add a kind: its entry in data/tasks/kinds.py, its function in a file here, its line below.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from polyvec.data.tasks.sets import (
-    BitextSet,
-    ClassificationSet,
-    ClusteringSet,
-    ConditionalStsSet,
-    InstructionSet,
-    PairSet,
-    RetrievalSet,
-    StsSet,
-    SummarySet,
-)
-from polyvec.errors import DataError, known
+from polyvec.data.tasks.sets import TaskSet
+from polyvec.errors import DataError, SettingsError, known
 from polyvec.evaluate.outcome import Encoder, Outcome
-from polyvec.evaluate.protocols.bitext import bitext
+from polyvec.evaluate.protocols.bitext_mining import bitext_mining
 from polyvec.evaluate.protocols.classification import classification
 from polyvec.evaluate.protocols.clustering import clustering
 from polyvec.evaluate.protocols.conditional_sts import conditional_sts
-from polyvec.evaluate.protocols.instruction import instruction
+from polyvec.evaluate.protocols.instruction_retrieval import instruction_retrieval
 from polyvec.evaluate.protocols.pair_classification import pair_classification
 from polyvec.evaluate.protocols.reranking import reranking
 from polyvec.evaluate.protocols.retrieval import retrieval
 from polyvec.evaluate.protocols.sts import sts
 from polyvec.evaluate.protocols.summarization import summarization
+from polyvec.registry import Registry
 
 Protocol = Callable[..., Outcome]
 
+# By the kind's name in data/tasks/kinds.py; options are keyword-only arguments of the function.
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    {
+        "sts": sts,
+        "conditional_sts": conditional_sts,
+        "pair_classification": pair_classification,
+        "bitext_mining": bitext_mining,
+        "summarization": summarization,
+        "classification": classification,
+        "clustering": clustering,
+        "retrieval": retrieval,
+        "reranking": reranking,
+        "instruction_retrieval": instruction_retrieval,
+        "instruction_reranking": instruction_retrieval,
+    },
+)
 
-def ranking(encoder: Encoder, data: RetrievalSet, **options: Any) -> Outcome:
-    """Reranking where the data brings candidates, else retrieval."""
-    return (reranking if data.candidates else retrieval)(encoder, data, **options)
 
-
-PROTOCOLS: dict[type, Protocol] = {
-    StsSet: sts,
-    ConditionalStsSet: conditional_sts,
-    RetrievalSet: ranking,
-    ClassificationSet: classification,
-    ClusteringSet: clustering,
-    PairSet: pair_classification,
-    BitextSet: bitext,
-    SummarySet: summarization,
-    InstructionSet: instruction,
-}
-
-
-def run(encoder: Encoder, data: Any, **options: Any) -> Outcome:
+def run(encoder: Encoder, data: TaskSet, **options: Any) -> Outcome:
     """Scores of a model on a data set, by the protocol of its kind; options are the protocol's.
 
-    Raises DataError for a data set of no known kind, or one that the protocol cannot measure.
+    Raises DataError for a data set of unknown kind or one that the protocol cannot measure,
+    SettingsError for an option that the protocol does not have.
     """
-    protocol = PROTOCOLS.get(type(data))
-    if protocol is None:
-        kind = type(data).__name__
-        names = [each.__name__ for each in PROTOCOLS]
-        raise DataError(f"no protocol measures a {kind}." + known(kind, names))
+    kind = data.kind if isinstance(data, TaskSet) else type(data).__name__
+    if kind not in PROTOCOLS:
+        raise DataError(f"no protocol for data of kind {kind!r}.{known(kind, PROTOCOLS)}")
+    protocol = PROTOCOLS[kind]
+    takes = options_of(protocol)
+    for name in options:
+        if name not in takes:
+            raise SettingsError(f"{data.name}: {kind} has no option {name!r}.{known(name, takes)}")
     return protocol(encoder, data, **options)
+
+
+def options_of(protocol: Protocol) -> list[str]:
+    """Names of a protocol's keyword-only arguments."""
+    found = inspect.signature(protocol).parameters.values()
+    return [each.name for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 __all__ = [
     "PROTOCOLS",
     "Protocol",
-    "bitext",
+    "bitext_mining",
     "classification",
     "clustering",
     "conditional_sts",
-    "instruction",
+    "instruction_retrieval",
+    "options_of",
     "pair_classification",
-    "ranking",
     "reranking",
     "retrieval",
     "run",

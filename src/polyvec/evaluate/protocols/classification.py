@@ -1,6 +1,6 @@
-"""Classification: does a linear classifier find the labels in the vectors?
+"""Classification: does a linear classifier predict the labels from the vectors?
 
-N texts, E vectors, X experiments, C classes.
+N texts, E vector dimensions, X experiments, C classes.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.sets import ClassificationSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.inputs import extra
@@ -27,16 +28,18 @@ def classification(
 ) -> Outcome:
     """Accuracy of logistic regression on a few examples of each label, mean of ten experiments.
 
-    MTEB's: each experiment draws `samples_per_label` train texts of every label. F1, precision
-    and recall are macro averages, "f1_weighted" and so on weighted by the labels' numbers; for
-    two labels "ap" is the average precision of the predicted labels, positive being the label
-    "1", else the last. An item's value is the share of experiments in which it was right.
+    As in MTEB, each experiment draws `samples_per_label` training texts of every label. F1,
+    precision and recall are macro averages, "f1_weighted" and so on are weighted by support. With
+    two labels "ap" is the average precision of the predicted labels; the positive label is "1",
+    else the last. An item's value is the fraction of experiments that classify it correctly.
     """
     equal_lengths(f"{data.name}: train", texts=data.train_texts, labels=data.train_labels)
     equal_lengths(data.name, texts=data.texts, labels=data.labels)
     names, (train_N, gold_N) = numbered(data.train_labels, data.labels)
     if len(set(data.train_labels)) < 2:
-        raise DataError(f"{data.name}: train: 1 label, {data.train_labels[0]!r}, of 2 or more")
+        raise DataError(
+            f"{data.name}: train: only one label, {data.train_labels[0]!r}; expected 2 or more"
+        )
     draws = list(drawn(train_N, data.samples_per_label, num_experiments, seed))
     union = np.unique(np.concatenate(draws))
     chosen = [data.train_texts[row] for row in union]
@@ -55,14 +58,15 @@ def classification(
     right_N = (predicted_XN == gold_N).mean(axis=0)
     rows = enumerate(zip(data.texts, right_N.tolist(), data.labels, strict=True))
     items = tuple(
-        Item(str(row), (text,), share, label, _said(predicted_XN[:, row], names, label))
+        Item(str(row), (text,), share, label, _predictions(predicted_XN[:, row], names, label))
         for row, (text, share, label) in rows
     )
-    return Outcome("classification", "accuracy", scores, items, right_N[:, None], mean)
+    kind = KINDS[data.kind]
+    return Outcome(kind.name, kind.main_measure, scores, items, right_N[:, None], mean)
 
 
 def numbered(*columns: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
-    """The labels in order, whole numbers by their value, and the columns as places in it."""
+    """The labels in order, whole numbers by value, and the columns as indices of labels."""
     found = {label for column in columns for label in column}
     whole = all(re.fullmatch(r"-?\d+", label) for label in found)
     names = sorted(found, key=int) if whole else sorted(found)
@@ -71,10 +75,10 @@ def numbered(*columns: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
 
 
 def drawn(labels_N: np.ndarray, per_label: int, num: int, seed: int) -> Iterator[np.ndarray]:
-    """Rows of each experiment's train texts, in the order in which they were drawn.
+    """Rows of each experiment's training texts, in the order in which they were drawn.
 
-    MTEB shuffles one list again and again, from the same seed each time: the same permutation
-    is applied once in the first experiment, ten times in the tenth.
+    MTEB shuffles one list repeatedly, from the same seed each time: the same permutation is
+    applied once in the first experiment, ten times in the tenth.
     """
     permutation_N = np.arange(len(labels_N))
     np.random.RandomState(seed).shuffle(permutation_N)
@@ -93,16 +97,16 @@ def _predicted(
 ) -> np.ndarray:
     model = extra("sklearn.linear_model", "classification").LogisticRegression
     with warnings.catch_warnings():
-        # MTEB stops after 100 steps, whether the fit has converged or not.
+        # MTEB stops after 100 steps, converged or not.
         warnings.simplefilter("ignore", extra("sklearn.exceptions", "").ConvergenceWarning)
         fitted = model(max_iter=max_iter, random_state=seed).fit(train_NE, labels_N)
     return fitted.predict(test_NE)
 
 
-def _said(
+def _predictions(
     predicted_X: np.ndarray, names: Sequence[str], gold: str
 ) -> tuple[tuple[str, str, float, int], ...]:
-    """The labels that experiments gave a text, the most frequent first, and their share."""
+    """The labels that experiments predicted for a text, most frequent first, with their share."""
     counts = Counter(predicted_X.tolist()).most_common()
     return tuple(
         (names[label], "", count / len(predicted_X), int(names[label] == gold))
@@ -111,7 +115,7 @@ def _said(
 
 
 def _scores(predicted_N: np.ndarray, gold_N: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """One experiment's; a label that is only predicted counts in the macro averages, too."""
+    """Scores of one experiment; macro averages include labels that are only predicted."""
     sklearn = extra("sklearn.metrics", "classification")
     values = sklearn.precision_recall_fscore_support(gold_N, predicted_N, zero_division=0)
     found = {"accuracy": float((predicted_N == gold_N).mean())}
@@ -122,7 +126,10 @@ def _scores(predicted_N: np.ndarray, gold_N: np.ndarray, names: Sequence[str]) -
     if len(labels) == 2:
         ones = [label for label in labels if names[label] == "1"]
         positive = ones[0] if ones else labels[-1]
-        is_positive, says_positive = gold_N == positive, (predicted_N == positive).astype(float)
-        found["ap"] = float(sklearn.average_precision_score(is_positive, says_positive))
-        found["ap_weighted"] = found["ap"]  # of two labels' one curve: the same in scikit-learn
+        is_positive, predicted_positive = (
+            gold_N == positive,
+            (predicted_N == positive).astype(float),
+        )
+        found["ap"] = float(sklearn.average_precision_score(is_positive, predicted_positive))
+        found["ap_weighted"] = found["ap"]  # one curve for two labels: equal in scikit-learn, too
     return found

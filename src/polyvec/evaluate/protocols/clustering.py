@@ -1,10 +1,12 @@
-"""Clustering: are the clusters that k-means finds in the vectors the labels?"""
+"""Clustering: do the clusters that k-means finds in the vectors match the labels?"""
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.sets import ClusteringSet
 from polyvec.errors import DataError, SettingsError, known
 from polyvec.evaluate.measures.clustering import v_measure
@@ -23,10 +25,10 @@ def clustering(
 ) -> Outcome:
     """V-measure of mini-batch k-means with as many clusters as there are labels.
 
-    MTEB's two protocols: "bootstrap" clusters ten draws of 16,384 texts with replacement, out of
+    MTEB's two protocols: "bootstrap" clusters ten draws of 16,384 texts with replacement, from
     `data.max_texts` or `data.fraction` of all texts; "sets" clusters each of `data.parts` (all
-    texts, where there are none). "v_measure_std" is the deviation over draws or parts; "ami",
-    of the draws alone, is the mutual information that chance does not give.
+    texts, if there are none). "v_measure_std" is the standard deviation over draws or parts;
+    "ami", for draws only, is the adjusted mutual information.
     """
     protocols = {"bootstrap": _bootstrap, "sets": _sets}
     if data.protocol not in protocols:
@@ -36,7 +38,7 @@ def clustering(
         )
     equal_lengths(data.name, texts=data.texts, labels=data.labels)
     if len(set(data.labels)) < 2:
-        raise DataError(f"{data.name}: 1 label, {data.labels[0]!r}, of 2 or more")
+        raise DataError(f"{data.name}: only one label, {data.labels[0]!r}; expected 2 or more")
     if data.protocol == "sets":
         values = _sets(encoder, data, seed)
     else:
@@ -44,7 +46,8 @@ def clustering(
     scores: dict[str, float] = {}
     for name, each in values.items():
         scores |= {name: float(np.mean(each)), f"{name}_std": float(np.std(each))}
-    return Outcome("clustering", "v_measure", scores)
+    kind = KINDS[data.kind]
+    return Outcome(kind.name, kind.main_measure, scores)
 
 
 def _bootstrap(
@@ -58,9 +61,11 @@ def _bootstrap(
     labels = np.array([data.labels[row] for row in rows])
     num_clusters = len(set(labels.tolist()))
     if num_clusters < 2:
-        raise DataError(f"{data.name}: the {len(rows)} texts that were drawn have 1 label")
+        raise DataError(f"{data.name}: the {len(rows)} sampled texts have only one label")
     if draw_size < num_clusters:
-        raise SettingsError(f"{data.name}: draw_size {draw_size} is below {num_clusters} labels")
+        raise SettingsError(
+            f"{data.name}: draw_size {draw_size} is less than the number of labels, {num_clusters}"
+        )
     model = _k_means(num_clusters, batch_size=512, seed=seed)
     ami = extra("sklearn.metrics", "clustering").adjusted_mutual_info_score
     found: dict[str, list[float]] = {"v_measure": [], "ami": []}
@@ -75,14 +80,17 @@ def _bootstrap(
 def _chosen(data: ClusteringSet, draw: random.Random) -> Sequence[int]:
     """Rows of the texts that are encoded, in the order in which they were drawn."""
     if data.max_texts is not None and data.fraction is not None:
-        raise SettingsError(f"{data.name}: max_texts and fraction exclude each other")
+        raise SettingsError(f"{data.name}: max_texts and fraction are mutually exclusive")
     num_texts = len(data.texts)
     if data.max_texts is None and data.fraction is None:
         return range(num_texts)
     most = int(data.fraction * num_texts) if data.fraction is not None else data.max_texts
     chosen = draw.sample(range(num_texts), k=min(num_texts, most or 0))
     if not chosen:
-        raise DataError(f"{data.name}: fraction {data.fraction} of {num_texts} texts is none")
+        raise DataError(
+            f"{data.name}: max_texts {data.max_texts}, fraction {data.fraction}: selects none of "
+            f"{num_texts} texts"
+        )
     return chosen
 
 
@@ -92,8 +100,8 @@ def _sets(encoder: Encoder, data: ClusteringSet, seed: int) -> dict[str, list[fl
     for number, part in enumerate(parts):
         wrong = [row for row in part if not 0 <= row < len(data.texts)]
         if not part or wrong:
-            what = f"row {wrong[0]} of {len(data.texts)} texts" if wrong else "no texts"
-            raise DataError(f"{data.name}: part {number} holds {what}")
+            what = f"has row {wrong[0]} of {len(data.texts)} texts" if wrong else "is empty"
+            raise DataError(f"{data.name}: part {number} {what}")
     vectors_NE = encode(encoder, data.texts, data.name)
     found = []
     for part in parts:
@@ -107,7 +115,7 @@ def _sets(encoder: Encoder, data: ClusteringSet, seed: int) -> dict[str, list[fl
     return {"v_measure": found}
 
 
-def _k_means(num_clusters: int, *, batch_size: int, seed: int):
+def _k_means(num_clusters: int, *, batch_size: int, seed: int) -> Any:
     return extra("sklearn.cluster", "clustering").MiniBatchKMeans(
         n_clusters=num_clusters,
         batch_size=batch_size,

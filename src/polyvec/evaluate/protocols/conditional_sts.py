@@ -14,15 +14,12 @@ from polyvec.evaluate.protocols.vectors import (
 )
 
 
-def conditional_sts(
-    encoder: Encoder, data: ConditionalStsSet, *, seed: int = 42, joined: bool = False
-) -> Outcome:
+def conditional_sts(encoder: Encoder, data: ConditionalStsSet, *, joined: bool = False) -> Outcome:
     """Spearman's and Pearson's correlation of similarity under the condition and gold score.
 
     Deshpande et al. 2023 (arXiv:2305.15093). Both sentences are encoded with the condition as
-    their instruction, or with `joined` as a part of their text. "unconditional_spearman" is the
-    same without any condition: a model that gains nothing over it does not use the condition.
-    Nothing is drawn, so `seed` changes nothing.
+    their instruction, or with `joined` appended to the text. "unconditional_spearman" is the same
+    without a condition: a model that is no better than that does not use the condition.
     """
     columns = data.sentences1, data.sentences2, data.conditions
     num_pairs = equal_lengths(
@@ -48,4 +45,4 @@ def conditional_sts(
     if np.ptp(without) > 0:  # else there is no correlation to report
         each = correlated(data.name, without, data.scores)
         scores |= {f"unconditional_{measure}": value for measure, value in each.items()}
-    return pairs_outcome("conditional_sts", scores, own, data.scores, columns)
+    return pairs_outcome(data.kind, scores, own, data.scores, columns)

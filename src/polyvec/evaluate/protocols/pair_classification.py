@@ -1,8 +1,9 @@
-"""Pair classification: does similarity tell pairs that belong together from those that do not?"""
+"""Pair classification: does similarity separate matching pairs from the others?"""
 
 import numpy as np
 
-from polyvec.data.tasks.sets import PairSet
+from polyvec.data.tasks.kinds import KINDS
+from polyvec.data.tasks.sets import PairClassificationSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.classification import average_precision, best_accuracy, best_f1
 from polyvec.evaluate.outcome import Encoder, Item, Outcome
@@ -11,26 +12,26 @@ from polyvec.evaluate.protocols.vectors import encode_pairs, equal_lengths, pair
 MEASURES = ("accuracy", "f1", "precision", "recall", "ap")
 
 
-def pair_classification(encoder: Encoder, data: PairSet, *, seed: int = 42) -> Outcome:
-    """Average precision of the pairs in the order of their similarity, and scores at thresholds.
+def pair_classification(encoder: Encoder, data: PairClassificationSet) -> Outcome:
+    """Average precision of the pairs ranked by similarity, and scores at the best thresholds.
 
     By the model's own similarity ("similarity_ap"), cosine, Manhattan and Euclidean distance and
-    dot product, and the best of the five: "max_ap", MTEB's main score. Accuracy and F1 are those
-    of their best threshold, precision and recall those of F1's. `paired` holds ranks instead of
-    similarities, from 0 to 1 and by the function that gave max_ap: its statistic is the same, and
-    two models' numbers can be mixed. Nothing is drawn, so `seed` changes nothing.
+    dot product, and the best of the five: "max_ap", MTEB's main score. Accuracy and F1 are at
+    their best threshold, precision and recall at that of F1. `paired` holds ranks instead of
+    similarities, from 0 to 1, by the function that gave max_ap: average precision is the same, and
+    the permutation test can swap the values of two models, whose similarities differ in scale.
     """
     equal_lengths(data.name, pairs=data.sentences1, sentences2=data.sentences2, labels=data.labels)
     if set(data.labels) != {0, 1}:
         shown = ", ".join(map(repr, sorted(set(data.labels))[:5]))
-        raise DataError(f"{data.name}: labels must be 0 and 1, both of them, but are: {shown}")
+        raise DataError(f"{data.name}: labels are {shown}; expected both 0 and 1")
     a_NE, b_NE = encode_pairs(encoder, data.sentences1, data.sentences2, data.name)
     similarities = pair_similarities(encoder, a_NE, b_NE, data.name)
     labels_N = np.asarray(data.labels)
     each = {
         name: _scores(values, labels_N)
         for name, values in similarities.items()
-        if np.ptp(values) > 0  # equal ones part nothing
+        if np.ptp(values) > 0  # equal ones have no threshold
     }
     scores = {f"{name}_{key}": value for name in each for key, value in each[name].items()}
     scores |= {f"max_{key}": max(found[key] for found in each.values()) for key in MEASURES}
@@ -39,9 +40,10 @@ def pair_classification(encoder: Encoder, data: PairSet, *, seed: int = 42) -> O
     rows = enumerate(
         zip(data.sentences1, data.sentences2, own_N.tolist(), data.labels, strict=True)
     )
+    kind = KINDS[data.kind]
     return Outcome(
-        "pair_classification",
-        "max_ap",
+        kind.name,
+        kind.main_measure,
         scores,
         tuple(Item(str(row), (a, b), value, label) for row, (a, b, value, label) in rows),
         np.stack([_ranks(similarities[best]), labels_N], axis=1),
@@ -57,13 +59,13 @@ def _scores(similarities_N: np.ndarray, labels_N: np.ndarray) -> dict[str, float
 
 
 def _ranks(values_N: np.ndarray) -> np.ndarray:
-    """Ranks from 0 to 1, equal values at the same one."""
+    """Ranks from 0 to 1; equal values have equal ranks."""
     _, place_N = np.unique(values_N, return_inverse=True)
     return place_N / max(place_N.max(), 1)
 
 
 def _ap(items: np.ndarray) -> float:
-    """Average precision of [rank, label]; NaN where a draw of items lacks one of the labels."""
+    """Average precision of [rank, label]; NaN if a bootstrap sample lacks one of the labels."""
     if np.ptp(items[:, 1]) == 0:
         return float("nan")
     return average_precision(items[:, 0], items[:, 1])

@@ -1,6 +1,7 @@
-"""Rankings as matrices: who is found where, what that is worth, and what a person looks at.
+"""Rankings as matrices: search, measures of each query, and what reports show.
 
-Q queries, K ranks, N documents, E vectors. Rows are row numbers of documents, -1 is none.
+Q queries, K ranks, N documents, E vector dimensions. Rows are row numbers of
+documents, -1 for none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from polyvec.evaluate.measures.ranking import CUTS
 from polyvec.evaluate.outcome import Encoder, Item
 from polyvec.evaluate.protocols.vectors import nearest
 
-DEPTH = 1000  # documents kept a query; what trec_eval's MAP and MTEB's runs use
+DEPTH = 1000  # documents in each query's ranking, as in trec_eval's MAP and MTEB's runs
 SHOWN = 5  # documents that an item shows
 SHOWN_CHARACTERS = 300
 FAMILIES = ("ndcg", "map", "recall", "precision", "accuracy", "mrr")
@@ -22,7 +23,7 @@ FAMILIES = ("ndcg", "map", "recall", "precision", "accuracy", "mrr")
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Who asks: ids, texts, judgements and vectors [Q, E], row by row."""
+    """Ids, texts, judgements and vectors [Q, E] of the queries, row by row."""
 
     ids: list[str]
     texts: list[str]
@@ -32,7 +33,7 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What is ranked: ids, texts and vectors [N, E], row by row."""
+    """Ids, texts and vectors [N, E] of the documents, row by row."""
 
     ids: list[str]
     texts: list[str]
@@ -42,7 +43,7 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Each query's documents, best first: scores and rows, both [Q, K]; after the last, -inf."""
+    """Documents of each query, best first: scores and rows, [Q, K]; padded with -inf and -1."""
 
     scores_QK: np.ndarray
     rows_QK: np.ndarray
@@ -57,7 +58,7 @@ def search(
     depth: int = DEPTH,
     excluded_rows: Sequence[Sequence[int]] = (),
 ) -> Ranking:
-    """The `depth` nearest of all documents, without each query's `excluded_rows` rows."""
+    """The `depth` nearest of all documents, without the `excluded_rows` of each query."""
     most = max(map(len, excluded_rows), default=0)
     scores_QK, rows_QK = nearest(encoder, queries.vectors_QE, documents.vectors_NE, depth + most)
     _varied(task, scores_QK, rows_QK >= 0)
@@ -91,7 +92,7 @@ def rerank(
 
 
 def in_order(scores_QK: np.ndarray, rows_QK: np.ndarray, ids: Sequence[str], depth: int) -> Ranking:
-    """The first `depth` as trec_eval ranks them: by score, equal ones by id, both falling."""
+    """The first `depth` as trec_eval ranks them: by score, ties by id, both descending."""
     order_QK = np.argsort(-scores_QK, axis=1, kind="stable")
     sorted_QK = np.take_along_axis(scores_QK, order_QK, axis=1)
     equal = (sorted_QK[:, 1:] == sorted_QK[:, :-1]) & np.isfinite(sorted_QK[:, 1:])
@@ -106,9 +107,9 @@ def in_order(scores_QK: np.ndarray, rows_QK: np.ndarray, ids: Sequence[str], dep
 
 
 def grades(ranking: Ranking, queries: Queries, documents: Documents) -> np.ndarray:
-    """The grade of what stands at each rank, [Q, K]; 0 for what nobody judged."""
+    """The grade of the document at each rank, [Q, K]; 0 if it has no judgement."""
     grades_QK = np.zeros(ranking.rows_QK.shape, np.int64)
-    all_N = np.zeros(len(documents.ids) + 1, np.int64)  # row -1, none, is the last
+    all_N = np.zeros(len(documents.ids) + 1, np.int64)  # the last one is for row -1, none
     for query, judged in enumerate(queries.qrels):
         known = [name for name in judged if name in documents.row_of]
         rows = [documents.row_of[name] for name in known]
@@ -119,10 +120,10 @@ def grades(ranking: Ranking, queries: Queries, documents: Documents) -> np.ndarr
 
 
 def measured(grades_QK: np.ndarray, qrels: Sequence[Mapping[str, int]]) -> dict[str, np.ndarray]:
-    """MTEB's measures and "map" of each query by name, [Q] each, as measures.retrieval has them.
+    """MTEB's measures and "map" of each query by name, [Q] each; equal to measures.retrieval.
 
-    trec_eval's definitions, on a matrix and all at once: a dictionary of every document of every
-    query costs seconds where this costs milliseconds.
+    trec_eval's definitions on matrices: dictionaries of documents and queries take seconds where
+    this takes milliseconds.
     """
     ideal_QM = _ideal(qrels)
     num_relevant_Q = np.maximum((ideal_QM > 0).sum(axis=1), 1)
@@ -158,9 +159,9 @@ def items(
     documents: Documents,
     corpus: Mapping[str, str],
 ) -> tuple[Item, ...]:
-    """A query each, with the five documents that the model put first.
+    """One item for each query, with the five documents that the model ranks first.
 
-    Its texts are the query and, the best first, the beginnings of the relevant documents.
+    Its texts are the query and the beginnings of the relevant documents, best first.
     """
     found = []
     for query, name in enumerate(queries.ids):
@@ -189,9 +190,9 @@ def groups(
     queries: Queries,
     documents: Documents,
 ) -> dict[str, np.ndarray]:
-    """Similarities of the relevant documents, and of each query's best other one.
+    """Similarities of the relevant documents, and of the best other document of each query.
 
-    Of a model whose pairs have no score of their own, the relevant documents that were found.
+    If the model cannot score single pairs, only the relevant documents that were found.
     """
     there_QK = ranking.rows_QK >= 0
     other_QK = there_QK & (grades_QK <= 0)
@@ -215,7 +216,7 @@ def groups(
 def candidates_of(
     task: str, queries: Sequence[str], candidates: Mapping[str, Sequence[str]], corpus: Mapping
 ) -> tuple[list[list[str]], list[str]]:
-    """Each query's candidates without doubles, and all that any query has.
+    """Candidates of each query without duplicates, and those of all queries.
 
     Raises DataError for a candidate that is not in the corpus, or if there are none.
     """
@@ -233,9 +234,9 @@ def candidates_of(
 
 
 def _varied(task: str, scores_QK: np.ndarray, there_QK: np.ndarray) -> None:
-    """Raises DataError for NaN, or where no query has documents of different similarity."""
+    """Raises DataError for NaN, or if no query has documents of different similarity."""
     if not np.isfinite(scores_QK[there_QK]).all():
-        raise DataError(f"{task}: similarities hold NaN or infinity")
+        raise DataError(f"{task}: similarities contain NaN or infinity")
     several_Q = there_QK.sum(axis=1) > 1
     if not several_Q.any():
         return
@@ -243,13 +244,13 @@ def _varied(task: str, scores_QK: np.ndarray, there_QK: np.ndarray) -> None:
     highest_Q = np.where(there_QK, scores_QK, -np.inf).max(axis=1)
     if (lowest_Q == highest_Q)[several_Q].all():
         raise DataError(
-            f"{task}: all similarities of each query ({len(scores_QK)} in all) are equal, "
-            "they order nothing"
+            f"{task}: all similarities of each of the {len(scores_QK)} queries are equal, so they "
+            "give no ranking"
         )
 
 
 def _ideal(qrels: Sequence[Mapping[str, int]]) -> np.ndarray:
-    """Each query's grades above 0, the highest first, [Q, M]; then zeros."""
+    """Positive grades of each query in descending order, [Q, M], padded with zeros."""
     best = [sorted((g for g in judged.values() if g > 0), reverse=True) for judged in qrels]
     ideal_QM = np.zeros((len(best), max(map(len, best), default=0)), np.int64)
     for query, each in enumerate(best):
@@ -258,11 +259,11 @@ def _ideal(qrels: Sequence[Mapping[str, int]]) -> np.ndarray:
 
 
 def _discounted(grades_QK: np.ndarray) -> np.ndarray:
-    """DCG with linear gain down to each rank, [Q, K]; a grade below 0 gains 0."""
+    """DCG with linear gain down to each rank, [Q, K]; negative grades gain 0."""
     return (np.maximum(grades_QK, 0) / np.log2(np.arange(grades_QK.shape[1]) + 2)).cumsum(axis=1)
 
 
 def _at(cumulative_QK: np.ndarray, k: int) -> np.ndarray:
-    """The value at rank k, [Q], or at the last rank there is."""
+    """The value at rank k, [Q], or at the last rank if there are fewer."""
     width = cumulative_QK.shape[1]
     return cumulative_QK[:, min(k, width) - 1] if width else np.zeros(len(cumulative_QK))

@@ -1,5 +1,6 @@
-"""Reranking: candidates that somebody found already are put in order."""
+"""Reranking: are relevant documents ranked first among given candidates?"""
 
+from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.sets import RetrievalSet
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols import ranked
@@ -11,14 +12,12 @@ from polyvec.evaluate.protocols.retrieval import (
 )
 
 
-def reranking(
-    encoder: Encoder, data: RetrievalSet, *, seed: int = 42, depth: int = ranked.DEPTH
-) -> Outcome:
-    """MAP (the main score), MRR@10, nDCG@10 and what retrieval has, over each query's candidates.
+def reranking(encoder: Encoder, data: RetrievalSet, *, depth: int = ranked.DEPTH) -> Outcome:
+    """MAP (the main score) and retrieval's other measures, over the candidates of each query.
 
-    MTEB's second version: only candidates are scored, but a relevant document that is none of
-    them is missed. A query without candidates counts 0. Nothing is drawn, so `seed` changes
-    nothing. Raises DataError for a candidate that is not in the corpus.
+    MTEB's second version: only candidates are ranked, but a relevant document that is not a
+    candidate counts as missed. A query without candidates scores 0. Raises DataError for a
+    candidate that is not in the corpus.
     """
     names = judged(data)
     candidates, needed = ranked.candidates_of(data.name, names, data.candidates, data.corpus)
@@ -26,4 +25,4 @@ def reranking(
     queries = encoded_queries(encoder, data, names)
     rows = [[documents.row_of[name] for name in each] for each in candidates]
     ranking = ranked.rerank(encoder, queries, documents, rows, data.name, depth=depth)
-    return outcome("reranking", "map", encoder, data, queries, documents, ranking)
+    return outcome(KINDS["reranking"], encoder, data, queries, documents, ranking)

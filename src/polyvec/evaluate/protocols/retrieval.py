@@ -1,20 +1,19 @@
-"""Retrieval: are the documents that answer a query the nearest of all?"""
+"""Retrieval: are the relevant documents the nearest to a query in the whole corpus?"""
 
-from polyvec.data.tasks.sets import InstructionSet, RetrievalSet
+from polyvec.data.tasks.kinds import KINDS, TaskKind
+from polyvec.data.tasks.sets import InstructionRetrievalSet, RetrievalSet
 from polyvec.errors import DataError
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols import ranked
 from polyvec.evaluate.protocols.vectors import encode, mean
 
 
-def retrieval(
-    encoder: Encoder, data: RetrievalSet, *, seed: int = 42, depth: int = ranked.DEPTH
-) -> Outcome:
-    """nDCG@10 (the main score), MAP, recall, precision, hit rate and MRR, as MTEB cuts them.
+def retrieval(encoder: Encoder, data: RetrievalSet, *, depth: int = ranked.DEPTH) -> Outcome:
+    """nDCG@10 (the main score), MAP, recall, precision, hit rate and MRR at MTEB's cutoffs.
 
-    Exact search for the `depth` nearest documents; queries and documents have their roles.
-    A query's `excluded` documents do not count, nor does the query itself where it is one of the
-    documents (`identical`). Nothing is drawn, so `seed` changes nothing.
+    Exact search for the `depth` nearest documents; queries and documents are encoded with their
+    roles. A query's `excluded` documents do not count, nor does the query itself where it is one
+    of the documents (`identical`).
     """
     names = judged(data)
     documents = encoded_documents(encoder, data, list(data.corpus))
@@ -23,14 +22,14 @@ def retrieval(
     ranking = ranked.search(
         encoder, queries, documents, data.name, depth=depth, excluded_rows=excluded_rows
     )
-    return outcome("retrieval", "ndcg@10", encoder, data, queries, documents, ranking)
+    return outcome(KINDS["retrieval"], encoder, data, queries, documents, ranking)
 
 
 def judged(data: RetrievalSet) -> list[str]:
     """The queries that have judgements, in the order of the queries."""
     for query in data.qrels:
         if query not in data.queries:
-            raise DataError(f"{data.name}: query {query!r} is judged, but has no text")
+            raise DataError(f"{data.name}: query {query!r} has judgements but no text")
     found = [query for query in data.queries if data.qrels.get(query)]
     if not found:
         raise DataError(f"{data.name}: no query has a judgement")
@@ -38,7 +37,7 @@ def judged(data: RetrievalSet) -> list[str]:
 
 
 def encoded_documents(
-    encoder: Encoder, data: RetrievalSet | InstructionSet, ids: list[str]
+    encoder: Encoder, data: RetrievalSet | InstructionRetrievalSet, ids: list[str]
 ) -> ranked.Documents:
     """Documents of the corpus by id, with their vectors."""
     texts = [data.corpus[name] for name in ids]
@@ -58,19 +57,19 @@ def encoded_queries(encoder: Encoder, data: RetrievalSet, ids: list[str]) -> ran
 
 
 def outcome(
-    kind: str,
-    main: str,
+    kind: TaskKind,
     encoder: Encoder,
     data: RetrievalSet,
     queries: ranked.Queries,
     documents: ranked.Documents,
     ranking: ranked.Ranking,
 ) -> Outcome:
-    """Scores, items and similarities of a ranking; the measure `main` is each query's value."""
+    """Scores, items and similarities of a ranking; an item's value is the kind's main measure."""
     grades_QK = ranked.grades(ranking, queries, documents)
     values = ranked.measured(grades_QK, queries.qrels)
+    main = kind.main_measure
     return Outcome(
-        kind,
+        kind.name,
         main,
         ranked.averages(values),
         ranked.items(values[main], ranking, grades_QK, queries, documents, data.corpus),

@@ -1,6 +1,6 @@
-"""Summarization: is a machine's summary as near to the human ones as people found it good?
+"""Summarization: does similarity to human summaries correlate with human quality scores?
 
-M machine summaries and H human ones of a text, E vectors.
+M machine summaries and H human ones of a text, E vector dimensions.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from polyvec.data.tasks.sets import SummarySet
+from polyvec.data.tasks.kinds import KINDS
+from polyvec.data.tasks.sets import SummarizationSet
 from polyvec.embed.projection.similarity import similarity_matrix
 from polyvec.errors import DataError
 from polyvec.evaluate.outcome import Encoder, Item, Outcome
@@ -16,14 +17,13 @@ from polyvec.evaluate.protocols.sts import correlated
 from polyvec.evaluate.protocols.vectors import encode, equal_lengths
 
 
-def summarization(encoder: Encoder, data: SummarySet, *, seed: int = 42) -> Outcome:
-    """Correlation of a summary's similarity to the nearest human one and its score, mean of texts.
+def summarization(encoder: Encoder, data: SummarizationSet) -> Outcome:
+    """Correlation of a summary's score and its similarity to the nearest human one, mean of texts.
 
     Spearman's (the main score) and Pearson's by the model's own similarity, by cosine and by dot
-    product ("cosine_spearman"). As in MTEB a text whose scores are all equal, human or the
-    model's, does not count: it has no correlation. That is the second version of MTEB's task;
-    the first averaged correlations and their p-values together. Nothing is drawn, so `seed`
-    changes nothing.
+    product ("cosine_spearman"). As in the second version of MTEB's task, texts with all scores
+    or all similarities equal are skipped, since their correlation is undefined (the first version
+    averaged correlations together with their p-values).
     """
     _check(data)
     human, machine = (_encoded(encoder, data, side) for side in ("human", "machine"))
@@ -41,15 +41,16 @@ def summarization(encoder: Encoder, data: SummarySet, *, seed: int = 42) -> Outc
         items.append(Item(str(row), (text,), found["spearman"][-1]))
     if not found:
         raise DataError(
-            f"{data.name}: the human scores or the similarities of each text "
-            f"({len(items)} in all) are equal"
+            f"{data.name}: all scores or all similarities of each of the {len(items)} texts are "
+            "equal, so no correlation is defined"
         )
     averages = {name: float(np.mean(each)) for name, each in found.items()}
     paired = np.array([[item.value] for item in items])
-    return Outcome("summarization", "spearman", averages, tuple(items), paired, _mean)
+    kind = KINDS[data.kind]
+    return Outcome(kind.name, kind.main_measure, averages, tuple(items), paired, _mean)
 
 
-def _check(data: SummarySet) -> None:
+def _check(data: SummarizationSet) -> None:
     equal_lengths(
         data.name, texts=data.texts, human=data.human, machine=data.machine, scores=data.scores
     )
@@ -60,7 +61,7 @@ def _check(data: SummarySet) -> None:
         )
 
 
-def _encoded(encoder: Encoder, data: SummarySet, side: str) -> list[np.ndarray]:
+def _encoded(encoder: Encoder, data: SummarizationSet, side: str) -> list[np.ndarray]:
     """Vectors of each text's summaries, encoded in one call."""
     summaries: Sequence[Sequence[str]] = getattr(data, side)
     flat = [summary for each in summaries for summary in each]
@@ -76,9 +77,10 @@ def _encoded(encoder: Encoder, data: SummarySet, side: str) -> list[np.ndarray]:
 def _nearest(
     encoder: Encoder, machine_ME: np.ndarray, human_HE: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Similarity of each machine summary and the human one nearest to it, [M], by function.
+    """Similarity of each machine summary to the nearest human one, [M], by function.
 
-    A summary at a time: in one product equal ones may differ in the last digit, and so in rank.
+    One summary at a time: in one matrix product equal summaries may differ in the last digit,
+    which breaks ties in their ranks.
     """
     human = torch.from_numpy(human_HE)
     found: dict[str, list[float]] = {"": [], "cosine_": [], "dot_": []}
@@ -90,5 +92,5 @@ def _nearest(
 
 
 def _mean(items: np.ndarray) -> float:
-    """Mean of the first column, without the texts that do not count."""
+    """Mean of the first column without the skipped texts."""
     return float(np.nanmean(items[:, 0]))

@@ -1,6 +1,6 @@
-"""Vectors of texts that are numbers, and similarities of pairs; what every protocol begins with.
+"""Checked vectors of texts and similarities of pairs: the first steps of every protocol.
 
-N texts, E vectors.
+N texts, E vector dimensions.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ def encode(
 ) -> np.ndarray:
     """Vectors of the texts, float32 [N, E].
 
-    `name` says what an error calls the text of a row. Raises DataError if there are no texts,
-    ModelError naming task and text for a vector that holds NaN or infinity, ShapeError if there
-    is not one vector a text.
+    `name` is the name of a row's text in errors. Raises DataError if there are no texts,
+    ModelError naming task and text for a vector with NaN or infinity, ShapeError if the number
+    of vectors is not that of the texts.
     """
     if not len(texts):
         raise DataError(f"{task}: no texts")
@@ -40,7 +40,7 @@ def encode(
     if len(wrong):
         row = int(wrong[0])
         start = texts[row][:SHOWN] + ("..." if len(texts[row]) > SHOWN else "")
-        raise ModelError(f"{task}: the vector of {name(row)} ({start!r}) holds NaN or infinity")
+        raise ModelError(f"{task}: the vector of {name(row)} ({start!r}) contains NaN or infinity")
     return vectors_NE
 
 
@@ -54,9 +54,9 @@ def encode_instructed(
     name: Callable[[int], str] = "text {}".format,
     joined: bool = False,
 ) -> np.ndarray:
-    """Vectors of texts that bring an instruction each, float32 [N, E]: one call an instruction.
+    """Vectors of texts with an instruction each, float32 [N, E]: one call for each instruction.
 
-    With `joined` the instruction is written behind the text, as MTEB does: one call in all.
+    With `joined` the instruction is appended to the text, as in MTEB: one call in total.
     """
     equal_lengths(task, texts=texts, instructions=instructions)
     if joined:
@@ -83,7 +83,7 @@ def encode_pairs(
 
 
 def side(num_pairs: int) -> Callable[[int], str]:
-    """What an error calls the texts of pairs, all first ones before all second ones."""
+    """Names of the texts of pairs in errors; all first texts come before all second ones."""
     return lambda row: f"pair {row % num_pairs}, sentence{row // num_pairs + 1}"
 
 
@@ -92,8 +92,8 @@ def pair_similarities(
 ) -> dict[str, np.ndarray]:
     """Similarity of row with row, [N], by the model's own function ("similarity") and by MTEB's.
 
-    Distances are negative, so that larger is always more alike. Raises DataError where the
-    model's own is not finite, or equal for all pairs.
+    Distances are negated, so that larger always means more similar. Raises DataError if the
+    model's own similarities are not finite, or equal for all pairs.
     """
     own_N = np.asarray(encoder.similarity_pairwise(a_NE, b_NE), np.float32)
     varied(task, own_N)
@@ -110,7 +110,7 @@ def pair_similarities(
 def cosine_pairs(a_NE: np.ndarray, b_NE: np.ndarray) -> np.ndarray:
     """Cosine of row with row, [N], by half the squared distance of unit vectors, as in MTEB.
 
-    So a zero vector, which has no cosine, gets 0.5.
+    A zero vector, whose cosine is undefined, gets 0.5.
     """
     return 1 - 0.5 * _squared(_unit(a_NE) - _unit(b_NE))
 
@@ -128,21 +128,21 @@ def nearest(
 
 
 def varied(task: str, similarities: np.ndarray) -> None:
-    """Raises DataError for similarities that are not finite, or all equal: they order nothing."""
+    """Raises DataError for similarities that are not finite, or all equal: no ranking."""
     if not np.isfinite(similarities).all():
-        raise DataError(f"{task}: similarities hold NaN or infinity")
+        raise DataError(f"{task}: similarities contain NaN or infinity")
     if similarities.size > 1 and np.ptp(similarities) == 0:
         raise DataError(
-            f"{task}: all {similarities.size} predicted scores are equal, they order nothing"
+            f"{task}: all {similarities.size} predicted scores are equal, so they give no ranking"
         )
 
 
 def equal_lengths(task: str, **sequences: Sequence) -> int:
-    """The common length; DataError for different ones, or if it is 0."""
+    """The common length; DataError if lengths differ or are 0."""
     lengths = {name: len(sequence) for name, sequence in sequences.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise DataError(f"{task}: {shown}; they belong together one by one")
+        raise DataError(f"{task}: {shown}; they must have equal length")
     name, length = next(iter(lengths.items()))
     if not length:
         raise DataError(f"{task}: no {name}")
@@ -155,7 +155,7 @@ def mean(items: np.ndarray) -> float:
 
 
 def _unit(vectors_NE: np.ndarray) -> np.ndarray:
-    """The vectors at length 1, [N, E]; one of almost 0 stays as it is, as in scikit-learn."""
+    """The vectors scaled to length 1, [N, E]; nearly zero ones unchanged, as in scikit-learn."""
     norms_N = np.sqrt(_squared(vectors_NE))
     norms_N[norms_N < 10 * np.finfo(norms_N.dtype).eps] = 1
     return vectors_NE / norms_N[:, None]

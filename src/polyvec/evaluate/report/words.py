@@ -2,6 +2,8 @@
 
 import re
 
+from polyvec.data.tasks.kinds import find_kind
+
 MEASURES = {
     "accuracy": "Accuracy",
     "ap": "AP",
@@ -17,25 +19,6 @@ MEASURES = {
     "robustness": "Robustness",
     "spearman": "Spearman",
     "v_measure": "V-measure",
-}
-
-# A kind of task without its spelling's dashes: its heading, and what is scored, one and many.
-KINDS = {
-    "sts": ("Semantic textual similarity", "pair", "pairs"),
-    "conditionalsts": ("Conditional similarity", "pair", "pairs"),
-    "retrieval": ("Retrieval", "query", "queries"),
-    "reranking": ("Reranking", "query", "queries"),
-    "instructionretrieval": ("Retrieval by instructions", "query", "queries"),
-    "instruction": ("Retrieval by instructions", "query", "queries"),
-    "classification": ("Classification", "text", "texts"),
-    "multilabelclassification": ("Classification, several labels", "text", "texts"),
-    "clustering": ("Clustering", "text", "texts"),
-    "pairclassification": ("Pair classification", "pair", "pairs"),
-    "pair": ("Pair classification", "pair", "pairs"),
-    "bitext": ("Bitext mining", "pair", "pairs"),
-    "bitextmining": ("Bitext mining", "pair", "pairs"),
-    "summarization": ("Summaries", "text", "texts"),
-    "summary": ("Summaries", "text", "texts"),
 }
 
 # Each figure of geometry: its name, what it says, and which way is good.
@@ -112,8 +95,10 @@ def measure_name(name: str) -> str:
 
 def kind_words(kind: str) -> tuple[str, str, str]:
     """A kind's heading, and what its items are called, one and many."""
-    plain = re.sub("[^a-z]", "", kind.lower())
-    return KINDS.get(plain, (clean(kind)[:1].upper() + clean(kind)[1:], "item", "items"))
+    found = find_kind(kind)
+    if found is None:
+        return clean(kind)[:1].upper() + clean(kind)[1:], "item", "items"
+    return found.heading, *found.items
 
 
 def number_of(num: int, words: tuple[str, str]) -> str:

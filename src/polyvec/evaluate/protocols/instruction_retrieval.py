@@ -1,13 +1,14 @@
-"""Instructions: does what a query finds change as the instruction beside it says?
+"""Instruction retrieval: do the rankings of a query follow its instructions?
 
-Q queries, R of them with each of their instructions, K ranks, E vectors.
+Q queries, R of them with each of their instructions, K ranks, E vector dimensions.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from polyvec.data.tasks.sets import InstructionSet
+from polyvec.data.tasks.kinds import KINDS
+from polyvec.data.tasks.sets import InstructionRetrievalSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.instruction import rank_change
 from polyvec.evaluate.outcome import Encoder, Outcome
@@ -15,26 +16,24 @@ from polyvec.evaluate.protocols import ranked
 from polyvec.evaluate.protocols.retrieval import encoded_documents
 from polyvec.evaluate.protocols.vectors import encode_instructed, mean
 
-PARTS = ("original", "changed")
+CONDITIONS = ("original", "changed")
 
 
-def instruction(
+def instruction_retrieval(
     encoder: Encoder,
-    data: InstructionSet,
+    data: InstructionRetrievalSet,
     *,
-    seed: int = 42,
     depth: int = ranked.DEPTH,
     joined: bool = False,
 ) -> Outcome:
     """How rankings follow instructions: p-MRR (FollowIR) or robustness@10 (InstructIR).
 
-    Where the second instruction narrows the first (`data.changed`), "p_mrr" is how far the
-    documents fall that it rules out, -1 to 1 (Weller et al. 2024, arXiv:2403.15246), and
-    "original_map" and "changed_map" are retrieval's measures under either. Otherwise
-    "robustness@10" is nDCG@10 under the instruction that a query does worst with, mean (Oh et
+    Where the second instruction narrows the first (`data.changed`), "p_mrr" measures how far the
+    documents drop that it rules out, -1 to 1 (Weller et al. 2024, arXiv:2403.15246), and
+    "original_map" and "changed_map" are retrieval's measures under either instruction. Otherwise
+    "robustness@10" is the mean over queries of the lowest nDCG@10 under any instruction (Oh et
     al. 2024, arXiv:2402.14334). Names without a prefix are averages over all instructions.
-    The encoder gets the instruction, or with `joined` a text that ends with it, as in MTEB.
-    Nothing is drawn, so `seed` changes nothing.
+    The encoder gets the instruction, or with `joined` it is appended to the text, as in MTEB.
     """
     asked = _check(data)
     runs = [(query, i) for query in asked for i in range(len(data.instructions[query]))]
@@ -46,18 +45,18 @@ def instruction(
     values = ranked.measured(grades_RK, queries.qrels)
     scores = ranked.averages(values)
     if data.changed:
-        main, each_Q = "p_mrr", _p_mrr(ranking, ruled_out, documents)
-        for i, part in enumerate(PARTS):
+        each_Q = _p_mrr(ranking, ruled_out, documents)
+        for i, condition in enumerate(CONDITIONS):
             under = ranked.averages({name: all_R[i::2] for name, all_R in values.items()})
-            scores |= {f"{part}_{name}": value for name, value in under.items()}
+            scores |= {f"{condition}_{name}": value for name, value in under.items()}
     else:
-        main = "robustness@10"
         firsts = [run for run, (_, i) in enumerate(runs) if i == 0]
         each_Q = np.minimum.reduceat(values["ndcg@10"], firsts)
+    kind = KINDS[data.kind]
     return Outcome(
-        "instruction",
-        main,
-        {main: float(each_Q.mean())} | scores,
+        kind.name,
+        kind.main_measure,
+        {kind.main_measure: float(each_Q.mean())} | scores,
         ranked.items(values["ndcg@10"], ranking, grades_RK, queries, documents, data.corpus),
         each_Q[:, None],
         mean,
@@ -65,7 +64,7 @@ def instruction(
     )
 
 
-def _check(data: InstructionSet) -> list[str]:
+def _check(data: InstructionRetrievalSet) -> list[str]:
     """The queries that have judgements, in the order of the queries."""
     found = [query for query in data.queries if any(data.qrels.get(query, ()))]
     if not found:
@@ -74,20 +73,20 @@ def _check(data: InstructionSet) -> list[str]:
         num_given, num_judged = len(data.instructions.get(query, ())), len(data.qrels[query])
         if num_given != num_judged or (data.changed and num_given != 2):
             raise DataError(
-                f"{data.name}: query {query!r} has {num_given} instructions and judgements under "
-                f"{num_judged}, but needs {'2 of both' if data.changed else 'as many of both'}"
+                f"{data.name}: query {query!r} has {num_given} instructions and {num_judged} sets "
+                f"of judgements; expected {'2 of both' if data.changed else 'equal numbers'}"
             )
     return found
 
 
 def _ranked(
     encoder: Encoder,
-    data: InstructionSet,
+    data: InstructionRetrievalSet,
     runs: Sequence[tuple[str, int]],
     depth: int,
     joined: bool,
 ) -> tuple[ranked.Documents, ranked.Ranking, ranked.Queries]:
-    """What each query finds under each instruction, among its candidates where it has some."""
+    """The ranking of each query under each instruction, of its candidates if it has some."""
     rows: list[list[int]] = []
     if data.candidates:
         names, needed = ranked.candidates_of(
@@ -106,7 +105,7 @@ def _ranked(
 
 
 def _encoded_queries(
-    encoder: Encoder, data: InstructionSet, runs: Sequence[tuple[str, int]], joined: bool
+    encoder: Encoder, data: InstructionRetrievalSet, runs: Sequence[tuple[str, int]], joined: bool
 ) -> ranked.Queries:
     """Queries with one of their instructions each: "q/1", "q/2"."""
     ids = [f"{query}/{i + 1}" for query, i in runs]
@@ -141,11 +140,11 @@ def _p_mrr(
 
 
 def _ruled_out(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
-    """Documents that were relevant and are less so, or no longer."""
+    """Documents whose grade is lower under the second instruction."""
     return [name for name, grade in before.items() if grade > max(after.get(name, 0), 0)]
 
 
 def _rank(rows_K: np.ndarray, row: int | None) -> int:
-    """From 1; a document that is not in the ranking stands after its last."""
+    """From 1; a document that is not in the ranking counts as just after the last."""
     place = np.flatnonzero(rows_K == (-2 if row is None else row))  # -1 is no document
     return int(place[0]) + 1 if len(place) else int((rows_K >= 0).sum()) + 1

@@ -1,11 +1,12 @@
 """Bitext mining: is a sentence's translation its nearest neighbour in the other language?
 
-N sentences to be translated, M sentences of the other language, E vectors.
+N sentences to translate, M sentences of the other language, E vector dimensions.
 """
 
 import numpy as np
 
-from polyvec.data.tasks.sets import BitextSet
+from polyvec.data.tasks.kinds import KINDS
+from polyvec.data.tasks.sets import BitextMiningSet
 from polyvec.errors import DataError
 from polyvec.evaluate.measures.classification import f1
 from polyvec.evaluate.measures.inputs import extra
@@ -15,13 +16,12 @@ from polyvec.evaluate.protocols.vectors import encode, varied
 BLOCK = 100  # sentences whose similarities with all others exist at a time, as in MTEB
 
 
-def bitext(encoder: Encoder, data: BitextSet, *, seed: int = 42) -> Outcome:
+def bitext_mining(encoder: Encoder, data: BitextMiningSet) -> Outcome:
     """F1 of the nearest neighbours in the other language, weighted as in MTEB; and accuracy.
 
-    Each pair of `data.gold` asks for one sentence of the second side; of equally near ones the
-    first counts. A label is a sentence to be found, so that one which is the neighbour of many
-    (a hub) has a low precision: F1 is below accuracy. `paired` is [found, gold], numbers of
-    sentences. Nothing is drawn, so `seed` changes nothing.
+    Each pair of `data.gold` is a query for one sentence of the second side; ties go to the first.
+    The sentences of the second side are the labels, so a hub, the neighbour of many, has low
+    precision: F1 is below accuracy. `paired` is [found, gold], row numbers of sentences.
     """
     _check(data)
     sources, gold_N = (np.array(column) for column in zip(*data.gold, strict=True))
@@ -45,10 +45,12 @@ def bitext(encoder: Encoder, data: BitextSet, *, seed: int = 42) -> Outcome:
         )
     )
     groups = {"gold": gold_score_N, "other": other_N[np.isfinite(other_N)]}
-    return Outcome("bitext", "f1", _scores(found_N, gold_N), items, paired, _f1, groups)
+    kind = KINDS[data.kind]
+    scores = _scores(found_N, gold_N)
+    return Outcome(kind.name, kind.main_measure, scores, items, paired, _f1, groups)
 
 
-def _check(data: BitextSet) -> None:
+def _check(data: BitextMiningSet) -> None:
     if not data.gold:
         raise DataError(f"{data.name}: no gold pairs")
     sides = data.sentences1, data.sentences2
@@ -56,7 +58,7 @@ def _check(data: BitextSet) -> None:
         for side, (row, sentences) in enumerate(zip(pair, sides, strict=True), start=1):
             if not 0 <= row < len(sentences):
                 raise DataError(
-                    f"{data.name}: gold pair {pair}: there is no row {row} in the "
+                    f"{data.name}: gold pair {pair}: row {row} is out of range for the "
                     f"{len(sentences)} sentences{side}"
                 )
 
@@ -65,15 +67,15 @@ def _neighbours(
     encoder: Encoder, a_NE: np.ndarray, b_ME: np.ndarray, gold_N: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Row of the nearest, its score, the gold one's, and the best other's (-inf if none), [N]."""
-    parts = []
+    blocks = []
     for start in range(0, len(a_NE), BLOCK):
         scores = np.array(encoder.similarity(a_NE[start : start + BLOCK], b_ME), np.float32)
         row, gold = np.arange(len(scores)), gold_N[start : start + BLOCK]
         found = scores.argmax(axis=1)
         best, gold_score = scores[row, found], scores[row, gold]
         scores[row, gold] = -np.inf
-        parts.append((found, best, gold_score, scores.max(axis=1)))
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        blocks.append((found, best, gold_score, scores.max(axis=1)))
+    return tuple(np.concatenate(column) for column in zip(*blocks, strict=True))
 
 
 def _scores(found_N: np.ndarray, gold_N: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,170 @@
+"""The kinds of tasks: one table, and the only place that spells their names.
+
+To add a kind: its dataclass in sets.py, a reader of its files, an entry here; and in
+evaluate/protocols/ a function that measures it, under the kind's name in PROTOCOLS.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polyvec.data.tasks import readers, retrieval
+from polyvec.data.tasks.sets import TaskSet
+from polyvec.data.tasks.source import TaskFiles
+from polyvec.errors import DataError, known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskKind:
+    """What is known of a kind of task.
+
+    `main_measure` and `mteb_type` are what MTEB scores and calls it. `items` names what is scored,
+    one and many. A folder's `<split>.jsonl` with all of `fields` is of this kind, if
+    `trains` only with a train.jsonl beside it; without `fields` the folder is ranked (qrels/).
+    `draws` means that a random generator takes part in the score. `aliases` are earlier names.
+    """
+
+    name: str
+    read: Callable[[TaskFiles], TaskSet]
+    main_measure: str
+    mteb_type: str
+    heading: str
+    items: tuple[str, str]
+    fields: tuple[str, ...] = ()
+    trains: bool = False
+    draws: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+PAIRS, TEXTS, QUERIES = ("pair", "pairs"), ("text", "texts"), ("query", "queries")
+
+# In the order in which fields are tried: those that ask for more come first.
+KINDS: dict[str, TaskKind] = {
+    kind.name: kind
+    for kind in (
+        TaskKind(
+            name="conditional_sts",
+            read=readers.conditional_sts,
+            main_measure="spearman",
+            mteb_type="STS",
+            heading="Conditional similarity",
+            items=PAIRS,
+            fields=("sentence1", "sentence2", "condition", "score"),
+        ),
+        TaskKind(
+            name="sts",
+            read=readers.sts,
+            main_measure="spearman",
+            mteb_type="STS",
+            heading="Semantic textual similarity",
+            items=PAIRS,
+            fields=("sentence1", "sentence2", "score"),
+        ),
+        TaskKind(
+            name="pair_classification",
+            read=readers.pair_classification,
+            main_measure="max_ap",
+            mteb_type="PairClassification",
+            heading="Pair classification",
+            items=PAIRS,
+            fields=("sentence1", "sentence2", "label"),
+            aliases=("pair",),
+        ),
+        TaskKind(
+            name="bitext_mining",
+            read=readers.bitext_mining,
+            main_measure="f1",
+            mteb_type="BitextMining",
+            heading="Bitext mining",
+            items=PAIRS,
+            fields=("sentence1", "sentence2"),
+            aliases=("bitext",),
+        ),
+        TaskKind(
+            name="summarization",
+            read=readers.summarization,
+            main_measure="spearman",
+            mteb_type="Summarization",
+            heading="Summarization",
+            items=TEXTS,
+            fields=("text", "human_summaries", "machine_summaries"),
+            aliases=("summary",),
+        ),
+        TaskKind(
+            name="classification",
+            read=readers.classification,
+            main_measure="accuracy",
+            mteb_type="Classification",
+            heading="Classification",
+            items=TEXTS,
+            fields=("text", "label"),
+            trains=True,
+            draws=True,
+        ),
+        TaskKind(
+            name="clustering",
+            read=readers.clustering,
+            main_measure="v_measure",
+            mteb_type="Clustering",
+            heading="Clustering",
+            items=TEXTS,
+            fields=("text", "label"),
+            draws=True,
+        ),
+        TaskKind(
+            name="retrieval",
+            read=retrieval.retrieval,
+            main_measure="ndcg@10",
+            mteb_type="Retrieval",
+            heading="Retrieval",
+            items=QUERIES,
+        ),
+        TaskKind(
+            name="reranking",
+            read=retrieval.reranking,
+            main_measure="map",
+            mteb_type="Reranking",
+            heading="Reranking",
+            items=QUERIES,
+        ),
+        TaskKind(
+            name="instruction_retrieval",
+            read=retrieval.instruction_retrieval,
+            main_measure="robustness@10",
+            mteb_type="InstructionRetrieval",
+            heading="Instruction retrieval",
+            items=QUERIES,
+            aliases=("instruction",),
+        ),
+        TaskKind(
+            name="instruction_reranking",
+            read=retrieval.instruction_retrieval,
+            main_measure="p_mrr",
+            mteb_type="InstructionReranking",
+            heading="Instruction reranking",
+            items=QUERIES,
+        ),
+    )
+}
+
+
+def find_kind(name: str) -> TaskKind | None:
+    """The kind of a name, in any spelling: "pair-classification" and "PairClassification" too."""
+    return _BY_SPELLING.get(_plain(name))
+
+
+def task_kind(name: str, where: str) -> TaskKind:
+    """The same; DataError, saying where, if there is none."""
+    found = find_kind(name)
+    if found is None:
+        raise DataError(f"{where}: kind of task {name!r} is not known.{known(name, KINDS)}")
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z]", "", name.lower())
+
+
+_BY_SPELLING = {
+    _plain(name): kind for kind in KINDS.values() for name in (kind.name, *kind.aliases)
+}
