@@ -377,7 +377,7 @@ def test_the_same_task_object_draws_the_same_for_each_model(tiny):
 def test_wrong_settings_of_a_local_task_are_told(tiny):
     with pytest.raises(SettingsError, match=r"side 'passage' is not known. Known: document, query"):
         local_task(PAIRS, prompt={"passage": "x"})
-    with pytest.raises(SettingsError, match="Expected codes like eng-Latn"):
+    with pytest.raises(SettingsError, match="such as eng-Latn"):
         local_task(PAIRS, languages=["english"])
     conditional = ConditionalStsSet("c", "test", ("a",), ("b",), ("c",), (1.0,))
     with pytest.raises(DataError, match="no task of kind 'conditional_sts'"):

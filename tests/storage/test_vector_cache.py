@@ -63,7 +63,7 @@ def test_two_checkpoints_at_one_path_have_vectors_of_their_own(tiny_bert, cache,
 
 def test_a_changed_prompt_costs_the_texts_that_it_is_for(embedder, cache):
     corpus = {f"d{i}": f"text number {i}" for i in range(20)}
-    data = RetrievalSet("toy", "test", corpus, {"q": "number 3"}, {"q": {"d3": 1}}, "hash")
+    data = RetrievalSet("toy", "test", corpus, {"q": "number 3"}, {"q": {"d3": 1}}, sha256="hash")
 
     def computed(prompts):
         embedder.prompt_table = PromptTable(prompts)
@@ -79,7 +79,9 @@ def test_a_changed_prompt_costs_the_texts_that_it_is_for(embedder, cache):
 
 def test_the_score_of_cached_vectors_is_the_score(embedder, cache):
     words = ["a cat", "the sea", "dogs", "one tree", "old men"]
-    data = StsSet("toy", "test", tuple(words), tuple(words[::-1]), (1.0, 2.0, 3.0, 2.5, 0.0), "h")
+    data = StsSet(
+        "toy", "test", tuple(words), tuple(words[::-1]), (1.0, 2.0, 3.0, 2.5, 0.0), sha256="h"
+    )
     scores = [Evaluator(embedder, cache=c).measure(data).result for c in (None, cache, cache)]
     assert scores[0].scores == scores[1].scores == scores[2].scores
     assert [result.num_computed for result in scores] == [5, 5, 0]

@@ -60,7 +60,7 @@ def local_task(
     >>> from polyvec.data.tasks.sets import StsSet
     >>> pairs = StsSet("my-pairs", "test", ("a cat", "a cat"), ("a kitten", "a spoon"), (1.0, 0.0))
     >>> local_task(pairs).metadata.name
-    'LocalMyPairs.4417eb2d'
+    'LocalMyPairs.5048bef6'
     """
     if data.kind not in TASKS:
         raise DataError(f"mteb has no task of kind {data.kind!r}.{known(data.kind, TASKS)}")
@@ -340,6 +340,7 @@ def _label(name: str) -> str:
 
 def _digest(data: TaskSet, *settings: Any) -> str:
     """Hash of everything that decides the score; `sha256` alone is that of the whole file."""
-    content = {f.name: getattr(data, f.name) for f in fields(data) if f.name != "name"}
+    names = sorted({f.name for f in fields(data)} - {"name"})
+    content = {name: getattr(data, name) for name in names}
     plain = json.dumps([data.kind, content, settings], default=sorted)
     return hashlib.sha256(plain.encode()).hexdigest()
