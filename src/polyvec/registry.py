@@ -1,44 +1,54 @@
-"""Parts by name, for every room: poolings, projections, losses, judges, scorers, inverters ...
+"""Parts by name, for every room: poolings, projections, templates, losses, judges, scorers ...
 
-A part is a function or a class; its arguments are its settings. It goes by its name in its room's
-table, or by "package.module:name" for a user's own. Settings are checked against the signature,
-names and types, before any weight loads. What a part needs to know of the model it declares:
+A part is a function or a class; its arguments are its settings. It is found by its name in a
+table, or as "package.module:name" in a user's own package. Settings are checked against the
+signature, names and types, before any weight loads. An argument that depends on the model
+declares the fact that fills it:
 
     def __init__(self, hidden_size: Annotated[int, Fact("hidden_size")], layer: int) -> None
 """
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from polyvec.errors import SettingsError, known
 from polyvec.settings import checked
 
-P = TypeVar("P", bound=Callable[..., Any])
+P = TypeVar("P")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fact:
-    """Marks an argument that is filled with a fact of the model, unless a setting gives it."""
+    """Marks an argument that is filled with a fact of the model, unless a setting gives it.
+
+    `of`: the fact is a function of another setting, a list of strings: token ids of `tokens`.
+    `when`: the argument is filled only if a setting has this value, as ("over", "all_layers").
+    """
 
     name: str
+    of: str | None = None
+    when: tuple[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a part: its type, whether it must be given, and the fact that fills it."""
+    """An argument of a part: its type, whether it is required, and the fact that fills it."""
 
     name: str
     hint: Any
     required: bool
-    fact: str | None
+    fact: Fact | None
 
 
 class Registry(Mapping[str, P], Generic[P]):
-    """One room's table of parts of a kind, such as "pooling".
+    """The table of all parts of a kind, such as "pooling".
+
+    `accepts` tells whether an imported object is of the kind, `expected` names it in errors.
 
     >>> greetings = Registry("greeting")
     >>> @greetings.register("hello")
@@ -48,8 +58,16 @@ class Registry(Mapping[str, P], Generic[P]):
     'hello Ada hello Ada'
     """
 
-    def __init__(self, kind: str, parts: Mapping[str, P] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        parts: Mapping[str, P] | None = None,
+        *,
+        accepts: Callable[[Any], bool] = callable,
+        expected: str = "a function or a class",
+    ) -> None:
         self.kind = kind
+        self.accepts, self.expected = accepts, expected
         self._parts: dict[str, P] = dict(parts or {})
 
     def __getitem__(self, name: str) -> P:
@@ -62,11 +80,12 @@ class Registry(Mapping[str, P], Generic[P]):
         return len(self._parts)
 
     def register(self, name: str) -> Callable[[P], P]:
-        """Decorates a part and adds it under a name; SettingsError if the name is taken."""
+        """A decorator that adds a part under a name; SettingsError if the name is taken."""
 
         def add(part: P) -> P:
+            self._check_kind(part, f"{self.kind} {name!r}")
             if self._parts.setdefault(name, part) is not part:
-                raise SettingsError(f"{self.kind} {name!r} is registered twice")
+                raise SettingsError(f"{self.kind} {name!r} is already registered")
             return part
 
         return add
@@ -74,35 +93,47 @@ class Registry(Mapping[str, P], Generic[P]):
     def find(self, name: str, *, where: str = "") -> P:
         """The part of a name in the table, or of "package.module:name".
 
-        Imports the module of the latter: only for names that the user wrote.
-        Raises SettingsError, saying where, with a suggestion.
+        Imports the module of the latter, so call it only with a name that the user wrote, or
+        for a folder that the user trusts. Raises SettingsError with a suggestion.
         """
         if name in self._parts:
             return self._parts[name]
-        lead = f"{where}: " if where else ""
+        label = f"{where}: {self.kind} {name!r}" if where else f"{self.kind} {name!r}"
         if ":" not in name:
-            raise SettingsError(
-                f"{lead}{self.kind} {name!r} is not known.{known(name, self._parts)}"
-            )
-        module_name, _, attribute = name.partition(":")
+            raise SettingsError(f"{label} is not known.{known(name, self._parts)}")
+        module_name, _, attributes = name.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), attribute)
+            module = importlib.import_module(module_name)
+            found = functools.reduce(getattr, attributes.split("."), module)
         except (ImportError, AttributeError, ValueError) as error:
-            raise SettingsError(f"{lead}{self.kind} {name!r} cannot be imported: {error}") from None
-        if not callable(found):
-            raise SettingsError(f"{lead}{self.kind} {name!r} is not a function or a class")
+            raise SettingsError(
+                f"{label} cannot be imported: {error}. Is its package installed, or its folder "
+                "on PYTHONPATH?"
+            ) from None
+        self._check_kind(found, label)
         return typing.cast(P, found)
 
-    def name_of(self, part: Callable[..., Any]) -> str:
-        """The name under which `find` returns this part again."""
+    def name_of(self, part: P) -> str:
+        """The name under which `find` returns this part again.
+
+        Raises SettingsError for a part that is not registered and that cannot be imported.
+        """
         for name, each in self._parts.items():
             if each is part:
                 return name
-        return f"{part.__module__}:{part.__qualname__}"
+        module, path = getattr(part, "__module__", None), getattr(part, "__qualname__", "")
+        # Another program has another __main__, a function's locals end with its call.
+        if module in (None, "__main__") or not path or "<" in path:
+            raise SettingsError(
+                f"{self.kind} {path or part!r} cannot be imported by another program: move it "
+                "to the top level of a module, or register it under a name"
+            )
+        return f"{module}:{path}"
 
     def check(self, name: str, settings: Mapping[str, Any], *, where: str) -> None:
-        """Raises SettingsError for an unknown part, or settings that it does not take."""
-        check_settings(self.find(name, where=where), settings, where=where)
+        """Raises SettingsError for an unknown part or settings that it does not take."""
+        part = typing.cast(Callable[..., Any], self.find(name, where=where))
+        check_settings(part, settings, where=f"{where} {self.kind} {name!r}")
 
     def build(
         self,
@@ -112,41 +143,58 @@ class Registry(Mapping[str, P], Generic[P]):
         *,
         where: str,
     ) -> Any:
-        """What the part makes of its settings and of the facts that it declares."""
-        return build(self.find(name, where=where), settings, facts, where=where)
+        """Call the part with its settings and with the facts that it declares."""
+        part = typing.cast(Callable[..., Any], self.find(name, where=where))
+        return build(part, settings, facts, where=f"{where} {self.kind} {name!r}")
+
+    def _check_kind(self, found: Any, label: str) -> None:
+        if not self.accepts(found):
+            raise SettingsError(f"{label} is {type(found).__name__}, expected {self.expected}")
 
 
 def arguments(part: Callable[..., Any]) -> list[Argument]:
-    """The settings of a part, read from its signature."""
+    """The settings of a part, read from its signature; *args and **kwargs are none."""
     target = part.__init__ if inspect.isclass(part) else part
-    hints = typing.get_type_hints(target, include_extras=True)
+    try:
+        hints = typing.get_type_hints(target, include_extras=True)
+    except NameError as error:  # a name that is imported for type checkers only
+        raise SettingsError(f"{part.__module__}: cannot read the type hints: {error}") from None
     found = []
     for name, parameter in inspect.signature(part).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
         hint = hints.get(name, Any)
         facts = [each for each in typing.get_args(hint)[1:] if isinstance(each, Fact)]
-        plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+        if typing.get_origin(hint) is typing.Annotated:
+            hint = typing.get_args(hint)[0]
         required = parameter.default is inspect.Parameter.empty
-        found.append(Argument(name, plain, required, facts[0].name if facts else None))
+        found.append(Argument(name, hint, required, facts[0] if facts else None))
     return found
 
 
 def check_settings(
     part: Callable[..., Any], settings: Mapping[str, Any], *, where: str
 ) -> dict[str, Any]:
-    """The settings, with TOML's lists as tuples.
+    """The settings, with TOML's arrays as tuples.
 
-    Raises SettingsError for a setting that the part does not take, that is of another type, or
+    Raises SettingsError for a setting that the part does not take, that has another type, or
     that is missing and not a fact of the model.
     """
-    takes = {each.name: each for each in arguments(part)}
+    takes = arguments(part)
+    hints = {each.name: each.hint for each in takes}
+    hints |= {each.fact.of: Sequence[str] for each in takes if each.fact and each.fact.of}
     for key in settings:
-        if key not in takes:
-            raise SettingsError(f"{where}: setting {key!r} is not known.{known(key, takes)}")
-    for name, argument in takes.items():
-        if argument.required and argument.fact is None and name not in settings:
-            raise SettingsError(f"{where}: setting {name!r} is missing")
+        if key not in hints:
+            raise SettingsError(f"{where}: setting {key!r} is not known.{known(key, hints)}")
+    for each in takes:
+        of = each.fact.of if each.fact else None
+        if each.name in settings and of in settings:
+            raise SettingsError(f"{where}: settings {of!r} and {each.name!r} are exclusive")
+        filled = each.fact is not None and (of is None or of in settings)
+        if each.required and not filled and each.name not in settings:
+            raise SettingsError(f"{where}: setting {of or each.name!r} is missing")
     return {
-        key: checked(value, takes[key].hint, f"{where}: setting {key!r}")
+        key: checked(value, hints[key], f"{where}: setting {key!r}")
         for key, value in settings.items()
     }
 
@@ -158,14 +206,22 @@ def build(
     *,
     where: str,
 ) -> Any:
-    """Call the part with its settings, and with the facts that it declares and they leave open."""
+    """Call the part with its settings, and with the facts that fill the rest.
+
+    Raises SettingsError for wrong settings, or if the model lacks a fact that is required.
+    """
     given = check_settings(part, settings, where=where)
     for argument in arguments(part):
-        if argument.fact is None or argument.name in given:
+        fact = argument.fact
+        if fact is None:
             continue
-        value = (facts or {}).get(argument.fact)
+        source = given.pop(fact.of, None) if fact.of else None
+        other = fact.when is not None and given.get(fact.when[0]) != fact.when[1]
+        if argument.name in given or other or (fact.of and source is None):
+            continue
+        value = (facts or {}).get(fact.name)
         if value is not None:
-            given[argument.name] = value
+            given[argument.name] = value(source) if fact.of else value
         elif argument.required:
-            raise SettingsError(f"{where}: the model has no {argument.fact}, which it needs")
+            raise SettingsError(f"{where} needs {fact.name}, which the model does not have")
     return part(**given)

@@ -73,12 +73,19 @@ def _fitted(value: Any, option: Any, where: str) -> Any:
     if option is Any:
         return value
     if origin is typing.Literal:
-        return value if value in inner and type(value) in {type(x) for x in inner} else _MISFIT
+        # Types are compared too: 1 == True.
+        return value if (type(value), value) in [(type(x), x) for x in inner] else _MISFIT
     if origin in (tuple, list, Sequence):
         if not isinstance(value, list | tuple):
             return _MISFIT
-        item = inner[0] if inner else Any
-        return tuple(checked(each, item, f"{where}[{i}]") for i, each in enumerate(value))
+        if origin is tuple and inner and Ellipsis not in inner:
+            items = inner if len(inner) == len(value) else None
+        else:
+            items = (inner[0] if inner else Any,) * len(value)
+        if items is None:
+            return _MISFIT
+        pairs = enumerate(zip(value, items, strict=True))
+        return tuple(checked(each, item, f"{where}[{i}]") for i, (each, item) in pairs)
     if origin is Mapping or origin is dict:
         if not isinstance(value, dict):
             return _MISFIT
@@ -86,11 +93,11 @@ def _fitted(value: Any, option: Any, where: str) -> Any:
         return {key: checked(each, item, f"{where}.{key}") for key, each in value.items()}
     if origin is float and type(value) in (int, float):
         return float(value)
-    # Not isinstance: True is no whole number here.
+    # Not isinstance: bool is a subclass of int, and True is not an int in a settings file.
     return value if type(value) is origin else _MISFIT
 
 
 def _name(option: Any) -> str:
     if typing.get_origin(option) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(option)))
-    return getattr(option, "__name__", str(option))
+    return getattr(typing.get_origin(option) or option, "__name__", str(option))

@@ -10,7 +10,13 @@ from numpy.testing import assert_allclose
 from polyvec import Embedder
 from polyvec.embed.encoding import RunOptions
 from polyvec.embed.inputs.prompts import PromptTable
-from polyvec.errors import CalibrationError, InputError, ModelError, TruncationWarning
+from polyvec.errors import (
+    CalibrationError,
+    InputError,
+    ModelError,
+    SettingsError,
+    TruncationWarning,
+)
 
 ODD_TEXTS = {
     "empty": "",
@@ -313,7 +319,7 @@ def test_max_seq_length_is_checked_against_the_positions(tiny_bert):
 
 
 def test_unknown_poolings_and_similarities_are_refused(tiny):
-    with pytest.raises(ModelError, match="Did you mean 'mean'"):
+    with pytest.raises(SettingsError, match="Did you mean 'mean'"):
         Embedder(tiny.backbone, tiny.text_tokenizer, pooling="meen")
     with pytest.raises(ModelError, match="Did you mean 'cosine'"):
         Embedder(tiny.backbone, tiny.text_tokenizer, similarity_fn_name="cosin")

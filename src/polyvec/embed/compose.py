@@ -13,6 +13,7 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.transformer import (
     best_device,
+    check_num_layers,
     keep_layers,
     load_config,
     load_tokenizer,
@@ -22,74 +23,87 @@ from polyvec.embed.formats.transformer import (
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import NO_LIMIT, TextTokenizer
+from polyvec.embed.part import one_of
+from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.projection.dense import Normalize
+from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.embed.settings import EmbedderSettings, template_of
 from polyvec.embed.variants import TextVariants
-from polyvec.errors import SettingsError, known
+from polyvec.errors import SettingsError
+from polyvec.registry import build, check_settings
 
 PLACEHOLDER = "<PST>"
+WHERE = "[embedder]"
 
 
 def check(settings: EmbedderSettings) -> None:
-    """Raises SettingsError for what can be known to be wrong before any weight loads."""
+    """Raises SettingsError for what is wrong whatever the backbone is."""
     AttentionSpec.parse(settings.attention)
-    parts.check_pooling(settings.pooling, settings.pooling_settings)
+    parts.check_pooling(settings.pooling, settings.pooling_settings, where=WHERE)
+    parts.check_projections(settings.projections)
+    one_of(f"{WHERE} similarity", settings.similarity, SIMILARITIES)
     template = template_of(settings)
     if template is not None and settings.pool_prompt is not None:
-        raise SettingsError("[embedder] pool_prompt does nothing: the template says what is pooled")
+        raise SettingsError(f"{WHERE} pool_prompt does nothing: the template says what is pooled")
     if template is None and settings.prompts and settings.pool_prompt is None:
-        raise SettingsError("[embedder] has prompts, so it must say pool_prompt = true or false")
+        raise SettingsError(f"{WHERE} has prompts and must set pool_prompt to true or false")
     if settings.pool_prompt is not None and not settings.prompts:
-        raise SettingsError("[embedder] pool_prompt does nothing without prompts")
+        raise SettingsError(f"{WHERE} pool_prompt does nothing without prompts")
+    check_settings(TextVariants, settings.variants, where="[embedder.variants]")
     if settings.prepending:
-        _known("prepending", settings.prepending, ("start", "stop"))
+        check_settings(TokenPrepending, settings.prepending, where="[embedder.prepending]")
         if template is None or PLACEHOLDER not in template.added_tokens:
             raise SettingsError(
-                f"[embedder] prepending needs a template with the placeholder {PLACEHOLDER}"
+                f"{WHERE} prepending needs a template with the placeholder {PLACEHOLDER}"
             )
 
 
 def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
-    """The embedder that the settings describe; `where` goes to the hub's download."""
+    """The embedder that the settings describe; `where` are options of `model_folder`."""
     check(settings)
     root = model_folder(settings.backbone, **where)
-    parts.check_served(settings.pooling, load_config(root))
+    config = load_config(root)
+    parts.check_served(settings.pooling, config, where=WHERE)
+    check_num_layers(config, settings.num_layers)
     template, tokenizer = template_of(settings), load_tokenizer(root)
     new = add_tokens(tokenizer, template) if template is not None else []
-    words = TextTokenizer(tokenizer, lower_case=settings.lower_case)  # refuses a doubled EOS
+    text_tokenizer = TextTokenizer(tokenizer, lower_case=settings.lower_case)  # checks for two EOS
     if template is not None:
-        words.check_ends(template)
-    needs = parts.needs_of(settings.pooling) | ({"lm_head"} if settings.variants else set())
-    kind = transformer_kind(needs)
+        text_tokenizer.check_ends(template)
+    facts = parts.model_facts(config, tokenizer, num_layers=settings.num_layers)
+    if new:
+        facts["vocab_size"] = max(facts["vocab_size"], len(tokenizer))  # as add_rows does
+    # A fixed seed: untrained weights are at least the same in every run.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pooling = parts.build_pooling(
+            settings.pooling, settings.pooling_settings, facts, where=WHERE
+        )
+        if isinstance(pooling, PoolingModule):
+            size, needs = pooling.out_features, pooling.needs
+        else:
+            size, needs = facts["hidden_size"] * len(pooling), frozenset()
+        projections = parts.build_projections(settings.projections, size)
+
+    kind = transformer_kind(needs | ({"lm_head"} if settings.variants else set()))
     whole = load_transformer(root, kind=kind)
     if settings.num_layers is not None:
         keep_layers(whole.base_model if kind == "lm" else whole, settings.num_layers)
     add_rows(whole, tokenizer, new)
     whole = whole.to(best_device())
-    lm = whole if kind == "lm" else None
-    model = whole if lm is None else lm.base_model
     backbone = Backbone(
-        model,
+        whole.base_model if kind == "lm" else whole,
         tokenizer.pad_token_id or 0,
         attention=settings.attention,
-        lm=lm,
+        lm=whole if kind == "lm" else None,
         prepending=_prepending(settings, tokenizer),
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # what is untrained is at least the same in every run
-        pooling = parts.build_pooling(
-            settings.pooling, settings.pooling_settings, backbone, tokenizer
-        )
-        size = getattr(pooling, "out_features", None)
-        if size is None:
-            size = backbone.hidden_size * (1 if isinstance(pooling, str) else len(settings.pooling))
-        projections, _ = parts.build_projections(settings.projections, size)
-    words.max_length = settings.max_length or _declared_length(tokenizer, backbone)
+    text_tokenizer.max_length = settings.max_length or _declared_length(tokenizer, backbone)
     embedder = Embedder(
         backbone,
-        words,
+        text_tokenizer,
         pooling=pooling,
-        pool_prompt=settings.pool_prompt if settings.pool_prompt is not None else True,
+        pool_prompt=settings.pool_prompt is not False,
         projections=[*projections, Normalize()] if settings.normalize else projections,
         prompts=PromptTable(dict(settings.prompts), settings.default_prompt),
         template=template,
@@ -97,7 +111,8 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
         similarity_fn_name=settings.similarity,
         truncate_dim=settings.truncate_dim,
     )
-    embedder.max_seq_length = embedder.max_seq_length  # refuses a length beyond the positions
+    # The setter refuses a length that exceeds the model's positions.
+    embedder.max_seq_length = embedder.max_seq_length
     return embedder.to(backbone.device)
 
 
@@ -138,7 +153,11 @@ def _declared_length(tokenizer: Any, backbone: Backbone) -> int | None:
 def _prepending(settings: EmbedderSettings, tokenizer: Any) -> TokenPrepending | None:
     if not settings.prepending:
         return None
-    return TokenPrepending(tokenizer.convert_tokens_to_ids(PLACEHOLDER), **settings.prepending)
+    facts = {"placeholder_id": tokenizer.convert_tokens_to_ids(PLACEHOLDER)}
+    found: TokenPrepending = build(
+        TokenPrepending, settings.prepending, facts, where="[embedder.prepending]"
+    )
+    return found
 
 
 def _variants(
@@ -147,12 +166,5 @@ def _variants(
     if not settings:
         return None
     facts = {"backbone": backbone, "tokenizer": tokenizer}
-    return parts.make(TextVariants, facts, settings, "[embedder.variants]")
-
-
-def _known(section: str, given: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    for key in given:
-        if key not in names:
-            raise SettingsError(
-                f"[embedder.{section}] key {key!r} is not known.{known(key, names)}"
-            )
+    found: TextVariants = build(TextVariants, settings, facts, where="[embedder.variants]")
+    return found

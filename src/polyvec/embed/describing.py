@@ -68,5 +68,8 @@ def part(module: nn.Module | None) -> Any:
     if module is None:
         return None
     describe = getattr(module, "settings", None)
-    name = type(module).__name__
+    kind = type(module)
+    own = kind.__module__.startswith("polyvec.")
+    # A user's part with its module: two packages may have parts of the same name.
+    name = kind.__name__ if own else f"{kind.__module__}:{kind.__qualname__}"
     return {name: describe()} if callable(describe) else name

@@ -74,9 +74,10 @@ class Embedder(nn.Module):
             self.pooling: tuple[str, ...] = ()
         else:
             self.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-        for name in self.pooling or (("none",) if self.pooling_module is None else ()):
-            if name not in POOLINGS:
-                raise ModelError(f"pooling {name!r} is not known.{known(name, POOLINGS)}")
+        if not self.pooling and self.pooling_module is None:
+            raise ModelError(f"no pooling is given. Known: {', '.join(POOLINGS)}.")
+        for name in self.pooling:
+            POOLINGS.find(name)
         if similarity_fn_name not in SIMILARITIES:
             raise ModelError(
                 f"similarity {similarity_fn_name!r} is not known."

@@ -2,12 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from polyvec.errors import SettingsError, known
+from polyvec.registry import Fact
+
+# Types of arguments that are filled from the model: the size of its hidden states, and the size
+# of the vectors that a projection gets.
+HiddenSize = Annotated[int, Fact("hidden_size")]
+InFeatures = Annotated[int, Fact("in_features")]
 
 
 class Part(nn.Module):

@@ -1,123 +1,138 @@
-"""Parts by name: a table's class, its settings from a file, and what only the backbone knows."""
+"""Poolings and projections that settings name: checked, then built from facts of the model.
+
+All of it happens before any weight loads: the facts come from the model's config and tokenizer.
+"""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.states import SIDE_OUTPUTS
+from polyvec.embed.part import one_of
 from polyvec.embed.pooling.base import PoolingModule
-from polyvec.embed.pooling.functions import POOLINGS
+from polyvec.embed.pooling.functions import POOLINGS, Pooling
 from polyvec.embed.pooling.modules import POOLING_MODULES
-from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
-from polyvec.embed.projection.fitted import FITTED
-from polyvec.embed.projection.trained import PROJECTORS
-from polyvec.errors import SettingsError, known
+from polyvec.embed.projection.modules import PROJECTIONS
+from polyvec.errors import SettingsError
+from polyvec.registry import Registry
 
-PROJECTIONS: dict[str, type[nn.Module]] = {
-    "dense": Dense,
-    "layer_norm": LayerNorm,
-    "normalize": Normalize,
-    **PROJECTORS,
-    **FITTED,
-}
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in configs of MoE families
+WHERE = "[[embedder.projections]]"
+HEADS = ("ForCausalLM", "ForMaskedLM", "LMHeadModel", "ForPreTraining")
 
 
-def check_pooling(names: str | tuple[str, ...], settings: Mapping[str, Any]) -> None:
-    """Raises SettingsError for a pooling, or a setting of one, that is not known."""
-    several = (names,) if isinstance(names, str) else names
-    for name in several:
-        if name in POOLING_MODULES and len(several) == 1:
-            _check_keys(POOLING_MODULES[name], {**settings}, f"pooling {name!r}", ("tokens",))
-        elif name not in POOLINGS:
-            choices = [*POOLINGS, *POOLING_MODULES] if len(several) == 1 else list(POOLINGS)
-            raise SettingsError(f"[embedder] pooling {name!r} is not known.{known(name, choices)}")
-        elif settings:
-            raise SettingsError(f"[embedder] pooling_settings do nothing for pooling {name!r}")
+def pooling_class(names: str | Sequence[str], *, where: str) -> type[PoolingModule] | None:
+    """The class of a pooling that is a module, or None for pooling functions.
+
+    Raises SettingsError, saying where, for a pooling that is not known; only functions can be
+    combined.
+    """
+    several = (names,) if isinstance(names, str) else tuple(names)
+    if not several:
+        raise SettingsError(f"{where}: pooling is empty, expected a name")
+    if len(several) > 1:
+        for name in several:
+            POOLINGS.find(name, where=where)
+        return None
+    # Both tables as one, so that the error lists all names.
+    every: Registry[Pooling | type[PoolingModule]] = Registry(
+        "pooling",
+        {**POOLINGS, **POOLING_MODULES},
+        accepts=lambda found: POOLINGS.accepts(found) or POOLING_MODULES.accepts(found),
+        expected=f"{POOLINGS.expected} or {POOLING_MODULES.expected}",
+    )
+    found = every.find(several[0], where=where)
+    return found if inspect.isclass(found) and issubclass(found, PoolingModule) else None
 
 
-def check_served(names: str | tuple[str, ...], config: PretrainedConfig) -> None:
+def check_pooling(names: str | Sequence[str], settings: Mapping[str, Any], *, where: str) -> None:
+    """Raises SettingsError for a pooling that is not known, or settings that it does not take."""
+    module = pooling_class(names, where=where)
+    name = names if isinstance(names, str) else names[0]
+    if module is not None:
+        for need in module.needs:
+            one_of(f"{where} pooling {names!r}: side output", need, SIDE_OUTPUTS)
+        POOLING_MODULES.check(name, settings, where=where)
+    elif settings:
+        raise SettingsError(f"{where} pooling_settings do nothing for pooling {names!r}")
+
+
+def check_served(names: str | Sequence[str], config: PretrainedConfig, *, where: str) -> None:
     """Raises SettingsError if a model of this config cannot serve the pooling."""
-    if not isinstance(names, str) or names not in POOLING_MODULES:
-        return
-    needs, text = POOLING_MODULES[names].needs, config.get_text_config()
-    architectures = " ".join(config.architectures or ())
+    module = pooling_class(names, where=where)
+    text, architectures = config.get_text_config(), " ".join(config.architectures or ())
     refusals = {
         "router": None if num_experts(text) else "has no experts to route to",
-        "lm_head": None if _writes(text, architectures) else "has no head that writes tokens",
+        "lm_head": None if any(head in architectures for head in HEADS) else "has no LM head",
         "decoder_start": None if config.is_encoder_decoder else "has no decoder",
     }
-    for need in sorted(needs):
+    for need in sorted(module.needs if module else ()):
         if refusals.get(need):
             raise SettingsError(
-                f"[embedder] pooling {names!r} needs {need}, but a {config.model_type} model "
+                f"{where} pooling {names!r} needs {need}, but a {config.model_type} model "
                 f"({architectures or 'no architecture named'}) {refusals[need]}"
             )
 
 
-def needs_of(names: str | tuple[str, ...]) -> frozenset[str]:
-    """The side outputs of a pooling by name."""
-    known_module = isinstance(names, str) and names in POOLING_MODULES
-    return POOLING_MODULES[names].needs if known_module else frozenset()  # type: ignore[index]
+def model_facts(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, *, num_layers: int | None = None
+) -> dict[str, Any]:
+    """What parts may declare as a Fact, but for the size of the vectors before a projection.
+
+    `num_layers` counts the layers in use, if they are fewer than the config's. A fact that the
+    model does not have is None.
+    """
+    text = config.get_text_config()
+    count = num_layers or int(getattr(text, "num_hidden_layers", 0))
+    experts = num_experts(text)
+    return {
+        "hidden_size": text.hidden_size,
+        "num_hidden_states": count + 1,  # the word embeddings are the first
+        "vocab_size": getattr(text, "vocab_size", None),
+        "num_experts": experts or None,
+        "num_routed_layers": count - _dense_layers(text) if experts else None,
+        "mask_token_id": tokenizer.mask_token_id,
+        "token_ids": _token_ids(tokenizer),
+    }
 
 
 def build_pooling(
-    names: str | tuple[str, ...], settings: Mapping[str, Any], backbone: Backbone, tokenizer: Any
-) -> str | tuple[str, ...] | PoolingModule:
-    """The pooling itself; sizes come from the backbone, ids from the tokenizer."""
-    if not isinstance(names, str) or names not in POOLING_MODULES:
-        return names
-    config, given = backbone.model.config.get_text_config(), dict(settings)
-    facts: dict[str, Any] = {"hidden_size": backbone.hidden_size}
-    if names == "route_weights":
-        facts |= {"num_experts": num_experts(config), "num_layers": _routed_layers(config)}
-    if names == "trainable" and given.get("over") == "all_layers":
-        facts["num_layers"] = backbone.num_layers + 1
-    if backbone.lm_head is not None:
-        facts["vocab_size"] = backbone.lm_head.weight.shape[0]
-    if names == "mask_token":
-        facts["token_id"] = tokenizer.mask_token_id
-    if "tokens" in given:
-        given["token_ids"] = [tokenizer.convert_tokens_to_ids(t) for t in given.pop("tokens")]
-    return make(POOLING_MODULES[names], facts, given, f"pooling {names!r}")
+    names: str | Sequence[str],
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    where: str,
+) -> tuple[str, ...] | PoolingModule:
+    """The pooling module, or the names of pooling functions."""
+    module = pooling_class(names, where=where)
+    several = (names,) if isinstance(names, str) else tuple(names)
+    if module is None:
+        return several
+    found: PoolingModule = POOLING_MODULES.build(several[0], settings, facts, where=where)
+    return found
+
+
+def check_projections(tables: Sequence[Mapping[str, Any]]) -> None:
+    """Raises SettingsError for an unknown projection, or settings that it does not take."""
+    for table in tables:
+        kind, settings = _kind(table)
+        PROJECTIONS.check(kind, settings, where=WHERE)
 
 
 def build_projections(
-    tables: tuple[Mapping[str, Any], ...], dimension: int
-) -> tuple[list[nn.Module], int]:
-    """The projections in order, and the size of what comes out of them."""
+    tables: Sequence[Mapping[str, Any]], in_features: int
+) -> tuple[nn.Module, ...]:
+    """The projections in order, the first for vectors of `in_features` dimensions."""
     steps: list[nn.Module] = []
     for table in tables:
-        given = dict(table)
-        kind = given.pop("kind", None)
-        if kind not in PROJECTIONS:
-            raise SettingsError(
-                f"[[embedder.projections]] kind {kind!r} is not known."
-                + known(str(kind), PROJECTIONS)
-            )
-        facts = {"in_features": dimension, "dimension": dimension}
-        step = make(PROJECTIONS[kind], facts, given, f"projection {kind!r}")
-        dimension = int(getattr(step, "out_features", dimension))
+        kind, settings = _kind(table)
+        step = PROJECTIONS.build(kind, settings, {"in_features": in_features}, where=WHERE)
+        in_features = int(getattr(step, "out_features", in_features))
         steps.append(step)
-    return steps, dimension
-
-
-def make(kind: type, facts: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Any:
-    """The class with what it takes of `facts`, and all of `given`; SettingsError otherwise."""
-    takes = inspect.signature(kind).parameters
-    _check_keys(kind, given, where)
-    values = {**{k: v for k, v in facts.items() if k in takes}, **given}
-    missing = [
-        name
-        for name, parameter in takes.items()
-        if parameter.default is inspect.Parameter.empty and name not in values
-    ]
-    if missing:
-        raise SettingsError(f"{where}: setting {missing[0]!r} is missing")
-    return kind(**values)
+    return tuple(steps)
 
 
 def num_experts(config: PretrainedConfig) -> int:
@@ -125,23 +140,26 @@ def num_experts(config: PretrainedConfig) -> int:
     return next((int(getattr(config, n)) for n in EXPERTS if getattr(config, n, None)), 0)
 
 
-def _routed_layers(config: PretrainedConfig) -> int:
-    """Layers with experts: some families keep their first ones dense."""
-    dense = getattr(config, "first_k_dense_replace", 0) or len(
-        getattr(config, "mlp_only_layers", None) or ()
-    )
-    return int(config.num_hidden_layers) - int(dense)
+def _dense_layers(config: PretrainedConfig) -> int:
+    """Layers without experts in a routed model: some families keep their first ones dense."""
+    first = getattr(config, "first_k_dense_replace", 0)
+    return int(first or len(getattr(config, "mlp_only_layers", None) or ()))
 
 
-def _writes(config: PretrainedConfig, architectures: str) -> bool:
-    heads = ("ForCausalLM", "ForMaskedLM", "LMHeadModel", "ForPreTraining")
-    return any(head in architectures for head in heads)
+def _token_ids(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], tuple[int, ...]]:
+    def ids(tokens: Sequence[str]) -> tuple[int, ...]:
+        words = tokenizer.get_vocab()
+        for token in tokens:
+            if token not in words:  # would become the unknown token without a word
+                raise SettingsError(f"token {token!r} is not in the tokenizer's vocabulary")
+        return tuple(words[token] for token in tokens)
+
+    return ids
 
 
-def _check_keys(
-    kind: type, given: Mapping[str, Any], where: str, more: tuple[str, ...] = ()
-) -> None:
-    takes = [*inspect.signature(kind).parameters, *more]
-    for key in given:
-        if key not in takes:
-            raise SettingsError(f"{where}: setting {key!r} is not known.{known(key, takes)}")
+def _kind(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    settings = dict(table)
+    kind = settings.pop("kind", None)
+    if not isinstance(kind, str):
+        raise SettingsError(f"[[embedder.projections]] kind is {kind!r}, expected a name")
+    return kind, settings

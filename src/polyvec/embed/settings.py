@@ -6,7 +6,7 @@ from typing import Any
 
 from polyvec.embed.inputs.named_templates import TEMPLATES
 from polyvec.embed.inputs.templates import Template
-from polyvec.errors import SettingsError, known
+from polyvec.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def template_of(settings: EmbedderSettings) -> Template | None:
         raise SettingsError("[embedder] fields do nothing without a template")
     if chosen is None:
         return None
-    if isinstance(chosen, str) and chosen not in TEMPLATES:
-        raise SettingsError(
-            f"[embedder] template {chosen!r} is not known.{known(chosen, TEMPLATES)}"
-        )
-    template = TEMPLATES[chosen] if isinstance(chosen, str) else Template.from_dict(chosen)
+    template = (
+        TEMPLATES.find(chosen, where="[embedder]")
+        if isinstance(chosen, str)
+        else Template.from_dict(chosen)
+    )
     if not settings.fields:
         return template
     return replace(template, defaults={**template.defaults, **settings.fields})

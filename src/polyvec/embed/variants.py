@@ -7,17 +7,16 @@ out what is peculiar to one wording.
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 
 from polyvec.embed.backbone.attention import NAME
+from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.runners import set_attention
 from polyvec.embed.part import one_of
 from polyvec.errors import ModelError, SettingsError
-
-if TYPE_CHECKING:
-    from polyvec.embed.backbone.backbone import Backbone
+from polyvec.registry import Fact
 
 # What is asked, with one worked example each, so that a base model can follow; the four
 # transformations are the paper's, the wording is ours.
@@ -50,8 +49,8 @@ class TextVariants:
 
     def __init__(
         self,
-        backbone: "Backbone",
-        tokenizer: Any,
+        backbone: Annotated[Backbone, Fact("backbone")],
+        tokenizer: Annotated[Any, Fact("tokenizer")],
         *,
         num_variants: int = 2,
         transforms: tuple[str, ...] = ("paraphrase", "restructure", "entail", "summarize"),
@@ -102,7 +101,7 @@ class TextVariants:
 
 
 @contextlib.contextmanager
-def writing(backbone: "Backbone") -> Iterator[None]:
+def writing(backbone: Backbone) -> Iterator[None]:
     """While inside, the model runs by itself and causally, as it was trained to write."""
     model = backbone.model
     config, own = model.config.get_text_config(), model.config._attn_implementation

@@ -233,7 +233,7 @@ BREAKAGES = {
     ),
     "flags against mode": (
         lambda f: edit(f / "1_Pooling" / "config.json", pooling_mode="cls"),
-        "its flags say",
+        "contradict pooling_mode",
     ),
     "no pooling at all": (
         lambda f: (f / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 32}'),

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from polyvec.embed.backbone.hooks import decoder_layers
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
+from polyvec.registry import Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class TokenPrepending:
     sentence they see what the last token knew one layer before. `start` = `stop` changes nothing.
     """
 
-    token_id: int
+    token_id: Annotated[int, Fact("placeholder_id")]
     start: int = 1
     stop: int = 2
 

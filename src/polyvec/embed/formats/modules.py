@@ -1,6 +1,7 @@
 """modules.json and the folders it lists: what a model folder declares beside its transformer."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,21 +10,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from polyvec.embed.formats.schema import OWN_WAY, POOLING_FLAGS, read_json
-from polyvec.embed.parts import PROJECTIONS, make
+from polyvec.embed.formats.schema import OWN_WAY, POOLING_FLAGS, POOLING_FUNCTIONS, read_json
+from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
 from polyvec.embed.pooling.modules import POOLING_MODULES, WeightedLayers
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
-from polyvec.errors import ModelError, known
+from polyvec.embed.projection.modules import PROJECTIONS
+from polyvec.errors import ModelError, SettingsError, known
+from polyvec.registry import Registry, build
 
 
 @dataclass(slots=True)
 class Declared:
     """What a model folder declares, beside the transformer itself."""
 
-    pooling: tuple[str, ...] | None = None
-    pooling_module: PoolingModule | None = None
+    pooling: tuple[str, ...] | PoolingModule | None = None
     pool_prompt: bool = True
     layers: WeightedLayers | None = None
     projections: list[nn.Module] = field(default_factory=list)
@@ -31,8 +33,12 @@ class Declared:
     static: Path | None = None
 
 
-def read_modules(folder: Path) -> Declared:
-    """What modules.json lists, with weights; nothing declared if there is no such file."""
+def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
+    """What modules.json lists, with weights; nothing declared if there is no such file.
+
+    A part in a package of the user's is imported only with `trust_remote_code`, or taken from
+    the tables if the running program has registered it. Raises ModelError for all else.
+    """
     declared = Declared()
     if not (folder / "modules.json").is_file():
         return declared
@@ -43,36 +49,36 @@ def read_modules(folder: Path) -> Declared:
     ):
         raise ModelError(f"{folder}/modules.json: not a list of modules with idx, path and type")
     modules = sorted(listed, key=lambda module: module["idx"])
-    for place, module in enumerate(modules):
-        kind, inside = _module_kind(folder, module), _inside(folder, module["path"])
-        if kind.startswith("polyvec."):
-            _read_own(kind, inside, declared)
+    for position, module in enumerate(modules):
+        kind, inside = str(module["type"]), _inside(folder, module["path"])
+        if kind.startswith("polyvec.") or ":" in kind:
+            _read_own(kind, inside, declared, trust_remote_code)
             continue
-        if (place == 0) != (kind in ("Transformer", "StaticEmbedding")):
+        name = _module_name(folder, kind)
+        if (position == 0) != (name in ("Transformer", "StaticEmbedding")):
             raise ModelError(
-                f"{folder}/modules.json: the first module, and no other, is a Transformer "
+                f"{folder}/modules.json: the first module, and no other, must be a Transformer "
                 "or a StaticEmbedding"
             )
         try:
-            MODULES[kind](inside, declared)
+            MODULES[name](inside, declared)
         except KeyError as error:
             raise ModelError(f"{inside}/config.json: key {error} is missing") from None
     return declared
 
 
-def _module_kind(folder: Path, module: dict) -> str:
-    """The class name of a module; only sentence-transformers' own are run."""
-    path = str(module["type"])
-    kind = path.rpartition(".")[2]
-    if path.startswith("polyvec."):
-        return path
-    if not path.startswith("sentence_transformers."):
-        raise ModelError(f"{folder}/modules.json: {path} is the model's own code, which is not run")
-    if kind not in MODULES:
+def _module_name(folder: Path, kind: str) -> str:
+    """The class name of a module; only sentence-transformers' own are supported."""
+    name = kind.rpartition(".")[2]
+    if not kind.startswith("sentence_transformers."):
         raise ModelError(
-            f"{folder}/modules.json: module {kind!r} is not supported.{known(kind, MODULES)}"
+            f"{folder}/modules.json: {kind} is the model's own code, which is not supported"
         )
-    return kind
+    if name not in MODULES:
+        raise ModelError(
+            f"{folder}/modules.json: module {name!r} is not supported.{known(name, MODULES)}"
+        )
+    return name
 
 
 def _inside(folder: Path, path: str) -> Path:
@@ -82,23 +88,44 @@ def _inside(folder: Path, path: str) -> Path:
     return folder / path
 
 
-def _read_own(kind: str, folder: Path, declared: Declared) -> None:
-    """A part of ours by its name in the tables; nothing else is looked up, let alone run."""
-    name = kind.removeprefix("polyvec.")
+def _read_own(kind: str, folder: Path, declared: Declared, trusted: bool) -> None:
+    """A part that sentence-transformers does not have, found by its name."""
     if kind == OWN_WAY:
         return
-    if name not in POOLING_MODULES and name not in PROJECTIONS:
-        names = [*POOLING_MODULES, *PROJECTIONS]
-        raise ModelError(f"{folder}: part {name!r} is not known.{known(name, names)}")
-    table: Mapping[str, Any] = POOLING_MODULES if name in POOLING_MODULES else PROJECTIONS
-    settings = read_json(folder / "config.json", {})
-    part = make(table[name], {}, settings, f"{folder}/config.json")
+    config = read_json(folder / "config.json", {})
+    if kind == POOLING_FUNCTIONS:
+        names = tuple(config.get("pooling", ()))
+        for name in names:
+            _find(name, POOLINGS, folder, trusted)
+        declared.pooling, declared.pool_prompt = names, bool(config.get("include_prompt", True))
+        return
+    every: Registry[type[nn.Module]] = Registry(
+        "part",
+        {**POOLING_MODULES, **PROJECTIONS},
+        accepts=lambda found: inspect.isclass(found) and issubclass(found, Part),
+        expected="a PoolingModule, Projector or Fitted",
+    )
+    found = _find(kind.removeprefix("polyvec."), every, folder, trusted)
+    part = build(found, config, where=f"{folder}/config.json")
     if part.state_dict():
         _with_weights(part, folder)
-    if name in POOLING_MODULES:
-        declared.pooling_module = part
+    if isinstance(part, PoolingModule):
+        declared.pooling = part
     else:
         declared.projections.append(part)
+
+
+def _find(name: str, table: Registry[Any], folder: Path, trusted: bool) -> Any:
+    """A part in a table; one in a user's package is imported only if the folder is trusted."""
+    if name not in table and ":" in name and not trusted:
+        raise ModelError(
+            f"{folder}: {table.kind} {name!r} is code outside polyvec; read it, then pass "
+            "trust_remote_code=True, or register it under this name"
+        )
+    try:
+        return table.find(name)
+    except SettingsError as error:
+        raise ModelError(f"{folder}: {error}") from None
 
 
 def _read_transformer(folder: Path, declared: Declared) -> None:
@@ -111,7 +138,7 @@ def _read_static(folder: Path, declared: Declared) -> None:
 
 
 def _read_pooling(folder: Path, declared: Declared) -> None:
-    """Poolings by legacy flags or `pooling_mode`; both may stand there if they agree."""
+    """Poolings by legacy flags or `pooling_mode`; both are accepted if they agree."""
     path = folder / "config.json"
     config = read_json(path)
     flags = {flag: name for name, (flag, _) in POOLING_FLAGS.items()}
@@ -128,10 +155,10 @@ def _read_pooling(folder: Path, declared: Declared) -> None:
             raise ModelError(f"{path}: pooling_mode {name!r} is not known.{known(name, modes)}")
     by_mode = tuple(modes[name] for name in mode)
     if by_flag and by_mode and sorted(by_flag) != sorted(by_mode):
-        raise ModelError(f"{path}: its flags say {by_flag}, its pooling_mode says {by_mode}")
+        raise ModelError(f"{path}: flags {by_flag} contradict pooling_mode {by_mode}")
     declared.pooling = by_mode or by_flag
     if not declared.pooling:
-        raise ModelError(f"{path}: declares no pooling at all. Known: {', '.join(POOLINGS)}.")
+        raise ModelError(f"{path}: declares no pooling. Known: {', '.join(modes)}.")
     declared.pool_prompt = bool(config.get("include_prompt", True))
 
 
@@ -143,7 +170,7 @@ def _read_dense(folder: Path, declared: Declared) -> None:
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     if not name.startswith("torch.nn."):
         raise ModelError(
-            f"{folder}/config.json: activation {name} is the model's own code, not run"
+            f"{folder}/config.json: activation {name} is the model's own code, which is not run"
         )
     dense = Dense(
         config["in_features"],
@@ -187,12 +214,8 @@ MODULES: dict[str, Callable[[Path, Declared], None]] = {
 def _with_weights(module: Any, folder: Path) -> Any:
     path = folder / "model.safetensors"
     if not path.is_file():
-        found = (
-            "; pytorch_model.bin can run code and is not read, convert it"
-            if any(folder.glob("*.bin"))
-            else ""
-        )
-        raise ModelError(f"{path}: missing{found}")
+        pickled = "; pytorch_model.bin can run code and is not read, convert it"
+        raise ModelError(f"{path} is missing{pickled if any(folder.glob('*.bin')) else ''}")
     try:
         module.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:

@@ -19,6 +19,7 @@ from polyvec.embed.formats.static import read_static
 from polyvec.embed.formats.transformer import (
     best_device,
     check_dtype,
+    load_config,
     load_tokenizer,
     load_transformer,
     transformer_kind,
@@ -26,6 +27,8 @@ from polyvec.embed.formats.transformer import (
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import NO_LIMIT, TextTokenizer, read_contract
+from polyvec.embed.parts import build_pooling, check_pooling, check_served, model_facts
+from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import (
@@ -35,6 +38,8 @@ from polyvec.errors import (
     UndeclaredPoolingWarning,
     UntrainedAttentionWarning,
 )
+
+WHERE = "from_pretrained:"  # in errors about options
 
 
 def read_parts(
@@ -64,7 +69,7 @@ def read_parts(
         local_files_only=local_files_only,
         token=token,
     )
-    declared = read_modules(folder)
+    declared = read_modules(folder, trust_remote_code=trust_remote_code)
     root = declared.transformer or folder
     if not (root / "config.json").is_file() and declared.static is None:
         raise ModelError(f"{root}: not a model folder (no config.json)")
@@ -72,17 +77,25 @@ def read_parts(
     bert = read_json(root / "sentence_bert_config.json", {})
     own = read_json(folder / POLYVEC_FILE, {})
     if pooling is not None:
-        declared.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-        declared.pooling_module = None
-    kind = transformer_kind(_needs(declared, own))
+        check_pooling(pooling, {}, where=WHERE)
+    kind = "body"
     model: Any
     tokenizer: Any
     if declared.static is not None:
         model, tokenizer = read_static(declared.static)
         model = model.to(check_dtype(dtype, device))
+        if pooling is not None:
+            facts = model_facts(model.config, tokenizer)
+            declared.pooling = build_pooling(pooling, {}, facts, where=WHERE)
     else:
         tokenizer = load_tokenizer(root, trust_remote_code)
         read_contract(tokenizer, None)  # reports a doubled EOS before any weight loads
+        if pooling is not None:
+            config = load_config(root, trust_remote_code)
+            check_served(pooling, config, where=WHERE)
+            facts = model_facts(config, tokenizer)
+            declared.pooling = build_pooling(pooling, {}, facts, where=WHERE)
+        kind = transformer_kind(_needs(declared, own))
         model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
     model = model.to(device or best_device())
     backbone = Backbone(
@@ -103,10 +116,8 @@ def read_parts(
     return EmbedderParts(
         backbone=backbone,
         text_tokenizer=text_tokenizer,
-        pooling=declared.pooling_module
-        or declared.pooling
-        or _default_pooling(folder, model.config),
-        pool_prompt=declared.pool_prompt,
+        pooling=declared.pooling or _default_pooling(folder, model.config),
+        pool_prompt=own.get("pool_prompt", declared.pool_prompt),
         layers=declared.layers,
         projections=tuple(declared.projections),
         prompts=PromptTable(
@@ -122,8 +133,8 @@ def read_parts(
 
 
 def _needs(declared: Declared, own: Mapping[str, Any]) -> frozenset[str]:
-    module = declared.pooling_module
-    needs = frozenset() if module is None else module.needs
+    module = declared.pooling
+    needs = module.needs if isinstance(module, PoolingModule) else frozenset()
     return needs | {"lm_head"} if "variants" in own else needs
 
 

@@ -17,13 +17,20 @@ POOLING_FLAGS = {
 }
 POLYVEC_FILE = "polyvec.json"
 CALIBRATION_FILE = "polyvec_calibration.safetensors"
+# Pooling functions that sentence-transformers does not have; their names are in config.json.
+POOLING_FUNCTIONS = "polyvec.pooling_functions"
 # A module of this name says that polyvec.json decides vectors too (template, attention, ...).
 OWN_WAY = "polyvec.own_way"
 
 
 def module_type(kind: str) -> str:
-    """What modules.json calls a module: sentence-transformers' class, or a part of ours."""
-    return kind if kind.startswith("polyvec.") else f"sentence_transformers.models.{kind}"
+    """What modules.json calls a module: sentence-transformers' class, or a part of ours.
+
+    sentence-transformers finds no module of either of our two forms, "polyvec.NAME" for a
+    registered part and "package.module:NAME", and refuses the folder.
+    """
+    ours = kind.startswith("polyvec.") or ":" in kind
+    return kind if ours else f"sentence_transformers.models.{kind}"
 
 
 def read_json(path: Path, default: Any = None) -> Any:

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -90,12 +91,17 @@ def _only_encoder(config: Any) -> bool:
     return any(name.endswith("EncoderModel") for name in config.architectures or ())
 
 
+def check_num_layers(config: PretrainedConfig, count: int | None) -> None:
+    """Raises SettingsError if a model of this config does not have so many layers."""
+    total = config.get_text_config().num_hidden_layers
+    if count is not None and not 1 <= count <= total:
+        raise SettingsError(f"[embedder] num_layers {count} is not between 1 and {total}")
+
+
 def keep_layers(model: PreTrainedModel, count: int) -> None:
     """Drop the layers after the first `count`; the final norm stays (L3Prune, arXiv:2410.14578)."""
     config = model.config.get_text_config()
     total = config.num_hidden_layers
-    if not 1 <= count <= total:
-        raise SettingsError(f"[embedder] num_layers {count} is not between 1 and {total}")
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == total:
@@ -104,7 +110,7 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
                 if getattr(config, "layer_types", None):
                     config.layer_types = config.layer_types[:count]
                 return
-    raise ModelError(f"{type(model).__name__} keeps no list of {total} layers")
+    raise ModelError(f"{type(model).__name__} has no list of {total} layers")
 
 
 def load_tokenizer(root: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +21,20 @@ from polyvec.embed.formats.schema import (
     OWN_WAY,
     POLYVEC_FILE,
     POOLING_FLAGS,
+    POOLING_FUNCTIONS,
     module_type,
     read_json,
     write_json,
 )
 from polyvec.embed.formats.static import StaticTable, write_static
-from polyvec.embed.parts import PROJECTIONS
+from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.functions import POOLINGS
 from polyvec.embed.pooling.modules import POOLING_MODULES
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
+from polyvec.embed.projection.modules import PROJECTIONS
 from polyvec.errors import ModelError
+from polyvec.registry import Registry
 from polyvec.storage.files import atomic_folder
 
 
@@ -109,6 +114,8 @@ def _write_pooling(parts: EmbedderParts, folder: Path, place: int) -> tuple[str,
     if isinstance(parts.pooling, PoolingModule):
         return _write_own(parts.pooling, POOLING_MODULES, folder, place)
     names = (parts.pooling,) if isinstance(parts.pooling, str) else parts.pooling
+    if not set(names) <= set(POOLING_FLAGS):
+        return _write_pooling_functions(names, parts, folder, place)
     modes = [POOLING_FLAGS[name][1] for name in names]
     config: dict[str, Any] = {"word_embedding_dimension": parts.backbone.hidden_size}
     config |= {flag: name in names for name, (flag, _) in POOLING_FLAGS.items()}
@@ -150,18 +157,34 @@ def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, s
     return _write_own(step, PROJECTIONS, folder, place)
 
 
-def _write_own(part: Any, table: Mapping[str, type], folder: Path, place: int) -> tuple[str, str]:
-    """A part of ours: its settings and weights, under its name in the table."""
-    name = next((name for name, kind in table.items() if type(part) is kind), None)
-    if name is None:
-        raise ModelError(f"{type(part).__name__} is in no table of parts, so nothing could load it")
-    return _write_module(part, f"polyvec.{name}", part.settings(), folder, place)
+def _write_pooling_functions(
+    names: tuple[str, ...], parts: EmbedderParts, folder: Path, place: int
+) -> tuple[str, str]:
+    """Pooling functions that sentence-transformers does not have, by name."""
+    names = tuple(POOLINGS.name_of(POOLINGS.find(name)) for name in names)
+    inside = folder / f"{place}_PoolingFunctions"
+    inside.mkdir()
+    config = {"pooling": list(names), "include_prompt": parts.pool_prompt}
+    write_json(inside / "config.json", config)
+    return inside.name, POOLING_FUNCTIONS
+
+
+def _write_own(part: nn.Module, table: Registry[Any], folder: Path, place: int) -> tuple[str, str]:
+    """A part with its settings and weights, under the name by which it is found again."""
+    if not isinstance(part, Part):
+        raise ModelError(
+            f"{type(part).__name__} has no settings to save; inherit from PoolingModule, "
+            "Projector or Fitted"
+        )
+    name = table.name_of(type(part))
+    kind = name if ":" in name else f"polyvec.{name}"
+    return _write_module(part, kind, part.settings(), folder, place)
 
 
 def _write_module(
-    module: nn.Module, kind: str, config: dict, folder: Path, place: int
+    module: nn.Module, kind: str, config: Mapping[str, Any], folder: Path, place: int
 ) -> tuple[str, str]:
-    inside = folder / f"{place}_{kind.removeprefix('polyvec.')}"
+    inside = folder / f"{place}_{re.split('[.:]', kind)[-1]}"
     inside.mkdir()
     write_json(inside / "config.json", config)
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
@@ -187,6 +210,8 @@ def _write_settings(parts: EmbedderParts, folder: Path) -> None:
         "attention": str(parts.backbone.spec),
         "blocked": [list(pair) for pair in parts.backbone.spec.blocked],
     }
+    if isinstance(parts.pooling, PoolingModule) and not parts.pool_prompt:
+        own["pool_prompt"] = False
     if parts.template is not None:
         own["template"] = parts.template.as_dict()
     if parts.backbone.prepending is not None:

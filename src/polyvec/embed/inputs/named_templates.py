@@ -11,6 +11,7 @@ from dataclasses import replace
 from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.inputs.templates import Template
 from polyvec.errors import SettingsError
+from polyvec.registry import Registry
 
 EOL = 'This sentence : "{text}" means in one word:"'
 COT = 'After thinking step by step , this sentence : "{text}" means in one word:"'
@@ -430,4 +431,10 @@ _ALL = (
     ),
 )
 
-TEMPLATES = {template.name: template for template in _ALL}  # add yours above; tests walk the table
+# Add yours above; tests walk the table. A program adds its own with `register`.
+TEMPLATES: Registry[Template] = Registry(
+    "template",
+    {template.name: template for template in _ALL},
+    accepts=lambda found: isinstance(found, Template),
+    expected="a Template",
+)

@@ -5,16 +5,18 @@ H heads, Q queries, S keys.
 """
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polyvec.embed.backbone.states import States
-from polyvec.embed.part import at_least, one_of, wide
+from polyvec.embed.part import HiddenSize, at_least, one_of, wide
 from polyvec.embed.pooling.base import PoolingModule, layer_states, real
 from polyvec.embed.pooling.functions import POOLINGS, mean
 from polyvec.errors import SettingsError, ShapeError
+from polyvec.registry import Fact
 
 
 class Attention(nn.Module):
@@ -69,7 +71,7 @@ class LatentAttention(PoolingModule):
 
     def __init__(
         self,
-        hidden_size: int,
+        hidden_size: HiddenSize,
         num_latents: int = 512,
         num_heads: int = 8,
         head_size: int | None = None,
@@ -108,12 +110,14 @@ class TrainablePooling(PoolingModule):
 
     def __init__(
         self,
-        hidden_size: int,
+        hidden_size: HiddenSize,
         num_latents: int = 8,
         num_heads: int = 8,
         head_size: int | None = None,
         over: str = "last_layer",
-        num_layers: int | None = None,
+        num_layers: Annotated[
+            int | None, Fact("num_hidden_states", when=("over", "all_layers"))
+        ] = None,
         layer_pooling: str | None = None,
     ) -> None:
         super().__init__()
@@ -173,7 +177,7 @@ class LMORT(PoolingModule):
 
     def __init__(
         self,
-        hidden_size: int,
+        hidden_size: HiddenSize,
         align_layer: int,
         uniform_layer: int,
         num_blocks: int = 2,

@@ -6,12 +6,14 @@ pooled. All functions go by index and mask, so the padding side changes nothing 
 Each returns [B, D] in the states' dtype, summed in float32 at least.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from polyvec.errors import ShapeError
+from polyvec.registry import Registry
 
 Pooling = Callable[..., Tensor]  # (states_BTD, mask_BT, attention_mask_BT=mask_BT) -> [B, D]
 
@@ -61,14 +63,19 @@ def last(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None =
 
 
 # Add yours here; tests walk the table. Its order is that of concatenation when several are used.
-POOLINGS: dict[str, Pooling] = {
-    "first": first,
-    "max": max_,
-    "mean": mean,
-    "mean_sqrt_len": mean_sqrt_len,
-    "weighted_mean": weighted_mean,
-    "last": last,
-}
+POOLINGS: Registry[Pooling] = Registry(
+    "pooling",
+    {
+        "first": first,
+        "max": max_,
+        "mean": mean,
+        "mean_sqrt_len": mean_sqrt_len,
+        "weighted_mean": weighted_mean,
+        "last": last,
+    },
+    accepts=lambda found: callable(found) and not inspect.isclass(found),
+    expected="a function (states_BTD, mask_BT, attention_mask_BT)",
+)
 
 
 def pool(
@@ -86,7 +93,7 @@ def pool(
     if not bool(mask_BT.any(dim=1).all()):
         raise ShapeError("pooling: a text has no token that may be pooled")
     return torch.cat(
-        [POOLINGS[name](states_BTD, mask_BT, attention_mask_BT) for name in names], dim=-1
+        [POOLINGS.find(name)(states_BTD, mask_BT, attention_mask_BT) for name in names], dim=-1
     )
 
 

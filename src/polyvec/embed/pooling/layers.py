@@ -4,17 +4,19 @@ B texts, T tokens of the longest, D state size, R router weights of all layers, 
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from polyvec.embed.backbone.states import States
-from polyvec.embed.part import at_least, one_of, wide
+from polyvec.embed.part import HiddenSize, at_least, one_of, wide
 from polyvec.embed.pooling.base import PoolingModule, layer_states, real
 from polyvec.embed.pooling.functions import POOLINGS, last, mean
 from polyvec.embed.projection.fitted import Sample, Standardize
 from polyvec.errors import CalibrationError, SettingsError, ShapeError
+from polyvec.registry import Fact
 
 
 class LayerChoice(PoolingModule):
@@ -25,7 +27,7 @@ class LayerChoice(PoolingModule):
 
     needs = frozenset({"all_layers"})
 
-    def __init__(self, hidden_size: int, layer: int, pooling: str = "mean") -> None:
+    def __init__(self, hidden_size: HiddenSize, layer: int, pooling: str = "mean") -> None:
         super().__init__()
         one_of("LayerChoice: pooling", pooling, POOLINGS)
         self.hidden_size = self.out_features = hidden_size
@@ -41,7 +43,9 @@ class LayerConcat(PoolingModule):
 
     needs = frozenset({"all_layers"})
 
-    def __init__(self, hidden_size: int, layers: Sequence[int], pooling: str = "mean") -> None:
+    def __init__(
+        self, hidden_size: HiddenSize, layers: Sequence[int], pooling: str = "mean"
+    ) -> None:
         super().__init__()
         one_of("LayerConcat: pooling", pooling, POOLINGS)
         at_least(1, "LayerConcat", num_layers=len(layers))
@@ -62,7 +66,9 @@ class MaskToken(PoolingModule):
     Raises ShapeError if a text has none or several.
     """
 
-    def __init__(self, hidden_size: int, token_id: int) -> None:
+    def __init__(
+        self, hidden_size: HiddenSize, token_id: Annotated[int, Fact("mask_token_id")]
+    ) -> None:
         super().__init__()
         self.hidden_size = self.out_features = hidden_size
         self.token_id = token_id
@@ -86,7 +92,11 @@ class SpecialMean(PoolingModule):
     (Mao et al. 2024, arXiv:2404.13556). Raises ShapeError if a text has none of them.
     """
 
-    def __init__(self, hidden_size: int, token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        hidden_size: HiddenSize,
+        token_ids: Annotated[Sequence[int], Fact("token_ids", of="tokens")],
+    ) -> None:
         super().__init__()
         at_least(1, "SpecialMean", num_token_ids=len(token_ids))
         self.hidden_size = self.out_features = hidden_size
@@ -118,9 +128,9 @@ class RouterWeights(PoolingModule):
 
     def __init__(
         self,
-        hidden_size: int,
-        num_layers: int,
-        num_experts: int,
+        hidden_size: HiddenSize,
+        num_layers: Annotated[int, Fact("num_routed_layers")],
+        num_experts: Annotated[int, Fact("num_experts")],
         mode: str = "router",
         alpha: float | None = None,
     ) -> None:
@@ -183,7 +193,7 @@ class ReBA(PoolingModule):
 
     needs = frozenset({"attentions"})
 
-    def __init__(self, hidden_size: int, pooling: str = "last") -> None:
+    def __init__(self, hidden_size: HiddenSize, pooling: str = "last") -> None:
         super().__init__()
         one_of("ReBA: pooling", pooling, ("last", "mean"))
         self.hidden_size = self.out_features = hidden_size

@@ -4,6 +4,7 @@ B texts, T tokens of the longest, C tokens of a chunk, D state size, V vocabular
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import last
 from polyvec.embed.projection.trained import keep
 from polyvec.errors import SettingsError, ShapeError
+from polyvec.registry import Fact
 
 Head = Callable[[Tensor], Tensor]
 
@@ -35,7 +37,7 @@ class Lexical(PoolingModule):
 
     def __init__(
         self,
-        vocab_size: int,
+        vocab_size: Annotated[int, Fact("vocab_size")],
         over: str,
         top_k: int | None = None,
         text_only: bool = False,

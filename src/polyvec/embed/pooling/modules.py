@@ -1,5 +1,7 @@
 """Poolings that have weights or settings of their own, by name."""
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
@@ -15,22 +17,28 @@ from polyvec.embed.pooling.layers import (
 )
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.side import DecoderStart, Generated
+from polyvec.registry import Registry
 
-# Add yours here; tests walk the table.
-POOLING_MODULES: dict[str, type[PoolingModule]] = {
-    "latent_attn": LatentAttention,
-    "trainable": TrainablePooling,
-    "lmort": LMORT,
-    "route_weights": RouterWeights,
-    "reba": ReBA,
-    "lexical": Lexical,
-    "mask_token": MaskToken,
-    "special_mean": SpecialMean,
-    "layer": LayerChoice,
-    "layer_concat": LayerConcat,
-    "decoder_start": DecoderStart,
-    "generated": Generated,
-}
+# Add yours here; tests walk the table. A program adds its own with `register`.
+POOLING_MODULES: Registry[type[PoolingModule]] = Registry(
+    "pooling",
+    {
+        "latent_attn": LatentAttention,
+        "trainable": TrainablePooling,
+        "lmort": LMORT,
+        "route_weights": RouterWeights,
+        "reba": ReBA,
+        "lexical": Lexical,
+        "mask_token": MaskToken,
+        "special_mean": SpecialMean,
+        "layer": LayerChoice,
+        "layer_concat": LayerConcat,
+        "decoder_start": DecoderStart,
+        "generated": Generated,
+    },
+    accepts=lambda found: inspect.isclass(found) and issubclass(found, PoolingModule),
+    expected="a subclass of PoolingModule",
+)
 
 
 class WeightedLayers(nn.Module):

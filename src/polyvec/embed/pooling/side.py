@@ -6,7 +6,7 @@ B texts, D state size, N generated tokens.
 from torch import Tensor
 
 from polyvec.embed.backbone.states import States
-from polyvec.embed.part import at_least, one_of
+from polyvec.embed.part import HiddenSize, at_least, one_of
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import mean
 
@@ -19,7 +19,7 @@ class DecoderStart(PoolingModule):
 
     needs = frozenset({"decoder_start"})
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: HiddenSize) -> None:
         super().__init__()
         self.hidden_size = self.out_features = hidden_size
 
@@ -37,7 +37,7 @@ class Generated(PoolingModule):
 
     needs = frozenset({"generate", "lm_head"})
 
-    def __init__(self, hidden_size: int, over: str = "first", num_tokens: int = 3) -> None:
+    def __init__(self, hidden_size: HiddenSize, over: str = "first", num_tokens: int = 3) -> None:
         super().__init__()
         one_of("Generated: over", over, ("first", "mean"))
         at_least(1, "Generated", num_tokens=num_tokens)

@@ -6,6 +6,7 @@ B texts, D size before, E size after.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polyvec.embed.part import InFeatures
 from polyvec.errors import ModelError, known
 
 
@@ -14,7 +15,7 @@ class Dense(nn.Module):
 
     def __init__(
         self,
-        in_features: int,
+        in_features: InFeatures,
         out_features: int,
         *,
         bias: bool = True,
@@ -44,7 +45,7 @@ class Dense(nn.Module):
 class LayerNorm(nn.Module):
     """Layer normalisation of the vectors, [B, D] -> [B, D]."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: InFeatures) -> None:
         super().__init__()
         self.dimension = dimension
         self.norm = nn.LayerNorm(dimension)

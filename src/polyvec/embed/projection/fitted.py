@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyvec.embed.part import Part, at_least, wide
+from polyvec.embed.part import InFeatures, Part, at_least, wide
 from polyvec.errors import CalibrationError, SettingsError, ShapeError
 
 Sample = np.ndarray | Tensor
@@ -25,7 +25,7 @@ class Fitted(Part):
 
     num_texts: Tensor
 
-    def __init__(self, in_features: int, out_features: int | None = None) -> None:
+    def __init__(self, in_features: InFeatures, out_features: int | None = None) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = in_features if out_features is None else out_features
@@ -91,7 +91,7 @@ class Standardize(Fitted):
     mean_D: Tensor
     std_D: Tensor
 
-    def __init__(self, in_features: int) -> None:
+    def __init__(self, in_features: InFeatures) -> None:
         super().__init__(in_features)
         self.register_buffer("mean_D", torch.zeros(in_features))
         self.register_buffer("std_D", torch.ones(in_features))
@@ -114,7 +114,7 @@ class Affine(Fitted):
     mean_D: Tensor
     matrix_DE: Tensor
 
-    def __init__(self, in_features: int, out_features: int | None = None) -> None:
+    def __init__(self, in_features: InFeatures, out_features: int | None = None) -> None:
         super().__init__(in_features, out_features)
         self.register_buffer("mean_D", torch.zeros(in_features))
         self.register_buffer("matrix_DE", torch.zeros(in_features, self.out_features))
@@ -137,7 +137,7 @@ class PCA(Affine):
     is positive. Fitting needs more than k texts.
     """
 
-    def __init__(self, in_features: int, k: int) -> None:
+    def __init__(self, in_features: InFeatures, k: int) -> None:
         _check_k("PCA", k, in_features)
         super().__init__(in_features, k)
         self.k = k
@@ -154,7 +154,9 @@ class Whitening(Affine):
     Fitting needs more texts than dimensions that are kept.
     """
 
-    def __init__(self, in_features: int, k: int | None = None, epsilon: float = 1e-8) -> None:
+    def __init__(
+        self, in_features: InFeatures, k: int | None = None, epsilon: float = 1e-8
+    ) -> None:
         if k is not None:
             _check_k("Whitening", k, in_features)
         if epsilon < 0:
@@ -179,7 +181,7 @@ class RemovePC(Affine):
     Components are taken from the centred vector, so what is left has none of them.
     """
 
-    def __init__(self, in_features: int, k: int) -> None:
+    def __init__(self, in_features: InFeatures, k: int) -> None:
         _check_k("RemovePC", k, in_features - 1)
         super().__init__(in_features)
         self.k = k
@@ -195,7 +197,7 @@ class PPA(Fitted):
     Raunak et al. 2017, arXiv:1708.03629, where `remove` is 7.
     """
 
-    def __init__(self, in_features: int, k: int, remove: int = 7) -> None:
+    def __init__(self, in_features: InFeatures, k: int, remove: int = 7) -> None:
         _check_k("PPA", k, in_features)
         if not 1 <= remove < k:
             raise SettingsError(f"PPA: remove is {remove}, it must be 1 or more, less than k {k}")

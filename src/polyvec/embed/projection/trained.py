@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polyvec.embed.part import Part, at_least, one_of, wide
+from polyvec.embed.part import InFeatures, Part, at_least, one_of, wide
 from polyvec.errors import SettingsError, ShapeError
 
 
@@ -21,7 +21,7 @@ class Projector(Part):
     To add one, write `project`, which gets float32 and may answer in it.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: InFeatures, out_features: int) -> None:
         super().__init__()
         at_least(1, type(self).__name__, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
@@ -50,7 +50,7 @@ class MLP(Projector):
 
     def __init__(
         self,
-        in_features: int,
+        in_features: InFeatures,
         out_features: int,
         hidden_features: int | None = None,
         num_hidden: int = 1,
@@ -76,7 +76,7 @@ class TopK(Projector):
     Largest by "magnitude", or by "value" where negative numbers mean absence. Has no weights.
     """
 
-    def __init__(self, in_features: int, k: int, by: str = "magnitude") -> None:
+    def __init__(self, in_features: InFeatures, k: int, by: str = "magnitude") -> None:
         super().__init__(in_features, in_features)
         one_of("TopK: by", by, ("magnitude", "value"))
         if not 1 <= k <= in_features:
@@ -96,7 +96,7 @@ class Gate(Projector):
     arXiv:2010.00768).
     """
 
-    def __init__(self, in_features: int, out_features: int, threshold: float = 0.5) -> None:
+    def __init__(self, in_features: InFeatures, out_features: int, threshold: float = 0.5) -> None:
         super().__init__(in_features, out_features)
         if not 0 <= threshold < 1:
             raise SettingsError(f"Gate: threshold {threshold} is not in 0 to 1, 1 left out")
@@ -118,7 +118,7 @@ class ResidualAdapter(Projector):
     arXiv:2310.08750).
     """
 
-    def __init__(self, in_features: int, hidden_features: int | None = None) -> None:
+    def __init__(self, in_features: InFeatures, hidden_features: int | None = None) -> None:
         super().__init__(in_features, in_features)
         self.hidden_features = in_features if hidden_features is None else hidden_features
         at_least(1, "ResidualAdapter", hidden_features=self.hidden_features)
@@ -143,7 +143,7 @@ class Flow(Projector):
 
     def __init__(
         self,
-        in_features: int,
+        in_features: InFeatures,
         num_blocks: int = 4,
         hidden_features: int | None = None,
         seed: int = 0,
@@ -222,7 +222,7 @@ class SparseAutoencoder(Projector):
     CSR (Wen et al. 2025, arXiv:2503.01776); the decoder is W transposed, plus b_pre.
     """
 
-    def __init__(self, in_features: int, num_latents: int, k: int) -> None:
+    def __init__(self, in_features: InFeatures, num_latents: int, k: int) -> None:
         super().__init__(in_features, num_latents)
         if not 1 <= k <= num_latents:
             raise SettingsError(f"SparseAutoencoder: k {k} is not between 1 and {num_latents}")
