@@ -20,8 +20,8 @@ from rich.table import Table
 
 from polyvec import Embedder
 from polyvec.data.docstrings import standard_library
-from polyvec.embed.encoding import RunOptions
 from polyvec.embed.formats.sources import offline_folder
+from polyvec.interfaces import RunOptions
 
 
 def mixed_texts(count: int, seed: int = 0) -> list[str]:

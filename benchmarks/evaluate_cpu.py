@@ -17,8 +17,8 @@ import torch
 from polyvec import Embedder
 from polyvec.data.tasks.named import named_task
 from polyvec.data.tasks.sets import RetrievalSet, StsSet
-from polyvec.embed.encoding import RunOptions
 from polyvec.evaluate.tasks import Evaluator
+from polyvec.interfaces import RunOptions
 
 TASKS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sick-r", "scifact", "nfcorpus")
 LIMIT = 1.15

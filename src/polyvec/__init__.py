@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
-    from polyvec.embed.encoding import EncodeReport
     from polyvec.embed.projection.quantization import Calibration, quantize
     from polyvec.errors import PolyvecError
     from polyvec.index.store import Index
+    from polyvec.interfaces import EncodeReport
     from polyvec.nano import nano_lm, nano_t5
     from polyvec.recipe import Recipe, load_recipe
 
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Calibration": "polyvec.embed.projection.quantization",
     "Embedder": "polyvec.embed.embedder",
-    "EncodeReport": "polyvec.embed.encoding",
+    "EncodeReport": "polyvec.interfaces",
     "Index": "polyvec.index.store",
     "PolyvecError": "polyvec.errors",
     "Recipe": "polyvec.recipe",

@@ -60,6 +60,18 @@ class SparseVectors:
         values_Z = values_NE[rows_Z, indices_Z].astype(np.float32)
         return cls(indptr, indices_Z.astype(np.int32), values_Z, int(values_NE.shape[1]))
 
+    @classmethod
+    def joined(cls, parts: Sequence["SparseVectors"], dimension: int) -> "SparseVectors":
+        """The rows of all parts, in order."""
+        starts = np.cumsum([0, *(part.indptr[-1] for part in parts)])
+        ends = [part.indptr[1:] + start for part, start in zip(parts, starts, strict=False)]
+        return cls(
+            np.concatenate([np.zeros(1, np.int64), *ends]),
+            np.concatenate([np.empty(0, np.int32), *(part.indices_Z for part in parts)]),
+            np.concatenate([np.empty(0, np.float32), *(part.values_Z for part in parts)]),
+            dimension,
+        )
+
     def __len__(self) -> int:
         return len(self.indptr) - 1
 

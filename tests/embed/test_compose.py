@@ -12,9 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from polyvec import Embedder
 from polyvec.embed.compose import compose
-from polyvec.embed.encoding import RunOptions
 from polyvec.embed.inputs.demonstrations import Example, nearest_examples
-from polyvec.embed.inputs.prompts import Prompt
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import (
     CalibrationError,
@@ -24,6 +22,7 @@ from polyvec.errors import (
     TokenizerError,
     UntrainedAttentionWarning,
 )
+from polyvec.interfaces import Prompt, RunOptions
 from polyvec.recipe import all_recipes, load_recipe
 
 TABLE_4 = [recipe.key for recipe in all_recipes() if recipe.system.table == 4]
@@ -100,7 +99,7 @@ def test_truncation_keeps_what_stands_around_the_text():
 
 def test_a_template_that_fills_the_model_is_refused():
     model = embedder_of(template="prompteol", pooling="last", max_length=12)
-    with pytest.raises(InputError, match=r"texts\[0\].*no text would be left"):
+    with pytest.raises(InputError, match=r"inputs\[0\].*no text would be left"):
         model.encode(["a cat"])
 
 
@@ -329,7 +328,7 @@ def test_settings_fail_before_any_weight_loads(monkeypatch):
 
 def test_a_second_eos_is_refused():
     parts = settings(family="google-t5/", template={"query": "{text}</s>", "pool_prompt": True})
-    with pytest.raises(TokenizerError, match="writes EOS and the tokenizer adds one too"):
+    with pytest.raises(TokenizerError, match="EOS occurs twice, once in the template"):
         compose(parts)
 
 
@@ -359,13 +358,13 @@ def test_an_untrained_conversion_warns():
         Embedder.from_pretrained(folder, attention="causal", pooling="mean")
 
 
-def test_several_readings_have_no_token_states():
+def test_a_text_in_several_forms_has_no_token_states():
     model = embedder_of(template="metaeol", pooling="last")
-    with pytest.raises(InputError, match="several readings"):
+    with pytest.raises(InputError, match="read in several forms"):
         model.encode(["cat"], output_value="token_embeddings")
 
 
-def test_readings_of_a_bare_model_are_the_text():
+def test_a_bare_model_reads_the_text_alone():
     model = embedder_of()
     assert [span.text for span in model.rendered_inputs("cat", Prompt())[0]] == ["cat"]
     assert RunOptions().truncate == "warn"

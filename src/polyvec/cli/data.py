@@ -111,7 +111,7 @@ def _given(options: argparse.Namespace) -> str | None:
 
 def _counter(options: argparse.Namespace) -> tuple[Callable[[list[str]], list[int]], int | None]:
     """Tokens of each text with the model's special tokens, without prompt; and what it reads."""
-    from polyvec.embed.inputs.prompts import Span
+    from polyvec.embed.inputs.spans import Span
 
     asked = {**vars(options), "model": options.tokenizer, "verbose": False}
     embedder = common.load_model(argparse.Namespace(**asked))

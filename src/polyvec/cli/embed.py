@@ -48,7 +48,7 @@ def _check_not_input(options: argparse.Namespace) -> None:
 
 def _write(options: argparse.Namespace, records) -> None:
     """Embed in windows; only the texts of one window are held."""
-    from polyvec.embed.encoding import EncodeReport, RunOptions
+    from polyvec.interfaces import EncodeReport, RunOptions
     from polyvec.storage.vector_files import vector_file
 
     embedder = common.load_model(options)

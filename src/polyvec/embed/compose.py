@@ -20,9 +20,10 @@ from polyvec.embed.formats.transformer import (
     load_transformer,
     transformer_kind,
 )
+from polyvec.embed.inputs.contract import NO_LIMIT
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
-from polyvec.embed.inputs.tokens import NO_LIMIT, TextTokenizer
+from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.part import one_of
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.projection.dense import Normalize

@@ -1,20 +1,46 @@
-"""What an embedder is: its settings as plain values, its fingerprint, a few lines for a person."""
+"""What an embedder is: its settings as plain values, and a few lines for a person."""
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from polyvec.embed.embedder import Embedder
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.inputs.templates import Template
+from polyvec.embed.inputs.tokens import TextTokenizer
+from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.modules import WeightedLayers
+from polyvec.embed.variants import TextVariants
+
+# Settings that choose a prompt or a score, and change no vector of a text under a given prompt.
+NOT_OF_VECTORS = ("prompts", "default_prompt_name", "similarity_fn_name")
 
 
-def settings(embedder: "Embedder") -> dict[str, Any]:
-    """See Embedder.settings."""
+class Described(Protocol):
+    """What a description reads of an embedder."""
+
+    backbone: Backbone
+    text_tokenizer: TextTokenizer
+    pooling: tuple[str, ...]
+    pooling_module: PoolingModule | None
+    pool_prompt: bool
+    layers: WeightedLayers | None
+    projections: nn.ModuleList
+    prompt_table: PromptTable
+    template: Template | None
+    variants: TextVariants | None
+    similarity_fn_name: str
+    truncate_dim: int | None
+
+    def get_embedding_dimension(self) -> int: ...
+
+
+def settings(embedder: Described) -> dict[str, Any]:
+    """Everything beside the weights that decides a vector, as plain values.
+
+    A change of a name or value here changes all fingerprints, and with them stored indexes.
+    """
     backbone, template, variants = embedder.backbone, embedder.template, embedder.variants
     prepending = backbone.prepending
     return {
@@ -29,7 +55,7 @@ def settings(embedder: "Embedder") -> dict[str, Any]:
         "template": template.as_dict() if template else None,
         "variants": variants.settings() if variants else None,
         "prepending": dataclasses.asdict(prepending) if prepending else None,
-        "prompts": embedder.prompts,
+        "prompts": dict(embedder.prompt_table.by_name),
         "default_prompt_name": embedder.prompt_table.default_name,
         "similarity_fn_name": embedder.similarity_fn_name,
         "truncate_dim": embedder.truncate_dim,
@@ -38,21 +64,10 @@ def settings(embedder: "Embedder") -> dict[str, Any]:
     }
 
 
-def fingerprint(embedder: "Embedder", *, without: Collection[str] = ()) -> str:
-    """See Embedder.fingerprint; the settings named in `without` do not enter it."""
-    told = {key: value for key, value in settings(embedder).items() if key not in without}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    digest.update(embedder.tokenizer.backend_tokenizer.to_str().encode())
-    for name, tensor in sorted(embedder.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def lines(embedder: "Embedder") -> list[str]:
-    """See Embedder.described."""
+def lines(embedder: Described) -> list[str]:
+    """How the model is run and what it sees, a line each."""
     backbone = embedder.backbone
-    verdict = backbone.verdict or "not probed: the model takes no bare texts"
+    verdict = backbone.verdict or "not run: the model takes no bare texts"
     pooling = part(embedder.pooling_module) or "+".join(embedder.pooling)
     return [
         f"{type(backbone.model).__name__}: {backbone.num_layers} layers, "

@@ -1,48 +1,49 @@
-"""Embedder: texts in, vectors out. The whole flow is `forward` and `encode`; read it first.
+"""Embedder: texts in, vectors out. `forward` shows the flow on one screen; read it first.
 
-1. prompts.py     text and prompt -> spans
-2. tokens.py      spans -> token batches without padding
-3. backbone.py    token batch -> hidden states
-4. pooling.py     hidden states -> one vector a text
-5. projection.py  vectors -> dense, normalised, truncated, quantised
+1. inputs/       text and prompt -> spans -> token batches without padding
+2. backbone/     token batch -> hidden states
+3. pooling/      hidden states -> one vector per text
+4. projection/   vectors -> dense, normalised, truncated, quantised
 
-B texts, T tokens of the longest, D state size, E vector size.
+encode_methods.py has the methods that take texts, encoding.py runs them. B texts, T tokens of the
+longest, D state size, E vector size, N and M vectors.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyvec.embed import describing, encoding
+from polyvec.embed import describing
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.states import States
-from polyvec.embed.encoding import EncodeReport, RunOptions
+from polyvec.embed.encode_methods import EncodeMethods, Examples
+from polyvec.embed.fingerprints import Fingerprints
+from polyvec.embed.fitting import fit
 from polyvec.embed.formats.sources import DEFAULT_MODEL
-from polyvec.embed.inputs.demonstrations import Example
-from polyvec.embed.inputs.prompts import Prompt, PromptTable, Span, render
+from polyvec.embed.inputs.prompts import PromptTable, render
+from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS, pool
 from polyvec.embed.pooling.modules import WeightedLayers
-from polyvec.embed.projection import quantization
 from polyvec.embed.projection.dense import Normalize
-from polyvec.embed.projection.quantization import Calibration, Precision
+from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix, similarity_pairs
 from polyvec.embed.variants import TextVariants
-from polyvec.errors import CalibrationError, InputError, ModelError, known
+from polyvec.errors import CalibrationError, ModelError, known
+from polyvec.interfaces import Prompt
 
-Examples = Sequence[Example] | Callable[[str], Sequence[Example]]
 
-
-class Embedder(nn.Module):
+class Embedder(EncodeMethods):
     """Turns texts into vectors; sentence-transformers' method names and defaults.
+
+    Threads may share one, and it can be pickled, copied and sent to worker processes.
 
     >>> import polyvec
     >>> embedder = polyvec.Embedder.from_pretrained()
@@ -88,13 +89,13 @@ class Embedder(nn.Module):
         self.projections = nn.ModuleList(projections)
         self.prompt_table = prompts or PromptTable()
         self.template, self.variants = template, variants
-        text_tokenizer.wants_text = getattr(pooling, "text_only", False)
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
         self.calibration = calibration
-        self.num_steps: int | None = None  # of the projections; fewer while they are fitted
+        self._fingerprints = Fingerprints()
         self._check_dimensions()
         self._check_parts()
+        backbone.prepare(self.needs)
         self.eval()
 
     # ---- in and out -------------------------------------------------------------------------
@@ -210,15 +211,18 @@ class Embedder(nn.Module):
 
     # ---- the flow ---------------------------------------------------------------------------
 
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """Vectors of a batch before truncation and quantisation, [B, E]; differentiable."""
+    def forward(self, batch: TokenBatch, *, num_projections: int | None = None) -> Tensor:
+        """Vectors of a batch before truncation and quantisation, [B, E]; differentiable.
+
+        `num_projections` applies the first projections only, as fitting needs it.
+        """
         states = self.backbone(batch, needs=self.needs)
         if self.pooling_module is not None:
             vectors = self.pooling_module(states)
         else:
-            tokens = self._token_states(states)
+            tokens = self._pooled_states(states)
             vectors = pool(self.pooling, tokens, states.pooling_mask_BT, states.attention_mask_BT)
-        for step in list(self.projections)[: self.num_steps]:
+        for step in list(self.projections)[:num_projections]:
             vectors = step(vectors)
         return vectors
 
@@ -234,215 +238,44 @@ class Embedder(nn.Module):
         texts = [text] if self.variants is None else [text, *self.variants.of(text)]
         if self.template is None:
             return [render(each, prompt, pool_prompt=self.pool_prompt) for each in texts]
-        takes = "instruction" in self.template.slots(prompt.role)
-        told = prompt.text if prompt.text and (takes or prompt.given) else None
-        marks = self.text_tokenizer.special_tokens()
-        chosen = prompt.examples
+        # A stored prompt is dropped on a side without a slot; one that the call gave is an error.
+        passed = prompt.text and (prompt.given or self.takes_instruction(prompt.role))
+        special_tokens = self.text_tokenizer.special_tokens()
+        chosen: Examples | None = prompt.examples
         shown = tuple(chosen(text)) if callable(chosen) else chosen
         return [
             spans
             for each in texts
             for spans in self.template.render(
-                each, prompt.role, instruction=told, examples=shown, **marks
+                each,
+                prompt.role,
+                instruction=prompt.text if passed else None,
+                examples=shown,
+                **special_tokens,
             )
         ]
 
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """What is pooled: states [B, T, D] and which of them are real, [B, T]."""
+        """What is pooled: states [B, T, D], and which of them are real, [B, T]."""
         states = self.backbone(batch, needs=self.needs)
-        return self._token_states(states), states.attention_mask_BT
+        return self._pooled_states(states), states.attention_mask_BT
 
-    def _token_states(self, states: States) -> Tensor:
+    def _pooled_states(self, states: States) -> Tensor:
         if self.layers is None or states.all_layers is None:
             return states.last_BTD
         return self.layers(states.all_layers)
 
-    def encode(
-        self,
-        texts: str | Iterable[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        output_value: str = "sentence_embedding",
-        precision: Precision = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        *,
-        truncate: encoding.Truncate = "warn",
-        calibration: Calibration | None = None,
-        role: str | None = None,
-        examples: Examples | None = None,
-    ) -> Any:
-        """Vectors in the order of the texts: float32 [N, E], or [E] for a single string.
+    def fit(self, texts: Iterable[str], **prompt: Any) -> "Embedder":
+        """Fit the parts that are fitted rather than trained (whitening, PCA, ...), in order.
 
-        Batches are made by token count; `batch_size` caps the number of texts in one, for
-        memory, and changes no vector. With `output_value="token_embeddings"` a list of
-        [tokens, D]. Integer precisions need `calibrate` once. `truncate` says what happens
-        to texts longer than the model reads: "warn" (counted), "error", or "silent".
-        With a template the prompt is its instruction, `role` ("query", "document") the side
-        that is read, and `examples` the demonstrations shown: the same for all texts, or a
-        function from a text to its own (`demonstrations.nearest_examples`).
-        Raises InputError, naming the index, for what is not a text.
+        Each on the vectors of a sample of texts as they reach it. What was fitted is saved with
+        the model, so a vector depends on its text alone. Raises ModelError if there is nothing
+        to fit.
         """
-        single = isinstance(texts, str)
-        vectors, _ = self.encode_with_report(
-            [texts] if single else texts,  # type: ignore[list-item]
-            prompt_name=prompt_name,
-            prompt=prompt,
-            role=role,
-            examples=examples,
-            options=RunOptions(
-                batch_size,
-                show_progress_bar=show_progress_bar,
-                truncate=truncate,
-                token_states=_wants_tokens(output_value, precision),
-            ),
-            precision=precision,
-            device=device,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            calibration=calibration,
-        )
-        out = vectors if not single else vectors[0]
-        if convert_to_tensor:
-            return (
-                [torch.as_tensor(v) for v in out] if isinstance(out, list) else torch.as_tensor(out)
-            )
-        if convert_to_numpy:
-            return out
-        return torch.as_tensor(out) if single else [torch.as_tensor(v) for v in out]
-
-    def encode_query(self, texts: str | Iterable[str], **options: Any) -> Any:
-        """`encode` with the model's "query" prompt or its template's query side, if it has one."""
-        return self.encode(texts, role="query", **options)
-
-    def encode_document(self, texts: str | Iterable[str], **options: Any) -> Any:
-        """`encode` with the template's document side, or the first set of the prompts "document",
-        "passage" and "corpus"."""
-        return self.encode(texts, role="document", **options)
-
-    def encode_with_report(
-        self,
-        texts: Iterable[str],
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        role: str | None = None,
-        examples: Examples | None = None,
-        options: RunOptions | None = None,
-        **finish: Any,
-    ) -> tuple[Any, EncodeReport]:
-        """The vectors of `encode`, and a report: the prompt used, tokens, truncations, seconds."""
-        report = EncodeReport()
-        options = options or RunOptions()
-        resolved = self.prompt_for(prompt, prompt_name, role, examples)
-        windows = self._windows(texts, resolved, options, report, encoding.WINDOW, finish)
-        if options.token_states:
-            return [states for part in windows for states in part], report
-        total = len(texts) if isinstance(texts, Sequence) else None
-        return _gather(windows, total, self._finish([], **_no_device(finish))), report
-
-    def encode_iter(
-        self,
-        texts: Iterable[str],
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        role: str | None = None,
-        chunk_size: int = encoding.WINDOW,
-        options: RunOptions | None = None,
-        report: EncodeReport | None = None,
-        **finish: Any,
-    ) -> Iterator[np.ndarray]:
-        """Arrays [at most `chunk_size`, E], in order, for texts of any number in bounded memory."""
-        encoding.check_texts(texts)
-        if chunk_size < 1:
-            raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
-        resolved = self.prompt_for(prompt, prompt_name, role)
-        return self._windows(
-            texts, resolved, options or RunOptions(), report or EncodeReport(), chunk_size, finish
-        )
-
-    def prompt_for(
-        self,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        role: str | None = None,
-        examples: Examples | None = None,
-    ) -> Prompt:
-        """The prompt of a call; InputError for examples that the model has no place for."""
-        found = self.prompt_table.resolve(prompt, prompt_name, role)
-        if examples is None:
-            return found
-        if self.template is None:
-            raise InputError("examples are given, but the model has no template to show them in")
-        chosen = examples if callable(examples) else tuple(examples)
-        return dataclasses.replace(found, examples=chosen)
-
-    def _windows(self, texts, resolved, options, report, window, finish) -> Iterator[Any]:
-        if finish.get("device") is not None:
-            self.to(finish["device"])
-        finish = _no_device(finish)
-        self._check_finish(**finish)
-        was_training = self.training
-        self.eval()
-        try:
-            for part in encoding.run(self, texts, resolved, options, report, window):
-                yield (
-                    [v.numpy() for v in part]
-                    if options.token_states
-                    else self._finish(part, **finish)
-                )
-        finally:
-            self.train(was_training)
-
-    def _finish(
-        self,
-        vectors: Sequence[Tensor],
-        *,
-        precision: Precision = "float32",
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        calibration: Calibration | None = None,
-    ) -> np.ndarray:
-        """Step 5 for a window: truncate, normalise and quantise."""
-        dim = truncate_dim or self.truncate_dim
-        unit = normalize_embeddings or self.normalizes
-        stack = torch.stack(list(vectors)) if len(vectors) else torch.zeros(0, self._full_dimension)
-        stack = quantization.truncate(stack, dim, renormalize=unit)
-        if normalize_embeddings:
-            stack = nn.functional.normalize(stack, dim=-1)
-        return quantization.quantize(stack.numpy(), precision, calibration or self.calibration)
-
-    def _check_finish(self, **finish: Any) -> None:
-        """Refuse a wrong precision, dimension or calibration before anything is computed."""
-        self._finish([], **finish)
+        fit(self, list(texts), self.prompt_for(**prompt))
+        return self
 
     # ---- what it is -------------------------------------------------------------------------
-
-    def calibrate(self, texts: Iterable[str], **encode_options: Any) -> Calibration:
-        """Measure and keep the ranges that int8 and uint8 need, from a sample of texts.
-
-        Give the same normalize_embeddings and truncate_dim as later calls; a few thousand
-        texts of the kind to be embedded are enough. Saved with the model.
-        """
-        self.calibration = Calibration.of(self.encode(texts, **encode_options))
-        return self.calibration
-
-    def fit(self, texts: Iterable[str], **prompt: Any) -> "Embedder":
-        """Fit what is fitted rather than trained (whitening, removal of components, ...), in order.
-
-        On the vectors of a sample of texts as they come to each part; saved with the model, so
-        that a vector depends on its text alone. Raises ModelError if there is nothing to fit.
-        """
-        from polyvec.embed.fitting import fit
-
-        fit(self, list(texts), prompt)
-        return self
 
     def similarity(self, a: Any, b: Any) -> Tensor:
         """Similarity of every vector in `a` to every one in `b`, [N, M]."""
@@ -457,26 +290,28 @@ class Embedder(nn.Module):
         """The stored prompts by name."""
         return dict(self.prompt_table.by_name)
 
-    @property
-    def max_seq_length(self) -> int | None:
-        """Most tokens that are read, special tokens included; longer texts are cut."""
-        return self.text_tokenizer.max_length
+    def takes_instruction(self, role: str | None = None) -> bool:
+        """Whether the template has an instruction slot on this side."""
+        return self.template is not None and "instruction" in self.template.slots(role)
 
-    @max_seq_length.setter
-    def max_seq_length(self, value: int | None) -> None:
-        limit = self.backbone.max_positions
-        if value is not None and limit is not None and value > limit:
-            raise InputError(f"max_seq_length {value} is beyond the model's {limit} positions")
-        self.text_tokenizer.max_length = value
+    def takes_prompt(self, role: str | None = None) -> bool:
+        """Whether a prompt changes what is read: always without a template, else with a slot."""
+        return self.template is None or self.takes_instruction(role)
+
+    def prompt_key(
+        self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None
+    ) -> tuple[str | None, ...]:
+        """The prompt's text and, with a template, the side: equal keys give equal vectors.
+
+        Without a template a role only chooses the prompt.
+        """
+        found = self.prompt_for(prompt, prompt_name, role)
+        return found.text, found.role if self.template is not None else None
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         """The Hugging Face tokenizer."""
         return self.text_tokenizer.hf
-
-    @property
-    def device(self) -> torch.device:
-        return self.backbone.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -484,14 +319,26 @@ class Embedder(nn.Module):
 
     @property
     def normalizes(self) -> bool:
-        """Whether the model's own last step makes vectors of length 1."""
+        """Whether the model's own last step gives vectors of length 1."""
         return len(self.projections) > 0 and isinstance(self.projections[-1], Normalize)
+
+    @property
+    def output_kind(self) -> Literal["dense", "sparse"]:
+        """Whether vectors are dense or mostly zeros, as the pooling or last projection declares."""
+        steps = [step for step in self.projections if not isinstance(step, Normalize)]
+        last = steps[-1] if steps else self.pooling_module
+        return "sparse" if getattr(last, "output_kind", "dense") == "sparse" else "dense"
+
+    @property
+    def reads_text_mask(self) -> bool:
+        """Whether the pooling reads which tokens belong to the user's text."""
+        return bool(getattr(self.pooling_module, "text_only", False))
 
     def get_embedding_dimension(self) -> int:
         """Numbers in a vector."""
-        return self.truncate_dim or self._full_dimension
+        return self.truncate_dim or self.full_dimension
 
-    # sentence-transformers' older name, in most code that users bring along.
+    # sentence-transformers' older name, still common in code.
     get_sentence_embedding_dimension = get_embedding_dimension
 
     @property
@@ -501,18 +348,56 @@ class Embedder(nn.Module):
         return self.backbone.hidden_size * len(self.pooling)
 
     @property
-    def _full_dimension(self) -> int:
+    def full_dimension(self) -> int:
+        """Numbers in a vector before truncation."""
         dim = self._pooled_dimension
         for step in self.projections:
             dim = getattr(step, "out_features", dim)
         return dim
 
+    def settings(self) -> dict[str, Any]:
+        """Everything beside the weights that decides a vector, as plain values."""
+        return describing.settings(self)
+
+    def described(self) -> list[str]:
+        """How the model is run and what it sees, a line each, for a person."""
+        return describing.lines(self)
+
+    def fingerprint(self) -> str:
+        """sha256 over weights, tokenizer and settings: equal if and only if vectors are.
+
+        Computed once for each state of the model; repeating it costs a few milliseconds.
+        """
+        tokenizer = self.tokenizer.backend_tokenizer
+        return self._fingerprints.of(self.settings(), tokenizer, self.state_dict())
+
+    def vectors_fingerprint(self) -> str:
+        """`fingerprint` without prompts and similarity, for caches that keep prompts apart."""
+        return self._fingerprints.of(
+            self.settings(),
+            self.tokenizer.backend_tokenizer,
+            self.state_dict(),
+            without=describing.NOT_OF_VECTORS,
+        )
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """Raises ModelError: mteb would take the model without a name, and another's scores."""
+        raise ModelError("mteb takes MtebEncoder(embedder), from polyvec.evaluate.mteb_bridge")
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
+
+    # ---- checks -----------------------------------------------------------------------------
+
     def _check_parts(self) -> None:
-        """Refuses parts that cannot go together, before a text is read."""
+        """Raises ModelError for parts that do not fit together, before a text is read."""
         if self.template is not None and not self.pool_prompt:
-            raise ModelError("a template says itself what is pooled; leave pool_prompt out")
+            raise ModelError("a template says itself what is pooled; leave out pool_prompt")
         if self.pooling_module is not None and self.layers is not None:
-            raise ModelError("weighted layers and a pooling with settings both choose the states")
+            raise ModelError(
+                "weighted layers and a pooling with settings both choose the layer; use one of them"
+            )
         if "lm_head" in self.needs and self.backbone.lm_head is None:
             raise ModelError(
                 f"{type(self.backbone.model).__name__} was loaded without its LM head, which "
@@ -533,53 +418,9 @@ class Embedder(nn.Module):
         if self.calibration is not None:
             ranges = self.calibration.ranges_2E.shape[1]
             if ranges > dim:
-                raise CalibrationError(f"ranges are for {ranges} dimensions, vectors have {dim}")
-
-    def settings(self) -> dict[str, Any]:
-        """Everything beside the weights that decides a vector, as plain values."""
-        return describing.settings(self)
-
-    def described(self) -> list[str]:
-        """How the model is run and what it sees, a line each, for a person."""
-        return describing.lines(self)
-
-    def fingerprint(self) -> str:
-        """sha256 over weights, tokenizer and settings: equal if and only if vectors are."""
-        return describing.fingerprint(self)
-
-    @property
-    def mteb_model_meta(self) -> Any:
-        """Raises ModelError: mteb would take the model without a name, and another's scores."""
-        raise ModelError("mteb takes MtebEncoder(embedder), from polyvec.evaluate.mteb_bridge")
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
-
-
-def _wants_tokens(output_value: str, precision: str) -> bool:
-    if output_value not in ("sentence_embedding", "token_embeddings"):
-        raise InputError(
-            f"output_value {output_value!r} is not known. "
-            "Known: sentence_embedding, token_embeddings."
-        )
-    if output_value == "token_embeddings" and precision != "float32":
-        raise InputError("token_embeddings come in float32 only")
-    return output_value == "token_embeddings"
-
-
-def _gather(parts: Iterator[np.ndarray], total: int | None, empty: np.ndarray) -> np.ndarray:
-    """Parts one below another; written in place where their number is known beforehand."""
-    if total is None:
-        return np.concatenate([empty, *parts])
-    out, filled = np.empty((total, *empty.shape[1:]), empty.dtype), 0
-    for part in parts:
-        out[filled : filled + len(part)] = part
-        filled += len(part)
-    return out
-
-
-def _no_device(finish: dict) -> dict:
-    return {key: value for key, value in finish.items() if key != "device"}
+                raise CalibrationError(
+                    f"calibration is for {ranges} dimensions, vectors have {dim}"
+                )
 
 
 def _matrix(vectors: Any) -> Tensor:

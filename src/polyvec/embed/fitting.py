@@ -1,46 +1,55 @@
 """Fitting the parts of an embedder that are fitted on vectors of a sample, not trained."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
-from polyvec.embed import encoding
-from polyvec.embed.encoding import EncodeReport, RunOptions
+from polyvec.embed.encoding import EncodeRun, Model
+from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.layers import RouterWeights
 from polyvec.embed.projection.fitted import Fitted
 from polyvec.errors import ModelError
-
-if TYPE_CHECKING:
-    from polyvec.embed.embedder import Embedder
+from polyvec.interfaces import EncodeReport, Prompt, RunOptions
 
 
-def fit(embedder: "Embedder", texts: list[str], prompt: dict[str, Any]) -> None:
-    """See Embedder.fit."""
+class FittedModel(Model, Protocol):
+    """What fitting asks of an embedder."""
+
+    pooling_module: PoolingModule | None
+    projections: nn.ModuleList
+
+
+def fit(model: FittedModel, texts: Sequence[str], prompt: Prompt) -> None:
+    """Fit what is not fitted yet, in order, each part on the vectors that reach it.
+
+    Raises ModelError if there is nothing to fit.
+    """
     found = False
-    pooling = embedder.pooling_module
+    pooling = model.pooling_module
     routed = isinstance(pooling, RouterWeights) and pooling.mode == "concat"
     if isinstance(pooling, RouterWeights) and routed and not pooling.standardize.fitted:
-        pooling.fit(_vectors(embedder, 0, texts, prompt))
+        pooling.fit(_vectors(model, 0, texts, prompt))
         found = True
-    for place, step in enumerate(embedder.projections):
+    for place, step in enumerate(model.projections):
         if isinstance(step, Fitted) and not step.fitted:
-            step.fit(_vectors(embedder, place, texts, prompt))
+            step.fit(_vectors(model, place, texts, prompt))
             found = True
     if not found:
-        raise ModelError("there is nothing to fit: no part is fitted on a sample, or all are")
+        raise ModelError("nothing to fit: no part is fitted on a sample, or all of them are fitted")
 
 
 def _vectors(
-    embedder: "Embedder", num_steps: int, texts: list[str], prompt: dict[str, Any]
+    model: FittedModel, num_projections: int, texts: Sequence[str], prompt: Prompt
 ) -> np.ndarray:
     """Vectors of texts after the first projections only, [N, E]."""
-    embedder.num_steps = num_steps
-    try:
-        windows = encoding.run(
-            embedder, texts, embedder.prompt_for(**prompt), RunOptions(truncate="silent"),
-            EncodeReport(),
-        )  # fmt: skip
-        return torch.stack([vector for window in windows for vector in window]).numpy()
-    finally:
-        embedder.num_steps = None
+    run = EncodeRun(
+        model,
+        prompt,
+        RunOptions(truncate="silent"),
+        EncodeReport(),
+        num_projections=num_projections,
+    )
+    return torch.stack([vector for window in run.windows(texts) for vector in window]).numpy()

@@ -1,24 +1,23 @@
-"""Variants of a text, written by a language model: their vectors are averaged with the text's.
+"""Variants of a text, written by a language model; their vectors are averaged with the text's.
 
-GenEOL (Thirukovalluru and Dhingra 2024, arXiv:2410.14635): meaning-preserving rewritings level
+GenEOL (Thirukovalluru and Dhingra 2024, arXiv:2410.14635): meaning-preserving rewritings average
 out what is peculiar to one wording.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 
-from polyvec.embed.backbone.attention import NAME
 from polyvec.embed.backbone.backbone import Backbone
-from polyvec.embed.backbone.runners import set_attention
+from polyvec.embed.backbone.sampling import check_writes, sample
+from polyvec.embed.inputs.contract import bare
 from polyvec.embed.part import one_of
-from polyvec.errors import ModelError, SettingsError
+from polyvec.errors import SettingsError
 from polyvec.registry import Fact
 
-# What is asked, with one worked example each, so that a base model can follow; the four
+# One request each, with a worked example so that a base model can follow. The four
 # transformations are the paper's, the wording is ours.
 TRANSFORMS = {
     "paraphrase": (
@@ -41,10 +40,10 @@ TRANSFORMS = {
 
 
 class TextVariants:
-    """Writes `num_variants` variants of a text, by the transformations in turn.
+    """Writes `num_variants` variants of a text, with the transformations in turn.
 
-    Sampled at `temperature` from a seed of the text and `seed`: the variants of a text depend
-    on nothing else. With `num_variants` 0 a text is only itself.
+    Sampled at `temperature` from a seed made of the text and `seed`, so the variants of a text
+    depend on nothing else. With `num_variants` 0 a text is only itself.
     """
 
     def __init__(
@@ -63,57 +62,44 @@ class TextVariants:
         if num_variants < 0 or temperature <= 0 or max_new_tokens < 1 or not transforms:
             raise SettingsError(
                 f"variants: num_variants {num_variants} must be 0 or more, temperature "
-                f"{temperature} above 0, max_new_tokens {max_new_tokens} 1 or more"
+                f"{temperature} above 0, max_new_tokens {max_new_tokens} 1 or more, and "
+                "transforms not empty"
             )
-        if backbone.lm is None:
-            raise ModelError("variants are written by a language model, loaded without its head")
+        check_writes(backbone)
         self.backbone, self.tokenizer = backbone, tokenizer
+        # A private copy: calls of the Hugging Face tokenizer may change its truncation state.
+        self._encoder = bare(tokenizer)
         self.num_variants, self.transforms = num_variants, tuple(transforms)
         self.temperature, self.max_new_tokens, self.seed = temperature, max_new_tokens, seed
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this writer again."""
+        """The keyword arguments that make this writer again."""
         names = ("num_variants", "transforms", "temperature", "max_new_tokens", "seed")
         values = {name: getattr(self, name) for name in names}
         return {**values, "transforms": list(self.transforms)}
 
     def of(self, text: str) -> list[str]:
-        """The variants; one that came out empty is the text itself."""
+        """The variants; an empty one is replaced by the text itself."""
         return [self._written(text, number) for number in range(self.num_variants)]
 
     def _written(self, text: str, number: int) -> str:
-        form = TRANSFORMS[self.transforms[number % len(self.transforms)]]
-        ids = self.tokenizer(form.replace("{text}", text), return_tensors="pt").input_ids
-        ids = ids.to(self.backbone.device)
+        request = TRANSFORMS[self.transforms[number % len(self.transforms)]]
+        ids = self._encoder.encode(request.replace("{text}", text)).ids
         digest = hashlib.sha256(f"{self.seed} {number} {text}".encode()).digest()
-        with writing(self.backbone), torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(int.from_bytes(digest[:8], "big"))
-            out = self.backbone.lm.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.max_new_tokens,
-                do_sample=True,
-                temperature=self.temperature,
-                pad_token_id=self.backbone.pad_id,
-            )
-        words = self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        return words.split('"')[0].split("\n")[0].strip() or text
+        written = sample(
+            self.backbone,
+            np.array(ids, np.int32),
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], "big")),
+            stop=lambda tokens: _is_closed(self._decoded(tokens)),
+        )
+        return self._decoded(written).split('"')[0].split("\n")[0].strip() or text
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-@contextlib.contextmanager
-def writing(backbone: Backbone) -> Iterator[None]:
-    """While inside, the model runs by itself and causally, as it was trained to write."""
-    model = backbone.model
-    config, own = model.config.get_text_config(), model.config._attn_implementation
-    declared = getattr(config, "is_causal", None)
-    if own == NAME:
-        set_attention(model, "sdpa") or set_attention(model, "eager")
-    if declared is False:
-        config.is_causal = True
-    try:
-        yield
-    finally:
-        if declared is False:
-            config.is_causal = False
-        if own == NAME:
-            set_attention(model, own)
+def _is_closed(written: str) -> bool:
+    """Whether the sentence, opened by the request's last quotation mark, has ended."""
+    return '"' in written or "\n" in written

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from polyvec.embed import describing
-from polyvec.embed.encoding import RunOptions
-from polyvec.embed.inputs.prompts import Prompt
+from polyvec.interfaces import Prompt, RunOptions
 from polyvec.storage.vector_cache import EmbeddingCache, Entries
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
 
-# What changes a prompt or a score, and no vector of a given text under a given prompt.
-NOT_OF_VECTORS = ("prompts", "default_prompt_name", "similarity_fn_name")
 CHUNK = 4096  # texts computed before they are kept: what an interrupted run loses at most
 
 
@@ -153,5 +149,5 @@ class TaskEncoder:
 def vector_fingerprint(embedder: "Embedder") -> str:
     """sha256 over all that decides a text's vector but the prompt."""
     if isinstance(embedder, torch.nn.Module):
-        return describing.fingerprint(embedder, without=NOT_OF_VECTORS)
+        return embedder.vectors_fingerprint()
     return embedder.fingerprint()

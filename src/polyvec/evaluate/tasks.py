@@ -12,11 +12,11 @@ import numpy as np
 from polyvec.data.tasks.folder import read_folder
 from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.sets import TaskSet
-from polyvec.embed.encoding import RunOptions
 from polyvec.errors import DataError
 from polyvec.evaluate import protocols
 from polyvec.evaluate.encoder import TaskEncoder, vector_fingerprint
 from polyvec.evaluate.outcome import Outcome, Statistic
+from polyvec.interfaces import RunOptions
 from polyvec.storage.files import atomic_file
 from polyvec.storage.vector_cache import EmbeddingCache
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from polyvec.embed.embedder import Embedder
-from polyvec.embed.encoding import EncodeReport
 from polyvec.embed.projection.similarity import similarity_matrix
 from polyvec.errors import InputError, ModelError
 from polyvec.index.fusion import min_max_fusion
+from polyvec.interfaces import EncodeReport
 from polyvec.storage.files import atomic_file
 
 FILE = "hybrid.json"

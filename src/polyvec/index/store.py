@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polyvec.data.texts import Record
-from polyvec.embed.encoding import EncodeReport, RunOptions
 from polyvec.errors import DataError, IndexStoreError, ModelError
 from polyvec.index.exact import top_k
 from polyvec.index.folder import (
@@ -25,6 +24,7 @@ from polyvec.index.folder import (
     read_manifest,
     write_generation,
 )
+from polyvec.interfaces import EncodeReport, RunOptions
 from polyvec.storage.vector_cache import Entries
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def test_gradients_of_packed_and_padded_are_equal():
 
 
 def _span(text):
-    from polyvec.embed.inputs.prompts import Span
+    from polyvec.embed.inputs.spans import Span
 
     return (Span(text),)
 

@@ -9,7 +9,7 @@ import pytest
 from polyvec.embed.inputs import demonstrations, named_templates
 from polyvec.embed.inputs.demonstrations import Example, nearest_examples
 from polyvec.embed.inputs.named_templates import METAEOL, PROMPTREPS_CHAT, TEMPLATES, repeat
-from polyvec.embed.inputs.prompts import Span
+from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template, from_chat
 from polyvec.errors import InputError, MissingExtraError, SettingsError
 

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from families import tokenizer
 
-from polyvec.embed.inputs.prompts import Prompt, PromptTable, Span, render
-from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch, budget_batches, read_contract
+from polyvec.embed.inputs.contract import read_contract
+from polyvec.embed.inputs.prompts import PromptTable, render
+from polyvec.embed.inputs.spans import Span
+from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch, budget_batches
 from polyvec.errors import InputError, TokenizerError
+from polyvec.interfaces import Prompt
 
 
 def words(text_tokenizer: TextTokenizer, *spans: Span) -> list[str]:

@@ -1,9 +1,10 @@
 """Step 3: token batches become hidden states, through any Hugging Face backbone.
 
-B texts, T tokens of the longest text, D state size.
+B texts, T tokens of the longest text, D state size, V vocabulary.
 """
 
 import contextlib
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from polyvec.embed.backbone import runners
-from polyvec.embed.backbone import selection as probing
+from polyvec.embed.backbone import runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.hooks import changing, install
+from polyvec.embed.backbone.modes import evaluating
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
 from polyvec.embed.inputs.tokens import TokenBatch
@@ -23,16 +25,17 @@ LAYOUTS = ("auto", "packed", "padded")
 
 
 class Backbone(nn.Module):
-    """A transformers model that sees what `attention` says, without padding where it can.
+    """A transformers model with the attention that `attention` says, packed where possible.
 
-    How is measured at construction. A model on transformers' attention interface gets our
-    attention function if short random texts, packed, then have the states of the same texts
-    alone ("plan"). Otherwise batches are padded on the right, where no real token can see
-    the padding: by the model itself ("native") or, for another attention than its own, with
-    masks put into each layer ("hooks"). `layout_reason` says why; `verdict` is what the leak
-    probe found. Raises ModelError where the model cannot do what `attention` says.
+    How to run it is measured at construction. A model on transformers' attention interface gets
+    our attention function if short random texts, packed, then have the states of the same texts
+    alone ("plan"). Otherwise batches are padded on the right, where no real token sees the
+    padding: with the model's own attention ("native") or, for another one, with masks passed to
+    each layer ("hooks"). `layout_reason` says why; `verdict` is what the leak probe found.
+    Raises ModelError where the model cannot do what `attention` says.
 
-    `lm` is the language model whose body `model` is, where a pooling needs its head.
+    `lm` is the language model whose body is `model`, where a pooling needs its head. Nothing
+    here or in the model changes while batches are computed, so threads may share both.
     """
 
     lm: Any  # not a submodule: its weights are the model's
@@ -55,10 +58,42 @@ class Backbone(nn.Module):
         object.__setattr__(self, "lm", lm)
         self.pad_id = pad_id
         self.prepending = prepending
+        if prepending is not None:
+            prepending.check(self.num_layers)
+            install(model)
         spec = AttentionSpec.parse(attention) if isinstance(attention, str) else attention
-        self.spec = spec if spec != probing.OWN else probing.stored_spec(model)
-        self.runner, self.layout_reason = probing.choose(model, pad_id, self.spec, layout)
-        self.verdict = probing.verdict(self.runner, self.spec)
+        self.spec = spec if spec != selection.OWN else selection.stored_spec(model)
+        self.runner, self.layout_reason = selection.choose(model, pad_id, self.spec, layout)
+        self.verdict = selection.verdict(self.runner, self.spec)
+
+    def prepare(self, needs: frozenset[str]) -> None:
+        """Set the model up for a pooling's side outputs, once, before it computes batches.
+
+        Of the model's own attention functions only the eager one returns attention weights.
+        """
+        if "attentions" in needs and self.mechanism == "native":
+            runners.set_attention(self.model, "eager")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state with its weights shared and without transformers' hooks.
+
+        transformers records the states of all layers by hooks that are local functions, which
+        cannot be pickled. They are removed from a copy of the modules: other threads may be
+        computing with the model itself.
+        """
+        models = [model for model in (self.model, self.lm) if model is not None]
+        tensors = [t for model in models for t in (*model.parameters(), *model.buffers())]
+        state = copy.deepcopy(self.__dict__, {id(tensor): tensor for tensor in tensors})
+        for model in (state["_modules"]["model"], state["lm"]):
+            if model is not None:
+                selection.remove_recording_hooks(model)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # transformers adds its hooks at the first forward that asks for all layers; adding
+        # them while another thread iterates over them would be an error there.
+        selection.record_once(self.runner)
 
     @property
     def layout(self) -> str:
@@ -75,7 +110,7 @@ class Backbone(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        return self.model.config.get_text_config().hidden_size
+        return int(self.model.config.get_text_config().hidden_size)
 
     @property
     def num_layers(self) -> int:
@@ -87,11 +122,11 @@ class Backbone(nn.Module):
 
     @property
     def max_positions(self) -> int | None:
-        """Most tokens that the position table holds, its offset taken off; None: no such limit."""
+        """Most tokens that have positions, after the table's offset; None: no such limit."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is None or limit < 1:
             return None
-        return limit - probing.declared_offset(self.model)
+        return int(limit) - selection.declared_offset(self.model)
 
     def forward(
         self,
@@ -111,8 +146,9 @@ class Backbone(nn.Module):
                 f"{type(self.model).__name__} runs its own attention ({self.layout_reason}) "
                 f"and cannot switch to {str(attention)!r}"
             )
-        prepending = self.prepending.into(self.model, batch) if self.prepending else None
-        with prepending or contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if self.prepending is not None:
+                stack.enter_context(changing(self.model, self.prepending.change(batch)))
             out = self.runner.run(batch, attention or self.spec, needs)
         return self._states(batch, out, needs, attention)
 
@@ -148,13 +184,12 @@ class Backbone(nn.Module):
     def _generate(
         self, batch: TokenBatch, attention: AttentionSpec | None, steps: int
     ) -> tuple[Tensor, Tensor]:
-        """States that choose the next tokens, [B, n, D], and whether EOS came before, [B, n].
+        """States that choose the next tokens, [B, n, D], and which come before EOS, [B, n].
 
-        Each step reads the whole text again: a few steps, and the same states as in a batch of
-        one, which a cache over padded rows would not give.
+        Each step reads the whole text again: there are only a few, and a cache over padded rows
+        would not give the states that a text has alone.
         """
-        ends = getattr(self.model.config.get_text_config(), "eos_token_id", None)
-        ends = set(ends) if isinstance(ends, list) else {ends}
+        ends = token_ids(getattr(self.model.config.get_text_config(), "eos_token_id", None))
         texts = np.split(batch.ids_T, np.cumsum(batch.lengths)[:-1])
         chosen, real, open_B = [], [], np.ones(len(texts), bool)
         for _ in range(steps):
@@ -165,11 +200,19 @@ class Backbone(nn.Module):
             real.append(torch.from_numpy(open_B.copy()))
             ids = self.logits(last_BD).argmax(-1).cpu().numpy()
             texts = [np.append(text, token) for text, token in zip(texts, ids, strict=True)]
-            open_B &= ~np.isin(ids, list(ends - {None}))
+            open_B &= ~np.isin(ids, list(ends))
         return torch.stack(chosen, 1), torch.stack(real, 1).to(self.device)
 
+    @torch.no_grad()
+    def next_token_logits(self, ids_T: np.ndarray, attention: AttentionSpec) -> Tensor:
+        """Logits of the token after one text, [V]; without token prepending."""
+        batch = TokenBatch.of_ids([ids_T])
+        with evaluating(self.model):
+            out = self.runner.run(batch, attention, frozenset())
+        return self.logits(self.runner.to_padded(out.last_hidden_state, batch)[0, -1])
+
     def _side(self, name: str, needs: frozenset[str], found: Any) -> Any:
-        """A side output if it was asked for; ModelError if this model has none."""
+        """A side output if it is needed; ModelError if this model has none."""
         if name not in SIDE_OUTPUTS or name not in needs:
             return None
         if found is None or (isinstance(found, tuple) and (not found or found[0] is None)):
@@ -179,7 +222,7 @@ class Backbone(nn.Module):
         return found
 
     def logits(self, states: Tensor) -> Tensor:
-        """Next-token logits with the scale and cap that the family puts on them, [..., V]."""
+        """Next-token logits with the family's scale and cap, [..., V]."""
         if self.lm_head is None:
             raise ModelError(f"{type(self.model).__name__} was loaded without its LM head")
         config = self.model.config.get_text_config()
@@ -190,3 +233,10 @@ class Backbone(nn.Module):
             logits = logits / config.logits_scaling
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         return logits if not cap else cap * torch.tanh(logits / cap)
+
+
+def token_ids(found: int | list[int] | None) -> set[int]:
+    """The ids of a config's entry, which may hold one, several or none."""
+    if found is None:
+        return set()
+    return set(found) if isinstance(found, list) else {found}

@@ -1,6 +1,6 @@
-"""The three ways a batch runs through a model: by our attention function, by itself, by masks.
+"""The three ways to run a batch: by our attention function, by the model's own, by masks.
 
-B texts, T tokens of all texts one behind another, T tokens of the longest text, D state size.
+B texts, T tokens of the longest or, packed, of all, D state size.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.attention import AttentionPlan, AttentionSpec
-from polyvec.embed.backbone.hooks import masked_layers
+from polyvec.embed.backbone.hooks import LayerMasks, changing, install
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
@@ -22,8 +22,11 @@ Needs = frozenset[str]
 
 
 class Native:
-    """Padded on the right, with the model's own attention; the only one for encoder-decoders,
-    state-space models and position biases, and the measure of the other two."""
+    """Padded on the right, with the model's own attention.
+
+    The only way for encoder-decoders, state-space models and position biases, and the reference
+    that the other two must reproduce.
+    """
 
     name, packed = "native", False
 
@@ -33,14 +36,14 @@ class Native:
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
         """The model's output for the batch."""
         if spec.blocked:
-            raise ModelError(f"{type(self.model).__name__} runs its own attention, without parts")
-        if "attentions" in needs:
-            set_attention(self.model, "eager")  # the only one that gives weights
+            raise ModelError(
+                f"{type(self.model).__name__} runs its own attention, without segments"
+            )
         ids_BT, attention_mask_BT = self._padded(batch)
         return call(self.model, needs, input_ids=ids_BT, attention_mask=attention_mask_BT.long())
 
     def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
-        """A state of the output as [B, T, D], zeros allowed where a text has ended."""
+        """A state of the output as [B, T, D]; padding may hold anything."""
         return state.reshape(len(batch.lengths), max(batch.lengths), -1)
 
     def _padded(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -52,16 +55,19 @@ class Native:
 
 
 class Planned(Native):
-    """By our attention function: packed, or padded where attention weights are asked for."""
+    """By our attention function: packed, or padded where attention weights are needed."""
 
     name = "plan"
 
     def __init__(self, model: PreTrainedModel, pad_id: int, *, packed: bool, offset: int) -> None:
         super().__init__(model, pad_id)
         self.packed, self.offset = packed, offset
-        self.windows: dict[int, int | None] = {}
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
+        return call(self.model, needs, **self.inputs(batch, spec, needs))
+
+    def inputs(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> dict[str, Any]:
+        """Arguments of the model's forward. The plan records the windows that layers ask for."""
         if self.packed and "attentions" not in needs:
             plan = _plan(self.model, batch, spec, runs=tuple(batch.runs()))
             ids = torch.from_numpy(batch.ids_T).to(self.model.device, torch.long)[None]
@@ -71,10 +77,7 @@ class Planned(Native):
             weights = "attentions" in needs
             plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT, weights=weights)
             positions = plan.positions
-        positions = positions + self.offset
-        out = call(self.model, needs, input_ids=ids, position_ids=positions, plan=plan)
-        self.windows = plan.windows
-        return out
+        return {"input_ids": ids, "position_ids": positions + self.offset, "plan": plan}
 
     def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
         if state.shape[0] == len(batch.lengths) and state.ndim == 3 and not self.packed:
@@ -91,23 +94,24 @@ class Planned(Native):
 
 
 class Hooked(Native):
-    """Padded, with a dense mask put into every layer."""
+    """Padded, with a dense mask passed to every layer."""
 
     name = "hooks"
 
     def __init__(self, model: PreTrainedModel, pad_id: int, form: str) -> None:
         super().__init__(model, pad_id)
         self.form = form
+        install(model)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
         ids_BT, attention_mask_BT = self._padded(batch)
         plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT)
-        with masked_layers(self.model, plan, self.form):
+        with changing(self.model, LayerMasks(self.model, plan, self.form)):
             return call(self.model, needs, input_ids=ids_BT)
 
 
 def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
-    """The model's forward, with what the side outputs take."""
+    """The model's forward, with the arguments that its side outputs need."""
     takes = inspect.signature(model.forward).parameters
     body: Any = model
     if "decoder_start" in needs:
@@ -119,7 +123,7 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
     elif "decoder_input_ids" in takes:
         body = model.get_encoder()
     if "use_cache" in takes and body is model:
-        inputs["use_cache"] = False  # a cache of states that nobody reads
+        inputs["use_cache"] = False  # nothing reads the cache
     if "router" in needs:
         inputs["output_router_logits"] = True
     if "attentions" in needs:
@@ -130,20 +134,20 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
 
 
 def set_attention(model: PreTrainedModel, name: str) -> bool:
-    """Switch a model's attention function; False if it does not let us."""
+    """Switch a model's attention function; False if the model does not support it."""
     with quiet_transformers(), contextlib.suppress(ValueError):
         model.set_attn_implementation(name)
     return bool(model.config._attn_implementation == name)
 
 
 def attention_mask(batch: TokenBatch, device: torch.device) -> Tensor:
-    """Which places of the padded batch hold a token, [B, T]."""
+    """Which positions of the padded batch are tokens, [B, T]."""
     lengths_B = torch.tensor(batch.lengths, device=device)
     return torch.arange(max(batch.lengths), device=device)[None] < lengths_B[:, None]
 
 
 def flags(values_T: np.ndarray, attention_mask_BT: Tensor) -> Tensor:
-    """A value of each token laid out as [B, T], zero where a text has ended."""
+    """A value of each token as [B, T], zero where there is padding."""
     values = torch.from_numpy(values_T).to(attention_mask_BT.device)
     return torch.zeros_like(attention_mask_BT, dtype=values.dtype).masked_scatter(
         attention_mask_BT, values
@@ -155,20 +159,21 @@ def num_layers(model: PreTrainedModel) -> int:
 
 
 def _plan(
-    model: PreTrainedModel, batch: TokenBatch, spec: AttentionSpec, **layout: Any
+    model: PreTrainedModel, batch: TokenBatch, spec: AttentionSpec, **batched: Any
 ) -> AttentionPlan:
-    parts = None
+    """The plan of a batch that is packed (`runs`) or padded (`real_BT`)."""
+    segments = None
     if spec.blocked:
-        real_BT = layout.get("real_BT")
-        parts = torch.from_numpy(batch.segments_T)
-        parts = parts if real_BT is None else flags(batch.segments_T, real_BT)
+        real_BT = batched.get("real_BT")
+        segments = torch.from_numpy(batch.segments_T)
+        segments = segments if real_BT is None else flags(batch.segments_T, real_BT)
     prefix = _prefix_lengths(batch) if spec.kind == "prefix" else None
     modes = spec.modes(num_layers(model))
-    return AttentionPlan(modes, prefix=prefix, segments=parts, blocked=spec.blocked, **layout)
+    return AttentionPlan(modes, prefix=prefix, segments=segments, blocked=spec.blocked, **batched)
 
 
 def _prefix_lengths(batch: TokenBatch) -> Tensor:
-    """Tokens of each text before its first of a later part than 0."""
+    """Tokens of each text before its first of a later segment than 0."""
     ends = np.cumsum(batch.lengths)
     texts = np.split(batch.segments_T, ends[:-1])
-    return torch.tensor([int(np.argmax(p > 0)) if (p > 0).any() else len(p) for p in texts])
+    return torch.tensor([int(np.argmax(t > 0)) if (t > 0).any() else len(t) for t in texts])

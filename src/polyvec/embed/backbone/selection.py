@@ -16,8 +16,9 @@ from polyvec.embed.backbone import attention
 from polyvec.embed.backbone import leak_probe as leaks
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.hooks import FORMS, open_buffers
+from polyvec.embed.backbone.modes import evaluating
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.backbone.runners import Hooked, Native, Planned, set_attention
+from polyvec.embed.backbone.runners import Hooked, Native, Planned, call, set_attention
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
 
@@ -90,12 +91,25 @@ def layers(
     if prefix:
         place_T = np.concatenate([np.arange(length) for length in batch.lengths])
         batch.segments_T[:] = place_T >= prefix
-    was_training = runner.model.training
-    runner.model.eval()
-    out = runner.run(batch, spec, frozenset({"all_layers"}))
-    runner.model.train(was_training)
+    with evaluating(runner.model):
+        out = runner.run(batch, spec, frozenset({"all_layers"}))
     found = [runner.to_padded(state, batch) for state in out.hidden_states]
     return [tuple(state[i, :length] for state in found) for i, length in enumerate(batch.lengths)]
+
+
+def record_once(runner: Native) -> None:
+    """One short forward with all layers, so that transformers adds the hooks that record them."""
+    _alone(runner, _texts(runner.model, (3,)))
+
+
+def remove_recording_hooks(model: PreTrainedModel) -> None:
+    """Remove transformers' hooks that record states; it adds them again when it needs them."""
+    for module in model.modules():
+        # The mark by which transformers (5.23) knows that it has added them.
+        module.__dict__.pop("_output_capturing_hooks_installed", None)
+        for key, hook in list(module._forward_hooks.items()):
+            if getattr(hook, "__module__", "") == "transformers.utils.output_capturing":
+                del module._forward_hooks[key]
 
 
 def declared_offset(model: PreTrainedModel) -> int:
@@ -141,7 +155,7 @@ def _planned(native: Native, alone: Tensor) -> tuple[Planned | None, str]:
     texts = _texts(model, LENGTHS)
     for offset in dict.fromkeys((0, declared_offset(model))):
         runner = Planned(model, native.pad_id, packed=True, offset=offset)
-        same = _equal(runner, texts, OWN, alone) and _windows_arrive(runner)
+        same = _equal(runner, texts, OWN, alone) and _windows_arrive(runner, texts)
         if same and (beyond is None or _equal(runner, *beyond)):
             return runner, "probe: packed equals alone"
     return None, "probe: packed differs from alone"
@@ -160,14 +174,18 @@ def _beyond_windows(native: Native) -> tuple[list[Tensor], AttentionSpec, Tensor
     return None if alone is None else (texts, OWN, alone)
 
 
-def _windows_arrive(runner: Planned) -> bool:
-    """Layers that see a window only must have told the attention function so."""
+@torch.no_grad()
+def _windows_arrive(runner: Planned, texts: Sequence[Tensor]) -> bool:
+    """Whether layers that see a window only pass it on to the attention function."""
     config = runner.model.config.get_text_config()
+    inputs = runner.inputs(TokenBatch.of_ids([text.numpy() for text in texts]), OWN, frozenset())
+    with evaluating(runner.model):
+        call(runner.model, frozenset(), **inputs)
     kinds = getattr(config, "layer_types", None)
     wanted = getattr(config, "sliding_window", None)
     return all(
         (window is not None) == (kinds[layer] == "sliding_attention" if kinds else bool(wanted))
-        for layer, window in runner.windows.items()
+        for layer, window in inputs["plan"].windows.items()
     )
 
 

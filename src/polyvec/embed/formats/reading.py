@@ -24,9 +24,10 @@ from polyvec.embed.formats.transformer import (
     load_transformer,
     transformer_kind,
 )
+from polyvec.embed.inputs.contract import NO_LIMIT, read_contract
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
-from polyvec.embed.inputs.tokens import NO_LIMIT, TextTokenizer, read_contract
+from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.parts import build_pooling, check_pooling, check_served, model_facts
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.projection.quantization import Calibration

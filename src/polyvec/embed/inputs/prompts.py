@@ -1,61 +1,26 @@
 """Step 1: a text and its prompt become spans.
 
-A prompt is the maker's words and may hold special tokens; a text is data, so a
-special-token string or a brace inside it stays what it is: characters
-(SILENT row 32). Spans keep the two apart until the token ids are made.
+A prompt is literal text that may hold special tokens. A text is data: a special-token string
+or a brace inside it stays characters (SILENT row 32).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from polyvec.embed.inputs.spans import Span
 from polyvec.errors import InputError, known
+from polyvec.interfaces import Prompt
 
-if TYPE_CHECKING:
-    from polyvec.embed.inputs.demonstrations import Example
-
-# encode_document takes the first of these that is set: the names in use on the hub.
+# Stored names in use on the hub; encode_document takes the first of its three that is set.
 ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of what the model reads.
-
-    `pooled` says whether its states enter the vector; `markup` whether special-token
-    strings in it stand for special tokens (a prompt's do, a text's never); `fixed` that
-    truncation leaves it whole; `segment` is its number for masks between segments of an input.
-    """
-
-    text: str
-    pooled: bool = True
-    markup: bool = False
-    fixed: bool = False
-    segment: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What one call puts around its texts: a stored name, if it has one, and the words.
-
-    With a template the words are its instruction; `role` says which side is read, and
-    `examples` (None: the template's own) the demonstrations. `given` means that the call
-    asked for the words: a template without a place for them then refuses.
-    """
-
-    name: str | None = None
-    text: str = ""
-    role: str | None = None
-    examples: "tuple[Example, ...] | Callable[[str], Sequence[Example]] | None" = None
-    given: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class PromptTable:
-    """A model's stored prompts, by name, and the one that plain `encode` uses.
+    """A model's stored prompts by name, and the name of the one that plain `encode` uses.
 
-    An empty stored prompt means "not set": sentence-transformers 6.2 writes
-    `"document": ""` by default, which shadows a real "passage" prompt (SILENT row 13).
+    An empty stored prompt counts as not set: sentence-transformers 6.2 writes
+    `"document": ""` by default, which would hide a "passage" prompt (SILENT row 13).
     """
 
     by_name: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +36,7 @@ class PromptTable:
     def resolve(
         self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None
     ) -> Prompt:
-        """The prompt to use: given words, else a stored name, else the role's, else the default."""
+        """The prompt to use: the given text, else a stored name, the role's, or the default."""
         if prompt is not None:
             return Prompt(None, prompt, role, given=True)
         if prompt_name is not None:

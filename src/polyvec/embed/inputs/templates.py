@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from polyvec.embed.inputs.demonstrations import Example
-from polyvec.embed.inputs.prompts import Span
+from polyvec.embed.inputs.spans import Span
 from polyvec.errors import InputError, SettingsError, known
 
 SLOTS = ("text", "instruction", "title", "examples")

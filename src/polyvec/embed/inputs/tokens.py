@@ -1,63 +1,41 @@
 """Step 2: spans become token ids, token ids become batches.
 
-The tokenizer contract says which special tokens stand around every text. It is read
-from the tokenizer by probes at load and stored with the model: a missing or doubled
-EOS is an error there instead of a worse vector later (SILENT row 7).
-Masks come from lengths, never from ids, so a PAD that doubles as EOS is harmless.
+Masks are made from lengths, never from ids, so a PAD that is also EOS does no harm.
+T tokens of all texts in a batch, one text after another.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from polyvec.embed.inputs.prompts import Span
+from polyvec.embed.inputs.contract import bare, read_contract
+from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import ROLES, Template
 from polyvec.errors import InputError, TokenizerError
 
-PROBES = ("a", "the cat sat on the mat", "Ünïcode 漢字 42!")
-NO_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
-
 
 class NoRoomError(InputError):
-    """What stands around a text fills the model; `place` is the text's in the batch."""
+    """A template's own tokens fill the model; `place` is the text's place in the batch."""
 
     def __init__(self, place: int, fixed: int, room: int) -> None:
         super().__init__(
-            f"what the template puts around the text has {fixed} tokens, the model reads {room} "
-            "beside its special tokens: no text would be left"
+            f"the template puts {fixed} tokens around the text, the model reads {room} beside its "
+            "special tokens: no text would be left"
         )
         self.place = place
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizerContract:
-    """What the tokenizer puts around a text, and how long the result may be.
-
-    `prefix` and `suffix` are the special token ids before and after the text,
-    `max_length` counts all tokens, specials included (None: no limit).
-    """
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    pad_id: int
-    max_length: int | None
-    vocab_size: int
-
-    def as_dict(self) -> dict:
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-
-
-@dataclass(frozen=True, slots=True)
 class Tokens:
-    """One text as the model reads it: ids and, beside them, what each token is.
+    """One text as the model reads it: ids and, for each token, what it is.
 
-    `pooled`: its state enters the vector; `text`: it is of the user's text; `segments`: number of
-    its segment, for masks between segments. `full_length` counts tokens before truncation.
+    `pooled`: its state enters the vector; `text`: it belongs to the user's text; `segments`:
+    the number of its segment, for masks between segments. `full_length` counts the tokens
+    before truncation.
     """
 
     ids: np.ndarray
@@ -76,7 +54,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Several texts without padding: their ids one after another, and their lengths.
+    """Several texts packed without padding: their ids one after another, and their lengths.
 
     `rows` are the places of the texts in the caller's list; the rest is as in Tokens.
     """
@@ -90,6 +68,7 @@ class TokenBatch:
 
     @classmethod
     def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> "TokenBatch":
+        """The batch of some texts' tokens."""
         return cls(
             tuple(rows),
             tuple(len(t) for t in tokens),
@@ -101,14 +80,14 @@ class TokenBatch:
 
     @classmethod
     def of_ids(cls, texts: Sequence[np.ndarray]) -> "TokenBatch":
-        """Bare ids, every token of the text and pooled."""
+        """The batch of bare ids: every token belongs to the text and is pooled."""
         ids = np.concatenate(texts).astype(np.int32)
         yes = np.ones(len(ids), bool)
         lengths = tuple(len(text) for text in texts)
         return cls(tuple(range(len(texts))), lengths, ids, yes, yes, np.zeros(len(ids), np.int8))
 
     def runs(self) -> list[tuple[int, int]]:
-        """Runs of equal length as (number of texts, length), in order; their sum is T."""
+        """Runs of texts of equal length as (number of texts, tokens each), in order."""
         runs: list[list[int]] = []
         for length in self.lengths:
             if runs and runs[-1][1] == length:
@@ -118,84 +97,12 @@ class TokenBatch:
         return [(count, length) for count, length in runs]
 
 
-def read_contract(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> TokenizerContract:
-    """The contract that a tokenizer keeps, found by encoding probes with and without specials.
-
-    Raises TokenizerError if special tokens differ from text to text, if BOS or EOS come
-    twice, or if the tokenizer promises one (`add_eos_token`) and does not add it.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise TokenizerError(
-            f"{type(tokenizer).__name__} is a slow tokenizer without tokenizer.json; convert it "
-            "with AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
-        )
-    backend = bare(tokenizer)
-    prefix, suffix = _specials(backend)
-    _check_promises(tokenizer, prefix, suffix)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    if max_length is not None and max_length <= len(prefix) + len(suffix):
-        raise TokenizerError(
-            f"max_seq_length {max_length} leaves no room for text beside "
-            f"{len(prefix) + len(suffix)} special tokens"
-        )
-    return TokenizerContract(prefix, suffix, pad_id, max_length, len(tokenizer))
-
-
-def bare(tokenizer: PreTrainedTokenizerBase, *, specials_are_text: bool = False) -> Tokenizer:
-    """A private copy of the Rust tokenizer that neither pads nor truncates."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    backend.encode_special_tokens = specials_are_text
-    return backend
-
-
-def _specials(backend: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    found = set()
-    for probe in PROBES:
-        plain = backend.encode(probe, add_special_tokens=False).ids
-        full = backend.encode(probe)
-        if any(full.type_ids):
-            raise TokenizerError(
-                "the tokenizer marks single texts with token types (as XLNet's does), "
-                "which polyvec does not pass on yet"
-            )
-        at = next((i for i in range(len(full.ids)) if full.ids[i : i + len(plain)] == plain), None)
-        if at is None:
-            raise TokenizerError(f"special tokens are not around the text in {full.tokens}")
-        found.add((tuple(full.ids[:at]), tuple(full.ids[at + len(plain) :])))
-    if len(found) != 1:
-        raise TokenizerError(f"special tokens differ from text to text: {sorted(found)}")
-    return found.pop()
-
-
-def _check_promises(
-    tokenizer: PreTrainedTokenizerBase, prefix: tuple[int, ...], suffix: tuple[int, ...]
-) -> None:
-    named = (
-        ("BOS", prefix, tokenizer.bos_token_id, "add_bos_token"),
-        ("EOS", suffix, tokenizer.eos_token_id, "add_eos_token"),
-    )
-    for name, added, token_id, promise in named:
-        if token_id is not None and added.count(token_id) > 1:
-            raise TokenizerError(
-                f"the tokenizer adds {name} {added.count(token_id)} times (ids {list(added)}); "
-                "the model was trained with one: fix the post-processor in tokenizer.json"
-            )
-        promised = tokenizer.init_kwargs.get(promise, False)
-        if promised and not (token_id is not None and token_id in added):
-            raise TokenizerError(
-                f"tokenizer_config.json says {promise}=true, but the tokenizer adds {list(added)} "
-                f"and no {name}; vectors would differ from training: "
-                "add it to the post-processor in tokenizer.json"
-            )
-
-
 class TextTokenizer:
     """Makes token ids from spans and keeps the contract.
 
-    Text spans are data: "[SEP]" in a text is tokenised as its characters, while
-    a prompt's special tokens are special tokens.
+    A text's spans are data: "[SEP]" in a text is tokenised as characters, while a prompt's
+    special tokens are special tokens. Threads and embedders may share one: nothing in it
+    changes while it works.
     """
 
     def __init__(
@@ -207,7 +114,6 @@ class TextTokenizer:
     ) -> None:
         self.hf = tokenizer
         self.lower_case = lower_case
-        self.wants_text = False  # set where a pooling asks which tokens are the text's
         self.contract = read_contract(tokenizer, max_length)
         self._markup = bare(tokenizer)
         self._data = bare(tokenizer, specials_are_text=True)
@@ -235,16 +141,11 @@ class TextTokenizer:
 
     def check_ends(self, template: Template) -> None:
         """Raises TokenizerError where template and tokenizer together double BOS or EOS."""
-        values: dict[str, Any] = {
-            name: "a" for role in ROLES for name in template.slots(role) if name != "text"
-        }
-        values.pop("examples", None)
         for role in ROLES:
-            mine = {
-                k: v for k, v in values.items() if k in template.slots(role)
-            } | self.special_tokens()
-            for spans in template.render("a", role, **mine):
-                inside, _ = self._marked(spans)
+            slots = set(template.slots(role)) - {"text", "examples"}
+            values: dict[str, Any] = {**dict.fromkeys(slots, "a"), **self.special_tokens()}
+            for spans in template.render("a", role, **values):
+                inside, _ = self._ids_of_spans(spans)
                 ids = [*self.contract.prefix, *inside.tolist(), *self.contract.suffix]
                 ends = (
                     ("BOS", self.hf.bos_token_id, ids[:2]),
@@ -253,33 +154,36 @@ class TextTokenizer:
                 for name, token, found in ends:
                     if token is not None and found == [token, token]:
                         raise TokenizerError(
-                            f"template {template.name!r} writes {name} and the tokenizer adds one "
-                            f"too ({role} form): write {{{name.lower()}}}, which never doubles it"
+                            f"template {template.name!r} ({role} form): {name} occurs twice, once "
+                            "in the template and once by the tokenizer; write "
+                            f"{{{name.lower()}}} in the template, which never doubles it"
                         )
 
-    def encode(self, batch: Sequence[tuple[Span, ...]]) -> list[Tokens]:
-        """Token ids of each text, in order.
+    def encode(self, batch: Sequence[tuple[Span, ...]], *, text_mask: bool = False) -> list[Tokens]:
+        """Tokens of each text, in order.
 
+        With `text_mask` tokens say exactly whether they belong to the text; without it, a
+        prompt whose tokens are pooled like the text's may count as text, which is faster.
         Raises NoRoomError where fixed spans leave no room for the text.
         """
-        plain = [i for i, spans in enumerate(batch) if self._is_plain(spans)]
-        joined = [self._case("".join(span.text for span in batch[i])) for i in plain]
+        fast = [i for i, spans in enumerate(batch) if self._is_plain(spans, text_mask)]
+        joined = [self._cased("".join(span.text for span in batch[i])) for i in fast]
         encoded = self._data.encode_batch_fast(joined, add_special_tokens=False)
         out: list[Tokens | None] = [None] * len(batch)
-        for i, enc in zip(plain, encoded, strict=True):
-            ids = np.asarray(enc.ids, np.int32)
+        for i, encoding in zip(fast, encoded, strict=True):
+            ids = np.asarray(encoding.ids, np.int32)
             out[i] = self._finish(ids, np.zeros(len(ids), np.intp), batch[i][-1:], i)
         return [
-            t if t is not None else self._finish(*self._marked(batch[i]), batch[i], i)
+            t if t is not None else self._finish(*self._ids_of_spans(batch[i]), batch[i], i)
             for i, t in enumerate(out)
         ]
 
-    def _case(self, text: str) -> str:
+    def _cased(self, text: str) -> str:
         return text.lower() if self.lower_case else text
 
-    def _is_plain(self, spans: tuple[Span, ...]) -> bool:
-        """True if nothing tells the tokens of the spans apart: one fast call."""
-        if self.wants_text and len(spans) > 1:
+    def _is_plain(self, spans: tuple[Span, ...], text_mask: bool) -> bool:
+        """Whether the tokens of all spans are alike, so that one fast call makes them."""
+        if text_mask and len(spans) > 1:
             return False
         return all(
             span.pooled
@@ -289,90 +193,95 @@ class TextTokenizer:
             for span in spans
         )
 
-    def _marked(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of spans that need offsets or special tokens, and each token's span."""
+    def _ids_of_spans(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of spans that need offsets or special tokens, and the span of each token."""
         ids: list[int] = []
         owners: list[int] = []
-        for piece in self._pieces(spans):
-            if isinstance(piece[0], int):
-                ids.append(piece[0])
-                owners.append(piece[1])
+        for stretch in self._stretches(spans):
+            if isinstance(stretch, tuple):
+                ids.append(stretch[0])
+                owners.append(stretch[1])
             else:
-                piece_ids, piece_owners = self._run(piece)
-                ids += piece_ids
-                owners += piece_owners
+                found, of = self._ids_of_stretch(stretch)
+                ids += found
+                owners += of
         return np.asarray(ids, np.int32), np.asarray(owners, np.intp)
 
-    def _pieces(self, spans: tuple[Span, ...]) -> Iterator[tuple]:
-        """Special tokens as (id, span), and between them runs of (text, span) read together."""
-        run: list[tuple[str, int]] = []
+    def _stretches(
+        self, spans: tuple[Span, ...]
+    ) -> Iterator[tuple[int, int] | list[tuple[str, int]]]:
+        """Special tokens as (id, span), and between them lists of (text, span) to join."""
+        joined: list[tuple[str, int]] = []
         for owner, span in enumerate(spans):
             text = span.text
             while span.markup and self._special and (hit := self._special.search(text)):
                 if hit.start():
-                    run.append((text[: hit.start()], owner))
-                if run:
-                    yield tuple(run)
-                    run = []
-                yield self._markup.token_to_id(hit.group()), owner
+                    joined.append((text[: hit.start()], owner))
+                if joined:
+                    yield joined
+                    joined = []
+                token_id = self._markup.token_to_id(hit.group())
+                assert token_id is not None  # the pattern holds the vocabulary's own tokens
+                yield token_id, owner
                 text = text[hit.end() :]
             if text:
-                run.append((text, owner))
-        if run:
-            yield tuple(run)
+                joined.append((text, owner))
+        if joined:
+            yield joined
 
-    def _run(self, pieces: tuple[tuple[str, int], ...]) -> tuple[list[int], list[int]]:
-        """Pieces tokenised as one string, as in training; offsets say whose a token is."""
-        texts = [self._case(text) for text, _ in pieces]
+    def _ids_of_stretch(self, stretch: list[tuple[str, int]]) -> tuple[list[int], list[int]]:
+        """Texts tokenised as one string, as in training; offsets give the span of each token."""
+        texts = [self._cased(text) for text, _ in stretch]
         encoding = self._data.encode("".join(texts), add_special_tokens=False)
         ends = np.cumsum([len(t) for t in texts])
-        # A token that covers a boundary belongs to the span it ends in: sentencepiece joins
-        # the space before a word to it, and that word is the text's.
+        # A token across a boundary belongs to the span it ends in: sentencepiece joins the
+        # space before a word to it, and that word is the text's.
         last = [max(end - 1, start) for start, end in encoding.offsets]
-        place = np.searchsorted(ends, last, side="right").clip(max=len(pieces) - 1)
-        return encoding.ids, [pieces[i][1] for i in place]
+        place = np.searchsorted(ends, last, side="right").clip(max=len(stretch) - 1)
+        return encoding.ids, [stretch[i][1] for i in place]
 
     def _finish(
         self, ids: np.ndarray, owners: np.ndarray, spans: tuple[Span, ...], place: int
     ) -> Tokens:
-        """Truncate the text, never the special tokens around it, then put those on."""
+        """Truncates the text, never the special tokens around it, then adds those."""
         prefix, suffix = self.contract.prefix, self.contract.suffix
-        full = len(ids) + len(prefix) + len(suffix)
+        full_length = len(ids) + len(prefix) + len(suffix)
         fixed = np.array([span.fixed for span in spans], bool)
-        if self.max_length is not None and full > self.max_length:
+        if self.max_length is not None and full_length > self.max_length:
             room = self.max_length - len(prefix) - len(suffix)
             keep = _keep(owners, fixed, room, self.hf.truncation_side == "left", place)
             ids, owners = ids[keep], owners[keep]
         pooled = np.array([span.pooled for span in spans], bool)[owners]
         if fixed.any() and len(pooled) and not pooled.any():
-            pooled[-1] = True  # an empty text: what the model makes of the words around it
+            pooled[-1] = True  # an empty text: the last state of its template is its vector
         text = ~(fixed | np.array([span.markup for span in spans], bool))[owners]
-        parts = np.array([span.segment for span in spans], np.int8)[owners]
-        # BOS goes with an excluded prompt, as in INSTRUCTOR and sentence-transformers; the
-        # closing token is pooled but where a template ends in words that are not.
+        segments = np.array([span.segment for span in spans], np.int8)[owners]
+        # BOS is pooled unless an excluded prompt follows it, as in INSTRUCTOR and
+        # sentence-transformers; EOS unless the template ends in text that is not pooled.
         head = bool(pooled[0]) if len(pooled) else True
         tail = bool(pooled[-1]) if len(pooled) and fixed.any() else True
-        around = lambda first, array, last: np.concatenate(  # noqa: E731
-            [np.full(len(prefix), first), array, np.full(len(suffix), last)]
-        ).astype(array.dtype)
-        ids = np.concatenate([np.asarray(prefix, np.int32), ids, np.asarray(suffix, np.int32)])
-        last_part = parts[-1] if len(parts) else 0
+        last_segment = segments[-1] if len(segments) else 0
+
+        def around(first: int, inside: np.ndarray, last: int) -> np.ndarray:
+            ends = np.full(len(prefix), first), np.full(len(suffix), last)
+            return np.concatenate([ends[0], inside, ends[1]]).astype(inside.dtype)
+
         return Tokens(
-            ids,
+            np.concatenate([np.asarray(prefix, np.int32), ids, np.asarray(suffix, np.int32)]),
             around(head, pooled, tail),
             around(False, text, False),
-            around(0, parts, last_part),
-            full,
+            around(0, segments, last_segment),
+            full_length,
         )
 
 
 def _keep(
     owners: np.ndarray, fixed: np.ndarray, room: int, from_left: bool, place: int
 ) -> np.ndarray | slice:
-    """Which tokens stay so that at most `room` do: fixed spans whole, the others cut alike.
+    """The tokens to keep, at most `room`: fixed spans whole, the others truncated alike.
 
-    Copies of a text (echo) keep the same number of tokens, or the second would lose what the
-    first still says. Without fixed spans the end is cut, as by every tokenizer.
+    All copies of a text (echo) keep the same number of tokens: the second copy is pooled, and
+    must not lose what the first still shows.
     """
     if not fixed.any():
         return slice(-room, None) if from_left else slice(room)
@@ -392,11 +301,11 @@ def _keep(
 
 def budget_batches(
     lengths: Sequence[int], *, batch_tokens: int, batch_size: int | None = None
-) -> Iterable[list[int]]:
+) -> Iterator[list[int]]:
     """Rows in batches of at most `batch_tokens` tokens and `batch_size` texts, longest first.
 
-    Sorting is by token count (sorting by characters wastes 11 to 43 % on padding);
-    the longest batch comes first, so memory that does not suffice shows at once.
+    Sorting is by token count (sorting by characters wastes 11 to 43 % on padding). The longest
+    batch comes first, so a lack of memory shows at once.
     """
     if batch_tokens < 1 or (batch_size is not None and batch_size < 1):
         raise InputError(f"batch size must be at least 1, got {batch_size or batch_tokens}")

@@ -1,6 +1,5 @@
 """An Embedder as mteb's encoder: DataLoaders in, float32 vectors out, named by its content."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ from mteb.types import PromptType
 from torch import Tensor
 
 from polyvec.embed.embedder import Embedder
-from polyvec.embed.encoding import RunOptions
 from polyvec.errors import InputError, SettingsError, known
 from polyvec.evaluate.mteb_bridge.prompts import Choice, Source, choose, has_place
+from polyvec.interfaces import RunOptions
 
 BATCH_SIZE = 32  # what mteb passes where nobody asked for one
-SAMPLE = 4096  # numbers of each weight that are looked at for a change
 Instructions = Literal["slot", "text"]
 
 
@@ -72,7 +70,6 @@ class MtebEncoder:
         self.name = model_name(name)
         self.instructions = instructions
         self.uses: list[PromptUse] = []
-        self._hashed: tuple[str, str] | None = None
 
     def encode(
         self,
@@ -144,15 +141,8 @@ class MtebEncoder:
 
     @property
     def revision(self) -> str:
-        """`Embedder.fingerprint`, computed anew when settings or weights have changed.
-
-        Weights are compared by their version counters and a sample of their numbers: mteb asks
-        several times a task, and the whole hash of a large model takes long.
-        """
-        stamp = _stamp(self.embedder)
-        if self._hashed is None or self._hashed[0] != stamp:
-            self._hashed = stamp, self.embedder.fingerprint()
-        return self._hashed[1]
+        """`Embedder.fingerprint`: of the model as it is now. mteb asks several times per task."""
+        return self.embedder.fingerprint()
 
     @property
     def _joins(self) -> bool:
@@ -231,15 +221,3 @@ def _columns(inputs: Iterable[Mapping[str, Any]], task: str) -> dict[str, list[s
         for name, values in columns.items():
             values.extend(batch.get(name, ()))
     return columns
-
-
-def _stamp(embedder: Embedder) -> str:
-    """Changes when the model does, and is cheap."""
-    digest = hashlib.sha256(repr(sorted(embedder.settings().items())).encode())
-    for name, tensor in sorted(embedder.state_dict().items()):
-        version = None if tensor.is_inference() else tensor._version
-        digest.update(f"{name}{tensor.data_ptr()}{version}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // SAMPLE)]
-        digest.update(sample.double().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,0 +1,461 @@
+"""The encode methods, with sentence-transformers' names, order and defaults.
+
+N texts, E vector size.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polyvec.embed import encoding
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.encoding import EncodeRun, Output
+from polyvec.embed.inputs.demonstrations import Example
+from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.inputs.spans import Span
+from polyvec.embed.inputs.templates import Template
+from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch, Tokens
+from polyvec.embed.projection import quantization
+from polyvec.embed.projection.quantization import Calibration, Precision
+from polyvec.errors import InputError, known
+from polyvec.interfaces import (
+    CHUNK_SIZE,
+    DenseVectors,
+    EncodeReport,
+    MultiVectors,
+    Prompt,
+    RunOptions,
+    SparseVectors,
+    TextEncoder,
+    Truncate,
+    Vectors,
+)
+
+Examples = Sequence[Example] | Callable[[str], Sequence[Example]]
+Texts = str | Iterable[str]
+OutputValue = Literal["sentence_embedding", "token_embeddings"]
+OUTPUTS: dict[str, Output] = {
+    "sentence_embedding": "vectors",
+    "token_embeddings": "token states",
+}
+# Numbers of sparse vectors that are dense at a time while they are truncated and normalised.
+DENSE_ELEMENTS = 2**24
+
+
+class Finish(TypedDict, total=False):
+    """What is done to finished vectors: step 5 after the model's own projections."""
+
+    precision: Precision
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    calibration: Calibration | None
+
+
+class EncodeOptions(Finish, total=False):
+    """The options of `encode` that do not decide the type of what it returns."""
+
+    sentences: Texts
+    texts: Texts
+    show_progress_bar: bool | None
+    device: str | None
+    truncate: Truncate
+    role: str | None
+    examples: Examples | None
+
+
+class EncodeMethods(nn.Module, TextEncoder):
+    """Everything that an embedder does with texts, over its `forward` for one batch."""
+
+    backbone: Backbone
+    text_tokenizer: TextTokenizer
+    template: Template | None
+    prompt_table: PromptTable
+    truncate_dim: int | None
+    calibration: Calibration | None
+
+    @abc.abstractmethod
+    def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
+        """What is read of a text: one sequence of spans, or several whose vectors are averaged."""
+
+    @abc.abstractmethod
+    def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """What is pooled: states [B, T, D], and which of them are real, [B, T]."""
+
+    @property
+    @abc.abstractmethod
+    def normalizes(self) -> bool:
+        """Whether the model's own last step gives vectors of length 1."""
+
+    @property
+    @abc.abstractmethod
+    def output_kind(self) -> Literal["dense", "sparse"]:
+        """Whether vectors are dense or mostly zeros."""
+
+    @property
+    @abc.abstractmethod
+    def reads_text_mask(self) -> bool:
+        """Whether the pooling reads which tokens belong to the user's text."""
+
+    @property
+    @abc.abstractmethod
+    def full_dimension(self) -> int:
+        """Numbers in a vector before truncation."""
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens that are read, special tokens included; longer texts are truncated."""
+        return self.text_tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        limit = self.backbone.max_positions
+        if value is not None and limit is not None and value > limit:
+            raise InputError(f"max_seq_length {value} is beyond the model's {limit} positions")
+        self.text_tokenizer.max_length = value
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    # ---- texts to vectors -------------------------------------------------------------------
+
+    @overload  # type: ignore[override]  # the interface accepts any option
+    def encode(
+        self, inputs: Texts | None = ..., prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, convert_to_tensor: Literal[True],
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def encode(  # type: ignore[overload-overlap]
+        self, inputs: str, prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, output_value: Literal["token_embeddings"],
+        **options: Unpack[EncodeOptions],
+    ) -> np.ndarray: ...  # fmt: skip
+    @overload
+    def encode(
+        self, inputs: Iterable[str], prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, output_value: Literal["token_embeddings"],
+        **options: Unpack[EncodeOptions],
+    ) -> list[np.ndarray]: ...  # fmt: skip
+    @overload
+    def encode(  # type: ignore[overload-overlap]
+        self, inputs: str, prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, convert_to_numpy: Literal[False],
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def encode(
+        self, inputs: Iterable[str], prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, convert_to_numpy: Literal[False],
+        **options: Unpack[EncodeOptions],
+    ) -> list[Tensor]: ...  # fmt: skip
+    @overload
+    def encode(
+        self, inputs: Texts | None = ..., prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, output_value: Literal["sentence_embedding"] = ...,
+        convert_to_numpy: Literal[True] = ..., convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[EncodeOptions],
+    ) -> np.ndarray: ...  # fmt: skip
+    def encode(
+        self,
+        inputs: Texts | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        output_value: OutputValue = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        *,
+        sentences: Texts | None = None,
+        texts: Texts | None = None,
+        truncate: Truncate = "warn",
+        calibration: Calibration | None = None,
+        role: str | None = None,
+        examples: Examples | None = None,
+    ) -> Any:
+        """Vectors in the order of the texts: float32 [N, E], or [E] for a single string.
+
+        Batches are made by token count; `batch_size` limits the number of texts in one, for
+        memory, and changes no vector. With `output_value="token_embeddings"` a list of
+        [tokens, D]. Integer precisions need `calibrate` once. `truncate` says what happens to
+        texts longer than the model reads: "warn" (counted), "error", or "silent".
+        With a template the prompt is its instruction, `role` ("query", "document") chooses its
+        side, and `examples` are the demonstrations shown: the same for all texts, or a function
+        from a text to its own (`demonstrations.nearest_examples`).
+        `sentences` and `texts` are other names of `inputs`. Raises InputError, with the index,
+        for what is not a text.
+        """
+        given = _only_one(inputs=inputs, sentences=sentences, texts=texts)
+        single = isinstance(given, str)
+        found, _ = self.encode_with_report(
+            [given] if isinstance(given, str) else given,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            role=role,
+            examples=examples,
+            options=RunOptions(batch_size, show_progress_bar=show_progress_bar, truncate=truncate),
+            output_value=output_value,
+            device=device,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            calibration=calibration,
+        )
+        out = found[0] if single else found
+        if convert_to_tensor and not isinstance(out, list):
+            return torch.as_tensor(out)
+        if convert_to_numpy and not convert_to_tensor:
+            return out
+        return torch.as_tensor(out) if single else [torch.as_tensor(each) for each in out]
+
+    @overload
+    def encode_query(
+        self, inputs: Texts | None = ..., prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, convert_to_tensor: Literal[True],
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def encode_query(
+        self, inputs: Texts | None = ..., prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[EncodeOptions],
+    ) -> np.ndarray: ...  # fmt: skip
+    @overload
+    def encode_query(self, inputs: Texts, **options: Any) -> Any: ...
+    def encode_query(self, inputs: Texts | None = None, *positional: Any, **options: Any) -> Any:
+        """`encode` with the model's "query" prompt or its template's query side, if it has one."""
+        return self.encode(inputs, *positional, role="query", **options)
+
+    @overload
+    def encode_document(
+        self, inputs: Texts | None = ..., prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, convert_to_tensor: Literal[True],
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def encode_document(
+        self, inputs: Texts | None = ..., prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int | None = ..., *, convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[EncodeOptions],
+    ) -> np.ndarray: ...  # fmt: skip
+    @overload
+    def encode_document(self, inputs: Texts, **options: Any) -> Any: ...
+    def encode_document(self, inputs: Texts | None = None, *positional: Any, **options: Any) -> Any:
+        """`encode` with the template's document side, or the first set of the prompts "document",
+        "passage" and "corpus"."""
+        return self.encode(inputs, *positional, role="document", **options)
+
+    def encode_with_report(
+        self,
+        inputs: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        role: str | None = None,
+        examples: Examples | None = None,
+        options: RunOptions | None = None,
+        output_value: OutputValue = "sentence_embedding",
+        device: str | None = None,
+        **finish: Unpack[Finish],
+    ) -> tuple[Any, EncodeReport]:
+        """The result of `encode`, and a report: prompt used, tokens, truncations, seconds."""
+        self._check_finish(output_value, finish)
+        self._move(device)
+        run = EncodeRun(
+            self,
+            self.prompt_for(prompt, prompt_name, role, examples),
+            options or RunOptions(),
+            EncodeReport(),
+            OUTPUTS[output_value],
+        )
+        if output_value == "token_embeddings":
+            return [x.numpy() for window in run.windows(inputs) for x in window], run.report
+        parts = (self._finished(window, **finish) for window in run.windows(inputs))
+        total = len(inputs) if isinstance(inputs, Sequence) else None
+        return _gather(parts, total, self._finished([], **finish)), run.report
+
+    def encode_iter(
+        self,
+        inputs: Iterable[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        role: str | None = None,
+        chunk_size: int = CHUNK_SIZE,
+        options: RunOptions | None = None,
+        report: EncodeReport | None = None,
+        device: str | None = None,
+        **finish: Unpack[Finish],
+    ) -> Iterator[np.ndarray]:
+        """Arrays [at most `chunk_size`, E], in order, for any number of texts in bounded memory."""
+        encoding.check_texts(inputs)
+        if chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
+        self._check_finish("sentence_embedding", finish)
+        self._move(device)
+        run = EncodeRun(
+            self,
+            self.prompt_for(prompt, prompt_name, role),
+            options or RunOptions(),
+            EncodeReport() if report is None else report,
+        )
+        return (self._finished(window, **finish) for window in run.windows(inputs, chunk_size))
+
+    def encode_vectors(
+        self,
+        inputs: Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        role: str | None = None,
+        options: RunOptions | None = None,
+        examples: Examples | None = None,
+        output_value: OutputValue = "sentence_embedding",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> tuple[Vectors, EncodeReport]:
+        """The vectors in the form that suits them, and a report.
+
+        SparseVectors where the pooling or projection declares `output_kind = "sparse"`,
+        MultiVectors for token embeddings, else DenseVectors.
+        """
+        finish: Finish = {
+            "normalize_embeddings": normalize_embeddings,
+            "truncate_dim": truncate_dim,
+        }
+        self._check_finish(output_value, finish)
+        sparse = output_value == "sentence_embedding" and self.output_kind == "sparse"
+        run = EncodeRun(
+            self,
+            self.prompt_for(prompt, prompt_name, role, examples),
+            options or RunOptions(),
+            EncodeReport(),
+            "sparse vectors" if sparse else OUTPUTS[output_value],
+        )
+        windows = run.windows(inputs)
+        if sparse:
+            return self._sparse(windows, finish), run.report
+        if output_value == "token_embeddings":
+            states = [x.numpy() for window in windows for x in window]
+            return MultiVectors.of(states, self.backbone.hidden_size), run.report
+        parts = (self._finished(window, **finish) for window in windows)
+        values = _gather(parts, len(inputs), self._finished([], **finish))
+        return DenseVectors(values), run.report
+
+    def tokenize(
+        self,
+        inputs: Iterable[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        role: str | None = None,
+        examples: Examples | None = None,
+    ) -> list[list[Tokens]]:
+        """What the model reads of each text, as `encode` reads it; TokenBatch.of makes a batch.
+
+        One input a text, or as many as are averaged where the template has several forms or a
+        language model writes variants. Raises InputError, with the index, for what is not a text.
+        """
+        encoding.check_texts(inputs)
+        texts = [encoding.check_text(text, index) for index, text in enumerate(inputs)]
+        return encoding.tokenize(self, texts, self.prompt_for(prompt, prompt_name, role, examples))
+
+    def prompt_for(
+        self,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        role: str | None = None,
+        examples: Examples | None = None,
+    ) -> Prompt:
+        """The prompt of a call; InputError for examples if there is no template to show them."""
+        found = self.prompt_table.resolve(prompt, prompt_name, role)
+        if examples is None:
+            return found
+        if self.template is None:
+            raise InputError("examples: the model has no template that could show them")
+        chosen = examples if callable(examples) else tuple(examples)
+        return dataclasses.replace(found, examples=chosen)
+
+    def calibrate(self, inputs: Iterable[str], **encode_options: Any) -> Calibration:
+        """Measure and store the ranges that int8 and uint8 need, from a sample of texts.
+
+        Pass the same normalize_embeddings and truncate_dim as in later calls; a few thousand
+        texts of the kind to be embedded are enough. Saved with the model.
+        """
+        self.calibration = Calibration.of(self.encode(inputs, **encode_options))
+        return self.calibration
+
+    def _finished(
+        self,
+        vectors: Sequence[Tensor],
+        *,
+        precision: Precision = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        calibration: Calibration | None = None,
+    ) -> np.ndarray:
+        """Step 5 for a window: truncated, normalised and quantised."""
+        dim = truncate_dim or self.truncate_dim
+        unit = normalize_embeddings or self.normalizes
+        vectors_NE = torch.stack(list(vectors)) if vectors else torch.zeros(0, self.full_dimension)
+        vectors_NE = quantization.truncate(vectors_NE, dim, renormalize=unit)
+        if normalize_embeddings:
+            vectors_NE = nn.functional.normalize(vectors_NE, dim=-1)
+        return quantization.quantize(vectors_NE.numpy(), precision, calibration or self.calibration)
+
+    def _sparse(self, windows: Iterator[list[Tensor]], finish: Finish) -> SparseVectors:
+        """Finished sparse rows; a block of them is dense at a time, never all [N, V]."""
+        size = max(1, DENSE_ELEMENTS // self.full_dimension)
+        blocks = [
+            SparseVectors.of(
+                self._finished([x.to_dense() for x in window[start : start + size]], **finish)
+            )
+            for window in windows
+            for start in range(0, len(window), size)
+        ]
+        dimension = self._finished([], **finish).shape[1]
+        return SparseVectors.joined(blocks, dimension)
+
+    def _check_finish(self, output_value: str, finish: Finish) -> None:
+        """Refuses a wrong output, precision, dimension or calibration before any computation."""
+        if output_value not in OUTPUTS:
+            raise InputError(
+                f"output_value {output_value!r} is not known.{known(output_value, OUTPUTS)}"
+            )
+        if output_value == "token_embeddings" and finish.get("precision", "float32") != "float32":
+            raise InputError("token_embeddings are float32 only")
+        self._finished([], **finish)
+
+    def _move(self, device: str | None) -> None:
+        if device is not None and torch.device(device) != self.device:
+            self.to(device)
+
+
+def _only_one(**given: Texts | None) -> Texts:
+    """The texts, whichever name they were passed by."""
+    found = {name: value for name, value in given.items() if value is not None}
+    if len(found) != 1:
+        names = " and ".join(found) or "none"
+        raise InputError(f"encode takes the texts once, as inputs, sentences or texts; got {names}")
+    return next(iter(found.values()))
+
+
+def _gather(parts: Iterator[np.ndarray], total: int | None, empty: np.ndarray) -> np.ndarray:
+    """The parts as one array, written in place where their number is known beforehand."""
+    if total is None:
+        return np.concatenate([empty, *parts])
+    out, filled = np.empty((total, *empty.shape[1:]), empty.dtype), 0
+    for part in parts:
+        out[filled : filled + len(part)] = part
+        filled += len(part)
+    return out
