@@ -19,7 +19,7 @@ from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.settings import EmbedderSettings
 
-WORDS = "the a cat dog sat on mat while nobody looks of two very long text".split()
+WORDS = (*("the", "a", "cat", "dog", "sat", "on", "mat"), *("nobody", "looks", "very", "long"))
 NUM_THREADS = 8
 ONE_TOKEN = {"over": "last", "text_only": True, "top_k": 3}
 
@@ -115,7 +115,9 @@ def test_spawned_workers_give_the_same_vectors():
     models = [build(name) for name in ("plain", "geneol", "token prepending", "masks by hooks")]
     work = [(model, texts) for model in models for texts in batches()[:2]]
     with multiprocessing.get_context("spawn").Pool(2) as workers:
-        for (model, texts), found in zip(work, workers.starmap(encode_in_worker, work), strict=True):
+        for (model, texts), found in zip(
+            work, workers.starmap(encode_in_worker, work), strict=True
+        ):
             assert_array_equal(found, model.encode(texts))
 
 
