@@ -112,7 +112,8 @@ def test_echo_shows_early_words_the_late_ones():
         a, b = each.encode(["dog cat mat", "dog cat two"], output_value="token_embeddings")
         at = -3 if each is model else 0
         moved.append(np.abs(a[at] - b[at]).max())
-    assert moved[0] > 1e-3 and moved[1] == 0
+    # The two texts are different rows of one batch, which a kernel may sum up differently.
+    assert moved[0] > 1e-3 and moved[1] < 1e-5
 
 
 def test_eight_prompts_are_the_mean_of_eight_encodes():
@@ -191,7 +192,8 @@ def test_prepending_shows_early_tokens_the_end_and_nothing_where_start_is_stop()
     first_moved = []
     for each in (plain, changed):
         a, b = each.encode(pair, output_value="token_embeddings")
-        first_moved.append(int(np.flatnonzero(np.abs(a - b).max(axis=1))[0]))
+        moved = np.abs(a - b).max(axis=1) > 1e-5  # less is rounding: a and b share a batch
+        first_moved.append(int(np.flatnonzero(moved)[0]))
     assert first_moved[1] < first_moved[0]
 
 
@@ -225,7 +227,8 @@ def test_whitening_is_fitted_once_and_saved(tmp_path):
     model.fit(sample)
     vectors = model.encode(TEXTS)
     assert vectors.shape == (3, 4)
-    assert_array_equal(vectors[:1], model.encode(TEXTS[:1]))
+    # One row and three go through different kernels, which round differently.
+    assert_allclose(vectors[:1], model.encode(TEXTS[:1]), atol=1e-5)
     model.save_pretrained(tmp_path / "model")
     assert_array_equal(Embedder.from_pretrained(tmp_path / "model").encode(TEXTS), vectors)
     with pytest.raises(ModelError, match="nothing to fit"):

@@ -228,7 +228,9 @@ def test_integers_need_a_calibration_that_is_saved(tiny_bert, tmp_path):
     model.calibrate(["a cat", "the dog", "mat", "a long text of many words"])
     one = model.encode("a cat", precision="int8")
     assert one.dtype == np.int8
-    np.testing.assert_array_equal(model.encode(["dog", "a cat"], precision="int8")[1], one)
+    # In a batch a value may round to the other side of a bucket's border.
+    in_batch = model.encode(["dog", "a cat"], precision="int8")[1]
+    assert np.abs(in_batch.astype(int) - one).max() <= 1
     model.save_pretrained(tmp_path / "model")
     again = Embedder.from_pretrained(tmp_path / "model")
     np.testing.assert_array_equal(again.encode("a cat", precision="int8"), one)

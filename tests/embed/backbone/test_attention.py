@@ -36,6 +36,15 @@ def batch_of(ids: list) -> TokenBatch:
     return batch
 
 
+def noise(name: str, scale: float) -> float:
+    """What a state may move by rounding alone when other tokens of a batch change.
+
+    A dense model runs the same kernels over the same shapes: nothing moves. Routed experts see
+    groups of other sizes, and their matrix products pick other kernels.
+    """
+    return 1e-5 * scale if name in ("mixtral", "qwen3_moe", "gpt_oss") else 0
+
+
 def states(model: Backbone, ids: list) -> list[torch.Tensor]:
     with torch.no_grad():
         out = model(batch_of(ids))
@@ -72,12 +81,13 @@ def test_a_later_token_moves_exactly_what_may_see_it(name, mode):
     changed[1][-1] = 3 + (changed[1][-1] - 2) % (VOCAB - 3)
     before, after = states(model, ids), states(model, changed)
     moved = [float((a - b).abs().max()) for a, b in zip(before, after, strict=True)]
-    assert max(moved[:1] + moved[2:]) == 0  # other texts of the batch
+    allowed = noise(name, float(before[1].abs().max()))
+    assert max(moved[:1] + moved[2:]) <= allowed  # other texts of the batch
     early = float((before[1][:-1] - after[1][:-1]).abs().max())
     if mode in ("bidirectional", "last-2"):
         assert early > 1e-4
     else:
-        assert early == 0
+        assert early <= allowed
 
 
 def test_inside_the_prefix_early_tokens_see_late_ones(name):
@@ -99,7 +109,9 @@ def test_last_k_moves_no_layer_before(name):
         for a, b in zip(layers[0].all_layers, layers[1].all_layers, strict=True)
     ]
     assert len(moved) == LAYERS + 1
-    assert max(moved[: LAYERS - 1]) == 0 < moved[LAYERS - 1]
+    before = max(float(state[1, :8].abs().max()) for state in layers[0].all_layers)
+    assert max(moved[: LAYERS - 1]) <= noise(name, before)
+    assert moved[LAYERS - 1] > 1e-4
     assert_close(layers[0].all_layers[-1], layers[0].last_BTD)
 
 

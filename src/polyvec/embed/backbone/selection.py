@@ -22,6 +22,7 @@ from polyvec.embed.backbone.runners import Hooked, Native, Planned, call, set_at
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
 
+# Relative to the largest state; in half precision leak_probe.tolerance allows more.
 TOLERANCE = 1e-4
 LENGTHS = (9, 9, 4, 2)
 # Windows up to this size are probed with a text beyond them.
@@ -195,7 +196,8 @@ def _equal(runner: Native, texts: Sequence[Tensor], spec: AttentionSpec, alone: 
     except REFUSALS:
         return False
     error = (together - alone).abs().max()
-    return bool(error <= TOLERANCE * alone.abs().max().clamp(min=1))
+    allowed = leaks.tolerance(TOLERANCE, alone.dtype)
+    return bool(error <= allowed * alone.abs().max().clamp(min=1))
 
 
 def _hooked(native: Native, spec: AttentionSpec, alone: Tensor) -> Hooked:
