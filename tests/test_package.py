@@ -4,6 +4,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,29 @@ def test_imports_go_one_way():
             if target == "__init__":
                 continue  # the version, and public names, are loaded on first use
             assert ORDER.index(target) <= ORDER.index(place), f"{path} imports {name}"
+
+
+def test_no_file_imports_itself_through_others():
+    """Imports for types alone included; the root is left out, it loads its names on first use."""
+    names = {module(path): path for path in imports()}
+    graph = {module(path): set(targets(path, set(names))) - {"polyvec"} for path in names.values()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which shows the cycle
+
+
+def module(path: Path) -> str:
+    parts = ("polyvec", *path.with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def targets(path: Path, names: set[str]) -> Iterator[str]:
+    """The files that a file imports; of `from a import b` that is a/b.py if there is one."""
+    for node in ast.walk(ast.parse((SOURCE / path).read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from {name if name in names else str(node.module) for name in whole} & names
+        elif isinstance(node, ast.Import):
+            yield from {alias.name for alias in node.names} & names
 
 
 def imports() -> dict[Path, list[str]]:

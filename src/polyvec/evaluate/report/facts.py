@@ -15,7 +15,7 @@ from polyvec.evaluate.report.intervals import score as statistic_of
 from polyvec.evaluate.report.slices import LabelScore, Slice, Worst
 
 if TYPE_CHECKING:
-    from polyvec.evaluate.report import Report, TaskReport
+    from polyvec.evaluate.report.contents import Report, TaskReport
 
 MAX_SHOWN = 10  # of a task's subsets, with their details: the best 5 and the worst 5
 

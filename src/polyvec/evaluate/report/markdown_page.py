@@ -22,7 +22,7 @@ from polyvec.evaluate.report.listing import (
 from polyvec.evaluate.report.notices import Notice, notices
 
 if TYPE_CHECKING:
-    from polyvec.evaluate.report import Report
+    from polyvec.evaluate.report.contents import Report
 
 _MARKS = re.compile(r"([\\`*_{}\[\]|#~$!])")
 _MENTIONS = re.compile(r"(?<!\w)@(?=\w)|@(?=[^\W\d])")  # not nDCG@10

@@ -9,7 +9,7 @@ from polyvec.evaluate.report import words
 from polyvec.evaluate.report.facts import Facts, Task
 
 if TYPE_CHECKING:
-    from polyvec.evaluate.report import Report
+    from polyvec.evaluate.report.contents import Report
 
 FAR_OFF = 0.01  # a difference from the published score that is pointed out
 FEW_ITEMS = 50

@@ -26,7 +26,7 @@ from polyvec.evaluate.report.listing import (
 from polyvec.evaluate.report.notices import notices
 
 if TYPE_CHECKING:
-    from polyvec.evaluate.report import Report
+    from polyvec.evaluate.report.contents import Report
 
 PLACES = 12  # shown of a notice before the rest is folded
 
