@@ -20,6 +20,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from polyvec.errors import ModelError
 from polyvec.nano import nano_lm, nano_lm_path, nano_t5, nano_t5_path
 
+# Every test but a few trains a model, or waits for the fixture that does.
+pytestmark = pytest.mark.medium
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 pytest.importorskip("scipy", reason="needs the extra 'evaluate'")
@@ -226,7 +229,8 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 def test_a_run_on_a_clock_ends_decayed_and_is_repeated_by_its_steps(work, tmp_path):
     folder = copy_corpus(work, tmp_path / "timed")
-    smoke(folder, "lm", "--minutes", "0.02")
+    # Long enough for the warm-up on a busy machine, too.
+    smoke(folder, "lm", "--minutes", "0.05")
     state = torch.load(folder / "lm.pt", weights_only=True)
     assert state["step"] == state["total"] > nano_model.PRESETS["smoke"].warmup
     again = copy_corpus(work, tmp_path / "again")

@@ -4,8 +4,10 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ import polyvec
 SOURCE = Path(polyvec.__file__).parent
 # Arrows go down this list, never up: a room or top-level file imports those before it.
 ORDER = [
-    *("errors", "settings", "registry", "interfaces", "recipe"),
-    *("storage", "data", "nano", "embed", "index", "evaluate", "cli"),
+    *("errors", "settings", "registry", "interfaces"),
+    *("storage", "data", "nano", "embed", "index", "recipe", "evaluate", "cli"),
     *("__init__", "__main__"),
 ]
 
@@ -106,6 +108,14 @@ def imports() -> dict[Path, list[str]]:
 
 def room(path: Path) -> str:
     return path.parts[0].removesuffix(".py")
+
+
+def test_the_version_is_written_once():
+    assert version("polyvec") == polyvec.__version__
+    pyproject = SOURCE.parents[1] / "pyproject.toml"
+    if not pyproject.is_file():
+        pytest.skip("not a checkout")
+    assert "version" in tomllib.loads(pyproject.read_text())["project"]["dynamic"]
 
 
 def test_the_package_is_typed():

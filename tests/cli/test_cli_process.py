@@ -38,20 +38,6 @@ def test_the_first_example_runs_in_a_real_pipe(shell):
     assert len(json.loads(done.out)["embedding"]) == 4
 
 
-@pytest.mark.slow
-def test_the_demo_answers_and_a_second_run_embeds_nothing(shell):
-    command = "polyvec demo --folder python-docs"
-    first, second = shell(command), shell(command)
-    assert (first.status, second.status) == (0, 0), first.err + second.err
-    assert re.search(r"embedded \d{4} texts in [\d.]+ s: \d+ texts/s", first.out)
-    assert "nothing was embedded" in second.out
-    answers = second.out.split("\n\n")
-    assert len([part for part in answers if part.count("\n  0.") == 3]) == 5
-    assert "subprocess." in answers[1].split("\n", 1)[1]
-    ask = second.out.splitlines()[-1].removeprefix("Ask your own: ")
-    assert shell(ask).status == 0
-
-
 @pytest.mark.parametrize(
     "arguments", ["['--help']", "['recipes', 'list']", "['embed', 'gone.txt']"]
 )

@@ -253,7 +253,16 @@ def pairs(tmp_path):
 def test_scores_are_tab_separated_where_no_terminal_is(run, tiny_bert, pairs, tmp_path):
     done = run("evaluate", tiny_bert, pairs, "-o", tmp_path / "scores.json")
     header, spearman, pearson = (line.split("\t") for line in done.out.splitlines())
-    assert header == ["data", "subset", "split", "measure", "score", "texts", "cut", "seconds"]
+    assert header == [
+        "data",
+        "subset",
+        "split",
+        "measure",
+        "score",
+        "texts",
+        "truncated",
+        "seconds",
+    ]
     assert spearman[:4] == [pairs.name, "", "test", "spearman"]
     result = json.loads((tmp_path / "scores.json").read_text())
     assert result["model"] == str(tiny_bert)

@@ -44,6 +44,9 @@ from polyvec.evaluate.mteb_bridge.__main__ import main  # noqa: E402
 from polyvec.evaluate.mteb_bridge.encoder import model_name  # noqa: E402
 from polyvec.evaluate.mteb_bridge.prompts import choose  # noqa: E402
 
+# mteb takes seconds to import, and some tests start it as a program.
+pytestmark = pytest.mark.medium
+
 disable_progress_bars()
 QUIET = {"show_progress_bar": False, "co2_tracker": False}
 WORDS = ["cat", "dog", "river", "city", "paper", "stone", "music", "winter", "bread", "train"]

@@ -30,6 +30,9 @@ from datasets import disable_progress_bars
 from polyvec.evaluate.mteb_bridge import local_task, run_mteb
 from polyvec.evaluate.mteb_bridge.local import TASKS
 
+# Each test evaluates twice, once by mteb.
+pytestmark = pytest.mark.medium
+
 disable_progress_bars()
 QUIET = {"show_progress_bar": False, "co2_tracker": False}
 

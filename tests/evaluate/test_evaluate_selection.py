@@ -19,6 +19,7 @@ from polyvec.evaluate.selection import select
 from polyvec.evaluate.tasks import Result
 
 
+@pytest.mark.medium
 def test_every_named_task_is_in_the_shared_data(shared_data):
     for task in all_tasks(shared_data):
         subsets = task.subsets()
@@ -28,6 +29,7 @@ def test_every_named_task_is_in_the_shared_data(shared_data):
         assert task.name != task.naming.official_task  # a copy never has the official name
 
 
+@pytest.mark.medium
 def test_a_kind_all_or_a_name(shared_data):
     named = select(["stsb", "xquad"], data=shared_data, subsets=["de", "en"])
     assert [(each.name, each.subset) for each in named] == [

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Each test starts several processes.
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def kills(tiny_bert, tmp_path_factory):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,12 +65,18 @@ def test_text_files_are_utf8_whatever_the_locale(tmp_path, monkeypatch):
     assert (tmp_path / "x").read_bytes() == "é\n".encode()
 
 
-def test_a_folder_without_the_right_to_write_is_named(tmp_path):
+@pytest.fixture
+def open_folder():
+    """A folder that other users may enter, as they may not enter pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_folder_without_the_right_to_write_is_named(open_folder):
     """Without root's rights, where the tests have them."""
-    locked = tmp_path / "locked"
+    locked = open_folder / "locked"
     locked.mkdir(mode=0o555)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o055)
     code = f"""
 import os, sys
 from polyvec.storage.files import atomic_file

@@ -317,6 +317,7 @@ def test_neighbours_are_found_by_vectors(tmp_path):
 # ---- real data ----------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 def test_what_is_known_of_stsb_and_sick(shared_data):
     """Pairs as sets of two texts, counted in another way."""
     for name in ("stsb", "sick"):
@@ -340,6 +341,7 @@ def read(path):
     return read_jsonl(path)
 
 
+@pytest.mark.medium
 def test_xquad_is_part_of_squad(shared_data):
     squad, xquad = shared_data / "squad11_dev", shared_data / "xquad"
     (found,) = overlaps(squad / "corpus.jsonl.gz", xquad / "corpus.en.jsonl")

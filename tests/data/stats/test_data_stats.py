@@ -426,6 +426,7 @@ def test_rows_of_real_folders(real, name):
     assert {file: rows.get(file) for file in ROWS[name]} == ROWS[name]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "qrels", "passages", "queries", "judgements", "judged"),
     [
@@ -447,6 +448,7 @@ def test_judgements_of_real_folders(
     assert found.num_missing_passages == found.num_missing_queries == 0
 
 
+@pytest.mark.medium
 def test_xquad_has_twelve_languages(shared_data, monkeypatch):
     pytest.importorskip("py3langid", reason="needs the extra 'data'")
     monkeypatch.setattr(stats_fields, "SAMPLE", 50)
@@ -461,6 +463,7 @@ def test_xquad_has_twelve_languages(shared_data, monkeypatch):
             assert (most, share > 0.9) == (file.name.split(".")[1], True)
 
 
+@pytest.mark.medium
 def test_every_text_field_of_real_folders_is_found(real):
     fields = {
         "stsb": {"sentence1", "sentence2"},

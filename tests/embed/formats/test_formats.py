@@ -129,6 +129,7 @@ def test_every_legacy_pooling_flag_alone(folder):
         assert Embedder.from_pretrained(folder).pooling == (name,)
 
 
+@pytest.mark.medium
 def test_the_whole_matter_with_the_default_model(minilm, minilm_folder):
     """2,000 texts, agreement with sentence-transformers to 1e-5, whatever the batches."""
     from polyvec.data.docstrings import standard_library
