@@ -256,8 +256,12 @@ class TextEncoder(abc.ABC):
     def prompt_key(
         self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None
     ) -> tuple[str | None, ...]:
-        """What of a prompt decides vectors: with equal keys, equal texts have equal vectors."""
-        return prompt, prompt_name, role
+        """What of a prompt decides vectors: with equal keys, equal texts have equal vectors.
+
+        The first is the literal text of the prompt, for people to read.
+        """
+        text = self.prompts.get(prompt_name or "") if prompt is None else prompt
+        return text, prompt_name, role
 
     def described(self) -> list[str]:
         """How the model is run, a line each, for a person."""

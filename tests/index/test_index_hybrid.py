@@ -27,10 +27,10 @@ def hybrid(tiny_bert):
 def test_scores_are_the_fused_scores_of_the_parts(hybrid):
     vectors = hybrid.encode(TEXTS)
     assert vectors.shape == (5, 48) and hybrid.encode("a cat").shape == (48,)
-    parts = [each.encode(TEXTS) for each in hybrid.embedders]
+    parts = [each.encode(TEXTS) for each in hybrid.members]
     scores = [
         each.similarity(part[:2], part).numpy()
-        for each, part in zip(hybrid.embedders, parts, strict=True)
+        for each, part in zip(hybrid.members, parts, strict=True)
     ]
     expected = min_max_fusion(scores, [0.25, 0.75])
     assert_allclose(hybrid.similarity(vectors[:2], vectors).numpy(), expected, atol=1e-6)
@@ -51,15 +51,15 @@ def test_a_pair_alone_has_no_score(hybrid):
     vectors = hybrid.encode(TEXTS)
     with pytest.raises(InputError, match="no score of its own"):
         hybrid.similarity_pairwise(vectors, vectors)
-    with pytest.raises(InputError, match="47 dimensions, not 48"):
+    with pytest.raises(InputError, match="47 dimensions, expected 48"):
         hybrid.similarity(vectors[:, 1:], vectors)
 
 
 def test_what_does_not_fit_is_refused(hybrid):
-    with pytest.raises(InputError, match="1 embedders"):
-        HybridEmbedder(hybrid.embedders[:1])
+    with pytest.raises(InputError, match="1 members"):
+        HybridEmbedder(hybrid.members[:1])
     with pytest.raises(InputError, match="3 weights"):
-        HybridEmbedder(hybrid.embedders, [1, 2, 3])
+        HybridEmbedder(hybrid.members, [1, 2, 3])
 
 
 def test_retrieval_is_measured_on_the_fused_ranking(hybrid, tmp_path):
@@ -88,7 +88,7 @@ weights = [0.5, 0.5]
     head = text.split("[hybrid]")[0]
     (tmp_path / "other.toml").write_text(head.replace("first", "mean"))
     built = load_recipe(tmp_path / "both.toml").build()
-    assert built.embedders[0].pooling == ("first",) and built.embedders[1].pooling == ("mean",)
+    assert built.members[0].pooling == ("first",) and built.members[1].pooling == ("mean",)
     (tmp_path / "texts.txt").write_text("a cat\n")
     texts = str(tmp_path / "texts.txt")
     assert main(["embed", "--model", str(tmp_path / "both.toml"), texts]) == 2

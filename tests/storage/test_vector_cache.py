@@ -15,6 +15,7 @@ from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DamagedCacheWarning, DataError
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.tasks import Evaluator
+from polyvec.interfaces import DenseVectors, EncodeReport
 from polyvec.recipe import load_recipe
 from polyvec.storage.vector_cache import EmbeddingCache, Entries, default_folder
 
@@ -134,10 +135,10 @@ def test_a_file_cannot_be_the_cache(tmp_path):
 def test_vectors_that_are_not_finite_are_not_cached(embedder, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Embedder,
-        "encode_with_report",
+        "encode_vectors",
         lambda self, texts, **options: (
-            np.full((len(texts), 32), np.nan, np.float32),
-            type("Report", (), {"truncated": [], "prompt": type("P", (), {"text": ""})})(),
+            DenseVectors(np.full((len(texts), 32), np.nan, np.float32)),
+            EncodeReport(),
         ),
     )
     TaskEncoder(embedder, cache=cache).encode(["a"])

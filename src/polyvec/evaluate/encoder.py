@@ -1,25 +1,25 @@
-"""A model as the protocols see it: texts in, vectors out, with the prompt that a task calls for."""
+"""A model as the protocols see it: texts in, vectors out, under the prompt that a task asks for.
+
+N texts, U distinct texts, E numbers a vector.
+"""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 
-from polyvec.interfaces import Prompt, RunOptions
-from polyvec.storage.vector_cache import EmbeddingCache, Entries
+from polyvec.interfaces import RunOptions, TextEncoder
+from polyvec.storage.vector_cache import EmbeddingCache
 
-if TYPE_CHECKING:
-    from polyvec.embed.embedder import Embedder
-
-CHUNK = 4096  # texts computed before they are kept: what an interrupted run loses at most
+CHUNK = 4096  # texts encoded before they are cached: the most that an interrupted run loses
+SAMPLE = 2000  # vectors of each call that the geometry may draw from
 
 
 @dataclass(slots=True)
 class Work:
-    """What a task asked for, and what of it had to be computed."""
+    """What a task asked for, and how much of it was computed rather than read from the cache."""
 
     num_texts: int = 0
     num_computed: int = 0
@@ -30,16 +30,16 @@ class Work:
 
 
 class TaskEncoder:
-    """An embedder with a task's prompts, each distinct text computed once and kept.
+    """A model with a task's prompts, which encodes each distinct text once.
 
     The prompt is the first of these that the model has, as in mteb: "<task>-<role>", "<task>",
     "<kind>-<role>", "<kind>", then the role's own, then the model's default. Where a model has no
-    place for an instruction of the data it stands behind the text, as for mteb's models.
+    slot for an instruction of the data, the instruction follows the text, as for mteb's models.
     """
 
     def __init__(
         self,
-        embedder: "Embedder",
+        embedder: TextEncoder,
         *,
         names: Sequence[str] = (),
         cache: EmbeddingCache | None = None,
@@ -50,7 +50,7 @@ class TaskEncoder:
         self.names = tuple(name for name in names if name)
         self.cache = cache
         self.options = options or RunOptions(truncate="silent")
-        self.model_sha256 = model_sha256 or (vector_fingerprint(embedder) if cache else "")
+        self.model_sha256 = model_sha256 or (embedder.vectors_fingerprint() if cache else "")
         self.work = Work()
 
     def encode(
@@ -58,59 +58,53 @@ class TaskEncoder:
     ) -> np.ndarray:
         """Vectors in the order of the texts, float32 [N, E]."""
         began = time.perf_counter()
-        if instruction is not None and not self._has_place(role):
+        if instruction is not None and not self.embedder.takes_instruction(role):
             texts, instruction = [f"{text} {instruction}" for text in texts], None
         chosen = self._prompt(role, instruction)
         first: dict[str, int] = {}
-        places = np.array([first.setdefault(text, len(first)) for text in texts], np.int64)
-        unique = list(first)
-        vectors_UE, truncated_U = self._vectors(unique, chosen)
+        places_N = np.array([first.setdefault(text, len(first)) for text in texts], np.int64)
+        vectors_UE, truncated_U = self._vectors(list(first), chosen)
+        self.work.prompts[role or ""] = self.embedder.prompt_key(**chosen)[0] or ""
         self.work.num_texts += len(texts)
-        self.work.num_truncated += int(truncated_U[places].sum())
+        self.work.num_truncated += int(truncated_U[places_N].sum())
         self.work.encode_s += time.perf_counter() - began
-        # A task of two passes over equal texts is sampled from both; geometry() draws again.
-        self.work.sample.append(vectors_UE[:: max(1, len(vectors_UE) // 2000)])
-        return vectors_UE if len(unique) == len(texts) else vectors_UE[places]
+        # A task that encodes equal texts twice is sampled twice; geometry_of removes duplicates.
+        self.work.sample.append(vectors_UE[:: max(1, len(vectors_UE) // SAMPLE)])
+        return vectors_UE if len(first) == len(texts) else vectors_UE[places_N]
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return self.embedder.similarity(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+        return np.asarray(self.embedder.similarity(a, b))
 
     def similarity_pairwise(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return self.embedder.similarity_pairwise(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+        return np.asarray(self.embedder.similarity_pairwise(a, b))
 
     @property
     def similarity_name(self) -> str:
         return self.embedder.similarity_fn_name
 
-    def _has_template(self) -> bool:
-        return getattr(self.embedder, "template", None) is not None
-
-    def _has_place(self, role: str | None) -> bool:
-        """Whether the model's template reads an instruction on this side."""
-        template = getattr(self.embedder, "template", None)
-        return template is not None and "instruction" in template.slots(role)
-
     def _prompt(self, role: str | None, instruction: str | None) -> dict[str, Any]:
-        """How encode is called: words of the data, else a stored prompt by name, else the role."""
-        told = {"role": role} if role else {}
+        """How encode is called: the data's instruction, else a stored prompt, else the role."""
+        chosen = {"role": role} if role else {}
         if instruction is not None:
-            return {**told, "prompt": instruction}
-        if self._has_template() and not self._has_place(role):
-            return told
+            return {**chosen, "prompt": instruction}
+        if not self.embedder.takes_prompt(role):
+            return chosen  # a template without a slot on this side would refuse a prompt
         stored = self.embedder.prompts
         for name in self.names:
             for key in (f"{name}-{role}", name) if role else (name,):
                 if stored.get(key):
-                    return {**told, "prompt_name": key}
-        return told
+                    return {**chosen, "prompt_name": key}
+        return chosen
 
     def _vectors(self, texts: list[str], chosen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of distinct texts, and which were truncated."""
         if self.cache is None:
             return self._computed(texts, chosen)
-        entries = self._entries(chosen)
+        dimension = self.embedder.get_embedding_dimension()
+        key = self.embedder.prompt_key(**chosen)
+        entries = self.cache.entries(self.model_sha256, key, dimension)
         hits = entries.get(texts)
-        vectors_UE = np.empty((len(texts), entries.dimension), np.float32)
+        vectors_UE = np.empty((len(texts), dimension), np.float32)
         truncated_U = np.zeros(len(texts), bool)
         vectors_UE[hits.rows], truncated_U[hits.rows] = hits.vectors, hits.truncated
         missing = np.setdiff1d(np.arange(len(texts)), hits.rows)
@@ -118,36 +112,14 @@ class TaskEncoder:
             rows = missing[start : start + CHUNK]
             some = [texts[row] for row in rows]
             vectors_UE[rows], truncated_U[rows] = self._computed(some, chosen)
+            # The protocol reports NaN with the task and the text; a cached one would stay.
             if np.isfinite(vectors_UE[rows]).all():
                 entries.put(some, vectors_UE[rows], truncated_U[rows])
         return vectors_UE, truncated_U
 
     def _computed(self, texts: list[str], chosen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        vectors, report = self.embedder.encode_with_report(texts, options=self.options, **chosen)
-        cut = np.zeros(len(texts), bool)
-        cut[report.truncated] = True
+        vectors, report = self.embedder.encode_vectors(texts, options=self.options, **chosen)
+        truncated_U = np.zeros(len(texts), bool)
+        truncated_U[report.truncated] = True
         self.work.num_computed += len(texts)
-        words: Prompt = report.prompt
-        self.work.prompts[chosen.get("role", "")] = words.text
-        return np.asarray(vectors, np.float32), cut
-
-    def _entries(self, chosen: dict[str, Any]) -> Entries:
-        assert self.cache is not None
-        dimension = self.embedder.get_embedding_dimension()
-        resolve = getattr(self.embedder, "prompt_for", None)
-        if resolve is None:  # several models, each with prompts of its own
-            return self.cache.entries(self.model_sha256, [sorted(chosen.items())], dimension)
-        prompt: Prompt = resolve(
-            chosen.get("prompt"), chosen.get("prompt_name"), chosen.get("role")
-        )
-        self.work.prompts[chosen.get("role", "")] = prompt.text
-        # Without a template the role only names the prompt, and equal words give equal vectors.
-        side = prompt.role if self._has_template() else None
-        return self.cache.entries(self.model_sha256, [prompt.text, side], dimension)
-
-
-def vector_fingerprint(embedder: "Embedder") -> str:
-    """sha256 over all that decides a text's vector but the prompt."""
-    if isinstance(embedder, torch.nn.Module):
-        return embedder.vectors_fingerprint()
-    return embedder.fingerprint()
+        return vectors.to_dense(), truncated_U

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +14,11 @@ from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.sets import TaskSet
 from polyvec.errors import DataError
 from polyvec.evaluate import protocols
-from polyvec.evaluate.encoder import TaskEncoder, vector_fingerprint
+from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.outcome import Outcome, Statistic
-from polyvec.interfaces import RunOptions
+from polyvec.interfaces import RunOptions, TextEncoder
 from polyvec.storage.files import atomic_file
 from polyvec.storage.vector_cache import EmbeddingCache
-
-if TYPE_CHECKING:
-    from polyvec.embed.embedder import Embedder
 
 SAMPLE = 1000  # vectors whose geometry is measured
 
@@ -87,7 +84,7 @@ class Evaluator:
 
     def __init__(
         self,
-        embedder: "Embedder",
+        embedder: TextEncoder,
         *,
         cache: EmbeddingCache | None = None,
         batch_size: int | None = None,
@@ -100,7 +97,7 @@ class Evaluator:
             batch_size, show_progress_bar=show_progress_bar, truncate="silent"
         )
         self.model_sha256 = embedder.fingerprint()
-        self.vectors_sha256 = vector_fingerprint(embedder) if cache else ""
+        self.vectors_sha256 = embedder.vectors_fingerprint() if cache else ""
 
     def measure(
         self,
@@ -149,7 +146,7 @@ class Evaluator:
 
 
 def evaluate(
-    embedder: "Embedder",
+    embedder: TextEncoder,
     folder: str | Path,
     split: str = "test",
     *,
@@ -169,7 +166,7 @@ def evaluate(
 
 
 def item_scores(
-    embedder: "Embedder", data: TaskSet, *, batch_size: int | None = None
+    embedder: TextEncoder, data: TaskSet, *, batch_size: int | None = None
 ) -> tuple[np.ndarray, Statistic]:
     """The model's value of each item, [N, 1 or 2], and the statistic that gives the task's score.
 

@@ -8,13 +8,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polyvec.data.texts import Record
+from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import DataError, IndexStoreError, ModelError
-from polyvec.index.exact import top_k
+from polyvec.index import exact
 from polyvec.index.folder import (
     PENDING,
     Manifest,
@@ -24,13 +24,17 @@ from polyvec.index.folder import (
     read_manifest,
     write_generation,
 )
-from polyvec.interfaces import EncodeReport, RunOptions
+from polyvec.interfaces import (
+    EncodeReport,
+    MultiVectors,
+    RunOptions,
+    SparseVectors,
+    TextEncoder,
+)
 from polyvec.storage.vector_cache import Entries
 
-if TYPE_CHECKING:
-    from polyvec.embed.embedder import Embedder
-
 CHUNK = 1024  # texts encoded before their vectors are stored: the most that a kill can cost
+SPARSE_LIMIT_BYTES = 2**31  # sparse vectors are stored as dense ones up to this size
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Index:
         cls,
         folder: str | Path,
         records: Iterable[Record],
-        embedder: "Embedder",
+        embedder: TextEncoder,
         *,
         model: str = "",
         batch_size: int | None = None,
@@ -102,21 +106,21 @@ class Index:
 
         Texts whose vectors are in the old index, or were computed by an interrupted build, are
         not encoded again. `model` is the name that `polyvec search` loads by default.
-        Raises DataError for a duplicate id, IndexStoreError if the folder contains other files or
-        another process is building it.
+        Raises DataError for a duplicate id, IndexStoreError if the folder contains other files,
+        another process is building it, or the model has no dense vector for a text.
         """
         folder = Path(folder)
         items = list(records)
         _check_ids(items)
         check_folder(folder)
+        _check_dense(embedder, len(items))
         folder.mkdir(parents=True, exist_ok=True)
         options = RunOptions(batch_size, show_progress_bar=show_progress_bar)
         with locked(folder):
-            prompt = embedder.prompt_table.resolve(role="document").text
             manifest = Manifest.new(
                 model=model,
                 model_sha256=embedder.fingerprint(),
-                prompt=prompt,
+                prompt=embedder.prompt_key(role="document")[0] or "",
                 similarity=embedder.similarity_fn_name,
                 dimension=embedder.get_embedding_dimension(),
                 count=len(items),
@@ -126,7 +130,7 @@ class Index:
         return cls(folder, manifest, vectors_NE, items), report
 
     def search(
-        self, queries: Sequence[str], embedder: "Embedder", *, top_k: int = 10
+        self, queries: Sequence[str], embedder: TextEncoder, *, top_k: int = 10
     ) -> list[list[Hit]]:
         """The nearest texts of each query, best first, exactly.
 
@@ -135,8 +139,14 @@ class Index:
         self.check(embedder)
         if not self.items:
             return [[] for _ in queries]
-        queries_QE = embedder.encode_query(list(queries))
-        found = _top_k(queries_QE, self.vectors_NE, top_k, self.manifest.similarity)
+        queries_QE = np.asarray(embedder.encode_query(list(queries)), np.float32)
+        similarity: str | exact.Similarity = self.manifest.similarity
+        documents_NE = self.vectors_NE
+        if self.manifest.similarity not in SIMILARITIES:
+            # The model's own function scores all documents at once, so all are read now.
+            documents_NE = np.array(documents_NE)
+            similarity = lambda a, b: np.asarray(embedder.similarity(a, b))  # noqa: E731
+        found = exact.top_k(queries_QE, documents_NE, top_k, similarity)
         return [
             [
                 Hit(self.items[row].id, score, self.items[row].text)
@@ -145,7 +155,7 @@ class Index:
             for scores, rows in zip(*found, strict=True)
         ]
 
-    def check(self, embedder: "Embedder") -> None:
+    def check(self, embedder: TextEncoder) -> None:
         """Raises IndexStoreError unless this model, with these settings, made the index."""
         if embedder.fingerprint() != self.manifest.model_sha256:
             raise IndexStoreError(
@@ -155,14 +165,11 @@ class Index:
             )
 
 
-_top_k = top_k  # `search` has an argument of that name
-
-
 def _vectors(
     folder: Path,
     manifest: Manifest,
     items: Sequence[Record],
-    embedder: "Embedder",
+    embedder: TextEncoder,
     options: RunOptions,
 ) -> tuple[np.ndarray, BuildReport]:
     """Vectors of all items, [N, E]; those that are not known are computed and stored in chunks."""
@@ -209,6 +216,23 @@ def _check_finite(vectors_NE: np.ndarray, texts: Sequence[str], items: Sequence[
         raise ModelError(
             f"the vector of text {name!r} holds NaN or infinity; try dtype float32, or leave "
             "the text out"
+        )
+
+
+def _check_dense(embedder: TextEncoder, num_texts: int) -> None:
+    """Raises IndexStoreError for vectors that cannot be stored as one dense vector a text."""
+    kind, name = embedder.encode_vectors([], role="document")[0], type(embedder).__name__
+    if isinstance(kind, MultiVectors):
+        raise IndexStoreError(
+            f"{name} gives several vectors per text; an index stores one dense vector per text: "
+            "use a model that pools its tokens"
+        )
+    num_bytes = 4 * num_texts * kind.dimension
+    if isinstance(kind, SparseVectors) and num_bytes > SPARSE_LIMIT_BYTES:
+        raise IndexStoreError(
+            f"{name} gives sparse vectors; {num_texts} of {kind.dimension} dimensions would take "
+            f"{num_bytes / 2**30:.1f} GiB as dense ones, at most {SPARSE_LIMIT_BYTES / 2**30:.0f} "
+            "are stored: split the texts over several indexes, or use a model with fewer dimensions"
         )
 
 

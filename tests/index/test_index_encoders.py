@@ -1,0 +1,211 @@
+"""An index takes any TextEncoder, and ranks as evaluation does."""
+
+import itertools
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from polyvec import Embedder, Index
+from polyvec.data.tasks.folder import read_folder
+from polyvec.data.texts import Record
+from polyvec.errors import IndexStoreError, InputError
+from polyvec.evaluate.encoder import TaskEncoder
+from polyvec.evaluate.tasks import Evaluator, evaluate
+from polyvec.index import exact, store
+from polyvec.index.hybrid import HybridEmbedder
+from polyvec.interfaces import EncodeReport, MultiVectors, SparseVectors, TextEncoder
+from polyvec.storage.vector_cache import EmbeddingCache
+
+WORDS = ["cat", "dog", "boat", "river", "code", "moon", "bread", "stone"]
+TEXTS = [" ".join(pair) for pair in itertools.permutations(WORDS, 2)]
+QUERIES = ["cat boat", "moon", "stone bread code"]
+
+
+class HashedWords(TextEncoder):
+    """The least that a model must be: a count of words by their hash."""
+
+    def __init__(self, dimension: int = 64) -> None:
+        self.dimension = dimension
+
+    def encode_iter(
+        self, inputs, *, prompt=None, prompt_name=None, role=None, chunk_size=8, options=None,
+        report=None,
+    ):  # fmt: skip
+        texts = iter(inputs)
+        while chunk := list(itertools.islice(texts, chunk_size)):
+            vectors = np.zeros((len(chunk), self.dimension), np.float32)
+            for row, text in enumerate(chunk):
+                for word in f"{prompt or ''} {text}".split():
+                    vectors[row, zlib.crc32(word.encode()) % self.dimension] += 1
+            yield vectors
+            if report is not None:
+                report.num_texts += len(chunk)
+
+    def similarity(self, a, b):
+        return torch.as_tensor(exact.similarity_matrix(*map(torch.as_tensor, (a, b)), "cosine"))
+
+    def similarity_pairwise(self, a, b):
+        return self.similarity(a, b).diagonal()
+
+    def get_embedding_dimension(self):
+        return self.dimension
+
+    def fingerprint(self):
+        return f"hashed words {self.dimension}"
+
+
+class Sparse(HashedWords):
+    def encode_vectors(self, inputs, **options):
+        vectors, report = super().encode_vectors(inputs, **options)
+        return SparseVectors.of(vectors.to_dense()), report
+
+
+class Several(HashedWords):
+    def encode_vectors(self, inputs, **options):
+        parts = [np.ones((2, self.dimension), np.float32) for _ in inputs]
+        return MultiVectors.of(parts, self.dimension), EncodeReport()
+
+
+@pytest.fixture
+def hybrid(tiny_bert):
+    one, two = (Embedder.from_pretrained(tiny_bert) for _ in range(2))
+    two.similarity_fn_name, two.truncate_dim = "euclidean", 16
+    return HybridEmbedder(members=[one, two], weights=[0.25, 0.75])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A retrieval task of all texts, without relevant documents in common."""
+    rows = [{"_id": f"d{i}", "text": text} for i, text in enumerate(TEXTS)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asks = [{"_id": f"q{i}", "text": text} for i, text in enumerate(QUERIES)]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, asks)))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q0\td1\t1\nq1\td30\t1\nq2\td9\t1\n")
+    return tmp_path
+
+
+def records():
+    return [Record(f"d{i}", text) for i, text in enumerate(TEXTS)]
+
+
+def scores_by_id(index, model):
+    found = index.search(QUERIES, model, top_k=len(TEXTS))
+    return [{hit.id: hit.score for hit in hits} for hits in found]
+
+
+@pytest.mark.parametrize("kind", [HashedWords, Sparse])
+def test_a_minimal_model_builds_an_index_searches_and_is_evaluated(tmp_path, folder, kind):
+    model = kind()
+    index, report = Index.build(tmp_path / "index", records(), model)
+    assert (report.num_embedded, report.encode.num_texts) == (56, 56)
+    hits = Index.open(tmp_path / "index").search(QUERIES, model, top_k=2)
+    assert {hit.text for hit in hits[0]} == {"cat boat", "boat cat"}
+    assert hits[0][0].score == pytest.approx(1)
+    assert Index.build(tmp_path / "index", records(), model)[1].num_embedded == 0
+    assert evaluate(model, folder).scores["ndcg@10"] > 0
+    with pytest.raises(IndexStoreError, match="built with another model"):
+        index.search(QUERIES, kind(32))
+
+
+def test_evaluation_caches_a_minimal_model_by_prompt(tmp_path, folder):
+    cache, data = EmbeddingCache(tmp_path / "cache"), read_folder(folder)
+    runs = [Evaluator(HashedWords(), cache=cache).measure(data) for _ in range(2)]
+    assert [run.result.num_computed for run in runs] == [59, 0]
+    assert runs[0].result.scores == runs[1].result.scores
+    encoder = TaskEncoder(HashedWords(), cache=cache)
+    plain, told = (encoder.encode(["moon"], "query", prompt) for prompt in (None, "find dogs"))
+    assert not np.array_equal(plain, told)
+    assert encoder.work.num_computed == 1
+
+
+def test_a_hybrid_index_ranks_all_documents_as_evaluation_does(
+    tmp_path, folder, hybrid, monkeypatch
+):
+    index, report = Index.build(tmp_path / "index", records(), hybrid)
+    assert (report.num_texts, report.encode.num_texts) == (56, 56)
+    assert index.manifest.similarity == "min-max"
+    queries, documents = hybrid.encode_query(QUERIES), hybrid.encode_document(TEXTS)
+    expected = hybrid.similarity(queries, documents).numpy()
+    for block in (exact.SCORES, 60):  # whole, and one query at a time
+        monkeypatch.setattr(exact, "SCORES", block)
+        for row, scores in zip(expected, scores_by_id(index, hybrid), strict=True):
+            np.testing.assert_allclose([scores[f"d{i}"] for i in range(56)], row, atol=1e-6)
+    (outcome,) = [Evaluator(hybrid).measure(read_folder(folder)).outcome]
+    hits = index.search(QUERIES, hybrid, top_k=5)
+    for item, found in zip(outcome.items, hits, strict=True):
+        assert [score for _, _, score, _ in item.found] == pytest.approx(
+            [hit.score for hit in found], abs=1e-6
+        )
+
+
+def test_an_interrupted_hybrid_build_continues(tmp_path, hybrid, monkeypatch):
+    monkeypatch.setattr(store, "CHUNK", 20)
+    monkeypatch.setattr(store, "write_generation", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Index.build(tmp_path, records(), hybrid)
+    monkeypatch.undo()
+    index, report = Index.build(tmp_path, records(), hybrid)
+    assert report.num_embedded == 0
+    np.testing.assert_allclose(index.vectors_NE, hybrid.encode_document(TEXTS), atol=1e-5)
+
+
+def test_the_index_folder_of_a_plain_embedder_is_as_before(tmp_path, tiny_bert):
+    """The keys and values that existing folders have, in their order."""
+    embedder = Embedder.from_pretrained(tiny_bert, prompts={"passage": "read: "})
+    Index.build(tmp_path, records(), embedder, model="tiny")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(manifest) == [
+        *("format", "model", "model_sha256", "prompt", "similarity"),
+        *("dimension", "count", "vectors", "items"),
+    ]
+    assert list(manifest.values())[:7] == [
+        *(1, "tiny", embedder.fingerprint(), "read: ", "cosine", 32, 56),
+    ]
+
+
+def test_several_vectors_a_text_are_refused(tmp_path):
+    with pytest.raises(IndexStoreError, match="Several gives several vectors per text; an index"):
+        Index.build(tmp_path / "index", records(), Several())
+    assert not (tmp_path / "index").exists()
+
+
+def test_sparse_vectors_too_large_to_be_dense_are_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SPARSE_LIMIT_BYTES", 4 * 56 * 64)
+    Index.build(tmp_path / "fits", records(), Sparse())
+    with pytest.raises(IndexStoreError, match=r"Sparse gives sparse vectors; 56 of 65 .* split"):
+        Index.build(tmp_path / "index", records(), Sparse(65))
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_hybrid_reads_a_generator_once_and_counts_for_all_members(hybrid):
+    report = EncodeReport()
+    chunks = list(hybrid.encode_iter(iter(TEXTS), chunk_size=20, report=report))
+    assert [len(chunk) for chunk in chunks] == [20, 20, 16]
+    np.testing.assert_allclose(np.concatenate(chunks), hybrid.encode(TEXTS), atol=1e-5)
+    single = EncodeReport()
+    list(hybrid.members[0].encode_iter(TEXTS, report=single))
+    assert (report.num_texts, report.num_tokens) == (56, 2 * single.num_tokens)
+    for wrong in ("a cat", {"a", "b"}):
+        with pytest.raises(InputError, match="a list"):
+            hybrid.encode_iter(wrong)
+
+
+def test_a_hybrid_counts_the_truncations_of_the_shorter_member(hybrid):
+    hybrid.members[1].max_seq_length = 4
+    _, report = hybrid.encode_vectors(["one", "cat dog boat river code"])
+    assert (report.num_truncated, report.truncated) == (1, [1])
+
+
+def test_a_hybrids_vectors_depend_on_members_and_prompts_but_not_on_weights(hybrid, tiny_bert):
+    other = HybridEmbedder(hybrid.members, [0.5, 0.5])
+    assert other.fingerprint() != hybrid.fingerprint()
+    assert other.vectors_fingerprint() == hybrid.vectors_fingerprint()
+    prompted = Embedder.from_pretrained(tiny_bert, prompts={"query": "seek: ", "mine": "x"})
+    third = HybridEmbedder([hybrid.members[0], prompted])
+    assert third.prompts == {}
+    assert third.prompt_key(role="query") == ("", None, "seek: ", None)
+    assert third.prompt_key(role="query") != third.prompt_key(role="document")
