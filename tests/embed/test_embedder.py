@@ -1,5 +1,6 @@
 """Embedder.encode and its kin: what comes out, for every kind of text, and what is refused."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.testing import assert_allclose
 
 from polyvec import Embedder
 from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.inputs.tokens import TokenBatch
+from polyvec.embed.projection.dense import Normalize
+from polyvec.embed.projection.trained import TopK
 from polyvec.errors import (
     CalibrationError,
     InputError,
@@ -16,7 +20,7 @@ from polyvec.errors import (
     SettingsError,
     TruncationWarning,
 )
-from polyvec.interfaces import RunOptions
+from polyvec.interfaces import DenseVectors, MultiVectors, RunOptions, SparseVectors
 
 ODD_TEXTS = {
     "empty": "",
@@ -310,6 +314,170 @@ def test_fingerprint_changes_with_whatever_changes_vectors(tiny_bert):
         base.backbone.model.get_input_embeddings().weight[0, 0] += 1e-3
     prints.add(base.fingerprint())
     assert len(prints) == 7
+
+
+def counted(model, monkeypatch) -> list[str]:
+    """One entry for each time that all weights are hashed."""
+    from polyvec.embed import fingerprints
+
+    hashed: list[str] = []
+    whole = fingerprints._fingerprint
+
+    def noted(*arguments):
+        hashed.append(whole(*arguments))
+        return hashed[-1]
+
+    monkeypatch.setattr(fingerprints, "_fingerprint", noted)
+    return hashed
+
+
+def test_a_fingerprint_is_computed_once(tiny_bert, monkeypatch):
+    model = Embedder.from_pretrained(tiny_bert)
+    hashed = counted(model, monkeypatch)
+    assert len({model.fingerprint() for _ in range(5)}) == 1
+    model.encode(["a cat"])
+    assert model.fingerprint() == hashed[0]
+    assert len(hashed) == 1
+    assert len({model.vectors_fingerprint() for _ in range(5)} | {model.fingerprint()}) == 2
+    assert len(hashed) == 2
+
+
+def _step(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(TokenBatch.of_ids([np.array([5, 6, 7])])).sum().backward()
+    optimizer.step()
+
+
+def _load(model):
+    model.load_state_dict({name: x.clone() * 2 for name, x in model.state_dict().items()})
+
+
+def _edit(model):
+    model.backbone.model.get_input_embeddings().weight.data.mul_(1.5)
+
+
+def _replace(model):
+    weight = model.backbone.model.get_input_embeddings().weight
+    weight.data = weight.data + 1
+
+
+CHANGES = {
+    "optimizer step": _step,
+    "load_state_dict": _load,
+    ".data edited": _edit,
+    ".data replaced": _replace,
+    "half": lambda model: model.half(),
+    "max_seq_length": lambda model: setattr(model, "max_seq_length", 9),
+    "pool_prompt": lambda model: setattr(model, "pool_prompt", False),
+    "truncate_dim": lambda model: setattr(model, "truncate_dim", 4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_has_another_fingerprint(tiny_bert, change, monkeypatch):
+    model = Embedder.from_pretrained(tiny_bert)
+    before = model.fingerprint(), model.vectors_fingerprint()
+    CHANGES[change](model)
+    after = model.fingerprint(), model.vectors_fingerprint()
+    assert after[0] != before[0] and after[1] != before[1]
+    fresh = copy.deepcopy(model)
+    assert (fresh.fingerprint(), fresh.vectors_fingerprint()) == after
+
+
+def test_prompts_and_similarity_are_in_the_fingerprint_but_not_in_that_of_vectors(tiny_bert):
+    plain = Embedder.from_pretrained(tiny_bert)
+    for change in ({"prompts": {"query": "q "}}, {"similarity_fn_name": "dot"}):
+        other = Embedder.from_pretrained(tiny_bert, **change)
+        assert other.vectors_fingerprint() == plain.vectors_fingerprint()
+        assert other.fingerprint() != plain.fingerprint()
+
+
+def test_equal_prompt_keys_give_equal_vectors(tiny_bert):
+    model = Embedder.from_pretrained(tiny_bert, prompts={"query": "q ", "other": "q "})
+    assert model.takes_prompt("query") and not model.takes_instruction("query")
+    key = model.prompt_key(role="query")
+    assert key == model.prompt_key(prompt_name="other") == model.prompt_key("q ") == ("q ", None)
+    assert key != model.prompt_key()
+    assert_allclose(model.encode_query("a"), model.encode("a", prompt_name="other"), atol=0)
+
+
+def test_the_texts_have_three_names_of_which_one_is_used(tiny):
+    one = tiny.encode(inputs=["a cat"])
+    for how in ({"sentences": ["a cat"]}, {"texts": ["a cat"]}):
+        np.testing.assert_array_equal(tiny.encode(**how), one)
+        np.testing.assert_array_equal(tiny.encode_query(**how), tiny.encode_query(["a cat"]))
+    with pytest.raises(InputError, match="once, as inputs, sentences or texts; got inputs and"):
+        tiny.encode(["a"], sentences=["a"])
+    with pytest.raises(InputError, match="got none"):
+        tiny.encode()
+    assert tiny.encode_document("a", None, "p ").shape == (32,)
+
+
+def test_tokens_are_those_that_encode_reads(tiny_bert):
+    model = Embedder.from_pretrained(tiny_bert, prompts={"query": "q: "})
+    model.pool_prompt = False
+    texts = ["a cat", "the dog sat on the mat"]
+    tokens = model.tokenize(texts, role="query")
+    assert [len(each) for each in tokens] == [1, 1]
+    batch = TokenBatch.of([0, 1], [one for (one,) in tokens])
+    with torch.inference_mode():
+        assert_allclose(model(batch), model.encode_query(texts), atol=1e-6)
+    with pytest.raises(InputError, match=r"inputs\[1\] is int"):
+        model.tokenize(["a", 1])
+
+
+def test_vectors_come_in_the_form_that_suits_them(tiny):
+    texts = ["a cat", "the dog sat on the mat", "a cat"]
+    dense, report = tiny.encode_vectors(texts)
+    assert isinstance(dense, DenseVectors) and report.num_texts == 3
+    np.testing.assert_array_equal(dense.to_dense(), tiny.encode(texts))
+    several, _ = tiny.encode_vectors(texts, output_value="token_embeddings")
+    assert isinstance(several, MultiVectors) and len(several) == 3
+    states = tiny.encode(texts, output_value="token_embeddings")
+    for row, expected in enumerate(states):
+        np.testing.assert_array_equal(several[row], expected)
+
+
+@pytest.mark.parametrize("steps", [[TopK(32, 5)], [TopK(32, 5), Normalize()]])
+def test_sparse_vectors_are_those_of_encode(tiny, steps, monkeypatch):
+    model = Embedder(tiny.backbone, tiny.text_tokenizer, projections=steps)
+    texts = [f"text {number} of a cat" for number in range(20)]
+    sparse, _ = model.encode_vectors(texts)
+    assert isinstance(sparse, SparseVectors) and sparse.dimension == 32
+    assert len(sparse.values_Z) == 100
+    np.testing.assert_array_equal(sparse.to_dense(), model.encode(texts))
+    shorter, _ = model.encode_vectors(texts, truncate_dim=8, normalize_embeddings=True)
+    expected = model.encode(texts, truncate_dim=8, normalize_embeddings=True)
+    monkeypatch.setattr("polyvec.embed.encode_methods.DENSE_ELEMENTS", 96)  # blocks of 3 rows
+    np.testing.assert_array_equal(shorter.to_dense(), expected)
+    in_blocks, _ = model.encode_vectors(texts)
+    np.testing.assert_array_equal(in_blocks.to_dense(), sparse.to_dense())
+    assert len(model.encode_vectors([])[0]) == 0
+
+
+def test_sparse_vectors_are_never_one_dense_array(monkeypatch):
+    """A dense [N, V] of a vocabulary would not fit the memory."""
+    from families import build, tokenizer
+
+    from polyvec.embed.backbone.backbone import Backbone
+    from polyvec.embed.encoding import EncodeRun
+    from polyvec.embed.inputs.tokens import TextTokenizer
+
+    model = Embedder(
+        Backbone(build("llama")), TextTokenizer(tokenizer(False, False)), projections=[TopK(32, 2)]
+    )
+    largest = 0
+    windows = EncodeRun.windows
+
+    def watched(run, *arguments):
+        nonlocal largest
+        for window in windows(run, *arguments):
+            largest = max(largest, sum(x.numel() for x in window if not x.is_sparse))
+            yield window
+
+    monkeypatch.setattr(EncodeRun, "windows", watched)
+    model.encode_vectors(["a cat", "dog"])
+    assert largest == 0
 
 
 def test_max_seq_length_is_checked_against_the_positions(tiny_bert):

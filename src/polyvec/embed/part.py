@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ class Part(nn.Module):
     `cls(**part.settings())` and then `load_state_dict` give an equal module. Its weights
     stay in float32 or wider whatever the backbone is cast to: `.half()` moves, not narrows.
     """
+
+    # "sparse" for parts whose vectors are mostly zeros: `encode_vectors` then returns CSR rows.
+    output_kind: Literal["dense", "sparse"] = "dense"
 
     def settings(self) -> dict[str, Any]:
         """The arguments that build this module again, of types that JSON has."""

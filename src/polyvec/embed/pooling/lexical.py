@@ -34,6 +34,7 @@ class Lexical(PoolingModule):
     """
 
     needs = frozenset({"lm_head"})
+    output_kind = "sparse"
 
     def __init__(
         self,

@@ -76,6 +76,8 @@ class TopK(Projector):
     Largest by "magnitude", or by "value" where negative numbers mean absence. Has no weights.
     """
 
+    output_kind = "sparse"
+
     def __init__(self, in_features: InFeatures, k: int, by: str = "magnitude") -> None:
         super().__init__(in_features, in_features)
         one_of("TopK: by", by, ("magnitude", "value"))
@@ -221,6 +223,8 @@ class SparseAutoencoder(Projector):
 
     CSR (Wen et al. 2025, arXiv:2503.01776); the decoder is W transposed, plus b_pre.
     """
+
+    output_kind = "sparse"
 
     def __init__(self, in_features: InFeatures, num_latents: int, k: int) -> None:
         super().__init__(in_features, num_latents)
