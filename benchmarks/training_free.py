@@ -22,6 +22,7 @@ from polyvec import Embedder
 from polyvec.data.tasks.folder import read_folder
 from polyvec.data.tasks.sets import RetrievalSet, StsSet
 from polyvec.embed.compose import compose
+from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import ModelError
 from polyvec.evaluate.tasks import evaluate
 from polyvec.recipe import load_recipe
@@ -94,9 +95,9 @@ def measured(key: str, sts: dict[str, StsSet], scifact: RetrievalSet) -> dict[st
     if key not in SLOW:
         return scores(load_recipe(key).build("nano"), sts, scifact)
     recipe = load_recipe(key)
-    alone = dataclasses.replace(recipe.at_scale("nano"), variants={})
+    alone = dataclasses.replace(recipe.at(EMBEDDER, "nano"), variants={})
     models = {key: recipe.build("nano"), "prompteol": load_recipe("prompteol").build("nano")}
-    if recipe.at_scale("nano").variants:
+    if recipe.at(EMBEDDER, "nano").variants:
         models["no variants"] = compose(alone)
     return {
         f"stsb {split}, first {FEW} pairs, {name}": evaluate(

@@ -8,8 +8,10 @@ import json
 import sys
 from pathlib import Path
 
+from polyvec.embed.sections import EMBEDDER
 from polyvec.embed.settings import template_of
 from polyvec.evaluate import published
+from polyvec.evaluate.sections import EXPECT
 from polyvec.evaluate.tasks import Result
 from polyvec.recipe import all_recipes
 
@@ -55,11 +57,11 @@ def systems_table() -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for recipe in all_recipes():
-        parts = recipe.embedder
+        parts = recipe[EMBEDDER]
         pooling = parts.pooling if isinstance(parts.pooling, str) else "+".join(parts.pooling)
         if parts.normalize:
             pooling += ", normalised"
-        figures = recipe.expect.get("nano", {})
+        figures = recipe[EXPECT].get("nano", {})
         measured = "; ".join(f"{name} {100 * f.measured:.2f}" for name, f in figures.items())
         name = f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})"
         template = template_of(parts)

@@ -17,8 +17,8 @@ import polyvec
 SOURCE = Path(polyvec.__file__).parent
 # Arrows go down this list, never up: a room or top-level file imports those before it.
 ORDER = [
-    *("errors", "settings", "registry", "interfaces"),
-    *("storage", "data", "nano", "embed", "index", "recipe", "evaluate", "cli"),
+    *("errors", "settings", "registry", "interfaces", "recipe"),
+    *("storage", "data", "nano", "embed", "index", "evaluate", "cli"),
     *("__init__", "__main__"),
 ]
 

@@ -1,6 +1,8 @@
 """Recipes: strict keys, scales, the documents made from them, and what they build."""
 
 import dataclasses
+import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,21 @@ import numpy as np
 import pytest
 
 from polyvec.cli import main
+from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import ModelError, SettingsError
+from polyvec.evaluate.sections import EXPECT
 from polyvec.nano import nano_moe_path
-from polyvec.recipe import all_recipes, load_recipe, recipe_folder
+from polyvec.recipe import (
+    SCALES,
+    Section,
+    all_recipes,
+    all_sections,
+    load_recipe,
+    read_recipe,
+    recipe_folder,
+    register,
+)
+from polyvec.settings import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = """
@@ -45,27 +59,27 @@ def test_a_recipe_is_read(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
     assert recipe.key == "test"
     assert recipe.system.tasks == ("similarity",)
-    assert recipe.embedder.pooling == ("first", "mean")
-    assert recipe.expect["nano"]["stsb test spearman"].at_least == 0.5
+    assert recipe[EMBEDDER].pooling == ("first", "mean")
+    assert recipe[EXPECT]["nano"]["stsb test spearman"].at_least == 0.5
 
 
 def test_scale_nano_changes_what_it_names_and_nothing_else(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
-    full, nano = recipe.at_scale("full"), recipe.at_scale("nano")
+    full, nano = recipe.at(EMBEDDER, "full"), recipe.at(EMBEDDER, "nano")
     assert (full.backbone, full.max_length) == ("bert-base-uncased", None)
     changed = dataclasses.replace(
         full, backbone="sentence-transformers/all-MiniLM-L6-v2", max_length=32
     )
     assert nano == changed
     with pytest.raises(SettingsError, match="Known: full, nano"):
-        recipe.at_scale("tiny")
+        recipe.at(EMBEDDER, "tiny")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("pooling =", "poolin =", r"\[embedder\] key 'poolin' .*Did you mean 'pooling'"),
-        ("[system]", "[sistem]", "key 'sistem' is not known. Did you mean 'system'"),
+        ("[system]", "[sistem]", r"section \[sistem\] is not known. Did you mean 'system'"),
         ('name = "Test"', "name = 3", "key 'name' is 3, not str"),
         ('name = "Test"\n', "", "key 'name' is missing"),
         ("max_length = 32", "max_length = 3.5", r"embedder.nano\] key 'max_length' is 3.5, not"),
@@ -89,7 +103,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, old, new, message):
     ("old", "new", "message"),
     [
         ('["first", "mean"]', '"meen"', "Did you mean 'mean'"),
-        ("pool_prompt = false", "", "must say pool_prompt"),
+        ("pool_prompt = false", "", "must set pool_prompt"),
         ('prompts = { query = "q: " }', "", "does nothing without prompts"),
     ],
 )
@@ -99,12 +113,90 @@ def test_parts_are_checked_before_any_weight_loads(tmp_path, monkeypatch, old, n
         load_recipe(write(tmp_path, GOOD.replace(old, new, 1))).build("nano")
 
 
-def test_an_unknown_name_is_told():
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    loss: str
+    steps: int = 1
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """A section [[stage]] of a user's package, which adds its losses to the model's name."""
+    monkeypatch.setattr("polyvec.recipe._SECTIONS", dict(all_sections()))
+
+    def build(stages, model, scale, **options):
+        return model, [(stage.loss, stage.steps) for stage in stages], scale
+
+    return register(
+        Section(
+            "stage",
+            functools.partial(fill, Stage),
+            repeated=True,
+            scales=True,
+            default=(),
+            build=build,
+            after=("embedder",),
+        )
+    )
+
+
+STAGES = """
+[[stage]]
+loss = "mntp"
+steps = 1000
+[stage.nano]
+steps = 10
+
+[[stage]]
+loss = "simcse"
+"""
+
+
+def test_a_package_adds_a_section_of_its_own(tmp_path, stages, monkeypatch):
+    recipe = load_recipe(write(tmp_path, STAGES + GOOD))
+    assert recipe[stages] == (Stage("mntp", 1000), Stage("simcse"))
+    assert recipe.at(stages, "nano") == (Stage("mntp", 10), Stage("simcse"))
+    assert load_recipe(write(tmp_path, GOOD))[stages] == ()
+    monkeypatch.setattr("polyvec.embed.compose.compose", lambda settings: settings.backbone)
+    losses = [("mntp", 10), ("simcse", 1)]
+    assert recipe.build("nano") == ("sentence-transformers/all-MiniLM-L6-v2", losses, "nano")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 10\n", "stps = 10\n", r"\[stage 1.nano\] key 'stps' is not known. Did you mean"),
+        ('loss = "simcse"', 'los = "simcse"', r"\[stage 2\] key 'los' is not known"),
+        ("[stage.nano]\nsteps = 10", "nano = 3", r"\[stage 1.nano\] is 3, expected a table"),
+    ],
+)
+def test_a_wrong_repeated_section_names_its_number(tmp_path, stages, old, new, message):
+    with pytest.raises(SettingsError, match=message):
+        load_recipe(write(tmp_path, STAGES.replace(old, new) + GOOD))
+
+
+def test_a_repeated_section_takes_double_brackets(tmp_path, stages):
+    with pytest.raises(SettingsError, match=r"\[stage\] must be written \[\[stage\]\]"):
+        load_recipe(write(tmp_path, '[stage]\nloss = "mntp"\n' + GOOD))
+    with pytest.raises(SettingsError, match=r"section \[stage\] is already registered"):
+        register(dataclasses.replace(stages))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_resolved_recipe_is_the_recipe_at_that_scale(scale):
+    for recipe in all_recipes():
+        resolved = recipe.resolved(scale)
+        again = read_recipe(json.loads(json.dumps(resolved)), recipe.path)
+        for section in all_sections().values():
+            assert again[section] == recipe.at(section, scale)
+
+
+def test_an_unknown_name_is_refused():
     with pytest.raises(SettingsError, match="Did you mean 'all-minilm'"):
         load_recipe("all-miniml")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="cannot be read"):
         load_recipe(tmp_path / "gone.toml")
 
@@ -117,7 +209,7 @@ def test_the_default_models_recipe_gives_the_models_vectors(minilm):
 
 def skip_without_twin(recipe) -> None:
     """nano-lm's mixture-of-experts twin is made when needed, and not shipped."""
-    if recipe.at_scale("nano").backbone == "polyvec/nano-moe":
+    if recipe.at(EMBEDDER, "nano").backbone == "polyvec/nano-moe":
         try:
             nano_moe_path()
         except ModelError as error:
@@ -138,8 +230,8 @@ def test_every_recipe_keeps_the_invariants_at_scale_nano(recipe):
 def measured_recipes():
     """Recipes with figures; of those on nano-lm all but two are slow."""
     for recipe in all_recipes():
-        if recipe.expect.get("nano"):
-            embedded = recipe.at_scale("nano").backbone.startswith("polyvec/")
+        if recipe[EXPECT].get("nano"):
+            embedded = recipe.at(EMBEDDER, "nano").backbone.startswith("polyvec/")
             slow = embedded and recipe.key not in ("prompteol", "causal-last")
             marks = [pytest.mark.slow] if slow else []
             yield pytest.param(recipe, id=recipe.key, marks=marks)
@@ -151,8 +243,8 @@ def test_every_figure_of_every_recipe_is_measured_again(recipe, shared_data, cap
     skip_without_twin(recipe)
     assert main(["recipes", "check", recipe.key, "--data", str(shared_data)]) == 0
     out = capsys.readouterr().out
-    assert out.count("ok  ") == 4 + len(recipe.expect["nano"])
-    for name, figure in recipe.expect["nano"].items():
+    assert out.count("ok  ") == 4 + len(recipe[EXPECT]["nano"])
+    for name, figure in recipe[EXPECT]["nano"].items():
         (line,) = (line for line in out.splitlines() if line.startswith(f"ok   {name}"))
         assert float(line.split(": ")[1].split(",")[0]) == pytest.approx(figure.measured, abs=2e-3)
 

@@ -1,21 +1,78 @@
 """Recipes: a system of the literature as one short TOML file.
 
-The only code that knows settings files. Sections are frozen dataclasses, filled
-strictly: an unknown key or a wrong type fails, with a suggestion, before any weight loads.
+The loader knows no sections but [system] and [published]: each room of the package registers its
+own in a file sections.py, and a user's package can register more. Sections are read strictly: an
+unknown key or a wrong type is an error, with a suggestion, before any weight loads.
 """
 
 import dataclasses
+import functools
+import graphlib
+import importlib
+import pkgutil
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
-from polyvec.embed.settings import EmbedderSettings
+import polyvec
 from polyvec.errors import SettingsError, known
-from polyvec.settings import fill, known_keys, table, typed
+from polyvec.settings import fill, table
 
-SCALES = ("full", "nano")
+T = TypeVar("T")
+SCALES = ("full", "nano")  # the paper's setting; one that runs on any machine in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Section(Generic[T]):
+    """A section of recipe files: [name], or [[name]] if it is repeated.
+
+    `read` makes the value of a table; its second argument is the place to name in errors. With
+    `scales`, the keys of a sub-table such as [name.nano] replace those of the section at that
+    scale. T is the type of `recipe[section]`: a tuple of values if the section is repeated, and
+    `default` if the recipe does not have it.
+
+    `build` takes part in `Recipe.build`: it gets the value, the model that the sections named in
+    `after` have built (None if there is none), the scale, and the options of the call, and
+    returns the model.
+    """
+
+    name: str
+    read: Callable[[dict[str, Any], str], Any]
+    repeated: bool = False
+    required: bool = False
+    scales: bool = False
+    default: Any = None
+    build: Callable[..., Any] | None = None
+    after: tuple[str, ...] = ()
+
+    def value(self, raw: Mapping[str, Any], scale: str, path: Path) -> T:
+        """The section of a parsed file at a scale; SettingsError names file, section and key."""
+        if self.name not in raw:
+            if self.required:
+                raise SettingsError(f"{path}: section [{self.name}] is missing")
+            return cast(T, self.default)
+        found = raw[self.name]
+        if not self.repeated:
+            return cast(T, self._read(found, scale, f"{path}: [{self.name}"))
+        if not isinstance(found, list):
+            raise SettingsError(f"{path}: [{self.name}] must be written [[{self.name}]]")
+        # Errors count from 1, as a person counts the sections of a file.
+        each = (self._read(t, scale, f"{path}: [{self.name} {i}") for i, t in enumerate(found, 1))
+        return cast(T, tuple(each))
+
+    def _read(self, found: Any, scale: str, where: str) -> Any:
+        if not isinstance(found, dict):
+            raise SettingsError(f"{where}] is {found!r}, expected a table")
+        if not self.scales:
+            return self.read(found, f"{where}]")
+        base = {key: value for key, value in found.items() if key not in SCALES[1:]}
+        if scale not in found or scale == SCALES[0]:
+            return self.read(base, f"{where}]")
+        if not isinstance(found[scale], dict):
+            raise SettingsError(f"{where}.{scale}] is {found[scale]!r}, expected a table")
+        return self.read({**base, **found[scale]}, f"{where}.{scale}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,69 +88,107 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A paper's own number and where it stands; never one of ours."""
+    """A paper's own number and its place in the paper; never one of ours."""
 
     value: float
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """A figure measured here: `polyvec recipes check` measures it again and compares."""
-
-    at_least: float
-    measured: float
+_SECTIONS: dict[str, Section[Any]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Hybrid:
-    """The recipes whose embedders rank beside this one's, and the weight of each, its own first."""
+def register(section: Section[T]) -> Section[T]:
+    """Add a section that recipes may have; SettingsError if its name is taken."""
+    if _SECTIONS.setdefault(section.name, section) is not section:
+        raise SettingsError(f"section [{section.name}] is already registered")
+    return section
 
-    members: tuple[str, ...]
-    weights: tuple[float, ...]
+
+SYSTEM: Section[System] = register(
+    Section("system", functools.partial(fill, System), required=True)
+)
+PUBLISHED: Section[Mapping[str, Published]] = register(
+    Section("published", functools.partial(table, Published), default={})
+)
+
+
+def all_sections() -> Mapping[str, Section[Any]]:
+    """Every registered section by name; those of this package are found by sections.py."""
+    _import_sections()
+    return _SECTIONS
+
+
+@functools.cache
+def _import_sections() -> None:
+    for room in pkgutil.iter_modules(polyvec.__path__):
+        # By file: asking the import system for the spec would import the room, and torch.
+        files = (Path(root) / room.name / "sections.py" for root in polyvec.__path__)
+        if room.ispkg and any(file.is_file() for file in files):
+            importlib.import_module(f"polyvec.{room.name}.sections")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A whole recipe. `nano` holds the keys of [embedder] that differ at `--scale nano`.
+    """A recipe: the values of its sections, as `recipe[EMBEDDER]` or `recipe.at(EMBEDDER, "nano")`.
 
-    Keys of `expect` are "<data folder> <split> <measure>", such as "stsb test spearman".
-    With `hybrid` its embedder is one of several whose scores are fused.
+    `present` are the names of the sections that the file has.
     """
 
     path: Path
-    system: System
-    embedder: EmbedderSettings
-    nano: Mapping[str, Any] = field(default_factory=dict)
-    published: Mapping[str, Published] = field(default_factory=dict)
-    expect: Mapping[str, Mapping[str, Expectation]] = field(default_factory=dict)
-    hybrid: Hybrid | None = None
+    present: frozenset[str]
+    values: Mapping[str, Mapping[str, Any]]  # by scale, then by section
 
     @property
     def key(self) -> str:
         return self.path.stem
 
-    def at_scale(self, scale: str) -> EmbedderSettings:
-        """The embedder's settings at scale "full" (the paper's) or "nano" (runs anywhere)."""
-        if scale not in SCALES:
+    @property
+    def system(self) -> System:
+        return self[SYSTEM]
+
+    def __getitem__(self, section: Section[T]) -> T:
+        """The value of a section at scale "full"."""
+        return self.at(section, SCALES[0])
+
+    def at(self, section: Section[T], scale: str) -> T:
+        """The value of a section at scale "full" (the paper's) or "nano" (runs anywhere)."""
+        if scale not in self.values:
             raise SettingsError(f"scale {scale!r} is not known.{known(scale, SCALES)}")
-        return dataclasses.replace(self.embedder, **self.nano) if scale == "nano" else self.embedder
+        return cast(T, self.values[scale][section.name])
 
-    def build(self, scale: str = "full", **where: Any):
-        """The Embedder at a scale, a HybridEmbedder where it has members; loads weights."""
-        from polyvec.embed.compose import compose
+    def build(self, scale: str = SCALES[0], **options: Any) -> Any:
+        """The model that the sections build, an Embedder or HybridEmbedder; loads weights.
 
-        embedder = compose(self.at_scale(scale), **where)
-        if self.hybrid is None:
-            return embedder
-        from polyvec.index.hybrid import HybridEmbedder
+        Options are those of `from_pretrained` that say where files are found, such as `token`.
+        """
+        sections = all_sections()
+        order = graphlib.TopologicalSorter({name: s.after for name, s in sections.items()})
+        model = None
+        for name in order.static_order():
+            section = sections.get(name)  # None: an optional room that `after` names
+            if section is not None and section.build is not None and name in self.present:
+                model = section.build(self.at(section, scale), model, scale, **options)
+        if model is None:
+            raise SettingsError(f"{self.path}: has no section that builds a model")
+        return model
 
-        members = [load_recipe(name).build(scale, **where) for name in self.hybrid.members]
-        return HybridEmbedder([embedder, *members], self.hybrid.weights)
+    def resolved(self, scale: str = SCALES[0]) -> dict[str, Any]:
+        """All settings at a scale, defaults included, as plain values that TOML and JSON have."""
+        values = self.values[scale]
+        return {name: _plain(value) for name, value in values.items() if name in self.present}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        # TOML has no null: a key that is left out takes its default, which is None.
+        return {key: _plain(each) for key, each in value.items() if each is not None}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def recipe_folder() -> Path:
-    """Where the recipes lie: beside the source in a checkout, else inside the package."""
+    """The folder of the recipes: beside the source in a checkout, else inside the package."""
     here = Path(__file__).resolve()
     checkout = here.parents[2] / "recipes"
     return checkout if checkout.is_dir() else here.parent / "recipes"
@@ -124,44 +219,17 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise SettingsError(f"{path}: cannot be read ({error})") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not TOML ({error})") from None
-    return _recipe(path, raw)
+    return read_recipe(raw, path)
 
 
-def _recipe(path: Path, raw: dict[str, Any]) -> Recipe:
-    sections = ("system", "embedder", "hybrid", "published", "expect")
-    known_keys(raw, sections, f"{path}:")
-    for name in ("system", "embedder"):
-        if name not in raw:
-            raise SettingsError(f"{path}: section [{name}] is missing")
-    embedder = dict(raw["embedder"])
-    nano = typed(
-        EmbedderSettings, embedder.pop("nano", {}), f"{path}: [embedder.nano]", partial=True
-    )
-    expect = raw.get("expect", {})
-    known_keys(expect, SCALES, f"{path}: [expect]")
-    for scale, figures in expect.items():
-        for key in figures:
-            if len(key.split()) != 3:
-                raise SettingsError(
-                    f"{path}: [expect.{scale}] {key!r} is not '<data folder> <split> <measure>'"
-                )
-    return Recipe(
-        path,
-        fill(System, raw["system"], f"{path}: [system]"),
-        fill(EmbedderSettings, embedder, f"{path}: [embedder]"),
-        nano,
-        table(Published, raw.get("published", {}), f"{path}: [published]"),
-        {scale: table(Expectation, t, f"{path}: [expect.{scale}]") for scale, t in expect.items()},
-        _hybrid(raw.get("hybrid"), f"{path}: [hybrid]"),
-    )
-
-
-def _hybrid(raw: Mapping[str, Any] | None, where: str) -> Hybrid | None:
-    if raw is None:
-        return None
-    found: Hybrid = fill(Hybrid, raw, where)
-    if len(found.weights) != len(found.members) + 1:
-        raise SettingsError(
-            f"{where} has {len(found.weights)} weights for {len(found.members) + 1} embedders"
-        )
-    return found
+def read_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe of a parsed file."""
+    sections = all_sections()
+    for name in raw:
+        if name not in sections:
+            raise SettingsError(f"{path}: section [{name}] is not known.{known(name, sections)}")
+    values = {
+        scale: {name: section.value(raw, scale, path) for name, section in sections.items()}
+        for scale in SCALES
+    }
+    return Recipe(path, frozenset(raw), values)

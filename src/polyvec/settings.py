@@ -19,6 +19,8 @@ def fill(kind: type, raw: Mapping[str, Any], where: str) -> Any:
 
 def table(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A dataclass for each entry of a table of tables."""
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{where} is {raw!r}, not a table")
     return {key: fill(kind, value, f"{where} {key!r}") for key, value in raw.items()}
 
 

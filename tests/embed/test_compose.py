@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from polyvec import Embedder
 from polyvec.embed.compose import compose
 from polyvec.embed.inputs.demonstrations import Example, nearest_examples
+from polyvec.embed.sections import EMBEDDER
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import (
     CalibrationError,
@@ -46,7 +47,7 @@ def on_tiny(key: str) -> EmbedderSettings:
     """A recipe's settings at scale nano, on its own family instead of nano-lm."""
     recipe = load_recipe(key)
     parts = dataclasses.replace(
-        recipe.at_scale("nano"), backbone=str(checkpoint(recipe.embedder.backbone))
+        recipe.at(EMBEDDER, "nano"), backbone=str(checkpoint(recipe[EMBEDDER].backbone))
     )
     if "top_k" in parts.pooling_settings:  # of a vocabulary of a hundred
         parts = dataclasses.replace(parts, pooling_settings={**parts.pooling_settings, "top_k": 9})

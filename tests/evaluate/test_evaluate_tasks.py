@@ -11,8 +11,9 @@ from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DataError, PolyvecError
 from polyvec.evaluate import measures
 from polyvec.evaluate.check import check_recipe, invariants
+from polyvec.evaluate.sections import EXPECT, Expectation
 from polyvec.evaluate.tasks import evaluate, write_results
-from polyvec.recipe import Expectation, load_recipe
+from polyvec.recipe import load_recipe
 
 WORDS = ["cat", "dog", "boat", "river", "code", "moon", "bread", "stone"]
 PROMPTS = {"query": "seek: ", "document": "read: ", "plain": "say: "}
@@ -183,7 +184,7 @@ def test_a_recipes_figures_are_measured_again(pairs, tiny_bert, tmp_path):
         )
         return load_recipe(path)
 
-    assert recipe("spearman", -1.0).expect["nano"]["pairs test spearman"] == Expectation(-1.0, 0.5)
+    assert recipe("spearman", -1.0)[EXPECT]["nano"]["pairs test spearman"] == Expectation(-1.0, 0.5)
     assert all(line.ok for line in check_recipe(recipe("spearman", -1.0), "nano", pairs.parent))
     last = list(check_recipe(recipe("spearman", 1.5), "nano", pairs.parent))[-1]
     assert not last.ok

@@ -102,16 +102,18 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
 
 
 def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embedder":
+    from polyvec.index.sections import HYBRID
     from polyvec.recipe import load_recipe
 
     if options.attention:
         raise InputError("--attention: a recipe says itself what its model sees")
     recipe = load_recipe(name)
-    if recipe.hybrid is not None and not hybrid:
+    fused = recipe[HYBRID]
+    if fused is not None and not hybrid:
         raise InputError(
-            f"{name}: fuses the rankings of {1 + len(recipe.hybrid.members)} embedders and has "
+            f"{name}: fuses the rankings of {1 + len(fused.members)} embedders and has "
             f"no single vectors; use polyvec evaluate, or a recipe of its own: "
-            f"{', '.join(recipe.hybrid.members)}"
+            f"{', '.join(fused.members)}"
         )
     return recipe.build(options.scale or "full")
 

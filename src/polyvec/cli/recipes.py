@@ -33,13 +33,15 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    from polyvec.embed.sections import EMBEDDER
     from polyvec.recipe import all_recipes
 
     rows = []
     for recipe in all_recipes():
-        parts = recipe.embedder
-        pooling = parts.pooling if isinstance(parts.pooling, str) else "+".join(parts.pooling)
-        rows.append((recipe.key, recipe.system.name, pooling, parts.backbone, recipe.system.paper))
+        settings, system = recipe[EMBEDDER], recipe.system
+        names = settings.pooling
+        pooling = names if isinstance(names, str) else "+".join(names)
+        rows.append((recipe.key, system.name, pooling, settings.backbone, system.paper))
     common.show_table(("recipe", "system", "pooling", "backbone", "paper"), rows)
 
 
@@ -51,10 +53,11 @@ def _show(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     from polyvec.evaluate.check import check_recipe
+    from polyvec.evaluate.sections import EXPECT
     from polyvec.recipe import load_recipe
 
     recipe = load_recipe(options.name)
-    if recipe.expect.get(options.scale) and not options.data:
+    if recipe[EXPECT].get(options.scale) and not options.data:
         raise DataError(
             f"{recipe.key} has figures to measure: name the folder of data sets with --data"
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import SettingsError, known
+from polyvec.evaluate.sections import EXPECT
 from polyvec.evaluate.tasks import evaluate
 from polyvec.index.hybrid import HybridEmbedder
 from polyvec.recipe import Recipe
@@ -39,7 +40,7 @@ def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterato
     backbone = embedder.backbone
     yield Line("leak probe", True, f"{backbone.verdict}; asked for: {backbone.spec}")
     yield from invariants(embedder)
-    for name, figure in recipe.expect.get(scale, {}).items():
+    for name, figure in recipe[EXPECT].get(scale, {}).items():
         folder, split, measure = name.split()
         scores = evaluate(embedder, Path(data or ".") / folder, split).scores
         if measure not in scores:

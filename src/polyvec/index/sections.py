@@ -1,0 +1,37 @@
+"""The section [hybrid] of recipes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from polyvec.errors import SettingsError
+from polyvec.recipe import Section, load_recipe, register
+from polyvec.settings import fill
+
+
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """Recipes whose embedders rank beside this one's; the first weight is this one's own."""
+
+    members: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+def _read(raw: dict[str, Any], where: str) -> Hybrid:
+    found: Hybrid = fill(Hybrid, raw, where)
+    if len(found.weights) != len(found.members) + 1:
+        raise SettingsError(
+            f"{where} has {len(found.weights)} weights for {len(found.members) + 1} embedders"
+        )
+    return found
+
+
+def _build(hybrid: Hybrid, model: Any, scale: str, **options: Any) -> Any:
+    from polyvec.index.hybrid import HybridEmbedder  # imports torch
+
+    members = [load_recipe(name).build(scale, **options) for name in hybrid.members]
+    return HybridEmbedder([model, *members], hybrid.weights)
+
+
+HYBRID: Section[Hybrid | None] = register(
+    Section("hybrid", _read, build=_build, after=("embedder",))
+)
