@@ -125,3 +125,9 @@ def test_a_vector_of_nan_is_named_and_not_ranked(monkeypatch, k):
     documents[33, 1] = np.nan
     with pytest.raises(DataError, match="query 0 and document 33 is NaN"):
         exact.top_k(np.ones((2, 3)), documents, k)
+
+
+def test_a_vector_of_zeros_has_cosine_zero():
+    scores, rows = exact.top_k(np.eye(3)[:1], np.zeros((2, 3)), 1)
+    assert (scores.tolist(), rows.tolist()) == ([[0]], [[0]])
+    assert exact.top_k(np.zeros((1, 3)), np.eye(3), 1)[0].tolist() == [[0]]

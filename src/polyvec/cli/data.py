@@ -86,13 +86,17 @@ def _stats(options: argparse.Namespace) -> None:
         against = None
         if options.against is not None:
             against = folder_stats(options.against, guess="script", progress=progress)
-    embed = _embed(options) if options.neighbours else None
+    embed = None
+    if options.neighbours:
+        from polyvec.index.exact import top_k
+
+        embed = _embed(options)
     with _bar("comparing", shown=embed is None) as progress:
         overlaps = split_overlaps(
             stats,
             against,
             n=options.ngram or NGRAM,
-            embed=embed,
+            neighbours=(embed, top_k) if embed else None,
             num_pairs=options.pairs,
             progress=progress,
         )

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from polyvec.data.overlap import overlap as module
-from polyvec.data.overlap.overlap import equal_rows, nearest, overlap
+from polyvec.data.overlap.overlap import equal_rows, overlap
 from polyvec.data.overlap.splits import THRESHOLDS, WHOLE_ROWS, split_overlaps
 from polyvec.data.stats.statistics import folder_stats
 from polyvec.data.words import normalized
-from polyvec.errors import InputError, ShapeError
+from polyvec.errors import InputError
+from polyvec.index.exact import top_k
 
 VOCABULARY = [f"word{i}" for i in range(2000)]
 
@@ -156,35 +157,6 @@ def test_equal_rows():
     assert equal_rows(["a", "b", "b"], ["b", "A", "a"]).tolist() == [1, -1, 0]
 
 
-# ---- vectors ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("blocks", [(1024, 8192), (3, 5)])
-def test_nearest_agrees_with_all_cosines(monkeypatch, blocks):
-    monkeypatch.setattr(module, "TEST_BLOCK", blocks[0])
-    monkeypatch.setattr(module, "TRAIN_BLOCK", blocks[1])
-    draw = np.random.default_rng(0)
-    train, test = draw.normal(size=(23, 6)), draw.normal(size=(11, 6))
-    scores, rows = nearest(train, test)
-    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (train, test)]
-    cosines = unit[1] @ unit[0].T
-    assert rows.tolist() == cosines.argmax(1).tolist()
-    assert scores == pytest.approx(cosines.max(1), abs=1e-6)
-
-
-def test_zero_vectors_are_near_nothing():
-    scores, rows = nearest(np.zeros((2, 3)), np.eye(3)[:1])
-    assert (scores.tolist(), rows.tolist()) == ([0], [0])
-    assert nearest(np.eye(3), np.zeros((1, 3)))[0].tolist() == [0]
-
-
-def test_vectors_that_do_not_fit():
-    with pytest.raises(ShapeError, match=r"train \(2, 3\) and test \(1, 4\)"):
-        nearest(np.zeros((2, 3)), np.zeros((1, 4)))
-    with pytest.raises(InputError, match="no training vectors"):
-        nearest(np.zeros((0, 3)), np.zeros((1, 3)))
-
-
 # ---- splits of folders --------------------------------------------------------------------------
 
 
@@ -304,7 +276,7 @@ def test_neighbours_are_found_by_vectors(tmp_path):
 
     train, test = ["abba cde fff", "hhh ggg h a"], ["def cab abff", "aaaa gggg bb", "abba cde fff"]
     write(tmp_path, train=train, test=test)
-    (found,) = overlaps(tmp_path, embed=embed)
+    (found,) = overlaps(tmp_path, neighbours=(embed, top_k))
     assert found.num_near == {f"{t:g}": 2 for t in THRESHOLDS}
     assert (found.num_exact, found.num_ngram) == (1, 1)
     equal, near = found.worst

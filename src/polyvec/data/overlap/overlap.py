@@ -1,24 +1,23 @@
 """Texts of a test set that stand in the training data: the same, in part, or nearly.
 
-Three ways to look: equal texts (as they are, and without case and punctuation), shared n-grams
-of words (Brown et al. 2020, arXiv:2005.14165, appendix C), and the nearest training text by
-the cosine of two vectors. N test texts, M training texts, E vector size.
+Two ways to look: equal texts (as they are, and without case and punctuation), and shared n-grams
+of words (Brown et al. 2020, arXiv:2005.14165, appendix C). `splits` adds the nearest training
+text by the cosine of two vectors. N test texts, M training texts.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from polyvec.data.words import hash64, normalized, quarters, spaced, words
-from polyvec.errors import InputError, ShapeError
+from polyvec.errors import InputError
 
 NGRAM = 13  # words, as in GPT-3's study
 MIN_NGRAM = 8  # and its smallest; shorter texts stand in many others without being copied
 CHUNK_WORDS = 1 << 18  # training words held at a time
 KNOWN_WORDS = 1 << 20  # hashes of words that are kept
-TEST_BLOCK, TRAIN_BLOCK = 1024, 8192  # vectors compared at a time
 NONE = -1
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 INVERSE = pow(FACTOR, -1, 1 << 64)
@@ -246,36 +245,3 @@ class _Grams:
         # The last one written is the one with the most n-grams, of equals the first.
         order = np.lexsort((-pairs[1], counts))
         rows[pairs[0][order]] = pairs[1][order]
-
-
-# ---- neighbours ---------------------------------------------------------------------------------
-
-
-def nearest(train_ME: np.ndarray, test_NE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine of each test vector's nearest training vector, float32 [N], and its row, [N].
-
-    A vector of zeros is near nothing: its cosine is 0. Raises ShapeError if the two do not
-    fit, InputError without training vectors.
-    """
-    if train_ME.ndim != 2 or test_NE.ndim != 2 or train_ME.shape[1] != test_NE.shape[1]:
-        raise ShapeError(f"train {train_ME.shape} and test {test_NE.shape} do not fit")
-    if not len(train_ME):
-        raise InputError("no training vectors to be near to")
-    scores = np.full(len(test_NE), -np.inf, np.float32)
-    rows = np.zeros(len(test_NE), np.int64)
-    for start, train in _unit_blocks(train_ME, TRAIN_BLOCK):
-        for begin, test in _unit_blocks(test_NE, TEST_BLOCK):
-            cosines = test @ train.T
-            best = cosines.argmax(axis=1)
-            value = cosines[np.arange(len(best)), best]
-            place = np.arange(begin, begin + len(best))
-            better = value > scores[place]
-            scores[place[better]], rows[place[better]] = value[better], best[better] + start
-    return scores, rows
-
-
-def _unit_blocks(vectors: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(vectors), size):
-        block = np.asarray(vectors[start : start + size], np.float32)
-        norms = np.linalg.norm(block, axis=1, keepdims=True)
-        yield start, block / np.where(norms == 0, 1, norms)

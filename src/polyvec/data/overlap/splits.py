@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from polyvec.data.overlap.overlap import NGRAM, NONE, Overlap, equal_rows, nearest, overlap
+from polyvec.data.overlap.overlap import NGRAM, NONE, Overlap, equal_rows, overlap
 from polyvec.data.stats.files import SPLITS, DataFile, data_files, split_of
 from polyvec.data.stats.statistics import PROGRESS_ROWS, FolderStats, Progress, text_rows
 from polyvec.data.tasks.qrels import read_qrels
@@ -26,6 +26,9 @@ NUM_PAIRS = 5
 WHOLE_ROWS = "(whole rows)"
 
 Embed = Callable[[list[str]], np.ndarray]
+# Scores and rows, both [N, k], of the k nearest documents of N queries: index.exact.top_k, which
+# data may not import.
+Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def split_overlaps(
     against: FolderStats | None = None,
     *,
     n: int = NGRAM,
-    embed: Embed | None = None,
+    neighbours: tuple[Embed, Search] | None = None,
     num_pairs: int = NUM_PAIRS,
     progress: Progress = lambda name, rows: None,
 ) -> list[SplitOverlap]:
@@ -80,14 +83,15 @@ def split_overlaps(
 
     Of two folders the training side is the first without what is named dev or test, the test
     side the second without what is named train, each file of its own; where nothing would be
-    left, all. `embed` gives vectors of texts: with it nearest neighbours are looked for.
+    left, all. `neighbours` embeds texts and searches vectors: with it, the nearest training text
+    of each test text is found too.
     """
-    vectors = _Vectors(embed) if embed else None
+    nearest = _Nearest(*neighbours) if neighbours else None
     found: list[SplitOverlap] = []
     for train, tests in _comparisons(stats, against, progress):
         texts = [text for test in tests for text in test.texts]
         shared = overlap(train.texts, texts, n)
-        near = nearest(vectors(train.texts), vectors(texts)) if vectors else None
+        near = nearest(train.texts, texts) if nearest else None
         stop = 0
         for test in tests:
             part = slice(stop, stop := stop + len(test.texts))
@@ -228,13 +232,18 @@ def _id(row: Mapping[str, Any]) -> str:
 # ---- comparing ----------------------------------------------------------------------------------
 
 
-class _Vectors:
-    """Vectors of texts; each text is embedded once."""
+class _Nearest:
+    """The nearest training text of each test text; each distinct text is embedded once."""
 
-    def __init__(self, embed: Embed) -> None:
-        self.embed, self.known = embed, dict[str, np.ndarray]()
+    def __init__(self, embed: Embed, search: Search) -> None:
+        self.embed, self.search, self.known = embed, search, dict[str, np.ndarray]()
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+    def __call__(self, train: Sequence[str], test: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine and row of the nearest, [N] each."""
+        cosines, rows = self.search(self._vectors(test), self._vectors(train), 1)
+        return cosines[:, 0], rows[:, 0]
+
+    def _vectors(self, texts: Sequence[str]) -> np.ndarray:
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new:
             self.known.update(zip(new, self.embed(new), strict=True))
@@ -243,7 +252,7 @@ class _Vectors:
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What was found of the texts of one part: as in Overlap, and cosines and rows of `nearest`."""
+    """What was found of the texts of one part: as in Overlap, and each nearest text."""
 
     n: int
     exact_rows: np.ndarray
