@@ -253,6 +253,10 @@ class TextEncoder(abc.ABC):
         """Whether a prompt changes what is read on this side."""
         return bool(self.prompts)
 
+    def default_instruction(self, role: str | None = None) -> str:
+        """What the instruction's slot holds if no instruction is given; "" for nothing."""
+        return ""
+
     def prompt_key(
         self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None
     ) -> tuple[str | None, ...]:
@@ -262,6 +266,15 @@ class TextEncoder(abc.ABC):
         """
         text = self.prompts.get(prompt_name or "") if prompt is None else prompt
         return text, prompt_name, role
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Numbers in its weights, if it has weights here."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """Everything beside the weights that decides a vector, as plain values."""
+        return {}
 
     def described(self) -> list[str]:
         """How the model is run, a line each, for a person."""

@@ -124,17 +124,17 @@ def test_vectors_are_the_embedders_whatever_the_batches(tiny, batch_size):
 
 def test_all_batches_of_a_loader_are_one_run_sorted_by_length(tiny, monkeypatch):
     runs = []
-    whole = Embedder.encode_with_report
+    whole = Embedder.encode_vectors
 
     def noted(self, texts, **options):
         runs.append((len(texts), options["options"].batch_size))
         return whole(self, texts, **options)
 
-    monkeypatch.setattr(Embedder, "encode_with_report", noted)
+    monkeypatch.setattr(Embedder, "encode_vectors", noted)
     task = mteb.get_task("STS12")
     encode(MtebEncoder(tiny), {"text": TEXTS}, task, None, 3, batch_size=32)
     encode(MtebEncoder(tiny), {"text": TEXTS}, task, None, 3, batch_size=5)
-    assert runs == [(40, None), (40, 5)]  # 32 is what mteb says where nobody said anything
+    assert runs == [(40, None), (40, 5)]  # 32 is mteb's default
 
 
 def test_the_encoder_is_one_and_its_similarity_the_models_own(tiny):
@@ -151,13 +151,13 @@ def test_the_encoder_is_one_and_its_similarity_the_models_own(tiny):
 def test_options_that_mtebs_cache_would_not_see_are_refused(tiny):
     task = mteb.get_task("STS12")
     for option in ({"truncate_dim": 8}, {"precision": "int8"}, {"normalize_embeddings": True}):
-        with pytest.raises(InputError, match=f"{next(iter(option))}=.*set it on the Embedder"):
+        with pytest.raises(InputError, match=f"{next(iter(option))}=.*set it on the model"):
             encode(MtebEncoder(tiny), {"text": TEXTS}, task, **option)
-    with pytest.raises(InputError, match="wraps an Embedder, not a str"):
+    with pytest.raises(InputError, match="takes a TextEncoder, got str"):
         MtebEncoder("all-MiniLM-L6-v2")
     with pytest.raises(SettingsError, match="Did you mean 'slot'"):
         MtebEncoder(tiny, instructions="slots")
-    with pytest.raises(InputError, match="STS12: brings image, but no texts"):
+    with pytest.raises(InputError, match="STS12: has image, but no texts"):
         MtebEncoder(tiny).encode(
             [{"image": []}], task_metadata=task.metadata, hf_split="test", hf_subset="default"
         )
@@ -185,7 +185,7 @@ def test_an_empty_prompt_is_not_set(tiny):
     assert encoder.prompt_for(mteb.get_task("SciFact"), "document").text == "read: "
 
 
-def test_a_template_reads_the_tasks_instruction_where_it_has_a_place(tiny):
+def test_a_template_reads_the_tasks_instruction_where_it_has_a_slot(tiny):
     model = with_(tiny, "e5_instruct")
     encoder, task = MtebEncoder(model), mteb.get_task("SciFact")
     told = task.metadata.prompt["query"]
@@ -198,7 +198,7 @@ def test_a_template_reads_the_tasks_instruction_where_it_has_a_place(tiny):
     used = [(use.task, use.role, use.source, use.text) for use in encoder.uses]
     assert used == [
         ("SciFact", "query", "task", told),
-        ("SciFact", "document", "no place", ""),
+        ("SciFact", "document", "none", ""),
     ]
 
 
@@ -209,10 +209,10 @@ def test_what_an_instruction_is_taken_from(tiny):
     assert (kind.source, kind.text) == ("kind of task", "Retrieve semantically similar text.")
     stored = choose(with_(tiny, "e5_instruct", SciFact="mine"), task.metadata, "query")
     assert (stored.source, stored.text) == ("model", "mine")
-    # A side without a place takes none, not even a stored one: encode would refuse it.
+    # A side without a slot takes none, not even a stored one: encode would refuse it.
     nothing = choose(with_(tiny, "e5_instruct", SciFact="mine"), task.metadata, "document")
-    assert (nothing.source, nothing.text) == ("no place", "")
-    # Both sides have a place, and the task says nothing about documents.
+    assert (nothing.source, nothing.text) == ("none", "")
+    # Both sides have a slot, and the task says nothing about documents.
     other = choose(with_(tiny, "inbedder"), task.metadata, "document")
     assert (other.source, other.text) == ("kind of task", "Retrieve text based on user query.")
     default = replace(TEMPLATES["inbedder"], defaults={"instruction": "its own"})
@@ -220,7 +220,7 @@ def test_what_an_instruction_is_taken_from(tiny):
     assert choose(model, plain.metadata, None).source == "template"
 
 
-def test_instructions_of_the_data_go_to_the_templates_place(tiny):
+def test_instructions_of_the_data_go_to_the_templates_slot(tiny):
     task = mteb.get_task("Core17InstructionRetrieval")
     texts, told = TEXTS[:6], ["short ones", "long ones", ""] * 2
     columns = {"id": list("abcdef"), "text": texts, "instruction": told}
@@ -298,7 +298,7 @@ def test_a_model_that_is_trained_in_place_gets_another_revision(tiny, tmp_path):
     assert len(revisions) == 4 and encoder.revision == model.fingerprint()
 
 
-def test_the_name_is_for_people_and_shows_no_path(tmp_path):
+def test_the_name_is_a_label_without_the_path(tmp_path):
     folder = tmp_path / "my model"
     folder.mkdir()
     assert model_name(folder) == model_name(str(folder)) == "polyvec/my_model"
@@ -313,7 +313,7 @@ def test_mteb_finds_a_registered_model(tiny):
     model = mteb.get_model(name, device="cpu")
     assert model.mteb_model_meta.revision == tiny.fingerprint()
     assert mteb.get_model_meta(name).revision == tiny.fingerprint()
-    with pytest.raises(InputError, match="embed_dim: set it on the Embedder"):
+    with pytest.raises(InputError, match="embed_dim: set it on the model"):
         mteb.get_model(name, embed_dim=32)
     with pytest.raises(SettingsError, match=r"one of mteb's own models.*polyvec/all-MiniLM-L6-v2"):
         register(tiny, "sentence-transformers/all-MiniLM-L6-v2")
@@ -322,7 +322,7 @@ def test_mteb_finds_a_registered_model(tiny):
 # ---- local data ---------------------------------------------------------------------------------
 
 
-def test_a_local_copy_never_bears_the_official_name(tiny, shared_data, tmp_path):
+def test_a_local_copy_never_has_the_official_name(tiny, shared_data, tmp_path):
     """SILENT row 28."""
     data = read_folder(shared_data / "sts12")
     few = replace(
@@ -377,7 +377,7 @@ def test_the_same_task_object_draws_the_same_for_each_model(tiny):
     assert score(tiny, task) == score(tiny, task)
 
 
-def test_wrong_settings_of_a_local_task_are_told(tiny):
+def test_wrong_settings_of_a_local_task_are_errors(tiny):
     with pytest.raises(SettingsError, match=r"side 'passage' is not known. Known: document, query"):
         local_task(PAIRS, prompt={"passage": "x"})
     with pytest.raises(SettingsError, match="such as eng-Latn"):
@@ -387,7 +387,7 @@ def test_wrong_settings_of_a_local_task_are_told(tiny):
         local_task(conditional)
 
 
-# ---- doors --------------------------------------------------------------------------------------
+# ---- api ----------------------------------------------------------------------------------------
 
 
 def folder_of_pairs(place: Path) -> Path:
@@ -408,14 +408,14 @@ def test_tasks_by_name_folder_and_data(tmp_path, monkeypatch):
     assert [task.metadata.name for task in mteb_tasks("STS12")] == ["STS12"]
 
 
-def test_what_is_no_task_is_told(tmp_path):
+def test_unknown_tasks_are_errors(tmp_path):
     with pytest.raises(SettingsError, match=r"'STS121' not found. Did you mean: 'STS12'"):
         mteb_tasks("STS121")
     with pytest.raises(SettingsError, match=r"No subsets were found for STS12.*deu"):
         mteb_tasks("STS12", languages=["deu"])  # mteb.get_tasks would leave it out
     with pytest.raises(DataError, match="no such folder"):
         mteb_tasks(tmp_path / "none")
-    with pytest.raises(InputError, match="int is no task"):
+    with pytest.raises(InputError, match="int is not a task"):
         mteb_tasks([3])
 
 
@@ -478,6 +478,6 @@ def test_mistakes_on_the_command_line_are_one_line(tiny_bert, capsys):
         assert told in line
 
 
-def test_mteb_is_told_what_to_take_instead_of_a_bare_embedder(minilm):
+def test_a_bare_embedder_is_refused_with_the_class_to_use(minilm):
     with pytest.raises(ModelError, match=r"mteb takes MtebEncoder\(embedder\)"):
         _ = minilm.mteb_model_meta

@@ -7,17 +7,17 @@ from polyvec.errors import InputError, ShapeError
 from polyvec.evaluate.significance import compare, spearman
 
 
-def test_a_large_difference_stands_and_none_does_not():
+def test_a_large_difference_is_significant_and_none_is_not():
     draw = np.random.default_rng(0)
     a = draw.random(200)
     better = compare(a, a + 0.1 + 0.05 * draw.standard_normal(200))
-    assert better.stands and better.low > 0.05 and better.p_value < 0.01
+    assert better.significant and better.low > 0.05 and better.p_value < 0.01
     assert better.difference == pytest.approx(0.1, abs=0.02)
     noise = compare(a, a + 0.05 * draw.standard_normal(200))
     assert noise.low < 0 < noise.high or noise.p_value > 0.01
     same = compare(a, a)
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    assert not same.stands
+    assert not same.significant
 
 
 def test_the_interval_is_the_textbooks_for_a_mean():
@@ -46,7 +46,7 @@ def test_spearman_items_keep_their_gold():
     good = np.stack([gold + 0.1 * draw.standard_normal(300), gold], axis=1)
     poor = np.stack([draw.random(300), gold], axis=1)
     found = compare(poor, good, spearman, num_samples=200)
-    assert found.stands and found.b > 0.9 and abs(found.a) < 0.2
+    assert found.significant and found.b > 0.9 and abs(found.a) < 0.2
     back = compare(good, poor, spearman, num_samples=200)
     assert back.difference == pytest.approx(-found.difference)
 

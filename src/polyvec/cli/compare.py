@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
         from polyvec.evaluate.report import Compared
 
         pairs = tuple(
-            Compared(name, c.a, c.b, c.difference, c.low, c.high, c.p_value, c.stands)
+            Compared(name, c.a, c.b, c.difference, c.low, c.high, c.p_value, c.significant)
             for name, c in zip(names, found, strict=True)
         )
         write_report(options, options.second, evaluator, measured[1], pairs)
@@ -107,16 +107,21 @@ def _write(options: argparse.Namespace, names: list[str], found: "list[Compariso
     from polyvec.storage.files import atomic_file
 
     rows = [
-        {"data": name, **asdict(each), "difference": each.difference, "stands": each.stands}
+        {
+            "data": name,
+            **asdict(each),
+            "difference": each.difference,
+            "significant": each.significant,
+        }
         for name, each in zip(names, found, strict=True)
     ]
-    kept = {"first": options.first, "second": options.second, "seed": options.seed}
+    facts = {"first": options.first, "second": options.second, "seed": options.seed}
     with atomic_file(Path(options.output), "w") as file:
-        json.dump({**kept, "samples": options.samples, "comparisons": rows}, file, indent=2)
+        json.dump({**facts, "samples": options.samples, "comparisons": rows}, file, indent=2)
         file.write("\n")
 
 
 def _figures(found: "Comparison") -> tuple[str, ...]:
     scores = (f"{100 * found.a:.2f}", f"{100 * found.b:.2f}", f"{100 * found.difference:+.2f}")
     interval = (f"{100 * found.low:+.2f}", f"{100 * found.high:+.2f}", f"{found.p_value:.3f}")
-    return (*scores, *interval, str(found.num_items), "yes" if found.stands else "no")
+    return (*scores, *interval, str(found.num_items), "yes" if found.significant else "no")

@@ -23,6 +23,8 @@ from polyvec.cli import common
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from polyvec.data.tasks.sets import TaskSet
     from polyvec.evaluate.report import Compared
     from polyvec.evaluate.selection import Chosen
@@ -213,7 +215,7 @@ def write_report(
     page = report.Report(
         name,
         evaluator.model_sha256,
-        _settings(evaluator.embedder),
+        _settings(evaluator.embedder.settings()),
         _versions(),
         date.today().isoformat(),
         tuple(report.TaskReport(m.result, m.outcome, m.geometry) for m in found),
@@ -227,8 +229,8 @@ def write_report(
         print(f"report: {path}", file=sys.stderr)
 
 
-def _settings(embedder) -> dict[str, object]:
-    found = embedder.settings() if hasattr(embedder, "settings") else {}
+def _settings(found: "Mapping[str, object]") -> dict[str, object]:
+    """Those that are set."""
     return {key: value for key, value in found.items() if value not in (None, [], {}, "")}
 
 

@@ -298,6 +298,15 @@ class Embedder(EncodeMethods):
         """Whether a prompt changes what is read: always without a template, else with a slot."""
         return self.template is None or self.takes_instruction(role)
 
+    def default_instruction(self, role: str | None = None) -> str:
+        """The template's own instruction, which it reads where none is given."""
+        return self.template.defaults.get("instruction", "") if self.template else ""
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in its weights."""
+        return sum(each.numel() for each in self.parameters())
+
     def prompt_key(
         self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None
     ) -> tuple[str | None, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from polyvec.evaluate.prompts import stored_prompt
 from polyvec.interfaces import RunOptions, TextEncoder
 from polyvec.storage.vector_cache import EmbeddingCache
 
@@ -87,14 +88,8 @@ class TaskEncoder:
         chosen = {"role": role} if role else {}
         if instruction is not None:
             return {**chosen, "prompt": instruction}
-        if not self.embedder.takes_prompt(role):
-            return chosen  # a template without a slot on this side would refuse a prompt
-        stored = self.embedder.prompts
-        for name in self.names:
-            for key in (f"{name}-{role}", name) if role else (name,):
-                if stored.get(key):
-                    return {**chosen, "prompt_name": key}
-        return chosen
+        name = stored_prompt(self.embedder, self.names, role)
+        return chosen if name is None else {**chosen, "prompt_name": name}
 
     def _vectors(self, texts: list[str], chosen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of distinct texts, and which were truncated."""

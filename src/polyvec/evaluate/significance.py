@@ -36,8 +36,8 @@ class Comparison:
         return self.b - self.a
 
     @property
-    def stands(self) -> bool:
-        """Whether the difference is one at the 5 % level, by test and interval both."""
+    def significant(self) -> bool:
+        """Whether the difference is significant at the 5 % level, by both test and interval."""
         return self.p_value < 0.05 and (self.low > 0 or self.high < 0)
 
 

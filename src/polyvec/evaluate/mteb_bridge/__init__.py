@@ -1,4 +1,4 @@
-"""The bridge to mteb: our models in its tasks, our data in its tasks, one command line for both.
+"""The bridge to mteb: our models and data in its tasks, its models in ours, one command line.
 
 mteb is imported with the first of these names, which takes seconds.
 
@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from polyvec.evaluate.mteb_bridge.api import mteb_tasks, register, run_mteb
     from polyvec.evaluate.mteb_bridge.encoder import MtebEncoder, PromptUse
     from polyvec.evaluate.mteb_bridge.local import local_task
+    from polyvec.evaluate.mteb_bridge.model import MtebModel
 
-__all__ = ["MtebEncoder", "PromptUse", "local_task", "mteb_tasks", "register", "run_mteb"]
+__all__ = [
+    "MtebEncoder",
+    "MtebModel",
+    "PromptUse",
+    "local_task",
+    "mteb_tasks",
+    "register",
+    "run_mteb",
+]
 _HOMES = {
     "MtebEncoder": "encoder",
+    "MtebModel": "model",
     "PromptUse": "encoder",
     "local_task": "local",
     "mteb_tasks": "api",

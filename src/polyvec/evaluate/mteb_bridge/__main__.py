@@ -1,10 +1,10 @@
-r"""mteb's own command line with polyvec's models, and with folders of data among the tasks.
+r"""mteb's own command line with polyvec's models, and with folders of data as tasks.
 
 python -m polyvec.evaluate.mteb_bridge run -m MODEL -t STS12 data/my-pairs --output-folder results
 
 MODEL is a folder or a hub id that Embedder.from_pretrained reads. All verbs and options are
-mteb's (`run --help`); mteb finds models in its registry only, which nobody can extend from
-outside, so that `mteb run` alone would load the folder with sentence-transformers.
+mteb's (`run --help`). `mteb run` itself finds only models in its registry, which no plugin can
+extend, and loads a folder with sentence-transformers.
 """
 
 import argparse
@@ -18,14 +18,15 @@ from polyvec.evaluate.mteb_bridge import needs_mteb
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
+    from polyvec.interfaces import TextEncoder
 
 
 def main(
-    arguments: list[str] | None = None, *, load: "Callable[[str], Embedder] | None" = None
+    arguments: list[str] | None = None, *, load: "Callable[[str], TextEncoder] | None" = None
 ) -> int:
-    """Run it; returns the exit status, 2 for a user's mistake, told in one line.
+    """Run mteb's command line; returns the exit status, 2 for a user's mistake, after one line.
 
-    `load` makes an Embedder of MODEL; without it `Embedder.from_pretrained` does.
+    `load` loads MODEL; the default is `Embedder.from_pretrained`.
     """
     try:
         needs_mteb()
@@ -47,11 +48,11 @@ def main(
     return 0
 
 
-def _run(options: argparse.Namespace, load: "Callable[[str], Embedder] | None") -> None:
-    """mteb's own function; folders, which it cannot read, with the same options before it."""
+def _run(options: argparse.Namespace, load: "Callable[[str], TextEncoder] | None") -> None:
+    """Scores folders, which mteb cannot read, then runs mteb's function for the other tasks."""
     from polyvec.evaluate.mteb_bridge.api import folders_and_names, mteb_tasks, register
 
-    if getattr(options, "model", None) is None:  # listing tasks, and the like
+    if getattr(options, "model", None) is None:  # verbs without a model, such as listing tasks
         options.func(options)
         return
     embedder = load(options.model) if load else _loaded(options)
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace, load: "Callable[[str], Embedder] | None") 
     given = getattr(options, "tasks", None)
     folders, names = folders_and_names(given)
     if given:
-        mteb_tasks(names, languages=options.languages)  # a wrong name fails before anything is run
+        mteb_tasks(names, languages=options.languages)  # an unknown name fails before anything runs
     for folder in folders:
         _local(options, folder)
     if not folders or names:
@@ -81,7 +82,7 @@ def _loaded(options: argparse.Namespace) -> "Embedder":
 
 
 def _local(options: argparse.Namespace, folder: str) -> None:
-    """Score a folder's splits as `mteb run` scores its tasks; one line a split on stdout."""
+    """Scores a folder's splits as `mteb run` does its tasks; one line per split on stdout."""
     import mteb
 
     from polyvec.evaluate.mteb_bridge.api import mteb_tasks

@@ -1,4 +1,4 @@
-"""Ways in: tasks by name or from folders, a model that mteb finds by name, an evaluation."""
+"""Tasks by name or from folders, a model that mteb finds by name, and an evaluation."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +13,10 @@ from mteb.results import ModelResult
 
 from polyvec.data.tasks.folder import read_folder
 from polyvec.data.tasks.sets import TaskSet
-from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.evaluate.mteb_bridge.encoder import Instructions, MtebEncoder
 from polyvec.evaluate.mteb_bridge.local import local_task
+from polyvec.interfaces import TextEncoder
 
 UNREACHED = (ConnectionError, DatasetNotFoundError, HfHubHTTPError, LocalEntryNotFoundError)
 
@@ -26,17 +26,17 @@ def mteb_tasks(
 ) -> list[mteb.AbsTask]:
     """Tasks of names, folders, data sets of ours, or mteb's own objects; one, or several.
 
-    A name is an official task's; a folder (with a "/" in it, if it is named like a task) is read
-    at `split`, and a data set becomes a local task. `languages` chooses subsets of the official
-    ones. Raises SettingsError for a name that is not known, and for a task without a subset in
-    these languages, which mteb would leave out.
+    A name is that of an official task; a folder (with a "/" in it, if it is named like a task) is
+    read at `split`, and a data set becomes a local task. `languages` selects subsets of official
+    tasks. Raises SettingsError for an unknown name, and for a task without a subset in these
+    languages, which mteb would skip silently.
     """
     single = isinstance(tasks, (str, Path, mteb.AbsTask, TaskSet))
     return [_task(each, languages, split) for each in ([tasks] if single else tasks)]
 
 
 def run_mteb(
-    embedder: Embedder,
+    embedder: TextEncoder,
     tasks: Any,
     *,
     name: str | Path | None = None,
@@ -46,26 +46,26 @@ def run_mteb(
     cache: str | Path | None = None,
     **options: Any,
 ) -> ModelResult:
-    """`mteb.evaluate` of an Embedder; `cache` is a folder for mteb's results, None keeps none.
+    """`mteb.evaluate` of a model; `cache` is a folder for mteb's results, None for no cache.
 
-    Tasks are those of `mteb_tasks`, `options` those of `mteb.evaluate`. Raises DataError, in one
-    line, for official data that cannot be had: it comes from the hub, unlike a local folder's.
+    Tasks are those of `mteb_tasks`, `options` those of `mteb.evaluate`. Raises DataError if the
+    data of an official task, which is on the hub, cannot be downloaded.
 
     >>> run_mteb(embedder, ["STS12", "data/my-pairs"], cache="results")  # doctest: +SKIP
     """
     encoder = MtebEncoder(embedder, name, instructions=instructions)
     found = mteb_tasks(tasks, languages=languages, split=split)
-    kept = mteb.ResultCache(cache) if cache is not None else None
+    results = mteb.ResultCache(cache) if cache is not None else None
     with reachable():
-        return mteb.evaluate(encoder, found, cache=kept, **options)
+        return mteb.evaluate(encoder, found, cache=results, **options)
 
 
 def register(
-    embedder: Embedder, name: str | Path | None = None, *, instructions: Instructions = "slot"
+    embedder: TextEncoder, name: str | Path | None = None, *, instructions: Instructions = "slot"
 ) -> str:
-    """Enter a model in mteb's registry, so that `mteb.get_model` and its command line find it.
+    """Add a model to mteb's registry, so that `mteb.get_model` and its command line find it.
 
-    Returns the name there. Raises SettingsError for a name that is one of mteb's own models.
+    Returns its name there. Raises SettingsError for the name of one of mteb's own models.
     """
     encoder = MtebEncoder(embedder, name, instructions=instructions)
 
@@ -73,13 +73,12 @@ def register(
         model_name: str, revision: str | None = None, device: Any = None, **unknown: Any
     ) -> MtebEncoder:
         if set(unknown) - {"instructions"}:
-            raise InputError(f"{model_name}: {', '.join(unknown)}: set it on the Embedder")
-        if device is not None:
-            embedder.to(device)
+            raise InputError(f"{model_name}: {', '.join(unknown)}: set it on the model")
+        # mteb's command line always passes a device; the model stays where its owner put it.
         return encoder
 
-    known_before = MODEL_REGISTRY.get(encoder.name)
-    if known_before is not None and getattr(known_before.loader, "__module__", "") != __name__:
+    registered = MODEL_REGISTRY.get(encoder.name)
+    if registered is not None and getattr(registered.loader, "__module__", "") != __name__:
         raise SettingsError(
             f"{encoder.name!r} is one of mteb's own models; give another name, such as "
             f"'polyvec/{encoder.name.split('/')[-1]}'"
@@ -89,7 +88,7 @@ def register(
 
 
 def is_folder(task: object) -> bool:
-    """Whether a task's name is a folder with data; a bare name that mteb knows is mteb's."""
+    """Whether a task is a folder with data; a bare name that mteb knows is that of its task."""
     if not isinstance(task, str | Path) or not Path(task).is_dir():
         return False
     return isinstance(task, Path) or "/" in task or _unknown(task) is not None
@@ -97,14 +96,14 @@ def is_folder(task: object) -> bool:
 
 @contextlib.contextmanager
 def reachable() -> Iterator[None]:
-    """Tells in one line that a task's data is not to be had."""
+    """Turns errors of the hub into a DataError of one line."""
     try:
         yield
     except UNREACHED as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise DataError(
-            f"mteb: {reason}. Official tasks read their data from the Hugging Face hub: try on a "
-            "machine that reaches it, without HF_HUB_OFFLINE, or give the folder of a local copy"
+            f"mteb: {reason}. Official tasks download their data from the Hugging Face hub: run "
+            "with network access and without HF_HUB_OFFLINE, or give the folder of a local copy"
         ) from None
 
 
@@ -118,7 +117,7 @@ def _task(task: Any, languages: Sequence[str] | None, split: str) -> mteb.AbsTas
     if isinstance(task, Path):
         raise DataError(f"{task}: no such folder")
     if not isinstance(task, str):
-        raise InputError(f"{type(task).__name__} is no task: give a name, a folder or a data set")
+        raise InputError(f"{type(task).__name__} is not a task; expected name, folder or data set")
     reason = _unknown(task)
     if reason is not None:
         raise SettingsError(f"mteb task {reason}")
@@ -129,7 +128,7 @@ def _task(task: Any, languages: Sequence[str] | None, split: str) -> mteb.AbsTas
 
 
 def _unknown(name: str) -> str | None:
-    """None for an official task's name, else what mteb says."""
+    """None for the name of an official task, else mteb's message."""
     try:
         mteb.get_task(name)
     except KeyError as error:
@@ -138,6 +137,6 @@ def _unknown(name: str) -> str | None:
 
 
 def folders_and_names(tasks: Iterable[str] | None) -> tuple[list[str], list[str]]:
-    """The two kinds apart, each in order."""
+    """The folders and the names among tasks, each in order."""
     given = list(tasks or ())
     return [t for t in given if is_folder(t)], [t for t in given if not is_folder(t)]

@@ -34,7 +34,7 @@ class Compared:
     low: float
     high: float
     p_value: float
-    stands: bool
+    significant: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,11 +127,19 @@ def _comparison(report: "Report") -> Iterator[str]:
             f"**{words.signed(row.difference)}**",
             f"{words.signed(row.low)} to {words.signed(row.high)}",
             f"{row.p_value:.3f}",
-            "yes" if row.stands else "no",
+            "yes" if row.significant else "no",
         )
         for row in sorted(report.comparison, key=lambda row: -row.difference)
     ]
-    header = ("Task", f"{first}:", f"{second}:", "Difference:", "95 % interval:", "p:", "Stands")
+    header = (
+        "Task",
+        f"{first}:",
+        f"{second}:",
+        "Difference:",
+        "95 % interval:",
+        "p:",
+        "Significant",
+    )
     yield table(header, rows)
 
 
