@@ -264,6 +264,23 @@ def test_a_figure_that_is_missed_fails_the_check(tmp_path, tiny_bert, capsys):
     assert "1 checks failed" in streams.err
 
 
+def test_a_first_figure_is_printed_as_a_line_of_the_recipe(tmp_path, tiny_bert, capsys):
+    data = tmp_path / "toy"
+    data.mkdir()
+    pairs = [("a cat", "a cat", 5), ("a cat", "the sea", 1), ("dog", "dog", 5), ("x", "y z", 2)]
+    lines = (f'{{"sentence1": "{a}", "sentence2": "{b}", "score": {c}}}' for a, b, c in pairs)
+    (data / "test.jsonl").write_text("\n".join(lines))
+    text = GOOD[: GOOD.index("[expect.nano]")]
+    path = write(tmp_path, text.replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny_bert)))
+    measure = ["recipes", "measure", str(path), "--data", str(tmp_path)]
+    assert main([*measure, "toy test spearman"]) == 0
+    path.write_text(path.read_text() + capsys.readouterr().out)
+    assert main(["recipes", "check", str(path), "--data", str(tmp_path)]) == 0
+    assert "ok   toy test spearman" in capsys.readouterr().out
+    assert main([*measure, "toy test spearmen"]) == 2
+    assert "Did you mean 'spearman'" in capsys.readouterr().err
+
+
 def test_figures_need_a_data_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("POLYVEC_DATA", raising=False)
     assert main(["recipes", "check", str(write(tmp_path, GOOD))]) == 2

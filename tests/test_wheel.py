@@ -12,13 +12,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_ALL = """
 import polyvec
+from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import ModelError
 from polyvec.nano import nano_moe_path
 from polyvec.recipe import all_recipes
 print(polyvec.__file__)
 for recipe in all_recipes():
-    recipe.at_scale("full")
-    if recipe.at_scale("nano").backbone == "polyvec/nano-moe":
+    recipe.at(EMBEDDER, "full")
+    if recipe.at(EMBEDDER, "nano").backbone == "polyvec/nano-moe":
         try:
             nano_moe_path()
         except ModelError:

@@ -41,19 +41,31 @@ def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterato
     yield Line("leak probe", True, f"{backbone.verdict}; asked for: {backbone.spec}")
     yield from invariants(embedder)
     for name, figure in recipe[EXPECT].get(scale, {}).items():
-        folder, split, measure = name.split()
-        scores = evaluate(embedder, Path(data or ".") / folder, split).scores
-        if measure not in scores:
-            raise SettingsError(
-                f"{recipe.path}: [expect.{scale}] {measure!r} is not measured on {folder}."
-                + known(measure, scores)
-            )
-        score = scores[measure]
+        score = measure_figure(embedder, name, data, f"{recipe.path}: [expect.{scale}]")
         yield Line(
             name,
             score >= figure.at_least,
             f"{score:.4f}, at least {figure.at_least}, measured before {figure.measured}",
         )
+
+
+def measure_figure(
+    embedder: Embedder | HybridEmbedder, name: str, data: str | Path | None, where: str
+) -> float:
+    """Score of an embedder by a figure's name, "<data folder> <split> <measure>".
+
+    Raises SettingsError, beginning with `where`, if the name has other parts or the data set has no
+    such measure.
+    """
+    if len(name.split()) != 3:
+        raise SettingsError(f"{where} {name!r} is not '<data folder> <split> <measure>'")
+    folder, split, measure = name.split()
+    scores = evaluate(embedder, Path(data or ".") / folder, split).scores
+    if measure not in scores:
+        raise SettingsError(
+            f"{where} {measure!r} is not measured on {folder}." + known(measure, scores)
+        )
+    return scores[measure]
 
 
 def invariants(embedder: Embedder | HybridEmbedder) -> Iterator[Line]:
