@@ -64,7 +64,9 @@ def test_the_order_of_equal_scores_does_not_matter(order):
 def test_scores_that_are_all_equal_have_no_threshold():
     assert average_precision([1, 1, 1, 1], [1, 0, 0, 0]) == 0.25
     for measure in (best_accuracy, best_f1):
-        with pytest.raises(DataError, match="all 3 scores are equal, no threshold parts them"):
+        with pytest.raises(
+            DataError, match="all 3 scores are equal, so no threshold separates them"
+        ):
             measure([0.5, 0.5, 0.5], [0, 1, 1])
 
 
@@ -134,12 +136,12 @@ SCORED = [average_precision, best_accuracy, best_f1]
 
 @pytest.mark.parametrize("measure", SCORED)
 def test_bad_scores_and_labels_are_errors(measure):
-    with pytest.raises(DataError, match="scores hold NaN or infinity: nan at 1"):
+    with pytest.raises(DataError, match="scores hold NaN or infinity: nan at index 1"):
         measure([1, math.nan], [0, 1])
     with pytest.raises(ShapeError, match="2 scores, 3 labels"):
         measure([1, 2], [0, 1, 1])
     for labels, shown in (([1, 1], "1"), ([0, 0], "0"), ([-1, 1], "-1, 1"), ([], "none")):
-        with pytest.raises(DataError, match=f"both of them, but are: {shown}$"):
+        with pytest.raises(DataError, match=f"both at least once, got: {shown}$"):
             measure([0.1, 0.2][: len(labels)], labels)
 
 
@@ -147,7 +149,7 @@ def test_bad_scores_and_labels_are_errors(measure):
 def test_labels_that_are_not_paired_are_errors(measure):
     with pytest.raises(ShapeError, match="2 predicted labels, 1 gold"):
         measure([0, 1], [0])
-    with pytest.raises(DataError, match="there are no labels"):
+    with pytest.raises(DataError, match="no labels, expected at least one"):
         measure([], [])
     with pytest.raises(DataError, match="label 0 is NaN"):
         measure([math.nan], [1])
@@ -156,7 +158,7 @@ def test_labels_that_are_not_paired_are_errors(measure):
 
 
 def test_pairs_of_vectors_must_fit():
-    with pytest.raises(ShapeError, match=r"\(2, 2\) and \(1, 2\) are not paired"):
+    with pytest.raises(ShapeError, match=r"\(2, 2\) and \(1, 2\), expected equal"):
         pair_classification([[1.0, 0], [0, 1]], [[1.0, 0]], [0, 1])
     with pytest.raises(ShapeError, match="2 scores, 1 labels"):
         pair_classification([[1.0, 0], [0, 1]], [[1.0, 0], [0, 1]], [1])

@@ -102,13 +102,13 @@ def test_one_cluster_for_all_says_nothing(measure):
 def test_bad_labels_are_errors(measure):
     with pytest.raises(ShapeError, match="2 predicted labels, 1 gold"):
         measure([0, 1], ["a"])
-    with pytest.raises(DataError, match="there are no labels"):
+    with pytest.raises(DataError, match="no labels, expected at least one"):
         measure([], [])
     with pytest.raises(DataError, match="label 1 is NaN"):
         measure([0, 1], [0.0, math.nan])
-    with pytest.raises(ShapeError, match=r"one label an item belongs there, \[1, 2\] stands at 0"):
+    with pytest.raises(ShapeError, match=r"expected one label per item, got \[1, 2\] at index 0"):
         measure(np.array([[1, 2]]), ["a"])
-    with pytest.raises(DataError, match="gold is one string; a list of labels belongs there"):
+    with pytest.raises(DataError, match="gold is a string, expected a list of labels"):
         measure([0, 1], "ab")
 
 

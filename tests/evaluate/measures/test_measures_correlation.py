@@ -104,9 +104,11 @@ def test_what_leaves_a_correlation_unchanged():
 
 @pytest.mark.parametrize("measure", [pearson, spearman])
 def test_one_number_an_item(measure):
-    with pytest.raises(ShapeError, match=r"predicted scores: one number an item .* \(2, 1\)"):
+    with pytest.raises(
+        ShapeError, match=r"predicted scores: expected one number per item, .* \(2, 1\)"
+    ):
         measure([[1.0], [2.0]], [1.0, 2.0])
-    with pytest.raises(ShapeError, match="predicted scores: numbers belong there"):
+    with pytest.raises(ShapeError, match="predicted scores: expected numbers"):
         measure(["one", "two"], [1.0, 2.0])
-    with pytest.raises(DataError, match="gold scores hold NaN or infinity: nan at 1"):
+    with pytest.raises(DataError, match="gold scores hold NaN or infinity: nan at index 1"):
         measure([1.0, 2.0], [1.0, math.nan])

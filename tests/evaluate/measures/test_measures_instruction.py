@@ -83,22 +83,24 @@ def test_robustness_agrees_with_mteb_and_is_the_worst_instruction():
 
 def test_errors_name_what_came():
     run = {"q": ranking("a")}
-    with pytest.raises(DataError, match="query 'p' is not in the original run"):
+    with pytest.raises(DataError, match="query 'p' is missing from the original run"):
         p_mrr(run, run, {"p": ["a"]})
-    with pytest.raises(DataError, match="query 'q' is not in the changed run"):
+    with pytest.raises(DataError, match="query 'q' is missing from the changed run"):
         p_mrr(run, {}, {"q": ["a"]})
     with pytest.raises(DataError, match="none of 1 queries excludes a document"):
         p_mrr(run, run, {"q": []})
-    with pytest.raises(DataError, match="query 'q' has one string, not a list"):
+    with pytest.raises(DataError, match="query 'q': expected a list of documents, got a string"):
         p_mrr(run, run, {"q": "a"})
     with pytest.raises(DataError, match="document 'a' has the score nan"):
         p_mrr({"q": {"a": float("nan")}}, run, {"q": ["a"]})
     qrels = {"q": {"a": 1}}
-    with pytest.raises(DataError, match=r"query 'x': ids with judgements are needed, not \['p'\]"):
+    with pytest.raises(
+        DataError, match=r"query 'x': expected ids that have judgements, got \['p'\]"
+    ):
         robustness_at_k(qrels, run, {"x": ["q", "p"]})
-    with pytest.raises(DataError, match=r"query 'x': ids with judgements are needed, not \[\]"):
+    with pytest.raises(DataError, match=r"query 'x': expected ids that have judgements, got \[\]"):
         robustness_at_k(qrels, run, {"x": []})
-    with pytest.raises(DataError, match="there are no queries"):
+    with pytest.raises(DataError, match="no queries, expected"):
         robustness_at_k(qrels, run, {})
-    with pytest.raises(SettingsError, match="k must be a whole number"):
+    with pytest.raises(SettingsError, match="k must be an integer"):
         robustness_at_k(qrels, run, {"x": ["q"]}, 0)

@@ -89,28 +89,28 @@ def test_inference_time_is_the_mean_after_the_warmup(monkeypatch):
 
 
 def test_errors_name_what_came():
-    with pytest.raises(SettingsError, match="temperature must be above 0 and finite, not 0"):
+    with pytest.raises(SettingsError, match="temperature must be above 0 and finite, got 0"):
         contrastive_nll([[1.0]], 0)
     with pytest.raises(DataError, match="vector 0 holds NaN"):
         contrastive_nll([[1.0, math.nan]], 1)
-    with pytest.raises(ShapeError, match=r"\[N, E\], not shape \(2,\)"):
+    with pytest.raises(ShapeError, match=r"\[N, E\], got shape \(2,\)"):
         contrastive_nll([1.0, 2.0], 1)
-    with pytest.raises(ShapeError, match="1 positives of 2 queries"):
+    with pytest.raises(ShapeError, match="1 positives for 2 queries"):
         contrastive_nll([[1.0], [2.0]], 1, [0])
     for positives in ([0, 2], [-1, 0], [0.0, 1.0]):
-        with pytest.raises(DataError, match="positives must be columns, 0 to 1"):
+        with pytest.raises(DataError, match="positives must be columns from 0 to 1"):
             contrastive_nll([[1.0, 2], [2, 3]], 1, positives)
-    with pytest.raises(DataError, match=r"0\.5 at 1 is no log probability"):
+    with pytest.raises(DataError, match=r"0\.5 at index 1 is above 0"):
         perplexity([-1, 0.5])  # a negative log probability, or a probability
     for log_probs in ([-math.inf], [math.nan]):
         with pytest.raises(DataError, match="log probabilities hold NaN or infinity"):
             perplexity(log_probs)
-    with pytest.raises(DataError, match="there are no log probabilities"):
+    with pytest.raises(DataError, match="no log probabilities, expected"):
         perplexity([])
     for compressed, original in (([], []), ([1], [0]), ([-1], [4])):
-        with pytest.raises(DataError, match="lengths are needed, the original ones above 0"):
+        with pytest.raises(DataError, match="expected lengths of 0 or more, original ones above 0"):
             compression_rate(compressed, original)
     with pytest.raises(ShapeError, match="1 compressed lengths, 2 original"):
         compression_rate([1], [2, 3])
-    with pytest.raises(DataError, match="there are no examples"):
+    with pytest.raises(DataError, match="no examples, expected"):
         inference_time_s(len, [])

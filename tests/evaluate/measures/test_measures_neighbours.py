@@ -96,7 +96,7 @@ def test_errors_name_what_came():
             SettingsError, match="k must be below the number of vectors, 200, not 200"
         ):
             measure(VECTORS, 200)
-        with pytest.raises(SettingsError, match="k must be a whole number of at least"):
+        with pytest.raises(SettingsError, match="k must be an integer of at least"):
             measure(VECTORS, 0)
         with pytest.raises(DataError, match="vector 0 holds NaN"):
             measure([[math.nan], [1.0], [2.0]], 2)

@@ -260,7 +260,7 @@ def test_accuracy_is_never_below_recall_and_all_documents_give_recall_1():
 
 @pytest.mark.parametrize("name", ["ndgc@10", "recall", "ndcg@0", "ndcg@-1", "ndcg@ten", "", "P@1"])
 def test_an_unknown_measure_is_an_error(name):
-    with pytest.raises(SettingsError, match=r"measure .* (is not known|needs a cut)"):
+    with pytest.raises(SettingsError, match=r"measure .* (is not known|needs a cutoff)"):
         retrieval(ONE, FIRST, [name])
 
 
@@ -269,7 +269,7 @@ def test_an_unknown_measure_is_an_error(name):
     "measure", [recall_at_k, accuracy_at_k, mrr_at_k, map_at_k, dcg_at_k, ndcg_at_k]
 )
 def test_a_cut_is_a_whole_number(measure, k):
-    with pytest.raises(SettingsError, match="k must be a whole number of at least 1"):
+    with pytest.raises(SettingsError, match="k must be an integer of at least 1"):
         measure(ONE, FIRST, k)
 
 
@@ -289,5 +289,5 @@ def test_bad_scores_grades_and_gains_are_errors():
         dcg([1, 2000], gain="exponential")
     with pytest.raises(DataError, match="grades hold NaN or infinity"):
         dcg([1, math.nan])
-    with pytest.raises(SettingsError, match="k must be a whole number"):
+    with pytest.raises(SettingsError, match="k must be an integer"):
         dcg([1, 2], 0)

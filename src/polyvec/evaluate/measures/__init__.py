@@ -1,8 +1,8 @@
-"""Measures of the literature, by topic; scores are fractions unless their docstrings say other.
+"""Measures of the literature, by topic; scores are fractions unless a docstring says otherwise.
 
-Each says what comes out, its range and its paper. Numbers, labels and texts that are predicted come
-first, then the gold ones; rankings come as qrels and run. Bad input raises DataError or ShapeError,
-a bad option SettingsError, a missing package MissingExtraError.
+Each docstring gives the result, its range and its paper. Predicted values are the first argument,
+gold values the second; rankings are qrels and run. Bad input raises DataError or ShapeError, a bad
+option SettingsError, a missing package MissingExtraError.
 """
 
 from polyvec.evaluate.measures.classification import (

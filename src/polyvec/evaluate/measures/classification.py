@@ -1,4 +1,4 @@
-"""Are classes told apart, by a score and a threshold, or by predicted labels? As MTEB does."""
+"""Classification: scores of pairs at their best threshold, and predicted labels, as in MTEB."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ AVERAGES = ("macro", "micro", "weighted")
 class AtThreshold(NamedTuple):
     """A measure's best value, the threshold that gives it, and precision and recall there.
 
-    What scores above the threshold is called positive; it lies midway between two scores.
+    Scores above the threshold count as positive; it is the midpoint between two scores.
     """
 
     value: float
@@ -31,10 +31,10 @@ class AtThreshold(NamedTuple):
 
 
 def average_precision(scores: Numbers, labels: Numbers) -> float:
-    """Precision at each positive, best score first, mean: 0 to 1; share of positives if random.
+    """Mean precision at each positive, best score first, 0 to 1; share of positives if random.
 
-    Equal scores are one step, so the order of items does not matter. Labels are 0 and 1, of both at
-    least one, or DataError. scikit-learn's, which MTEB uses.
+    Equal scores are one step, so the order of items does not matter. Raises DataError unless labels
+    are 0 and 1 and both occur. scikit-learn's, which MTEB uses.
 
     >>> round(average_precision([0.9, 0.8, 0.7], [1, 0, 1]), 4)
     0.8333
@@ -44,10 +44,10 @@ def average_precision(scores: Numbers, labels: Numbers) -> float:
 
 
 def best_accuracy(scores: Numbers, labels: Numbers) -> AtThreshold:
-    """Highest accuracy of any threshold between two scores, 0 to 1; it cannot part equal scores.
+    """Highest accuracy of any threshold between two different scores, 0 to 1.
 
-    A threshold below or above all scores is left out, as in MTEB and sentence-transformers. Raises
-    DataError where all scores are equal, or labels are not 0 and 1, of both at least one.
+    Thresholds below or above all scores are not tried, as in MTEB and sentence-transformers. Raises
+    DataError if all scores are equal, or unless labels are 0 and 1 and both occur.
 
     >>> best_accuracy([0.9, 0.8, 0.4, 0.2], [1, 0, 1, 0]).value
     0.75
@@ -56,7 +56,7 @@ def best_accuracy(scores: Numbers, labels: Numbers) -> AtThreshold:
 
 
 def best_f1(scores: Numbers, labels: Numbers) -> AtThreshold:
-    """Highest F1 of the positives of any threshold between two scores, 0 to 1; as `best_accuracy`.
+    """Highest F1 of the positives, 0 to 1, of the thresholds that `best_accuracy` tries.
 
     >>> best_f1([0.9, 0.8, 0.4, 0.2], [1, 0, 1, 0])
     AtThreshold(value=0.8, threshold=0.30000000000000004, precision=0.6666666666666666, recall=1.0)
@@ -65,11 +65,11 @@ def best_f1(scores: Numbers, labels: Numbers) -> AtThreshold:
 
 
 def pair_classification(a: Any, b: Any, labels: Numbers) -> dict[str, float]:
-    """MTEB's scores of pairs of vectors, [N, E] each: are they the same (1) or not (0)?
+    """MTEB's scores of pairs of vectors, [N, E] each, with labels 1 (positive) and 0.
 
     accuracy and f1 at their best threshold, precision and recall at that of f1, and ap, for
     similarity by cosine, dot product, Manhattan and Euclidean distance ("cosine_ap"), and the best
-    of the four ("max_ap"). A vector of length 0 has cosine 0 with all.
+    of the four ("max_ap"). The cosine with a zero vector is 0.
     """
     a_NE, b_NE = (x.astype(np.float64) for x in vector_pairs("pair_classification", a, b))
     dot_N = (a_NE * b_NE).sum(axis=1)
@@ -87,7 +87,7 @@ def pair_classification(a: Any, b: Any, labels: Numbers) -> dict[str, float]:
 
 
 def accuracy(predicted: Labels, gold: Labels) -> float:
-    """Share of the labels that are right, 0 to 1; labels of any kind.
+    """Share of correct labels, 0 to 1; labels of any type.
 
     >>> accuracy(["a", "b", "b"], ["a", "b", "a"])
     0.6666666666666666
@@ -98,10 +98,10 @@ def accuracy(predicted: Labels, gold: Labels) -> float:
 
 
 def f1(predicted: Labels, gold: Labels, *, average: str = "macro") -> float:
-    """F1 of each class, then their mean, 0 to 1; classes are those of either side.
+    """Mean F1 of the classes, 0 to 1; classes are those of either side.
 
-    "macro": all classes count alike; "weighted": by their number in gold, as in MTEB's bitext
-    mining; "micro": over all items, which is accuracy. A class never predicted has F1 0.
+    "macro": all classes count equally; "weighted": by their number in gold, as in MTEB's bitext
+    mining; "micro": over all items, which equals accuracy. A class never predicted has F1 0.
 
     >>> round(f1(["a", "b", "b"], ["a", "b", "a"]), 4)
     0.6667
@@ -128,13 +128,15 @@ def _pair_scores(scores_N: np.ndarray, labels: Numbers) -> dict[str, float]:
 
 
 def _best(measure: str, scores: Numbers, labels: Numbers) -> AtThreshold:
-    """The best threshold: those between neighbours that differ, from the highest down."""
+    """The best of the thresholds between different scores, tried from the highest down."""
     scores_N, labels_N = _binary(measure, scores, labels)
     order = np.argsort(-scores_N, kind="stable")
     scores_N, labels_N = scores_N[order], labels_N[order]
     cuts = np.flatnonzero(scores_N[:-1] != scores_N[1:])
     if not len(cuts):
-        raise DataError(f"{measure}: all {len(scores_N)} scores are equal, no threshold parts them")
+        raise DataError(
+            f"{measure}: all {len(scores_N)} scores are equal, so no threshold separates them"
+        )
     num_called, num_positive = cuts + 1, labels_N.sum()
     num_right = labels_N.cumsum()[cuts]
     num_right_negative = len(labels_N) - num_positive - (num_called - num_right)
@@ -154,9 +156,11 @@ def _best(measure: str, scores: Numbers, labels: Numbers) -> AtThreshold:
 def _binary(what: str, scores: Numbers, labels: Numbers) -> tuple[np.ndarray, np.ndarray]:
     scores_N, labels_N = numbers(f"{what}: scores", scores), numbers(f"{what}: labels", labels)
     if len(scores_N) != len(labels_N):
-        raise ShapeError(f"{what}: {len(scores_N)} scores, {len(labels_N)} labels")
+        raise ShapeError(
+            f"{what}: {len(scores_N)} scores, {len(labels_N)} labels; give one for each item"
+        )
     found = sorted(set(labels_N.tolist()))
     if found != [0, 1]:
         shown = ", ".join(f"{label:g}" for label in found[:5]) or "none"
-        raise DataError(f"{what}: labels must be 0 and 1, both of them, but are: {shown}")
+        raise DataError(f"{what}: expected labels 0 and 1, both at least once, got: {shown}")
     return scores_N, labels_N.astype(int)

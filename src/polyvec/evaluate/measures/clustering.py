@@ -1,6 +1,6 @@
-"""Are clusters the classes, whatever the clusters are called? All 0 to 1 but the Rand index.
+"""Agreement of clusters with gold classes, whatever the clusters are called.
 
-Labels are of any kind, one an item: predicted clusters first, then gold classes.
+One label of any type per item: predicted clusters first, then gold classes.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def v_measure(predicted: Labels, gold: Labels) -> float:
 
 
 def nmi(predicted: Labels, gold: Labels, *, average: str = "arithmetic") -> float:
-    """Normalised mutual information, 0 to 1: shared information over the mean of both entropies.
+    """Normalised mutual information, 0 to 1: mutual information over the mean of the entropies.
 
     Papers differ in the mean: "arithmetic" (equals V-measure), "geometric", "min", "max". Strehl
     and Ghosh 2002.
@@ -40,7 +40,7 @@ def nmi(predicted: Labels, gold: Labels, *, average: str = "arithmetic") -> floa
 
 
 def ari(predicted: Labels, gold: Labels) -> float:
-    """Adjusted Rand index, -0.5 to 1: share of pairs that are grouped alike, 0 if by chance.
+    """Adjusted Rand index, -0.5 to 1: agreement on pairs of items; 0 is expected by chance.
 
     Hubert and Arabie 1985.
 
@@ -52,10 +52,10 @@ def ari(predicted: Labels, gold: Labels) -> float:
 
 
 def clustering_accuracy(predicted: Labels, gold: Labels) -> float:
-    """Share of the items whose cluster is their class's, each class having at most one cluster.
+    """Share of items in the cluster matched to their class, one to one, 0 to 1.
 
-    Clusters and classes are matched so that the share is largest, by the Hungarian method (Kuhn
-    1955); clusters beyond the number of classes are wrong throughout.
+    The Hungarian method (Kuhn 1955) finds the matching with the largest share; items in clusters
+    beyond the number of classes count as wrong.
 
     >>> clustering_accuracy([0, 0, 1, 2], ["a", "a", "b", "b"])
     0.75
@@ -66,9 +66,9 @@ def clustering_accuracy(predicted: Labels, gold: Labels) -> float:
 
 
 def purity(predicted: Labels, gold: Labels) -> float:
-    """Share of the items that are of their cluster's most frequent class.
+    """Share of items of their cluster's most frequent class, 0 to 1.
 
-    1 where each item is a cluster of its own: compare it only for equal numbers of clusters.
+    1 if each item is a cluster of its own: compare only equal numbers of clusters.
 
     >>> purity([0, 0, 1, 2], ["a", "a", "b", "b"])
     1.0
@@ -78,7 +78,7 @@ def purity(predicted: Labels, gold: Labels) -> float:
 
 
 def _codes(what: str, predicted: Labels, gold: Labels) -> list[np.ndarray]:
-    """Both labellings as numbers from 0, in the order in which they first come, both [N]."""
+    """Both labellings as integers in order of first occurrence, both [N]."""
     paired(what, predicted, gold, of="labels")
     found = []
     for labels in (classes(what, predicted), classes(what, gold)):
@@ -88,7 +88,7 @@ def _codes(what: str, predicted: Labels, gold: Labels) -> list[np.ndarray]:
 
 
 def _counts(what: str, predicted: Labels, gold: Labels) -> np.ndarray:
-    """How many items of each class are in each cluster, [K, C]."""
+    """Number of items of each class in each cluster, [K, C]."""
     clusters, gold_classes = _codes(what, predicted, gold)
     counts_KC = np.zeros((clusters.max() + 1, gold_classes.max() + 1), int)
     np.add.at(counts_KC, (clusters, gold_classes), 1)

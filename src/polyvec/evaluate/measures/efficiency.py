@@ -1,4 +1,4 @@
-"""What is saved by reading less? The survey's Eq. 10 and its average inference time."""
+"""Cost of inference: the survey's compression rate (Eq. 10) and average inference time."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ def compression_rate(compressed: Numbers, original: Numbers) -> float:
     """Length after compression over length before (Eq. 10), mean over contexts; smaller is better.
 
     Lengths in tokens or vectors: 8 memory slots for 64 tokens are 0.125. Above 1 the context grew.
-    Some papers report the inverse. Raises DataError for a context without tokens.
+    Some papers report the inverse. Raises DataError for an empty context.
 
     >>> compression_rate([8, 8], [64, 32])
     0.1875
@@ -20,25 +20,28 @@ def compression_rate(compressed: Numbers, original: Numbers) -> float:
     short = numbers("compression_rate: compressed lengths", compressed)
     long = numbers("compression_rate: original lengths", original)
     if short.shape != long.shape:
-        raise ShapeError(f"compression_rate: {len(short)} compressed lengths, {len(long)} original")
+        raise ShapeError(
+            f"compression_rate: {len(short)} compressed lengths, {len(long)} original; give one "
+            "for each context"
+        )
     if not len(long) or long.min() <= 0 or short.min() < 0:
-        raise DataError("compression_rate: lengths are needed, the original ones above 0")
+        raise DataError("compression_rate: expected lengths of 0 or more, original ones above 0")
     return float((short / long).mean())
 
 
 def inference_time_s(
     run: Callable[[Any], object], examples: Sequence[Any], *, num_warmup: int = 1
 ) -> float:
-    """Wall-clock seconds of `run` an example, mean, after a run of the first `num_warmup` untimed.
+    """Mean wall-clock seconds of `run` per example, after `num_warmup` untimed examples.
 
-    `run` should return when its work is done: wait for an accelerator in it. Raises DataError where
-    there are no examples.
+    `run` must wait until its work is done, on an accelerator too. Raises DataError without
+    examples.
 
     >>> inference_time_s(len, ["a", "b"]) < 1
     True
     """
     if not len(examples):
-        raise DataError("inference_time_s: there are no examples")
+        raise DataError("inference_time_s: no examples, expected at least one")
     for example in examples[: whole("num_warmup", num_warmup, at_least=0)]:
         run(example)
     began = time.perf_counter()

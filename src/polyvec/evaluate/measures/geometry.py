@@ -1,7 +1,7 @@
-"""How do vectors fill their space? Each reads [N, E] in blocks: 100,000 vectors of 1,024 fit.
+"""How vectors fill their space: alignment, uniformity, isotropy and rank.
 
-Only `uniformity` takes time that grows with the square of N; give it a sample of the rows where
-N is large.
+N vectors, E numbers each, are read in blocks, so 100,000 vectors of 1,024 fit in memory. Only the
+time of `uniformity` grows with the square of N: give it a sample where N is large.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,14 +21,14 @@ from polyvec.evaluate.measures.inputs import (
     vector_pairs,
 )
 
-PAIRS_BLOCK = 2048  # vectors compared at a time with as many others
+PAIRS_BLOCK = 2048  # vectors compared with as many others at a time: 32 MiB of float64
 
 
 def alignment(a: Any, b: Any, *, alpha: float = 2.0) -> float:
     """Mean distance of positive pairs on the unit sphere, to the power alpha; 0 to 2^alpha.
 
-    0 is best: pairs are one point. Row i of `a` belongs to row i of `b`, both [N, E]. Wang and
-    Isola 2020, arXiv:2005.10242.
+    0 is best: the vectors of each pair coincide. Row i of `a` and row i of `b` are a pair, both
+    [N, E]. Wang and Isola 2020, arXiv:2005.10242.
 
     >>> alignment([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [1.0, 0.0]])
     1.0
@@ -45,8 +45,8 @@ def alignment(a: Any, b: Any, *, alpha: float = 2.0) -> float:
 def uniformity(vectors: Any, *, t: float = 2.0) -> float:
     """Log of the mean Gaussian kernel exp(-t d^2) of all pairs on the unit sphere; -4t to 0.
 
-    Lower is better: 0 if all vectors point one way, -4 (at t=2, in many dimensions) if any two are
-    orthogonal. A vector is not paired with itself. Wang and Isola 2020, arXiv:2005.10242.
+    Lower is better: 0 if all vectors have the same direction, -4 (at t=2) if all are orthogonal.
+    A vector is not paired with itself. Wang and Isola 2020, arXiv:2005.10242.
 
     >>> uniformity([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]], t=2.0)  # log((2 exp(-4) + 1) / 3)
     -1.0626...
@@ -60,15 +60,17 @@ def uniformity(vectors: Any, *, t: float = 2.0) -> float:
             cosines = rows @ vectors_NE[other : other + PAIRS_BLOCK].T
             if other == start:
                 cosines = cosines[np.triu_indices(len(rows), 1)]
+            # |a - b|^2 of unit vectors; rounding can make it slightly negative.
             squares = np.maximum(2 - 2 * cosines.astype(np.float64), 0)
             found = np.logaddexp(found, logsumexp(-scale * squares.ravel()))
     return float(found - np.log(num * (num - 1) / 2))
 
 
 def mean_cosine(vectors: Any) -> float:
-    """Mean cosine of all pairs of vectors, -1 / (N - 1) to 1: near 0 if isotropic, 1 in a cone.
+    """Mean cosine of all pairs of vectors, -1 / (N - 1) to 1: near 0 if isotropic, 1 if all agree.
 
-    Exact, from the length of the sum of the unit vectors. Ethayarajh 2019, arXiv:1909.00512.
+    Exact in linear time, from the length of the sum of the unit vectors. Ethayarajh 2019,
+    arXiv:1909.00512.
 
     >>> round(mean_cosine([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]]), 4)
     0.3333
@@ -79,11 +81,11 @@ def mean_cosine(vectors: Any) -> float:
 
 
 def isotropy(vectors: Any) -> float:
-    """Least over largest partition function of all directions, 0 to 1: 1 if isotropic.
+    """Smallest over largest partition function of all directions, 0 to 1: 1 if isotropic.
 
     Z(c) = sum over vectors of exp(c . v), for the eigenvectors c of V'V and their opposites (the
-    paper takes one sign of each, whichever its solver gives). It depends on the vectors' lengths:
-    short ones are always near 1. Mu and Viswanath 2018, arXiv:1702.01417.
+    paper takes whichever sign its solver returns). It depends on the vectors' lengths: short
+    vectors always score near 1. Mu and Viswanath 2018, arXiv:1702.01417.
 
     >>> round(isotropy([[1.0, 0.0], [-1.0, 0.0]]), 4)  # 1 / cosh 1
     0.6481
@@ -99,11 +101,11 @@ def isotropy(vectors: Any) -> float:
 
 
 def isoscore(vectors: Any) -> float:
-    """How evenly variance fills the dimensions, 0 to 1: 1 if all have as much, 0 if one has all.
+    """How evenly variance is spread over dimensions, 0 to 1: 1 if evenly, 0 if in one dimension.
 
-    Neither mean nor scale matters, and no direction is special. Fewer vectors than dimensions
-    cannot fill them, so compare equal numbers. Raises ShapeError for 1 dimension, DataError where
-    all vectors are equal. Rudman et al. 2022, arXiv:2108.07344, Algorithm 1.
+    Invariant to mean, scale and rotation. Fewer vectors than dimensions cannot fill them, so
+    compare equal numbers. Raises ShapeError for 1 dimension, DataError if all vectors are equal.
+    Rudman et al. 2022, arXiv:2108.07344, Algorithm 1.
 
     >>> round(isoscore([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 4)  # variances 4 : 1
     0.4706
@@ -111,7 +113,7 @@ def isoscore(vectors: Any) -> float:
     vectors_NE = matrix("isoscore", vectors)
     n = vectors_NE.shape[1]
     if n < 2:
-        raise ShapeError("isoscore: vectors of 1 dimension came, at least 2 are needed")
+        raise ShapeError("isoscore: expected vectors of at least 2 dimensions, got 1")
     _not_all_equal("isoscore", vectors_NE)
     # Variances along the principal components: the diagonal of the covariance after PCA.
     variances_E = np.linalg.eigvalsh(_gram(vectors_NE, vectors_NE.mean(axis=0, dtype=np.float64)))
@@ -122,10 +124,10 @@ def isoscore(vectors: Any) -> float:
 
 
 def effective_rank(vectors: Any, *, center: bool = False) -> float:
-    """Exp of the entropy of the singular values' shares, 1 to min(N, E): how many count.
+    """Exponential of the entropy of the normalised singular values, 1 to min(N, E).
 
-    `center` takes the mean off first. Raises DataError where nothing is left: all are 0, or
-    all equal. Roy and Vetterli 2007, EUSIPCO.
+    The number of dimensions in effective use. `center` subtracts the mean first. Raises DataError
+    if all vectors are 0, or, with `center`, equal. Roy and Vetterli 2007, EUSIPCO.
 
     >>> round(effective_rank([[1.0, 0.0], [0.0, 1.0]]), 4), round(effective_rank([[1.0, 1.0]]), 4)
     (2.0, 1.0)
@@ -150,11 +152,11 @@ def cluster_isotropy(
     clusters: Labels,
     measure: Callable[[Any], float] = isoscore,
 ) -> float:
-    """A measure of isotropy inside each cluster around its mean, averaged by the clusters' sizes.
+    """A measure of isotropy of each centred cluster, averaged with the clusters' sizes as weights.
 
-    Vectors in a few tight groups look anisotropic as a whole and may not be inside them. `clusters`
-    is a label a vector; `measure` is `isoscore`, `isotropy`, `mean_cosine` or any of [N, E]. A
-    cluster of one or of equal vectors has no shape and does not count; DataError if all are such.
+    Vectors in a few tight groups look anisotropic as a whole and may be isotropic within each.
+    `clusters` has a label per vector; `measure` is `isoscore`, `isotropy`, `mean_cosine` or another
+    function of [N, E]. A cluster of equal vectors is left out; DataError if all are left out.
     Cai et al. 2021, "Isotropy in the Contextual Embedding Space: Clusters and Manifolds", ICLR.
 
     >>> tight = [[9.0, 1.0], [9.0, -1.0], [10.0, 0.0], [8.0, 0.0]]
@@ -165,7 +167,10 @@ def cluster_isotropy(
     """
     vectors_NE, labels = matrix("cluster_isotropy", vectors), classes("cluster_isotropy", clusters)
     if len(labels) != len(vectors_NE):
-        raise ShapeError(f"cluster_isotropy: {len(vectors_NE)} vectors, {len(labels)} clusters")
+        raise ShapeError(
+            f"cluster_isotropy: {len(vectors_NE)} vectors, {len(labels)} clusters; give each "
+            "vector a label"
+        )
     members: dict[Any, list[int]] = {}
     for row, label in enumerate(labels):
         members.setdefault(label, []).append(row)
@@ -176,7 +181,9 @@ def cluster_isotropy(
             total += len(rows) * measure(inside - inside.mean(axis=0, dtype=np.float64))
             weight += len(rows)
     if not weight:
-        raise DataError(f"cluster_isotropy: none of {len(members)} clusters has two vectors apart")
+        raise DataError(
+            f"cluster_isotropy: none of {len(members)} clusters has two different vectors"
+        )
     return total / weight
 
 
@@ -190,7 +197,7 @@ def _blocks(num: int) -> Iterator[slice]:
 
 
 def _gram(vectors_NE: np.ndarray, mean_E: np.ndarray | float = 0.0) -> np.ndarray:
-    """V'V around a mean, [E, E], in float64."""
+    """V'V of the vectors minus a mean, [E, E], in float64."""
     gram_EE = np.zeros((vectors_NE.shape[1],) * 2)
     for rows in _blocks(len(vectors_NE)):
         block = vectors_NE[rows] - np.asarray(mean_E, np.float64)

@@ -1,8 +1,8 @@
-"""Are the relevant documents at the top? The survey's Eq. 4 to 9, averaged over the queries.
+"""Retrieval measures, the survey's Eq. 4 to 9, averaged over queries.
 
 trec_eval's definitions: equal scores are ordered by document id, the largest first; a grade below
-1 is not relevant and gains nothing; a judged query that is missing from the run counts 0.
-ir-measures computes what it has: all but DCG and exponential gains.
+1 is not relevant and gains nothing; a judged query that is missing from the run scores 0.
+ir-measures computes all but DCG and exponential gains, which it lacks.
 """
 
 import math
@@ -25,7 +25,7 @@ MTEB_MEASURES = tuple(
     for family in ("ndcg", "map", "recall", "precision", "accuracy", "mrr")
     for k in CUTS
 )
-# What ir-measures calls them.
+# Measures of ir-measures, by our name.
 THEIRS = {
     "ndcg": "nDCG",
     "map": "AP",
@@ -34,6 +34,7 @@ THEIRS = {
     "precision": "P",
     "accuracy": "Success",
 }
+# Measures computed here: kind and gain.
 OURS = {
     "dcg": ("dcg", "linear"),
     "dcg_exponential": ("dcg", "exponential"),
@@ -54,11 +55,11 @@ def retrieval(
 ) -> dict[str, float]:
     """Measures by name, averaged over the judged queries; MTEB_MEASURES are those MTEB reports.
 
-    A name is a family and a cut, "ndcg@10", or "map", "mrr" and the gains without a cut. Families:
+    A name is a family and a cutoff, "ndcg@10"; map, mrr, dcg and ndcg need no cutoff. Families:
     ndcg and dcg (linear gain), ndcg_exponential, dcg_exponential, map, mrr, recall, precision,
-    accuracy (hit rate). A query without a relevant document counts 0 (no_positives="zero", as
-    trec_eval has it) or does not count ("skip"). Raises SettingsError for an unknown name,
-    DataError for a score that is not finite, a grade that is no whole number, or no query left.
+    accuracy (hit rate). A query without a relevant document scores 0 (no_positives="zero", as in
+    trec_eval) or is skipped ("skip"). Raises SettingsError for an unknown name, DataError for a
+    score that is not finite, a grade that is not an integer, or if no query is left.
 
     >>> retrieval({"q": {"a": 1}}, {"q": {"b": 0.9, "a": 0.8}}, ["mrr@10", "recall@1"])
     {'mrr@10': 0.5, 'recall@1': 0.0}
@@ -68,12 +69,12 @@ def retrieval(
 
 
 def per_query(qrels: Qrels, run: Run, name: str, *, no_positives: str = "zero") -> dict[str, float]:
-    """A measure for each judged query, named as in `retrieval`; 0 for one missing from the run."""
+    """A measure for each judged query, named as in `retrieval`; 0 if missing from the run."""
     return _values(qrels, run, [name], no_positives)[name]
 
 
 def recall_at_k(qrels: Qrels, run: Run, k: int, *, no_positives: str = "zero") -> float:
-    """Share of a query's relevant documents that stand in its first k (Eq. 4), 0 to 1, mean.
+    """Mean share of a query's relevant documents among its first k (Eq. 4), 0 to 1.
 
     >>> recall_at_k({"q": {"a": 1, "c": 1}}, {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, 2)
     0.5
@@ -82,7 +83,7 @@ def recall_at_k(qrels: Qrels, run: Run, k: int, *, no_positives: str = "zero") -
 
 
 def accuracy_at_k(qrels: Qrels, run: Run, k: int, *, no_positives: str = "zero") -> float:
-    """Share of the queries with a relevant document in the first k (Eq. 5), 0 to 1; the hit rate.
+    """Share of queries with a relevant document among the first k (Eq. 5), 0 to 1; the hit rate.
 
     >>> accuracy_at_k({"q": {"a": 1, "c": 1}}, {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, 2)
     1.0
@@ -91,7 +92,7 @@ def accuracy_at_k(qrels: Qrels, run: Run, k: int, *, no_positives: str = "zero")
 
 
 def mrr_at_k(qrels: Qrels, run: Run, k: int | None = None, *, no_positives: str = "zero") -> float:
-    """1 / rank of the first relevant document (Eq. 6), 0 if it is not in the first k; 0 to 1, mean.
+    """Mean of 1 / rank of the first relevant document (Eq. 6), 0 to 1; 0 beyond rank k.
 
     >>> mrr_at_k({"q": {"b": 1}}, {"q": {"a": 3.0, "b": 2.0}})
     0.5
@@ -102,7 +103,7 @@ def mrr_at_k(qrels: Qrels, run: Run, k: int | None = None, *, no_positives: str 
 def map_at_k(qrels: Qrels, run: Run, k: int | None = None, *, no_positives: str = "zero") -> float:
     """Mean average precision (Eq. 7), 0 to 1: precision at each relevant document of the first k.
 
-    Summed and divided by all relevant documents, those beyond k or not found, too.
+    The sum is divided by the number of all relevant documents, found or not.
 
     >>> map_at_k({"q": {"b": 1, "d": 1}}, {"q": {"a": 3.0, "b": 2.0}})
     0.25
@@ -134,7 +135,7 @@ def ndcg_at_k(
     gain: str = "linear",
     no_positives: str = "zero",
 ) -> float:
-    """DCG of the first k over that of the best order (Eq. 9), 0 to 1, mean; gains as in `dcg`.
+    """Mean DCG of the first k over that of the ideal order (Eq. 9), 0 to 1; gains as in `dcg`.
 
     >>> round(ndcg_at_k({"q": {"b": 1}}, {"q": {"a": 3.0, "b": 2.0}}, 10), 4)
     0.6309
@@ -143,11 +144,11 @@ def ndcg_at_k(
 
 
 def dcg(grades: Numbers, k: int | None = None, *, gain: str = "linear") -> float:
-    """Discounted cumulative gain of one list's grades in the order of its ranks (Eq. 8), 0 or more.
+    """Discounted cumulative gain of grades in the order of their ranks (Eq. 8), 0 or more.
 
-    gain="linear" takes a grade as it is (Järvelin and Kekäläinen 2002; trec_eval, BEIR, MTEB),
-    "exponential" 2^grade - 1 (Burges et al. 2005; the survey). Grades of 0 and 1 give the same in
-    both. A grade below 0 gains 0. Raises DataError for grades that are not finite or too large.
+    gain="linear" is the grade itself (Järvelin and Kekäläinen 2002; trec_eval, BEIR, MTEB),
+    "exponential" 2^grade - 1 (Burges et al. 2005; the survey); they agree for grades of 0 and 1. A
+    grade below 0 gains 0. Raises DataError for grades that are not finite or too large.
 
     >>> dcg([0, 0, 3]), dcg([0, 0, 3], gain="exponential")
     (1.5, 3.5)
@@ -158,16 +159,18 @@ def dcg(grades: Numbers, k: int | None = None, *, gain: str = "linear") -> float
         gains = GAINS[gain](np.maximum(cut, 0))
     total = float((gains / np.log2(np.arange(len(gains)) + 2)).sum())
     if not np.isfinite(total):
-        raise DataError(f"dcg: grade {cut.max():g} is too large for {gain} gain")
+        raise DataError(f"dcg: grade {cut.max():g} is too large for {gain} gain; use linear gain")
     return total
 
 
 def in_order(scores: Mapping[str, float]) -> list[str]:
-    """Documents as trec_eval ranks them, best first: by score, equal ones by id, both falling."""
+    """Documents as trec_eval ranks them: by score, equal ones by id, both descending."""
     values = np.fromiter(scores.values(), float, len(scores))
     if not np.isfinite(values).all():
         document = next(name for name in scores if not np.isfinite(scores[name]))
-        raise DataError(f"run: document {document!r} has the score {scores[document]}")
+        raise DataError(
+            f"run: document {document!r} has the score {scores[document]}, expected a finite number"
+        )
     return sorted(scores, key=lambda document: (scores[document], document), reverse=True)
 
 
@@ -181,7 +184,7 @@ def _values(
     found = {name: dict.fromkeys(judged, 0.0) for name in names}
     theirs = {_measure(*families[name]): name for name in names if families[name][0] in THEIRS}
     if theirs:
-        # Places as scores: ir-measures' RR@10 would order equal scores in another way.
+        # Ranks as scores, because RR@10 of ir-measures breaks ties in another order.
         places = {query: _places(documents) for query, documents in ranked.items()}
         module = extra("ir_measures", "retrieval measures")
         for metric in module.iter_calc(list(theirs), judged, places):
@@ -202,13 +205,13 @@ def _gained(grades: Mapping[str, int], documents: list[str], family: str, k: int
 
 
 def _family(name: str) -> tuple[str, int | None]:
-    """A measure's family and its cut."""
+    """A measure's family and its cutoff."""
     found = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]*))?", name)
     family, k = found.groups() if found else (name, None)
     if family not in THEIRS and family not in OURS:
         raise SettingsError(f"retrieval: measure {name!r} is not known." + known(family, NAMES))
     if k is None and family in NEED_A_CUT:
-        raise SettingsError(f"retrieval: measure {name!r} needs a cut, as in '{family}@10'")
+        raise SettingsError(f"retrieval: measure {name!r} needs a cutoff, such as '{family}@10'")
     return family, int(k) if k else None
 
 
@@ -218,7 +221,7 @@ def _measure(family: str, k: int | None) -> Any:
 
 
 def _judged(qrels: Qrels, no_positives: str) -> dict[str, dict[str, int]]:
-    """The queries that count, with whole-numbered grades."""
+    """The queries to average over, with integer grades."""
     if no_positives not in NO_POSITIVES:
         raise SettingsError(
             f"no_positives {no_positives!r} is not known." + known(no_positives, NO_POSITIVES)
@@ -227,17 +230,20 @@ def _judged(qrels: Qrels, no_positives: str) -> dict[str, dict[str, int]]:
     for query, grades in qrels.items():
         for document, grade in grades.items():
             if not math.isfinite(grade) or int(grade) != grade:
-                raise DataError(f"qrels: query {query!r}, document {document!r}: grade {grade!r}")
+                raise DataError(
+                    f"qrels: query {query!r}, document {document!r}: grade {grade!r}, expected "
+                    "an integer"
+                )
         if no_positives == "zero" or any(grade > 0 for grade in grades.values()):
             judged[query] = {document: int(grade) for document, grade in grades.items()}
     if not judged:
         why = "no query" if not qrels else f"none of {len(qrels)} queries has a relevant document"
-        raise DataError(f"retrieval: there is nothing to average over, {why}")
+        raise DataError(f"retrieval: nothing to average over, {why}")
     return judged
 
 
 def _places(documents: list[str]) -> dict[str, float]:
-    """Scores n..1 for documents in their order."""
+    """Scores n, n - 1, ... 1 for documents in their order."""
     return {document: float(len(documents) - i) for i, document in enumerate(documents)}
 
 

@@ -1,7 +1,7 @@
-"""Is a text the one that was wanted? The survey's Eq. 12 to 18, averaged over the texts.
+"""Agreement of predicted with gold texts: the survey's Eq. 12 to 18, averaged over texts.
 
-A text is a string or a list of tokens (a tokenizer's ids, say), which is taken as it is. What was
-predicted comes first, then the gold text, one each.
+A text is a string, or a list of tokens (such as a tokenizer's ids), which is compared unchanged.
+Predicted texts come first, then one gold text for each.
 """
 
 import re
@@ -27,7 +27,7 @@ LEVELS = ("corpus", "sentence")
 
 
 class Overlap(NamedTuple):
-    """Share of the prediction that is right, of the gold that was found, their mean; 0 to 1."""
+    """Precision, recall and their weighted harmonic mean, all 0 to 1."""
 
     precision: float
     recall: float
@@ -35,10 +35,10 @@ class Overlap(NamedTuple):
 
 
 def token_accuracy(predicted: Sequence[Text], gold: Sequence[Text]) -> float:
-    """Share of a gold text's tokens that the prediction has at the same place (Eq. 12), 0 to 1.
+    """Share of a gold text's tokens that the prediction has in the same position (Eq. 12), 0 to 1.
 
-    The survey calls it exact match; it is not one: a right beginning scores, and one token too many
-    at the front scores 0. Strings are split at white space. DataError for an empty gold text.
+    The survey calls this exact match, but a correct beginning scores, and one extra token at the
+    front scores 0. Strings are split at white space. Raises DataError for an empty gold text.
 
     >>> token_accuracy(["the cat sat", "cat"], ["the cat ran off", "cat"])
     0.75
@@ -58,10 +58,10 @@ def token_accuracy(predicted: Sequence[Text], gold: Sequence[Text]) -> float:
 def exact_match(
     predicted: Sequence[Text], gold: Sequence[Text], *, normalize: bool = True
 ) -> float:
-    """Share of the texts that are the gold text, 0 to 1.
+    """Share of texts equal to their gold text, 0 to 1.
 
-    normalize=True ignores what SQuAD's script does (Rajpurkar et al. 2016, arXiv:1606.05250): see
-    `normalized`. False compares every character, as papers on embedding inversion do.
+    normalize=True compares `normalized` texts, as SQuAD's script does (Rajpurkar et al. 2016,
+    arXiv:1606.05250). False compares every character, as papers on embedding inversion do.
 
     >>> exact_match(["The cat!", "dog"], ["cat", "dogs"])
     0.5
@@ -72,7 +72,7 @@ def exact_match(
 
 
 def normalized(text: str) -> str:
-    """The text as SQuAD compares it: small letters, no ASCII punctuation, no a, an, the, one space.
+    """The text as SQuAD compares it: lower case, without punctuation, articles and extra spaces.
 
     >>> normalized("The  U.S. a-team")
     'us ateam'
@@ -84,11 +84,10 @@ def normalized(text: str) -> str:
 def token_overlap(
     predicted: Sequence[Text], gold: Sequence[Text], *, normalize: bool = True
 ) -> Overlap:
-    """Precision, recall and F1 of the words, whatever their order (Eq. 18): token F1, mean.
+    """Mean precision, recall and F1 of the words in any order (Eq. 18): token F1.
 
-    A word counts as often as it stands in both. Strings are `normalized` (SQuAD's F1) or, with
-    normalize=False, only split at white space. Two texts without words agree, one such text does
-    not with any other.
+    A word counts as often as it occurs in both. Strings are `normalized` (SQuAD's F1) or, with
+    normalize=False, only split at white space. Two empty texts agree; an empty and another do not.
 
     >>> token_overlap(["sat cat cat"], ["a cat sat down"])
     Overlap(precision=0.6666666666666666, recall=0.6666666666666666, f=0.6666666666666666)
@@ -99,10 +98,10 @@ def token_overlap(
 
 
 def rouge_l(predicted: Sequence[Text], gold: Sequence[Text], *, beta: float = 1.0) -> Overlap:
-    """Precision, recall (Eq. 13, 14) and F_beta (Eq. 15) of the longest common subsequence, mean.
+    """Mean precision, recall (Eq. 13, 14), F_beta (Eq. 15) of the longest common subsequence.
 
-    A larger beta gives recall more weight. Strings become rouge-score's words: small letters,
-    a-z and 0-9 only, no stemming; a gold text without any is a DataError, not a score of 0, so
+    A larger beta gives recall more weight. Strings are split into rouge-score's words: lower case,
+    a-z and 0-9 only, no stemming. A gold text without such words is a DataError, not a score of 0:
     give texts of other scripts as lists of tokens. Lin 2004, aclanthology.org/W04-1013.
 
     >>> rouge_l(["the cat"], ["the big cat sat"], beta=2.0)
@@ -114,15 +113,15 @@ def rouge_l(predicted: Sequence[Text], gold: Sequence[Text], *, beta: float = 1.
 
 
 def rouge_n(predicted: Sequence[Text], gold: Sequence[Text], n: int = 1) -> Overlap:
-    """Precision, recall and F1 of the runs of n words, 1 to 9, mean; strings as for `rouge_l`.
+    """Mean precision, recall and F1 of n-grams, n from 1 to 9; strings as for `rouge_l`.
 
-    A gold text shorter than n words has none, and scores 0. Lin 2004.
+    A gold text of fewer than n words scores 0. Lin 2004.
 
     >>> rouge_n(["the cat sat"], ["the cat ran"], 2)
     Overlap(precision=0.5, recall=0.5, f=0.5)
     """
     if whole("n", n) > 9:
-        raise SettingsError(f"n must be at most 9, not {n}")
+        raise SettingsError(f"n must be at most 9, got {n}")
     scores = _rouge(f"rouge{n}", predicted, gold)
     return _mean([Overlap(p, r, _f_beta(p, r, 1.0)) for p, r in scores])
 
@@ -138,7 +137,7 @@ def bleu(
     """BLEU (Eq. 16), 0 to 1: brevity penalty times the geometric mean of n-gram precisions.
 
     level="corpus" counts n-grams over all texts (Papineni et al. 2002, P02-1040); "sentence" is
-    the mean over texts, each with only the orders that it is long enough for. sacrebleu computes:
+    the mean over texts, each with the orders that it is long enough for. sacrebleu computes it:
     orders without a match are smoothed ("exp"), `tokenize` is one of its tokenizers ("zh", "char").
 
     >>> round(bleu(["the cat sat on the mat"], ["the cat sat on the mat"]), 6)
@@ -147,7 +146,9 @@ def bleu(
     paired("bleu", predicted, gold, of="texts")
     for i, text in enumerate([*predicted, *gold]):
         if not isinstance(text, str):
-            raise DataError(f"bleu: text {i % len(gold)} is no string but {type(text).__name__}")
+            raise DataError(
+                f"bleu: text {i % len(gold)} is {type(text).__name__}, expected a string"
+            )
     if level not in LEVELS:
         raise SettingsError(f"bleu: level {level!r} is not known." + known(level, LEVELS))
     metric = extra("sacrebleu.metrics", "BLEU").BLEU
@@ -159,7 +160,7 @@ def bleu(
         max_ngram_order=whole("max_order", max_order),
         tokenize=tokenize,
         effective_order=level == "sentence",
-        force=True,  # no warning where texts look tokenized
+        force=True,  # suppresses the warning that texts look tokenized
     )
     if level == "corpus":
         return scorer.corpus_score(list(predicted), [list(gold)]).score / 100
@@ -168,9 +169,9 @@ def bleu(
 
 
 def embedding_cosine(predicted: Any, gold: Any) -> float:
-    """Cosine of the predicted texts' vectors with those of the gold texts (Eq. 17), -1 to 1, mean.
+    """Mean cosine of the vectors of predicted texts with those of gold texts (Eq. 17), -1 to 1.
 
-    Both [N, E]. Raises ShapeError if they are not paired, DataError for a vector of length 0.
+    Both [N, E]. Raises ShapeError for different shapes, DataError for a zero vector.
 
     >>> embedding_cosine([[2.0, 0.0], [0.0, 3.0]], [[1.0, 0.0], [1.0, 0.0]])
     0.5
@@ -183,10 +184,10 @@ def embedding_cosine(predicted: Any, gold: Any) -> float:
 def attribute_hit_rate(
     guesses: Sequence[Sequence[Hashable]], gold: Sequence[Sequence[Hashable]], k: int
 ) -> float:
-    """Share of a text's secret words that are among the first k guesses, 0 to 1, mean.
+    """Mean share of a text's secret words that are among the first k guesses, 0 to 1.
 
-    Guesses are words in order, the surest first. What an attribute inference attack leaks (Song and
-    Raghunathan 2020, arXiv:2004.00053). Raises DataError for a text without secret words.
+    Guesses are words in descending confidence. Measures what an attribute inference attack leaks
+    (Song and Raghunathan 2020, arXiv:2004.00053). Raises DataError for a text without secret words.
 
     >>> attribute_hit_rate([["paris", "anna", "rome"]], [["anna", "rome"]], 2)
     0.5
@@ -195,7 +196,7 @@ def attribute_hit_rate(
     cut, shares = whole("k", k), []
     for i, (words, wanted) in enumerate(zip(guesses, gold, strict=True)):
         if isinstance(words, str) or isinstance(wanted, str) or not len(wanted):
-            raise DataError(f"attribute_hit_rate: a list of words is needed at {i}")
+            raise DataError(f"attribute_hit_rate: expected a list of words at index {i}")
         shares.append(len(set(wanted) & set(words[:cut])) / len(set(wanted)))
     return float(np.mean(shares))
 
@@ -205,7 +206,7 @@ def _tokens(text: Text) -> list[Hashable]:
 
 
 def _prepared(texts: Sequence[Text], normalize: bool) -> list[Text]:
-    """Texts that can be compared: strings as they count, tokens as lists."""
+    """Strings, normalised or not, and lists of tokens, in a form that == compares."""
     return [
         (normalized(text) if normalize else text) if isinstance(text, str) else list(text)
         for text in texts
@@ -222,7 +223,7 @@ def _overlap(text: list[Hashable], wanted: list[Hashable]) -> Overlap:
 
 
 def _f_beta(precision: float, recall: float, beta: float) -> float:
-    """(1 + beta^2) P R / (beta^2 P + R); 0 where nothing is shared."""
+    """(1 + beta^2) P R / (beta^2 P + R); 0 if both are 0."""
     weighted = beta**2 * precision + recall
     return (1 + beta**2) * precision * recall / weighted if weighted else 0.0
 
@@ -232,7 +233,7 @@ def _mean(overlaps: Sequence[Overlap]) -> Overlap:
 
 
 class _Words:
-    """rouge-score's words of a string; a list of tokens as it is."""
+    """A tokenizer for rouge-score that leaves lists of tokens unchanged."""
 
     def __init__(self) -> None:
         self.default = extra("rouge_score.tokenizers", "ROUGE").DefaultTokenizer(use_stemmer=False)
@@ -242,7 +243,7 @@ class _Words:
 
 
 def _rouge(kind: str, predicted: Sequence[Text], gold: Sequence[Text]) -> list[tuple[float, float]]:
-    """Each text's precision and recall."""
+    """Precision and recall of each text."""
     paired(kind, predicted, gold, of="texts")
     words = _Words()
     scorer = extra("rouge_score.rouge_scorer", "ROUGE").RougeScorer([kind], tokenizer=words)
