@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from shell_examples import polyvec_calls
+from test_package import ORDER
 
 from polyvec.cli import main
 
@@ -47,3 +48,21 @@ def test_code_blocks_run(path, tmp_path, monkeypatch):
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
         assert (path.parent / target).exists(), target
+
+
+def test_the_map_in_the_readme_is_the_tree():
+    """Every top-level file and every folder, in the order of imports."""
+    source = ROOT / "src" / "polyvec"
+    readme = (ROOT / "README.md").read_text("utf-8")
+    _, _, tree = readme.partition("src/polyvec/\n")
+    listed, folder = [], ""
+    for indent, name in re.findall(r"^( {2}| {4})([\w.]+)/? ", tree.partition("```")[0], re.M):
+        folder = name if indent == "  " else folder
+        listed.append(name if indent == "  " else f"{folder}/{name}")
+    packages = {
+        path.parent.relative_to(source).as_posix() for path in source.glob("*/**/__init__.py")
+    }
+    files = {path.name for path in source.glob("*.py") if not path.name.startswith("__")}
+    assert set(listed) == packages | files
+    top = [name.removesuffix(".py") for name in listed if "/" not in name]
+    assert top == [room for room in ORDER if not room.startswith("__")]
