@@ -62,6 +62,10 @@ def test_unknown_names_are_errors(shared_data, tmp_path):
         select(["scifact"])
     with pytest.raises(InputError, match="xquad: no subset 'xx'"):
         select(["xquad"], data=shared_data, subsets=["xx"])
+    with pytest.raises(InputError, match="kind 'sts' has no effect"):
+        select(["stsb"], data=shared_data, kind="sts")
+    with pytest.raises(InputError, match="subset 'de' has no effect"):
+        select(["stsb", "scifact"], data=shared_data, subsets=["de"])
     with pytest.raises(DataError, match="no data of sts in"):
         select(["sts"], data=tmp_path)
 

@@ -138,7 +138,7 @@ def test_the_datas_hash_and_the_cut_texts_are_in_the_result(pairs, embedder):
     assert (before.num_truncated, after.num_truncated) == (0, 1)
 
 
-def test_a_model_that_says_nothing_has_no_correlation(pairs, embedder):
+def test_a_constant_model_has_no_correlation(pairs, embedder):
     import torch
 
     with torch.no_grad():

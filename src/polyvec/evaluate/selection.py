@@ -66,6 +66,10 @@ def select(
             ]
     if not found:
         raise DataError(f"no data of {', '.join(wanted)} in {data}")
+    if kind and not any(each.folder for each in found):
+        raise InputError(f"kind {kind!r} has no effect: it is for folders, and none is given")
+    if subsets and not any(each.subset for each in found):
+        raise InputError(f"subset {subsets[0]!r} has no effect: none of the tasks has subsets")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What cannot be measured is an error of one line that says where: task, text, row."""
+"""Data that cannot be measured is an error of one line that names task, text and row."""
 
 import dataclasses
 

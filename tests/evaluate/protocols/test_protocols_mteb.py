@@ -20,7 +20,7 @@ ROUNDED = 5.1e-6
 
 
 def agree(found, theirs: dict, rename=lambda name: name, tolerance: float = 1e-6) -> None:
-    """Every number of theirs is ours; `rename` says what we call it, None that we have it not."""
+    """All their scores equal ours; `rename` maps their name to ours, or to None if we have none."""
     compared = 0
     for name, value in theirs.items():
         if LEFT_OUT.fullmatch(name) or rename(name) is None:
@@ -55,7 +55,7 @@ def test_pair_classification(seed, similarity):
 
 @pytest.mark.parametrize(("num_labels", "samples", "seed"), [(2, 8, 0), (2, 3, 1), (12, 4, 2)])
 def test_classification(num_labels, samples, seed):
-    """Two labels have an average precision; of twelve, "10" stands behind "9"."""
+    """Two labels have an average precision; with twelve, "10" is sorted after "9"."""
     data = toy_data.classes(seed, num_labels, samples=samples)
     num = 10 if seed == 2 else 4
     theirs = mteb_side.classification(data, Bag(), n_experiments=num)

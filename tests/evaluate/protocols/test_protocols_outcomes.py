@@ -1,4 +1,4 @@
-"""What an outcome says: perfect vectors score 1, and items, statistic and similarities fit."""
+"""Outcomes: perfect vectors score 1, and items, statistic and similarities are consistent."""
 
 import collections
 import dataclasses
@@ -56,7 +56,7 @@ def angles(*degrees: float) -> tuple[str, ...]:
     return tuple(map(str, degrees))
 
 
-# Vectors at angles: whatever is alike lies close. Each must score 1.
+# Vectors at angles, close for what is similar. Each must score 1.
 GOLD = np.cos(np.radians([0, 20, 40, 60, 80])).tolist()
 TOPICS = angles(*range(12), *range(120, 132), *range(240, 252))
 NAMES = ("a",) * 12 + ("b",) * 12 + ("c",) * 12
@@ -120,7 +120,7 @@ def test_only_protocols_that_draw_take_a_seed(data, options):
 
 
 @ALL
-def test_the_main_score_is_what_the_statistic_makes_of_the_items(data, options):
+def test_the_statistic_of_the_items_is_the_main_score(data, options):
     found = protocols.run(Bag(), data, **options)
     assert isinstance(found, Outcome) and found.scores[found.main_measure] == found.main_score
     assert all(isinstance(value, float) for value in found.scores.values())
@@ -351,7 +351,7 @@ def test_a_model_that_follows_instructions():
     assert sorted(follows.calls) == sorted(
         [("document", None, 4), ("query", "near", 1), ("query", "far", 1)]
     )
-    # Behind the last of those that are kept, if it is not among them.
+    # A document outside the ranking counts as just after its last.
     assert protocols.run(follows, data, depth=2).main_score == pytest.approx(1 - 1 / 3)
     turned = dataclasses.replace(data, instructions={"q": ("far", "near")})
     assert protocols.run(follows, turned).main_score == pytest.approx(-0.75)

@@ -1,4 +1,4 @@
-"""Encoders whose vectors can be told from the words, for the tests of the protocols."""
+"""Encoders whose vectors follow from the words, for the tests of the protocols."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ class Toy:
         self.calls: list[tuple[str | None, str | None, int]] = []
 
     def read(self, text: str, role: str | None, instruction: str | None) -> str:
-        """What is embedded: as MTEB does it, the instruction stands behind the text."""
+        """What is embedded: the text followed by the instruction, as in MTEB."""
         return text if instruction is None else f"{text} {instruction}"
 
     def encode(

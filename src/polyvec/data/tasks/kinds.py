@@ -1,4 +1,4 @@
-"""The kinds of tasks: one table, and the only place that spells their names.
+"""The kinds of tasks: one table, the only place that spells their names.
 
 To add a kind: its dataclass in sets.py, a reader of its files, an entry here; and in
 evaluate/protocols/ a function that measures it, under the kind's name in PROTOCOLS.
@@ -16,12 +16,13 @@ from polyvec.errors import DataError, known
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskKind:
-    """What is known of a kind of task.
+    """One kind of task: how its files are read, what it is scored by, and its names.
 
-    `main_measure` and `mteb_type` are what MTEB scores and calls it. `items` names what is scored,
-    one and many. A folder's `<split>.jsonl` with all of `fields` is of this kind, if
-    `trains` only with a train.jsonl beside it; without `fields` the folder is ranked (qrels/).
-    `draws` means that a random generator takes part in the score. `aliases` are earlier names.
+    `main_measure` and `mteb_type` are MTEB's main score and type of task. `heading` and `items`
+    (singular, plural) are for reports. A folder whose `<split>.jsonl` has all `fields` is of this
+    kind; with `trains` it needs a train.jsonl, too. Ranked kinds have no `fields`, but a folder
+    qrels/. `draws` means that the protocol draws samples and takes a seed. `aliases` are former
+    names.
     """
 
     name: str
@@ -38,7 +39,7 @@ class TaskKind:
 
 PAIRS, TEXTS, QUERIES = ("pair", "pairs"), ("text", "texts"), ("query", "queries")
 
-# In the order in which fields are tried: those that ask for more come first.
+# Kinds with more fields come first: a folder is of the first kind whose fields it has.
 KINDS: dict[str, TaskKind] = {
     kind.name: kind
     for kind in (
@@ -154,7 +155,7 @@ def find_kind(name: str) -> TaskKind | None:
 
 
 def task_kind(name: str, where: str) -> TaskKind:
-    """The same; DataError, saying where, if there is none."""
+    """The kind of a name; DataError that starts with `where` if there is none."""
     found = find_kind(name)
     if found is None:
         raise DataError(f"{where}: kind of task {name!r} is not known.{known(name, KINDS)}")
