@@ -42,6 +42,11 @@ def test_a_kind_all_or_a_name(shared_data):
         found = select([spelling], data=shared_data)
         assert {each.task.kind for each in found} == {kind}
         assert found == select([kind], data=shared_data)
+    found = select(["sts", "xquad"], data=shared_data, subsets=["de"])
+    assert {(each.name, each.subset) for each in found if each.subset} == {
+        ("stsb-multi", "de"),
+        ("xquad", "de"),
+    }
     published = {("STS12", "test", "default"): 0.5, ("XNLI", "test", "fr"): 0.6}
     found = with_scores(select(["all", "cranfield"], data=shared_data), published)
     assert [(each.name, each.subset) for each in found] == [

@@ -50,8 +50,8 @@ def select(
     """Every data set that is wanted, in order.
 
     `wanted` are folders, and names of tasks below the folder `data`, kinds ("sts") or "all"; the
-    last two select only tasks whose files are there. `subsets` limits tasks that have some.
-    `split` and `kind` are those of folders.
+    last two select only tasks whose files are there. `subsets` limits tasks that have some; what
+    "all" or a kind selects need not have each of them. `split` and `kind` are those of folders.
     """
     found: list[Chosen] = []
     for each in wanted:
@@ -62,14 +62,15 @@ def select(
         for task, by_name in _tasks(each, data):
             found += [
                 Chosen(task.name, subset, task, by_name=by_name)
-                for subset in _subsets(task, subsets)
+                for subset in _subsets(task, subsets, by_name)
             ]
     if not found:
         raise DataError(f"no data of {', '.join(wanted)} in {data}")
     if kind and not any(each.folder for each in found):
         raise InputError(f"kind {kind!r} has no effect: it is for folders, and none is given")
-    if subsets and not any(each.subset for each in found):
-        raise InputError(f"subset {subsets[0]!r} has no effect: none of the tasks has subsets")
+    for subset in subsets:
+        if all(each.subset != subset for each in found):
+            raise InputError(f"subset {subset!r} has no effect: none of the tasks has it")
     return found
 
 
@@ -95,13 +96,13 @@ def _tasks(name: str, data: str | Path | None) -> Iterator[tuple[NamedTask, bool
             yield task, False
 
 
-def _subsets(task: NamedTask, wanted: Sequence[str]) -> Sequence[str]:
+def _subsets(task: NamedTask, wanted: Sequence[str], by_name: bool) -> Sequence[str]:
     """The wanted subsets of a task, or all it has."""
     found = task.subsets()
     if not wanted or len(found) == 1:
         return found
     for subset in wanted:
-        if subset not in found:
+        if by_name and subset not in found:
             raise InputError(f"{task.name}: no subset {subset!r}.{known(subset, found)}")
     return [subset for subset in found if subset in wanted]
 
