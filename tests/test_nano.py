@@ -126,6 +126,7 @@ def test_tokenizers_share_a_vocabulary_and_lose_nothing(lm):
     assert decoder.decode(ids[1:]) == text
 
 
+@pytest.mark.equality
 @trained
 def test_greedy_generation_repeats_itself(lm):
     model, tokenizer = lm
@@ -199,6 +200,7 @@ def test_other_kinds_without_an_lm_say_so(work, tmp_path):
         smoke(copy_corpus(work, tmp_path / "new"), "t5")
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("kind", ["lm", "t5"])
 def test_halted_and_resumed_run_has_the_weights_of_an_unbroken_one(work, tmp_path, kind):
     folder = copy_corpus(work, tmp_path / "broken")
@@ -209,6 +211,7 @@ def test_halted_and_resumed_run_has_the_weights_of_an_unbroken_one(work, tmp_pat
     assert_same_weights(work / f"nano-{kind}", folder / f"nano-{kind}")
 
 
+@pytest.mark.equality
 def test_a_signal_ends_the_run_after_a_step_that_is_not_lost(work, tmp_path, monkeypatch):
     folder = copy_corpus(work, tmp_path / "signalled")
     with monkeypatch.context() as patch:
@@ -227,6 +230,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.equality
 def test_a_run_on_a_clock_ends_decayed_and_is_repeated_by_its_steps(work, tmp_path):
     folder = copy_corpus(work, tmp_path / "timed")
     # Long enough for the warm-up on a busy machine, too.

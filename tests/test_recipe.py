@@ -201,6 +201,7 @@ def test_a_missing_file_is_refused(tmp_path):
         load_recipe(tmp_path / "gone.toml")
 
 
+@pytest.mark.equality
 def test_the_default_models_recipe_gives_the_models_vectors(minilm):
     built = load_recipe("all-minilm").build("nano")
     texts = ["a cat", "the dog sat on the mat", ""]
@@ -216,6 +217,7 @@ def skip_without_twin(recipe) -> None:
             pytest.skip(str(error))
 
 
+@pytest.mark.equality
 @pytest.mark.medium
 @pytest.mark.parametrize("recipe", list(all_recipes()), ids=lambda recipe: recipe.key)
 def test_every_recipe_keeps_the_invariants_at_scale_nano(recipe):

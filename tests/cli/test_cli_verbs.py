@@ -134,6 +134,7 @@ def test_a_file_that_is_its_own_output_is_refused(run, model, tmp_path, one_line
     assert source.read_text() == '{"text": "a"}\n'
 
 
+@pytest.mark.equality
 def test_no_more_than_a_window_of_texts_is_held(run, model, tmp_path, monkeypatch):
     """Equal texts are computed once, so 20,000 of them cost little."""
     read, written, most = [0], [0], [0]

@@ -59,6 +59,7 @@ def test_every_row_of_table_4_has_a_recipe():
     assert len(REFERENCES) == 37
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("key", TABLE_4)
 def test_a_row_of_table_4_loads_encodes_saves_and_loads_again(key, tmp_path):
     model = compose(on_tiny(key))
@@ -129,6 +130,7 @@ def test_eight_prompts_are_the_mean_of_eight_encodes():
     assert np.std(alone, axis=0).max() > 1e-3
 
 
+@pytest.mark.equality
 def test_the_instruction_moves_queries_and_no_documents():
     model = embedder_of(template="e5_mistral", pooling="last", prompts={"a": "cat", "b": "dog"})
     with pytest.raises(InputError, match="needs 'instruction'"):
@@ -183,6 +185,7 @@ def test_what_is_pooled_is_the_recipes_word():
 # ---- parts ------------------------------------------------------------------------------------
 
 
+@pytest.mark.equality
 def test_prepending_shows_early_tokens_the_end_and_nothing_where_start_is_stop():
     parts = {"template": "token_prepending", "pooling": "mean"}
     plain = embedder_of(**parts)
@@ -198,6 +201,7 @@ def test_prepending_shows_early_tokens_the_end_and_nothing_where_start_is_stop()
     assert first_moved[1] < first_moved[0]
 
 
+@pytest.mark.equality
 def test_variants_of_none_are_the_text_itself_and_a_seed_is_kept(tmp_path):
     plain = embedder_of(template="prompteol_ke", pooling="last")
     none = embedder_of(template="prompteol_ke", pooling="last", variants={"num_variants": 0})
@@ -220,6 +224,7 @@ def test_only_the_words_of_the_text_are_in_a_text_only_sparse_vector():
     assert set(np.flatnonzero(vector).tolist()) <= own
 
 
+@pytest.mark.equality
 def test_whitening_is_fitted_once_and_saved(tmp_path):
     model = embedder_of(projections=({"kind": "whiten", "k": 4},))
     with pytest.raises(CalibrationError):

@@ -73,6 +73,7 @@ def in_threads(function, inputs: list) -> list:
         return list(threads.map(function, inputs))
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("name", EMBEDDERS)
 def test_eight_threads_give_the_vectors_of_one(name):
     model = build(name)
@@ -82,6 +83,7 @@ def test_eight_threads_give_the_vectors_of_one(name):
             assert_array_equal(found, vectors)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("name", EMBEDDERS)
 def test_pickles_and_copies_give_the_same_vectors(name):
     model = build(name)
@@ -96,6 +98,7 @@ def test_pickles_and_copies_give_the_same_vectors(name):
     assert_array_equal(model.encode(batches()[0]), expected[0])
 
 
+@pytest.mark.equality
 def test_a_pickle_is_used_by_threads_at_once():
     """Its first forward adds transformers' hooks, while others may iterate over them."""
     model = build("all layers")
@@ -111,6 +114,7 @@ def encode_in_worker(model: Embedder, texts: list[str]) -> np.ndarray:
     return model.encode(texts)
 
 
+@pytest.mark.equality
 def test_spawned_workers_give_the_same_vectors():
     models = [build(name) for name in ("plain", "geneol", "token prepending", "masks by hooks")]
     work = [(model, texts) for model in models for texts in batches()[:2]]
@@ -121,6 +125,7 @@ def test_spawned_workers_give_the_same_vectors():
             assert_array_equal(found, model.encode(texts))
 
 
+@pytest.mark.equality
 def test_two_embedders_share_a_tokenizer_and_a_backbone():
     """The pooling that reads the text mask must not leave the other without its own."""
     lm = build("text only")
@@ -148,6 +153,7 @@ def test_two_embedders_share_a_tokenizer_and_a_backbone():
         assert_array_equal(found, call[2])
 
 
+@pytest.mark.equality
 def test_a_model_that_writes_runs_as_it_did_for_others():
     """Variants are written causally; a bidirectional embedder beside them stays bidirectional."""
     model = build("plain")

@@ -224,6 +224,7 @@ def test_truncate_dim_gives_unit_vectors_of_a_normalising_model(tiny):
         tiny.encode("a", truncate_dim=33)
 
 
+@pytest.mark.equality
 def test_integers_need_a_calibration_that_is_saved(tiny_bert, tmp_path):
     """SILENT row 16."""
     model = Embedder.from_pretrained(tiny_bert)
@@ -265,6 +266,7 @@ def test_a_vector_that_is_not_finite_is_an_error(tiny_bert):
         model.encode(["fine", bad])
 
 
+@pytest.mark.equality
 def test_encode_leaves_the_training_mode_as_it_was(tiny_bert):
     model = Embedder.from_pretrained(tiny_bert).train()
     model.backbone.model.config.hidden_dropout_prob = 0.5

@@ -95,6 +95,7 @@ def own(kind: str, package: str) -> Embedder:
 KINDS = {"function": "halved", "functions": "halved", "module": "Scaled", "projection": "Shift"}
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_users_part_is_saved_and_loaded_only_if_trusted(kind, package, tmp_path):
     model = own(kind, package)
@@ -119,6 +120,7 @@ def test_sentence_transformers_refuses_a_users_part(kind, package, tmp_path):
         st.SentenceTransformer(str(tmp_path / "model"), device="cpu")
 
 
+@pytest.mark.equality
 def test_a_part_registered_under_its_path_needs_no_trust(package, registered, tmp_path):
     model = own("module", package)
     model.save_pretrained(tmp_path / "model")
@@ -128,6 +130,7 @@ def test_a_part_registered_under_its_path_needs_no_trust(package, registered, tm
     assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 
 
+@pytest.mark.equality
 def test_a_registered_name_is_what_is_saved(package, registered, tmp_path):
     POOLINGS.register("halved")(POOLINGS.find(f"{package}:halved"))
     PROJECTIONS.register("shift")(PROJECTIONS.find(f"{package}:Shift"))
@@ -143,6 +146,7 @@ def test_a_registered_name_is_what_is_saved(package, registered, tmp_path):
         Embedder.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.equality
 def test_a_pooling_by_path_is_an_option_of_the_embedder(package):
     folder, name = checkpoint("meta-llama/"), f"{package}:halved"
     mean = Embedder.from_pretrained(folder, pooling="mean")
@@ -232,6 +236,7 @@ def test_what_the_model_cannot_serve_is_refused_before_weights_load(parts, messa
         compose(settings(**parts))
 
 
+@pytest.mark.equality
 def test_an_excluded_prompt_is_saved_with_a_pooling_module(tmp_path):
     parts = {"pooling": "layer", "pooling_settings": {"layer": 2}, "prompts": {"q": "dog mat "}}
     model = compose(settings(**parts, pool_prompt=False, default_prompt="q"))

@@ -160,6 +160,7 @@ def test_results_are_written_whole(pairs, embedder, tmp_path):
         write_results(tmp_path / "gone" / "scores.json", "tiny", [result])
 
 
+@pytest.mark.equality
 def test_invariants_hold_for_a_real_model_and_fail_for_one_that_they_catch(embedder, monkeypatch):
     assert [line.ok for line in invariants(embedder)] == [True, True, True]
     encode = Embedder.encode

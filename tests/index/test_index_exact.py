@@ -28,6 +28,7 @@ def whole_numbers(*shape, seed=0):
     return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("block", [1, 7, 64, 100_000])
 @pytest.mark.parametrize("k", [1, 5, 20, 300])
 @pytest.mark.parametrize("similarity", ["dot", "manhattan"])
@@ -55,6 +56,7 @@ def test_every_similarity_equals_brute_force(monkeypatch, similarity, block):
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
 
 
+@pytest.mark.equality
 def test_all_documents_equal_give_the_first_rows(monkeypatch):
     monkeypatch.setattr(exact, "BLOCK", 10)
     scores, rows = exact.top_k(np.ones((2, 3)), np.ones((95, 3)), 3, "dot")

@@ -36,6 +36,7 @@ def test_scores_are_the_fused_scores_of_the_parts(hybrid):
     assert_allclose(hybrid.similarity(vectors[:2], vectors).numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.equality
 def test_saved_and_loaded_it_is_the_same(hybrid, tmp_path):
     hybrid.save_pretrained(tmp_path / "both")
     again = HybridEmbedder.from_pretrained(tmp_path / "both")

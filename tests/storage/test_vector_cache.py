@@ -32,6 +32,7 @@ def cache(tmp_path):
     return EmbeddingCache(tmp_path / "cache")
 
 
+@pytest.mark.equality
 def test_cached_vectors_are_those_that_were_computed(embedder, cache, tmp_path):
     plain = TaskEncoder(embedder)
     first = TaskEncoder(embedder, cache=cache)
@@ -46,6 +47,7 @@ def test_cached_vectors_are_those_that_were_computed(embedder, cache, tmp_path):
     assert (second.work.num_computed, second.work.num_truncated) == (1, 1)
 
 
+@pytest.mark.equality
 def test_two_checkpoints_at_one_path_have_vectors_of_their_own(tiny_bert, cache, tmp_path):
     path = tmp_path / "model"
     found = []
@@ -78,6 +80,7 @@ def test_a_changed_prompt_costs_the_texts_that_it_is_for(embedder, cache):
     assert computed({"Retrieval": "any: "}) == 21
 
 
+@pytest.mark.equality
 def test_the_score_of_cached_vectors_is_the_score(embedder, cache):
     words = ["a cat", "the sea", "dogs", "one tree", "old men"]
     data = StsSet(
@@ -104,11 +107,13 @@ def test_names_of_prompts_go_from_the_task_to_the_kind(embedder):
     assert used(None, "other", "Retrieval") == ""
 
 
+@pytest.mark.equality
 def test_an_instruction_stands_behind_the_text_of_a_model_without_a_template(embedder):
     found = TaskEncoder(embedder).encode(["a cat"], role="query", instruction="be kind")
     assert_array_equal(found, embedder.encode(["a cat be kind"]))
 
 
+@pytest.mark.equality
 def test_a_damaged_shard_is_named_and_its_texts_are_encoded_again(embedder, cache, tmp_path):
     TaskEncoder(embedder, cache=cache).encode(TEXTS)
     (shard,) = (tmp_path / "cache").rglob("*.safetensors")
@@ -153,6 +158,7 @@ def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / "polyvec" / "embeddings"
 
 
+@pytest.mark.equality
 def test_a_template_reads_an_instruction_only_where_it_has_a_place():
     model = load_recipe("prompteol").build("nano")
     encoder = TaskEncoder(model, names=("SciFact",))

@@ -74,6 +74,7 @@ def test_packed_equals_padded_equals_alone(name, mode):
         assert_close(row, other, atol=1e-5 * scale, rtol=0)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("mode", MODES)
 def test_a_later_token_moves_exactly_what_may_see_it(name, mode):
     model, ids = backbone(name, mode), texts()
@@ -98,6 +99,7 @@ def test_inside_the_prefix_early_tokens_see_late_ones(name):
     assert float(moved.abs().max()) > 1e-4
 
 
+@pytest.mark.equality
 def test_last_k_moves_no_layer_before(name):
     model, ids = backbone(name, "last-2"), texts()
     changed = [text.copy() for text in ids]
@@ -182,6 +184,7 @@ def test_the_mode_switches_for_a_call():
     assert_close(causal[0, :5], states(backbone("mistral", "causal"), ids)[0])
 
 
+@pytest.mark.equality
 def test_blocked_parts_are_not_seen_but_through_others():
     """ChatRetriever's session mask: the response (2) sees the memory tokens (1), no session (0)."""
     spec = AttentionSpec("causal", blocked=((2, 0),))

@@ -89,6 +89,7 @@ def made(tiny_bert):
     return variants(Embedder.from_pretrained(tiny_bert))
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_and_loaded_is_bit_equal(made, name, tmp_path):
     made[name].save_pretrained(tmp_path / "model")
@@ -345,6 +346,7 @@ def test_saving_replaces_a_model_and_nothing_else(made, tmp_path):
     assert (other / "chapter.tex").read_text() == "years of work"
 
 
+@pytest.mark.equality
 def test_a_failed_save_leaves_the_old_model(made, tmp_path, monkeypatch):
     made["mean"].save_pretrained(tmp_path / "model")
     before = made["mean"].encode("a cat")
@@ -357,6 +359,7 @@ def test_a_failed_save_leaves_the_old_model(made, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.equality
 def test_what_is_pushed_is_what_is_saved(made, monkeypatch):
     pushed = {}
 

@@ -27,6 +27,7 @@ def folder(tmp_path):
     return tmp_path / "static"
 
 
+@pytest.mark.equality
 def test_the_vectors_are_theirs_and_survive_saving(folder, tmp_path):
     theirs = SentenceTransformer(str(folder), device="cpu")
     ours = Embedder.from_pretrained(folder)

@@ -219,6 +219,7 @@ def test_gradients_into_real_states_are_finite(case):
     assert grads and all(torch.isfinite(g).all() for g in grads)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", CASES)
 def test_settings_rebuild_the_module(case):
     module = build(case)
@@ -229,6 +230,7 @@ def test_settings_rebuild_the_module(case):
     assert CASES[case][1].items() <= settings.items()
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_states_are_computed_in_float32(case):
     module = build(case).to(torch.bfloat16)
@@ -351,6 +353,7 @@ def test_trainable_pooling_of_another_number_of_layers():
         build("trainable layers last")(changed(text, all_layers=text.all_layers[1:]))
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", ["lmort", "lmort last"])
 def test_lmort_reads_both_layers_in_both_directions(case):
     module, text = build(case), TEXTS[0]

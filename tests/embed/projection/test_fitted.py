@@ -53,6 +53,7 @@ def test_a_text_depends_on_itself_and_the_fit_alone(case):
     assert_close(torch.cat([module(row[None]) for row in VECTORS]), out)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", CASES)
 def test_settings_and_state_rebuild_the_map(case):
     module = build(case).fit(SAMPLE)
@@ -64,6 +65,7 @@ def test_settings_and_state_rebuild_the_map(case):
     assert_close(rebuilt(VECTORS), module(VECTORS), rtol=0, atol=0)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_changes_only_the_ends(case):
     module = build(case).fit(SAMPLE).half()
@@ -90,6 +92,7 @@ def test_samples_that_are_none(case):
         module.fit(SAMPLE)(VECTORS[:, :4])
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", CASES)
 def test_tensors_and_arrays_fit_alike_and_a_new_fit_replaces(case):
     module = build(case).fit(SAMPLE)

@@ -32,6 +32,7 @@ def test_truncation_to_an_impossible_size_is_refused(dim):
         truncate(torch.ones(1, 3), dim, renormalize=True)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_quantised_as_sentence_transformers_does(precision):
     peer = pytest.importorskip("sentence_transformers.util").quantize_embeddings
@@ -51,6 +52,7 @@ def test_integers_need_stored_ranges(precision):
         quantize(VECTORS[:, :5], precision, Calibration.of(VECTORS))
 
 
+@pytest.mark.equality
 def test_two_calls_with_stored_ranges_are_comparable():
     calibration = Calibration.of(VECTORS)
     whole = quantize(VECTORS, "int8", calibration)

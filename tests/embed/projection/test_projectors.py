@@ -47,6 +47,7 @@ def test_a_text_does_not_depend_on_its_batch(case):
     assert_close(module(VECTORS.flip(0)), out.flip(0))
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", CASES)
 def test_settings_rebuild_the_module(case):
     module = build(case)
@@ -58,6 +59,7 @@ def test_settings_rebuild_the_module(case):
     assert CASES[case].items() <= settings.items()
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_in_half_precision_out_float32_between(case):
     module = build(case).half()
@@ -128,6 +130,7 @@ def test_the_gate_is_trained_as_its_sigmoid():
     assert_close(module.gate.bias.grad, wanted)
 
 
+@pytest.mark.equality
 def test_the_adapter_starts_as_the_identity():
     module = build("residual_adapter", shaken=False)
     assert torch.equal(module(VECTORS), VECTORS)

@@ -315,6 +315,7 @@ def test_equal_scores_are_ordered_by_id_the_largest_first():
     ]
 
 
+@pytest.mark.equality
 def test_a_model_that_is_blind_to_instructions():
     """Its rankings do not change, so p-MRR is 0; no more does a condition change a similarity."""
 

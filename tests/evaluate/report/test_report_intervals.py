@@ -60,6 +60,7 @@ def test_too_few_and_too_many_items_have_no_interval():
     assert interval(None) is None
 
 
+@pytest.mark.equality
 def test_many_items_have_fewer_samples_and_a_seed_repeats():
     items = np.random.default_rng(4).random((20_000, 1))
     sampled = bootstrap(items, mean, seed=5)
