@@ -1,4 +1,4 @@
-"""Differences that stand, differences that do not, and what the tests are made of."""
+"""Significant differences, differences due to chance, and the tests themselves."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_a_seed_repeats():
 
 
 def test_what_is_not_paired_is_refused():
-    with pytest.raises(ShapeError, match="not paired"):
+    with pytest.raises(ShapeError, match="expected equal shapes"):
         compare(np.zeros(3), np.zeros(4))
     with pytest.raises(InputError, match="1 items"):
         compare(np.zeros(1), np.zeros(1))

@@ -1,8 +1,8 @@
-"""Is one model better than another on a task, or was it lucky with its items?
+"""Whether one model is better than another on a task, or the difference is due to chance.
 
-Both models are scored on the same items (queries, or pairs of sentences), so tests are paired:
-the bootstrap draws items with replacement for an interval of the difference, the permutation
-test swaps the two models' values item by item for a p-value.
+Both models are scored on the same items (queries, or pairs of sentences), so the tests are paired:
+the bootstrap draws items with replacement for an interval of the difference, the permutation test
+swaps the two models' values item by item for a p-value. N items.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ NUM_SAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Scores of two models, their difference b - a with a 95 % interval, and its p-value.
+    """Scores of two models, the 95 % interval of their difference b - a, and its p-value.
 
-    `p_value` is two-sided: how often a difference at least as large comes about when it does not
-    matter which of the two models gave which value.
+    `p_value` is two-sided: the share of random swaps of the models' values with a difference at
+    least as large.
     """
 
     a: float
@@ -51,20 +51,24 @@ def compare(
 ) -> Comparison:
     """Paired bootstrap and permutation test of two models' items.
 
-    `a` and `b` are [N, ...]: a row an item, its first number what the model gave (nDCG of a
-    query, similarity of a pair), the others what both share (the gold score); `statistic`
-    makes the task's score of them. Raises ShapeError if the two do not fit, InputError for
-    fewer than 2 items or samples.
+    `a` and `b` are [N, ...], a row per item: the first column is the model's value (nDCG of a
+    query, similarity of a pair), the others are the same for both models (the gold score).
+    `statistic` computes the task's score from them. Raises ShapeError for different shapes,
+    InputError for fewer than 2 items or samples.
     """
     a, b = (np.asarray(x, float).reshape(len(x), -1) for x in (a, b))
     if a.shape != b.shape:
-        raise ShapeError(f"compare: items of shapes {a.shape} and {b.shape} are not paired")
+        raise ShapeError(
+            f"compare: items of shapes {a.shape} and {b.shape}, expected equal shapes; score both "
+            "models on the same items"
+        )
     if len(a) < 2 or num_samples < 2:
         raise InputError(
-            f"compare: {len(a)} items and {num_samples} samples, both must be 2 or more"
+            f"compare: {len(a)} items and {num_samples} samples, expected at least 2 of both"
         )
     draw = np.random.default_rng(seed)
     scores = statistic(a), statistic(b)
+    # Samples whose statistic is undefined (all gold scores equal) are NaN, and left out below.
     differences = []
     for _ in range(num_samples):
         rows = draw.integers(0, len(a), len(a))
@@ -75,20 +79,29 @@ def compare(
 
 
 def _permuted(
-    a: np.ndarray, b: np.ndarray, statistic: Statistic, observed: float, num: int, draw
+    a: np.ndarray,
+    b: np.ndarray,
+    statistic: Statistic,
+    observed: float,
+    num: int,
+    draw: np.random.Generator,
 ) -> float:
-    """Share of random swaps with a difference at least as large; the observed one counts too."""
+    """Share of random swaps with a difference at least as large.
+
+    The observed one counts as a swap, so that no p-value is 0 (Phipson and Smyth 2010).
+    """
     as_large = 0
     for _ in range(num):
         swap = draw.random(len(a)) < 0.5
         one, two = a.copy(), b.copy()
         one[swap, 0], two[swap, 0] = b[swap, 0], a[swap, 0]
+        # Swaps that give the same difference may differ from it by rounding.
         as_large += abs(statistic(two) - statistic(one)) >= observed - 1e-12
     return (as_large + 1) / (num + 1)
 
 
 def spearman(items: np.ndarray) -> float:
-    """Spearman's correlation of the first column with the second, ties by average rank."""
+    """Spearman's correlation of the first two columns; ties have average ranks."""
     from scipy import stats
 
     return float(stats.spearmanr(items[:, 0], items[:, 1]).statistic)

@@ -1,4 +1,7 @@
-"""One ranking from several: scores on a common scale, weighted and added."""
+"""One ranking from several: scores on a common scale, weighted and added.
+
+Q queries, N documents.
+"""
 
 from collections.abc import Sequence
 
@@ -10,20 +13,24 @@ from polyvec.errors import InputError, ShapeError
 def min_max_fusion(
     scores_QN: Sequence[np.ndarray], weights: Sequence[float] | None = None
 ) -> np.ndarray:
-    """Weighted sum of score matrices, each query's scores scaled to 0 ... 1 first, [Q, N].
+    """Weighted sum of score matrices, each query's scores first scaled to 0 ... 1, [Q, N].
 
-    PromptReps' hybrid (Zhuang et al. 2024, arXiv:2404.18424) is dense and sparse at one half
-    each. A query whose scores are all equal adds zeros.
-    Raises ShapeError for matrices of different shapes, InputError for weights that do not fit.
+    PromptReps' hybrid (Zhuang et al. 2024, arXiv:2404.18424) is dense and sparse scores with
+    weights of one half. A query whose scores are all equal adds zeros. Raises ShapeError for
+    different shapes, InputError unless there is one weight for each matrix.
     """
     if len({each.shape for each in scores_QN}) != 1:
-        raise ShapeError(f"fusion: scores have shapes {[each.shape for each in scores_QN]}")
+        shapes = ", ".join(str(each.shape) for each in scores_QN) or "none"
+        raise ShapeError(f"fusion: score matrices of shapes {shapes}, expected equal shapes")
     weights = weights if weights is not None else [1 / len(scores_QN)] * len(scores_QN)
     if len(weights) != len(scores_QN):
-        raise InputError(f"fusion: {len(weights)} weights for {len(scores_QN)} score matrices")
+        raise InputError(
+            f"fusion: {len(weights)} weights for {len(scores_QN)} score matrices; give one each"
+        )
     fused_QN = np.zeros(scores_QN[0].shape, np.float32)
     for weight, each_QN in zip(weights, scores_QN, strict=True):
         low_Q1, high_Q1 = each_QN.min(axis=1, keepdims=True), each_QN.max(axis=1, keepdims=True)
+        # 1 where all scores are equal, so that 0 is divided by 1 and not by 0.
         range_Q1 = np.where(high_Q1 > low_Q1, high_Q1 - low_Q1, 1)
         fused_QN += weight * (each_QN - low_Q1) / range_Q1
     return fused_QN
