@@ -35,19 +35,41 @@ def write(path, vectors, sizes) -> None:
     assert start == len(vectors)
 
 
-def load(path) -> tuple[list[str] | None, np.ndarray]:
-    """Ids and vectors as other libraries read them."""
-    if path.suffix == ".npy":
-        return None, np.load(path)
-    if path.suffix == ".safetensors":
-        return None, load_file(path)["embeddings"]
-    if path.suffix == ".parquet":
-        table = pytest.importorskip("pyarrow.parquet").read_table(path)
-        column = table["embedding"].combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        return table["id"].to_pylist(), flat.reshape(len(table), column.type.list_size)
+def read_npy(path):
+    return None, np.load(path)
+
+
+def read_safetensors(path):
+    return None, load_file(path)["embeddings"]
+
+
+def read_parquet(path):
+    table = pytest.importorskip("pyarrow.parquet").read_table(path)
+    column = table["embedding"].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return table["id"].to_pylist(), flat.reshape(len(table), column.type.list_size)
+
+
+def read_jsonl(path):
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return [row["id"] for row in rows], np.array([row["embedding"] for row in rows])
+
+
+# Ids, None where the format has none, and vectors, as another library reads them: add yours here.
+READERS = {
+    "npy": read_npy,
+    "safetensors": read_safetensors,
+    "parquet": read_parquet,
+    "jsonl": read_jsonl,
+}
+
+
+def load(path) -> tuple[list[str] | None, np.ndarray]:
+    return READERS[path.suffix.removeprefix(".")](path)
+
+
+def test_every_format_is_read_back_here():
+    assert READERS.keys() == WRITERS.keys()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -147,7 +169,7 @@ def test_every_vector_needs_an_id(tmp_path, kind):
 
 
 def test_an_unknown_kind_or_folder_is_refused_before_anything_is_written(tmp_path):
-    known = "Known: npy, jsonl, parquet, safetensors."
+    known = f"Known: {', '.join(WRITERS)}."
     for name in ("x.txt", "x", "x.npy.gz"):
         with pytest.raises(DataError, match=f"is not known. {known}"):
             check_kind(tmp_path / name)
