@@ -56,4 +56,4 @@ def test_the_role_reads_its_side_of_the_template(run, tmp_path):
 
 def test_scale_is_for_recipes(run, causal):
     done = run("embed", *causal, "--scale", "nano", stdin=b"a cat\n")
-    assert done.status == 2 and "is for recipes" in done.err
+    assert done.status == 2 and "only recipes have scales" in done.err

@@ -1,4 +1,4 @@
-"""polyvec data stats: tables, JSON, and mistakes told in one line."""
+"""polyvec data stats: tables, JSON, and errors of one line."""
 
 import json
 import sys
@@ -63,7 +63,7 @@ def test_tables_and_a_warning(run, mail):
         f"{mail / 'test.jsonl'}:1",
         f"{mail / 'train.jsonl'}:1",
     ]
-    assert "warning: test.jsonl: of 2 texts 1 stand in train.jsonl" in done.err
+    assert "warning: test.jsonl: 1 of 2 texts are in train.jsonl" in done.err
     assert "pip install 'polyvec[data]'" in done.err
 
 
@@ -137,14 +137,14 @@ def test_cells_hold_no_tabs_or_new_lines(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["gone"], "gone: no such file or folder"),
         (["--guess", "tongue"], "guess 'tongue' is not known. Known: language, script."),
-        (["--ngram", "0"], "'0' is not a whole number from 1 on"),
-        (["--pairs", "some"], "'some' is not a whole number from 1 on"),
-        (["--model", "x"], "--model does nothing without --neighbours"),
-        (["--batch-size", "3"], "--batch-size does nothing without --neighbours"),
+        (["--ngram", "0"], "'0' is not a positive integer"),
+        (["--pairs", "some"], "'some' is not a positive integer"),
+        (["--model", "x"], "--model has no effect without --neighbours"),
+        (["--batch-size", "3"], "--batch-size has no effect without --neighbours"),
         (["--against", "gone"], "gone: no such file or folder"),
         (["--against", "."], "is compared with itself"),
         (["-o", "no/such/out.json"], "the folder"),
@@ -152,20 +152,20 @@ def test_cells_hold_no_tabs_or_new_lines(run, tmp_path):
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
-def test_mistakes_are_told_in_one_line(run, mail, monkeypatch, one_line, options, told):
+def test_a_mistake_is_one_line(run, mail, monkeypatch, one_line, options, message):
     monkeypatch.chdir(mail)
     source = [] if options == ["gone"] else ["."]
-    assert told in one_line(run("data", "stats", *source, *options))
+    assert message in one_line(run("data", "stats", *source, *options))
 
 
-def test_bad_rows_are_told_with_their_line(run, mail, one_line):
+def test_a_bad_row_is_named_by_its_line(run, mail, one_line):
     with (mail / "train.jsonl").open("a") as file:
         file.write('{"text": "half\n')
     assert f"{mail / 'train.jsonl'}:4: not JSON" in one_line(run("data", "stats", mail))
 
 
 def test_neighbours_of_nothing(run, mail, one_line, monkeypatch):
-    """Told before a model is loaded."""
+    """Refused before a model is loaded."""
     monkeypatch.setattr(Embedder, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
     (mail / "test.jsonl").rename(mail / "other.jsonl")
     assert "has no train and test files" in one_line(run("data", "stats", mail, "--neighbours"))
@@ -179,7 +179,7 @@ def test_without_the_extra_a_guess_that_needs_it_is_refused(run, mail, monkeypat
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     languages._identifier.cache_clear()
     try:
-        told = one_line(run("data", "stats", mail, "--guess", "language"))
+        error = one_line(run("data", "stats", mail, "--guess", "language"))
     finally:
         languages._identifier.cache_clear()
-    assert "pip install 'polyvec[data]'" in told
+    assert "pip install 'polyvec[data]'" in error

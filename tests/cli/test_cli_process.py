@@ -64,14 +64,14 @@ def test_a_broken_pipe_is_one_line(shell, tiny_bert, tmp_path):
         f"polyvec embed x.txt --model {tiny_bert} | head -1 > out; exit ${{PIPESTATUS[0]}}"
     )
     assert done.status == 141
-    assert done.err == "polyvec: the reader of our output has closed it\n"
+    assert done.err == "polyvec: standard output was closed by its reader\n"
     assert len(json.loads((tmp_path / "out").read_text())["embedding"]) == 32
 
 
 def test_help_into_a_broken_pipe_is_silent_or_one_line(shell):
     done = shell("polyvec --help | true; exit ${PIPESTATUS[0]}")
     assert done.status in (0, 141)
-    assert done.err in ("", "polyvec: the reader of our output has closed it\n")
+    assert done.err in ("", "polyvec: standard output was closed by its reader\n")
 
 
 def test_a_full_standard_output_is_one_line(shell, one_line):

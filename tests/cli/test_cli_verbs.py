@@ -130,7 +130,9 @@ def test_a_file_that_is_its_own_output_is_refused(run, model, tmp_path, one_line
     source.write_text('{"text": "a"}\n')
     (tmp_path / "link.jsonl").symlink_to(source)
     for output in (source, tmp_path / "link.jsonl"):
-        assert "is the input too" in one_line(run("embed", source, *model, "-o", output))
+        assert "input and output are the same file" in one_line(
+            run("embed", source, *model, "-o", output)
+        )
     assert source.read_text() == '{"text": "a"}\n'
 
 
@@ -181,10 +183,10 @@ def test_index_then_search(run, model, tiny, tmp_path):
     done = run("index", folder, *model, stdin=b"a cat\na dog\na boat\n")
     assert (done.status, done.out) == (0, "")
     told = done.err.splitlines()
-    assert told[0] == f"{folder}: 3 texts, 3 of them embedded now"
-    assert told[1] == f"ask it: polyvec search {folder} 'your question'"
+    assert told[0] == f"{folder}: 3 texts, 3 newly embedded"
+    assert told[1] == f"next: polyvec search {folder} 'your question'"
     again = run("index", folder, *model, stdin=b"a cat\na dog\na bird\n")
-    assert "3 texts, 1 of them embedded now" in again.err
+    assert "3 texts, 1 newly embedded" in again.err
     # The model is the one that the index names.
     done = run("search", folder, "a dog", "--top-k", 9, "--json")
     assert (done.status, done.err) == (0, "")
@@ -210,7 +212,7 @@ def test_results_are_lines_of_score_id_and_first_line(run, model, tmp_path):
 
 
 def test_an_index_of_nothing_is_searched_without_result(run, model, tmp_path):
-    assert "0 texts, 0 of them" in run("index", tmp_path / "i", *model).err
+    assert "0 texts, 0 newly" in run("index", tmp_path / "i", *model).err
     done = run("search", tmp_path / "i", "a cat")
     assert (done.status, done.out, done.err) == (0, "", "")
 
@@ -223,7 +225,7 @@ def test_search_says_what_is_wrong(run, model, tmp_path, one_line, minilm_folder
     run("index", folder, *model, stdin=b"a\n")
     for query in ("", " \n"):
         assert "the query is empty" in one_line(run("search", folder, query))
-    assert "'0' is not a whole number from 1 on" in one_line(run("search", folder, "a", "-k", 0))
+    assert "'0' is not a positive integer" in one_line(run("search", folder, "a", "-k", 0))
     told = one_line(run("search", folder, "a", "--model", minilm_folder))
     assert "built with another model" in told
     (folder / "manifest.json").write_text("{")
@@ -318,9 +320,9 @@ pooling = "mean"
         (["embde"], "invalid choice: 'embde'"),
         (["embed", "--colour"], "unrecognized arguments: --colour"),
         (["embed", "gone.txt"], "gone.txt: no such file"),
-        (["embed", "."], ".: a folder, not a file"),
-        (["embed", "x.pdf"], "a file of kind 'pdf' is not known. Known: txt, jsonl, csv, parquet"),
-        (["embed", "x.txt", "--column", "text"], "plain text have no column 'text'"),
+        (["embed", "."], ".: is a directory, not a file"),
+        (["embed", "x.pdf"], "unknown file type 'pdf'. Known: txt, jsonl, csv, parquet"),
+        (["embed", "x.txt", "--column", "text"], "plain text has no column 'text'"),
         (
             ["embed", "x.txt", "-o", "x.doc"],
             "vector format 'doc' is not known. Known: npy, jsonl, parquet",
@@ -332,9 +334,12 @@ pooling = "mean"
         (["embed", "x.txt", "--model", "gone.toml"], "gone.toml: cannot be read"),
         (["embed", "x.txt", "--prompt-name", "q", "MODEL"], "prompt_name 'q' is not stored with"),
         (["embed", "x.txt", "--prompt-name", "q", "--prompt", "p"], "not allowed with argument"),
-        (["embed", "x.txt", "--truncate-dim", "0"], "'0' is not a whole number from 1 on"),
+        (["embed", "x.txt", "--truncate-dim", "0"], "'0' is not a positive integer"),
         (["embed", "x.txt", "--truncate-dim", "33", "MODEL"], "truncate_dim 33 is not between"),
-        (["embed", "x.txt", "--batch-size", "-1"], "'-1' is not a whole number|expected one arg"),
+        (
+            ["embed", "x.txt", "--batch-size", "-1"],
+            "'-1' is not a positive integer|expected one arg",
+        ),
         (["embed", "x.txt", "--precision", "int4", "MODEL"], "precision 'int4' is not known"),
         (["embed", "x.txt", "--precision", "int8", "MODEL"], "int8 needs stored ranges"),
         (["embed", "x.txt", "--device", "tpu", "MODEL"], "device 'tpu' cannot be used"),
@@ -375,7 +380,7 @@ def test_a_flaw_late_in_the_input_leaves_nothing(run, model, one_line, tmp_path)
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "out of memory"),
         (RuntimeError("CUDA out of memory. Tried"), 2, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (BrokenPipeError(32, "Broken pipe"), 141, "the reader of our output has closed it"),
+        (BrokenPipeError(32, "Broken pipe"), 141, "standard output was closed by its reader"),
         (OSError(28, "x", "a.npy"), 2, "polyvec: a.npy: no space left on the device"),
         (OSError(122, "Disk quota exceeded", "a.npy"), 2, "a.npy: no space left on the device"),
         (PermissionError(13, "Permission denied", "a"), 2, "polyvec: a: Permission denied"),

@@ -1,8 +1,8 @@
-"""The command line: one file a verb. Heavy imports happen inside each verb's run().
+"""The command line: one file per verb. Heavy imports happen inside each verb's run().
 
-Data goes to standard output, all else to standard error. Exit status: 0 done; 2 a mistake in
-the options, the data or the machine, told in one line; 130 interrupted or asked to end; 141 the
-reader of our output has gone.
+Data goes to standard output, everything else to standard error. Exit status: 0 success; 2 an error
+in options, data or the machine, described in one line; 130 interrupted or terminated; 141 broken
+pipe.
 """
 
 import argparse
@@ -21,23 +21,23 @@ from typing import NoReturn
 from polyvec import __version__
 from polyvec.errors import InputError, PolyvecError
 
-# torch has no type of its own for this on the CPU.
+# On the CPU torch raises a plain RuntimeError for it.
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 VERBS = {
-    "embed": "texts from a file or standard input become vectors",
-    "index": "texts become an index on disk",
+    "embed": "embed texts from a file or standard input",
+    "index": "build an index on disk",
     "search": "find the nearest texts of an index",
     "evaluate": "score a model on data sets",
-    "compare": "two models on the same data sets: which differences stand",
-    "data": "rows, lengths, languages and repetitions of a folder; test texts in train",
-    "recipes": "list, show and check the systems of the literature",
-    "demo": "index the docstrings of this Python and ask five questions",
+    "compare": "compare two models on the same data sets",
+    "data": "count rows, lengths, languages and duplicates; find test texts in train",
+    "recipes": "list, show, check and measure the recipes of published systems",
+    "demo": "index the docstrings of this Python and answer five questions",
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our errors: one line, exit status 2."""
+    """argparse, but errors are one line without the usage; exit status 2."""
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}. See {self.prog} --help", file=sys.stderr)
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of `polyvec` with a sub-parser for each verb."""
     top = Parser(
         prog="polyvec",
-        description="Texts to vectors with language models.",
+        description="Turn texts into vectors with language models.",
         epilog="example: echo 'a cat' | polyvec embed --truncate-dim 4",
     )
     top.add_argument("--version", action="version", version=f"polyvec {__version__}")
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb; returns the exit status, 2 for a user's mistake, told in one line."""
+    """Run a verb and return the exit status; a user's mistake is one line on stderr, and 2."""
     try:
         _check_streams()
         _end_as_interrupted()
@@ -79,11 +79,11 @@ def main(arguments: list[str] | None = None) -> int:
     except PolyvecError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing half-written is left under a final name", 130)
+        return _fail("interrupted; no incomplete file has a final name", 130)
     except BrokenPipeError:
-        return _fail("the reader of our output has closed it", 141)
+        return _fail("standard output was closed by its reader", 141)
     except OSError as error:
-        return _fail(_told(error), 2)
+        return _fail(_message(error), 2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
@@ -93,16 +93,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     try:
         options = parser().parse_args(arguments)
-    except SystemExit as done:  # --help and --version, or an error that argparse has told
+    except SystemExit as done:  # --help, --version, or an error that argparse has printed
         return int(done.code or 0)
     options.run(options)
     return 0
 
 
 def _check_streams() -> None:
-    """Python has None for a stream that the caller closed; our output is UTF-8 everywhere."""
+    """Replace or refuse closed streams, which Python sets to None; make output UTF-8 everywhere."""
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the whole run
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - open until exit
     if sys.stdout is None:
         raise InputError("standard output is closed")
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -110,15 +110,15 @@ def _check_streams() -> None:
 
 
 def _end_as_interrupted() -> None:
-    """`kill`, `timeout` and a closed terminal end us as Ctrl-C does, without temporary files."""
+    """Treat `kill`, `timeout` and a closed terminal like Ctrl-C, so that temporary files go."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        with contextlib.suppress(ValueError):  # not in the main thread
-            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
                 signal.signal(number, signal.default_int_handler)
 
 
-def _told(error: OSError) -> str:
-    """Where and what; an error without a file's name comes from writing to standard output."""
+def _message(error: OSError) -> str:
+    """File and reason; an error without a file name comes from writing to standard output."""
     if error.errno is None:
         return str(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -131,7 +131,7 @@ def _fail(message: str, status: int) -> int:
         try:
             sys.stdout.flush()
         except OSError:
-            # What nobody can take is dropped, or the flush at exit would complain again.
+            # Discard what cannot be written, or Python's flush at exit fails once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError):
         print("polyvec: " + " ".join(message.split()), file=sys.stderr)

@@ -17,33 +17,41 @@ def model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="folder, hub id, or recipe file (.toml); default: all-MiniLM-L6-v2",
+        help="load this folder, hub id or recipe (.toml); default: all-MiniLM-L6-v2",
     )
     how_to_run(parser)
 
 
 def how_to_run(parser: argparse.ArgumentParser) -> None:
     """Options of every verb that loads a model."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
+    parser.add_argument(
+        "--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest available"
+    )
     parser.add_argument(
         "--attention",
-        help="causal, bidirectional, last-K, from-K, prefix; default: what the model declares",
+        help="use causal, bidirectional, last-K, from-K or prefix; default: the model's own",
     )
-    parser.add_argument("--scale", help="of a recipe: full (default) or nano")
+    parser.add_argument("--scale", help="build a recipe at this scale: full (default) or nano")
     parser.add_argument(
-        "--verbose", action="store_true", help="say how the model is run, and what it sees"
+        "--verbose",
+        action="store_true",
+        help="print how the model runs and what the leak probe found",
     )
 
 
 def input_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", help="texts; default, or -: standard input")
-    parser.add_argument("--column", help="where the text stands in .jsonl, .csv, .parquet")
-    parser.add_argument("--id-column", help="where the id stands; default: _id, id or docid")
-    parser.add_argument("--batch-size", type=positive, help="most texts in a batch (memory)")
+    parser.add_argument(
+        "file", nargs="?", help="read texts from this file; default, or -: standard input"
+    )
+    parser.add_argument("--column", help="read texts from this column (.jsonl, .csv, .parquet)")
+    parser.add_argument("--id-column", help="read ids from this column; default: _id, id or docid")
+    parser.add_argument(
+        "--batch-size", type=positive, help="limit the texts per batch, to save memory"
+    )
 
 
 def read_input(options: argparse.Namespace) -> "Iterator[Record]":
-    """Records of FILE, or of the lines of standard input."""
+    """Records from FILE, or from the lines of standard input."""
     from polyvec.data.texts import read_texts
 
     if options.file not in (None, "-"):
@@ -58,7 +66,7 @@ def read_input(options: argparse.Namespace) -> "Iterator[Record]":
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on a terminal; elsewhere tab-separated lines, for scripts and uncut."""
+    """Print a table on a terminal; elsewhere tab-separated lines, which scripts read in full."""
     if not sys.stdout.isatty():
         for row in (header, *rows):
             print("\t".join(row))
@@ -74,14 +82,14 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedder":
     """The embedder of --model: a folder, a hub id, a recipe file, or the default.
 
-    Verbs that need one vector a text refuse a recipe whose rankings are fused; `hybrid` takes it.
+    A recipe that fuses rankings has no single vectors: only with `hybrid=True` is it accepted.
     """
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.formats.sources import DEFAULT_MODEL
@@ -92,7 +100,9 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
         embedder = _from_recipe(name, options, hybrid)
         embedder = embedder.to(device) if device else embedder
     elif options.scale:
-        raise InputError(f"--scale {options.scale} is for recipes (.toml), {name} is a model")
+        raise InputError(
+            f"--scale {options.scale}: {name} is not a recipe (.toml); only recipes have scales"
+        )
     else:
         embedder = Embedder.from_pretrained(name, device=device, attention=options.attention)
     if options.verbose:
@@ -106,7 +116,7 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
     from polyvec.recipe import load_recipe
 
     if options.attention:
-        raise InputError("--attention: a recipe says itself what its model sees")
+        raise InputError("--attention: not for recipes, which set it themselves")
     recipe = load_recipe(name)
     fused = recipe[HYBRID]
     if fused is not None and not hybrid:
@@ -119,7 +129,7 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
 
 
 def model_name(options: argparse.Namespace) -> str:
-    """What to call the model in stored files; folders by absolute path."""
+    """The model's name in stored files; a folder by its absolute path."""
     from polyvec.embed.formats.sources import DEFAULT_MODEL
 
     name = options.model or DEFAULT_MODEL

@@ -1,10 +1,10 @@
-r"""What a folder of data holds, and whether its test texts stand in its training texts.
+r"""Count what a folder of data holds, and find test texts in its training texts.
 
-`stats` reads every .jsonl, .csv, .tsv, .parquet and .txt (each may be gzipped) of FOLDER and of
-its folders, or one file. Tables: rows of each file; lengths, repetitions and languages of each
-field of texts; labels and numbers; judgements of retrieval sets; what dev and test share with
+`stats` reads every .jsonl, .csv, .tsv, .parquet and .txt (each may be gzipped) in FOLDER and its
+subfolders, or one file. Tables: rows of each file; lengths, duplicates and languages of each
+text field; labels and numbers; judgements of retrieval sets; what dev and test share with
 train (by equal texts and by n-grams of words; with --neighbours also by vectors), and the
-worst pairs. With --against, the texts of another folder or file are looked for in FOLDER.
+worst pairs. With --against, FOLDER is searched for the texts of another folder or file.
 
 example: mkdir -p /tmp/mail; printf '%s\n' > /tmp/mail/train.jsonl \
   '{"text": "the parcel came late", "label": "complaint"}' \
@@ -30,35 +30,44 @@ if TYPE_CHECKING:
     from polyvec.data.overlap.splits import Embed, SplitOverlap
     from polyvec.data.stats.statistics import FolderStats, Spread
 
-SHOWN_LABELS = 5  # of the most, and of the least frequent
+SHOWN_LABELS = 5  # most frequent ones, and as many of the least frequent
 SHOWN_LANGUAGES = 5
-SHOWN_CHARACTERS = 120  # of a text in the table of pairs
-FROM_SHARE = 0.005  # a language below half a per cent is not shown
+SHOWN_CHARACTERS = 120  # per text in the table of pairs
+FROM_SHARE = 0.005  # below half a per cent, guesses are mostly errors
 MODEL_OPTIONS = ("model", "device", "attention", "scale", "verbose", "batch_size")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    stats = actions.add_parser("stats", help="rows, lengths, languages, duplicates, overlap")
-    stats.add_argument("folder", help="a folder of data, or one file")
+    stats = actions.add_parser("stats", help="count rows, lengths, languages, duplicates, overlap")
+    stats.add_argument("folder", help="read this folder of data, or one file")
     stats.add_argument(
-        "--against", metavar="FOLDER", help="a test set, folder or file, looked for in FOLDER"
+        "--against", metavar="FOLDER", help="search FOLDER for the texts of this test set"
     )
     stats.add_argument(
-        "--ngram", type=common.positive, metavar="N", help="words of an n-gram; default: 13"
+        "--ngram", type=common.positive, metavar="N", help="compare n-grams of N words; default: 13"
     )
     stats.add_argument(
-        "--pairs", type=common.positive, default=5, help="worst pairs of a field; default: 5"
+        "--pairs",
+        type=common.positive,
+        default=5,
+        help="print this many of the worst pairs per field; default: 5",
     )
-    stats.add_argument("--guess", help="language (default, if py3langid is installed) or script")
     stats.add_argument(
-        "--tokenizer", metavar="MODEL", help="count tokens, and texts beyond what MODEL reads"
+        "--guess", help="guess the language (default, if py3langid is installed) or the script"
     )
-    stats.add_argument("-o", "--output", metavar="FILE.json", help="keep all figures and texts")
+    stats.add_argument(
+        "--tokenizer", metavar="MODEL", help="count tokens, and texts longer than MODEL reads"
+    )
+    stats.add_argument(
+        "-o", "--output", metavar="FILE.json", help="write all figures and texts to this file"
+    )
     stats.add_argument(
         "--neighbours", action="store_true", help="embed all texts and compare their vectors"
     )
-    stats.add_argument("--batch-size", type=common.positive, help="most texts in a batch (memory)")
+    stats.add_argument(
+        "--batch-size", type=common.positive, help="limit the texts per batch, to save memory"
+    )
     common.model_option(stats)
 
 
@@ -76,7 +85,7 @@ def _stats(options: argparse.Namespace) -> None:
     if options.output is not None:
         check_target(options.output)
     if not options.neighbours and (name := _given(options)):
-        raise InputError(f"--{name.replace('_', '-')} does nothing without --neighbours")
+        raise InputError(f"--{name.replace('_', '-')} has no effect without --neighbours")
     guess = guesser(options.guess)
     count, limit = _counter(options) if options.tokenizer else (None, None)
     with _bar("reading") as progress:
@@ -114,7 +123,7 @@ def _given(options: argparse.Namespace) -> str | None:
 
 
 def _counter(options: argparse.Namespace) -> tuple[Callable[[list[str]], list[int]], int | None]:
-    """Tokens of each text with the model's special tokens, without prompt; and what it reads."""
+    """A function for token counts, special tokens included, prompts not; and the model's limit."""
     from polyvec.embed.inputs.spans import Span
 
     asked = {**vars(options), "model": options.tokenizer, "verbose": False}
@@ -128,16 +137,16 @@ def _counter(options: argparse.Namespace) -> tuple[Callable[[list[str]], list[in
 
 
 def _embed(options: argparse.Namespace) -> "Embed":
-    """Vectors by --model, which is loaded when the first texts come."""
+    """A function for the vectors of --model, which loads at the first call."""
     load = functools.cache(lambda: common.load_model(options))
     return lambda texts: load().encode(texts, batch_size=options.batch_size)
 
 
 @contextlib.contextmanager
 def _bar(what: str, *, shown: bool = True) -> Iterator[Callable[[str, int], None]]:
-    """A line on a terminal's stderr with the file and the rows that were read so far.
+    """Show the file and the number of rows read so far on stderr, if it is a terminal.
 
-    Not where texts are embedded, which has a bar of its own.
+    Hidden while texts are embedded, which shows a progress bar itself.
     """
     if not shown or not sys.stderr.isatty():
         yield lambda name, rows: None
@@ -171,7 +180,7 @@ def _write(path: str, stats: "FolderStats", overlaps: "Sequence[SplitOverlap]") 
 
 
 def _show(stats: "FolderStats", overlaps: "Sequence[SplitOverlap]") -> None:
-    """Tables one below the other; those without a row are left out."""
+    """Print all tables that have rows."""
     tables = (
         _files(stats),
         _texts(stats),
@@ -224,8 +233,8 @@ def _texts(stats: "FolderStats") -> Table:
 
 def _languages(shares: Any) -> str:
     shown = [(name, share) for name, share in shares.items() if share >= FROM_SHARE]
-    told = [f"{name} {100 * share:.0f}%" for name, share in shown[:SHOWN_LANGUAGES]]
-    return ", ".join(told) + (", ..." if len(shown) > SHOWN_LANGUAGES else "")
+    named = [f"{name} {100 * share:.0f}%" for name, share in shown[:SHOWN_LANGUAGES]]
+    return ", ".join(named) + (", ..." if len(shown) > SHOWN_LANGUAGES else "")
 
 
 def _labels(stats: "FolderStats") -> Table:
@@ -235,9 +244,11 @@ def _labels(stats: "FolderStats") -> Table:
             counts = [(_line(name), count) for name, count in label.counts.items()]
             some = len(counts) if label.is_language else SHOWN_LABELS
             most, least = counts[:some], counts[some:][-SHOWN_LABELS:]
-            told = [", ".join(f"{name} {count}" for name, count in each) for each in (most, least)]
+            counted = [
+                ", ".join(f"{name} {count}" for name, count in each) for each in (most, least)
+            ]
             rows.append(
-                (file.name, label.name, f"{label.num_values}", f"{label.num_labels}", *told)
+                (file.name, label.name, f"{label.num_values}", f"{label.num_labels}", *counted)
             )
     return ("file", "field", "values", "different", "most frequent", "least frequent"), rows
 
@@ -294,7 +305,7 @@ def _pairs(overlaps: "Sequence[SplitOverlap]") -> Table:
 
 def _remarks(stats: "FolderStats", overlaps: "Sequence[SplitOverlap]") -> Iterator[str]:
     if stats.guess == "script":
-        yield "scripts are told, not languages: for those, pip install 'polyvec[data]'"
+        yield "reporting scripts only; for languages: pip install 'polyvec[data]'"
     if stats.unread:
         yield f"not read: {', '.join(stats.unread)}"
     for r in stats.retrieval:
@@ -305,7 +316,7 @@ def _remarks(stats: "FolderStats", overlaps: "Sequence[SplitOverlap]") -> Iterat
                 f"(first: {r.first_missing})"
             )
         if r.num_repeated_ids:
-            yield f"polyvec: warning: {r.corpus}, {r.queries}: {r.num_repeated_ids} ids come again"
+            yield f"polyvec: warning: {r.corpus}, {r.queries}: {r.num_repeated_ids} duplicate ids"
     for (train, test), found in _by_parts(overlaps).items():
         texts = [o for o in found if o.num_ngram is not None]
         whole = [o for o in found if o.num_ngram is None]
@@ -313,8 +324,8 @@ def _remarks(stats: "FolderStats", overlaps: "Sequence[SplitOverlap]") -> Iterat
         if num_same or num_ngram:
             rows = "".join(f", and {o.num_same} of {o.num_texts} whole rows" for o in whole)
             yield (
-                f"polyvec: warning: {test}: of {sum(o.num_texts for o in texts)} texts {num_same} "
-                f"stand in {train}, {num_ngram} share {found[0].n}-grams with it{rows}"
+                f"polyvec: warning: {test}: {num_same} of {sum(o.num_texts for o in texts)} texts "
+                f"are in {train}, {num_ngram} share {found[0].n}-grams with it{rows}"
             )
 
 

@@ -1,6 +1,6 @@
-"""Texts become vectors: from a file or standard input, to a file or standard output.
+"""Embed texts from a file or standard input.
 
-Input: a text a line on standard input, or FILE.txt, .jsonl, .csv, .parquet (or .gz of those).
+Input: one text per line on standard input, or FILE.txt, .jsonl, .csv, .parquet (or .gz of those).
 Output: .npy, .jsonl, .parquet or .safetensors; JSON lines on standard output without --output.
 
 example: echo 'a cat' | polyvec embed --truncate-dim 4
@@ -15,19 +15,23 @@ from polyvec.errors import InputError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", help="where the vectors go")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write vectors to this file")
     common.input_options(parser)
     common.model_option(parser)
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", help="put before every text")
-    prompts.add_argument("--prompt-name", help="one of the model's stored prompts")
+    prompts.add_argument("--prompt", help="put this text before every input")
+    prompts.add_argument("--prompt-name", help="use this stored prompt of the model")
     parser.add_argument(
-        "--role", choices=("query", "document"), help="the side of the model's prompts or template"
+        "--role",
+        choices=("query", "document"),
+        help="use this side of the model's prompts or template",
     )
     parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
-    parser.add_argument("--normalize", action="store_true", help="vectors of length 1")
+    parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
     parser.add_argument(
-        "--precision", default="float32", help="float32, int8, uint8, binary, ubinary"
+        "--precision",
+        default="float32",
+        help="write float32 (default), int8, uint8, binary or ubinary",
     )
 
 
@@ -43,11 +47,11 @@ def run(options: argparse.Namespace) -> None:
 def _check_not_input(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if options.file not in (None, "-") and output.exists() and output.samefile(options.file):
-        raise InputError(f"{output}: is the input too; its texts would be lost")
+        raise InputError(f"{output}: input and output are the same file; not overwritten")
 
 
 def _write(options: argparse.Namespace, records) -> None:
-    """Embed in windows; only the texts of one window are held."""
+    """Embed in windows; only one window of texts is in memory."""
     from polyvec.interfaces import EncodeReport, RunOptions
     from polyvec.storage.vector_files import vector_file
 
@@ -69,7 +73,7 @@ def _write(options: argparse.Namespace, records) -> None:
         **finish,
     )
     with vector_file(options.output) if options.output is not None else _stdout() as write:
-        # The width and type of no vectors at all are written too.
+        # Without any texts, the file still has the width and type of the vectors.
         vectors = embedder.encode([], **finish)
         write([], vectors)
         for vectors in windows:
@@ -81,7 +85,7 @@ def _write(options: argparse.Namespace, records) -> None:
 
 
 def _peek(records):
-    """Read the first record before any weight loads: a wrong file fails at once."""
+    """Read the first record before weights load, so that a wrong file fails at once."""
     import itertools
 
     records = iter(records)

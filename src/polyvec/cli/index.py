@@ -1,7 +1,7 @@
-"""Texts become an index: a folder of plain files that `polyvec search` reads.
+"""Build an index: a folder of plain files that `polyvec search` reads.
 
-An existing index is replaced as a whole; texts that it already holds are not embedded again,
-and a build that was interrupted goes on where it stopped.
+An existing index is replaced as a whole; texts that it already holds are not embedded again.
+An interrupted build resumes where it stopped.
 
 example: printf 'a cat\\na dog\\n' | polyvec index /tmp/pets
 """
@@ -13,7 +13,7 @@ from polyvec.cli import common
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="the index")
+    parser.add_argument("folder", help="write the index to this folder")
     common.input_options(parser)
     common.model_option(parser)
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
     )
     print(
-        f"{options.folder}: {len(index)} texts, {report.num_embedded} of them embedded now",
+        f"{options.folder}: {len(index)} texts, {report.num_embedded} newly embedded",
         file=sys.stderr,
     )
-    print(f"ask it: polyvec search {options.folder} 'your question'", file=sys.stderr)
+    print(f"next: polyvec search {options.folder} 'your question'", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The nearest texts of an index: score, id and first line of each.
+"""Find the nearest texts of an index: score, id and first line of each.
 
 example: polyvec search /tmp/pets kitten --top-k 1
 """
@@ -11,10 +11,14 @@ from polyvec.errors import InputError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="the index")
-    parser.add_argument("query", nargs="+", help="one question, or several in quotes")
-    parser.add_argument("-k", "--top-k", type=common.positive, default=5, help="default: 5")
-    parser.add_argument("--json", action="store_true", help="whole texts as JSON lines")
+    parser.add_argument("folder", help="search the index in this folder")
+    parser.add_argument(
+        "query", nargs="+", help="search for this text, or for several texts in quotes"
+    )
+    parser.add_argument(
+        "-k", "--top-k", type=common.positive, default=5, help="print this many texts; default: 5"
+    )
+    parser.add_argument("--json", action="store_true", help="print whole texts as JSON lines")
     common.model_option(parser)
 
 
@@ -39,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def show(hits) -> None:
-    """Score, id and first line of each hit, a line each."""
+    """Print score, id and first line of each hit."""
     for hit in hits:
         words = hit.text.removeprefix(f"{hit.id}: ")
         text = next((line for line in words.splitlines() if line.strip()), "")
@@ -47,5 +51,5 @@ def show(hits) -> None:
 
 
 def _visible(text: str) -> str:
-    """One line without what moves a terminal's cursor; --json has the text as it is."""
+    """The text without characters that control a terminal; --json prints it unchanged."""
     return "".join(char if char.isprintable() else " " for char in text)

@@ -19,7 +19,7 @@ DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A text and its id; ids are the file's own, or the running number from 0."""
+    """A text and its id: the file's id, or else the number of the record from 0."""
 
     id: str
     text: str
@@ -28,11 +28,11 @@ class Record:
 def read_texts(
     source: str | Path | IO[bytes], *, column: str | None = None, id_column: str | None = None
 ) -> Iterator[Record]:
-    """Records of a file, or of the lines of an open stream of bytes, one at a time.
+    """Records of a file, or of the lines of an open binary stream, one at a time.
 
-    A .txt file holds a text a line; an empty line is an empty text. In .jsonl, .csv and
+    A .txt file has one text per line; an empty line is an empty text. In .jsonl, .csv and
     .parquet the text is in `column` (default: text, sentence, content or body; a "title"
-    beside it comes before it with a space, as BEIR does). Each may be gzipped (.gz).
+    is put before it with a space, as BEIR does). Each may be gzipped (.gz).
     Raises DataError naming file and line.
     """
     if not isinstance(source, str | Path):
@@ -40,15 +40,15 @@ def read_texts(
         return _plain(_decoded(source, "standard input"))
     path = Path(source)
     if path.is_dir() or not path.exists():
-        raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+        raise DataError(
+            f"{path}: {'is a directory, not a file' if path.is_dir() else 'no such file'}"
+        )
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "txt":
         _refuse_columns(str(path), column, id_column)
         return _plain(read_lines(path))
     if kind not in READERS:
-        raise DataError(
-            f"{path}: a file of kind {kind!r} is not known. Known: txt, {', '.join(READERS)}."
-        )
+        raise DataError(f"{path}: unknown file type {kind!r}. Known: txt, {', '.join(READERS)}.")
     return _records(path, READERS[kind](path), column, id_column)
 
 
@@ -65,24 +65,22 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line that is not blank; DataError for what is no object."""
+    """(line number, object) of each line that is not blank; DataError if one is not an object."""
     for number, line in read_lines(path):
         if not line.strip():
             continue
         row = _parsed(path, number, line)
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path}:{number}: {type(row).__name__}, not an object with named values"
-            )
+            raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
         yield number, row
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """`folder/name` or its gzipped twin; DataError naming both if neither is there."""
+    """`folder/name` or `folder/name.gz`; DataError naming both if neither exists."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise DataError(f"{folder / name}: no such file, nor {name}.gz")
+    raise DataError(f"{folder / name}: neither this file nor {name}.gz exists")
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -90,7 +88,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _decoded(file: Iterable[bytes], where: str) -> Iterator[tuple[int, str]]:
-    """Each line is decoded alone, so that an error can name it; a byte-order mark is skipped."""
+    """Decode line by line, so that an error can name the line; skip a byte-order mark."""
     try:
         for number, raw in enumerate(file, start=1):
             line = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
@@ -102,7 +100,7 @@ def _decoded(file: Iterable[bytes], where: str) -> Iterator[tuple[int, str]]:
                 ) from None
             yield number, text
     except OSError as error:
-        if error.errno and error.filename is None:  # a failing read does not say of what
+        if error.errno and error.filename is None:  # a failed read() does not name the file
             error.filename = where
         raise
 
@@ -114,8 +112,8 @@ def _plain(lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
 def _refuse_columns(where: str, column: str | None, id_column: str | None) -> None:
     if column is not None or id_column is not None:
         raise DataError(
-            f"{where}: lines of plain text have no column {column or id_column!r}; "
-            f"columns are for {', '.join(READERS)}"
+            f"{where}: plain text has no column {column or id_column!r}; "
+            f"only {', '.join(READERS)} have columns"
         )
 
 
@@ -124,21 +122,23 @@ def _parsed(path: Path, number: int, line: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of nested brackets
         reason = str(error)
     raise DataError(f"{path}:{number}: not JSON ({reason})")
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)  # csv's own 128 KiB is less than a long text
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long text
     reader = csv.DictReader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     try:
         names = reader.fieldnames or ()
         if len(set(names)) != len(names):
-            raise DataError(f"{path}:1: a column comes twice: {', '.join(names)}")
+            raise DataError(f"{path}:1: duplicate column: {', '.join(names)}")
         for row in reader:
             if None in row:
-                raise DataError(f"{path}:{reader.line_num}: more values than the header has names")
+                raise DataError(
+                    f"{path}:{reader.line_num}: more values than the header has columns"
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise DataError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from None
@@ -157,10 +157,10 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-        # Arrow calls a damaged page an OSError.
+        # pyarrow raises OSError for a damaged page.
         except (pyarrow.ArrowException, OSError, *DAMAGED_GZIP) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(f"{path}: not a whole Parquet file ({reason})") from None
+            raise DataError(f"{path}: damaged Parquet file ({reason})") from None
 
 
 READERS = {"jsonl": read_jsonl, "csv": _csv, "parquet": _parquet}
@@ -196,7 +196,7 @@ def _choose(where: str, row: dict, wanted: str | None, defaults: tuple[str, ...]
 
 
 def _value(where: str, row: dict, key: str, kinds: type | tuple[type, ...]) -> Any:
-    """The row's value if it is of these kinds, and text that can be written."""
+    """The row's value, checked to be of these types and to be encodable as UTF-8."""
     value = row[key]
     if not isinstance(value, kinds) or isinstance(value, bool):
         wanted = "a string" if kinds is str else "a string or a number"
@@ -205,6 +205,7 @@ def _value(where: str, row: dict, key: str, kinds: type | tuple[type, ...]) -> A
         str(value).encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: {key!r} has a lone surrogate at character {error.start}, which is no text"
+            f"{where}: {key!r} has a lone surrogate at character {error.start}, which is not valid "
+            "Unicode"
         ) from None
     return value

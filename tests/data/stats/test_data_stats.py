@@ -207,7 +207,7 @@ def test_one_file_alone(tmp_path):
     ("files", "told"),
     [
         ({"x_dot_jsonl": '{"text": "a b"}\n{"text": \n'}, "x.jsonl:2: not JSON"),
-        ({"x_dot_jsonl": "[1]\n"}, "x.jsonl:1: list, not an object"),
+        ({"x_dot_jsonl": "[1]\n"}, "x.jsonl:1: expected a JSON object, got list"),
         ({"x_dot_jsonl": '{"text": "a \\ud800 b"}\n'}, "x.jsonl:1: 'text' has a lone surrogate"),
         ({"x_dot_jsonl": '{"n": 1' + "0" * 400 + "}\n"}, "x.jsonl:1: 'n' is beyond all numbers"),
         ({"x_dot_jsonl": '{"label": "cat"}\n'}, "no field holds texts. Fields: label."),

@@ -136,7 +136,7 @@ def test_folders_without_a_data_set_are_named(tmp_path):
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
         folder = retrieval(tmp_path / name.replace("/", "-"))
         (folder / name).unlink()
-        with pytest.raises(DataError, match=r"no such file, nor|not a data set"):
+        with pytest.raises(DataError, match=r"neither this file nor|not a data set"):
             read_folder(folder)
 
 
