@@ -148,7 +148,7 @@ def test_cells_hold_no_tabs_or_new_lines(run, tmp_path):
         (["--against", "gone"], "gone: no such file or folder"),
         (["--against", "."], "is compared with itself"),
         (["-o", "no/such/out.json"], "the folder"),
-        (["--tokenizer", "./no-model"], "no such model folder"),
+        (["--tokenizer", "./no-model"], "no such folder"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )

@@ -283,7 +283,7 @@ def test_evaluate_says_what_is_wrong_before_a_model_is_loaded(run, pairs, tmp_pa
         ((pairs, "-o", "/dev/null"), "/dev/null: not a regular file"),
     ]:
         assert message in one_line(run("evaluate", "/no/such/model", *arguments))
-    assert "no such model folder" in one_line(run("evaluate", "/no/such/model", pairs))
+    assert "no such folder" in one_line(run("evaluate", "/no/such/model", pairs))
 
 
 def test_recipes_are_listed_whole_and_shown(run, one_line):
@@ -329,8 +329,11 @@ pooling = "mean"
         ),
         (["embed", "x.txt", "-o", ""], "vector format ''|not a regular file"),
         (["embed", "x.txt", "-o", "gone/x.npy"], "gone/x.npy: the folder .*gone does not exist"),
-        (["embed", "x.txt", "--model", "/gone"], "/gone: no such model folder"),
-        (["embed", "x.txt", "--model", "no/such"], "no/such: neither a folder nor to be had from"),
+        (["embed", "x.txt", "--model", "/gone"], "/gone: no such folder"),
+        (
+            ["embed", "x.txt", "--model", "no/such"],
+            "no/such: .*not be downloaded from the hub",
+        ),
         (["embed", "x.txt", "--model", "gone.toml"], "gone.toml: cannot be read"),
         (["embed", "x.txt", "--prompt-name", "q", "MODEL"], "prompt_name 'q' is not stored with"),
         (["embed", "x.txt", "--prompt-name", "q", "--prompt", "p"], "not allowed with argument"),
@@ -346,7 +349,7 @@ pooling = "mean"
         (["embed", "x.txt", "--device", "meta", "MODEL"], "device 'meta' cannot be used"),
         (["embed", "bad.jsonl"], "bad.jsonl:2: not JSON"),
         (["index", "i", "bad.jsonl"], "bad.jsonl:2: not JSON"),
-        (["recipes", "check", "r.toml"], "r has figures to measure: name the folder of data sets"),
+        (["recipes", "check", "r.toml"], "r has figures to measure: pass the folder of data sets"),
         (["recipes", "check", "r.toml", "--scale", "micro"], "scale 'micro' is not known"),
     ],
 )

@@ -225,7 +225,7 @@ def test_wrong_settings_are_found_before_the_model_is_looked_up(parts, message):
             "'<gone>' is not",
         ),
         ({"pooling": "reba", "pooling_settings": {"pooling": "max"}}, "'max' is not known"),
-        ({"projections": ({"kind": "pca", "k": 10**6},)}, "k is 1000000, it must be"),
+        ({"projections": ({"kind": "pca", "k": 10**6},)}, "k is 1000000, expected at most"),
         ({"num_layers": 99}, "num_layers 99 is not between"),
     ],
 )

@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.name)
     if recipe[EXPECT].get(options.scale) and not options.data:
         raise DataError(
-            f"{recipe.key} has figures to measure: name the folder of data sets with --data"
+            f"{recipe.key} has figures to measure: pass the folder of data sets with --data"
         )
     failed = 0
     for line in check_recipe(recipe, options.scale, options.data):

@@ -1,4 +1,4 @@
-"""An embedder from the parts that a recipe names."""
+"""Builds an embedder from the parts that a recipe names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ def check(settings: EmbedderSettings) -> None:
     one_of(f"{WHERE} similarity", settings.similarity, SIMILARITIES)
     template = template_of(settings)
     if template is not None and settings.pool_prompt is not None:
-        raise SettingsError(f"{WHERE} pool_prompt does nothing: the template says what is pooled")
+        raise SettingsError(f"{WHERE} pool_prompt does nothing with a template")
     if template is None and settings.prompts and settings.pool_prompt is None:
         raise SettingsError(f"{WHERE} has prompts and must set pool_prompt to true or false")
     if settings.pool_prompt is not None and not settings.prompts:
@@ -118,17 +118,18 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
 
 
 def add_tokens(tokenizer: Any, template: Template) -> list[str]:
-    """The template's tokens that are new, now with ids; those the tokenizer has keep theirs."""
+    """Add the template's tokens to the tokenizer; returns those that it did not have."""
     new = [token for token in template.added_tokens if token not in tokenizer.get_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
     return new
 
 
 def add_rows(model: Any, tokenizer: Any, new: list[str]) -> None:
-    """Rows of the embedding table for new tokens: drawn with the mean and spread of the others.
+    """Initialise the embeddings of new tokens with the mean and standard deviation of the others.
 
-    From a fixed seed, so that they are distinct, as long as words are (the norms of the first
-    layer would blow up the rounding of a short one), and the same in every run until trained.
+    Random, so that they are distinct and about as long as the others (a short vector's rounding
+    error would be amplified by the first layer's norm), from a fixed seed, so that every run
+    gives the same vectors until they are trained.
     """
     if not new:
         return
@@ -145,7 +146,7 @@ def add_rows(model: Any, tokenizer: Any, new: list[str]) -> None:
 
 
 def _declared_length(tokenizer: Any, backbone: Backbone) -> int | None:
-    """Tokens that tokenizer and position table both allow; None: no limit."""
+    """The smaller limit of tokenizer and position table; None if there is none."""
     limits = [tokenizer.model_max_length, backbone.max_positions]
     known_limits = [limit for limit in limits if limit is not None and limit < NO_LIMIT]
     return min(known_limits, default=None)

@@ -1,8 +1,8 @@
-"""What every module with settings shares: it can be written to JSON and rebuilt."""
+"""Base class of poolings and projections with settings, which are saved as JSON."""
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,34 +19,34 @@ InFeatures = Annotated[int, Fact("in_features")]
 class Part(nn.Module):
     """A module whose constructor's arguments are attributes of the same names.
 
-    `cls(**part.settings())` and then `load_state_dict` give an equal module. Its weights
-    stay in float32 or wider whatever the backbone is cast to: `.half()` moves, not narrows.
+    `cls(**part.settings())` and then `load_state_dict` give an equal module. Its weights stay
+    in float32 or wider whatever the backbone is cast to: `.half()` does not convert them.
     """
 
     # "sparse" for parts whose vectors are mostly zeros: `encode_vectors` then returns CSR rows.
     output_kind: Literal["dense", "sparse"] = "dense"
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that build this module again, of types that JSON has."""
+        """The arguments that build this module again, as JSON values."""
         values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
-        def kept_wide(tensor: Tensor) -> Tensor:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def at_least_float32(tensor: Tensor) -> Tensor:
             new = fn(tensor)
             narrow = new.is_floating_point() and new.dtype.itemsize < 4
             return tensor.to(new.device) if narrow else new
 
-        return super()._apply(kept_wide, recurse)
+        return super()._apply(at_least_float32, recurse)
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if it came so."""
+    """The tensor in float32, or unchanged if it is float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def one_of(where: str, value: object, choices: Iterable[object]) -> None:
-    """Raises SettingsError if `value` is not one of `choices`; `where` names part and setting."""
+    """Raises SettingsError if `value` is not one of `choices`; `where` names the setting."""
     choices = tuple(choices)
     if value not in choices:
         raise SettingsError(
@@ -58,4 +58,4 @@ def at_least(least: int, where: str, **values: int) -> None:
     """Raises SettingsError if one of the named values is less than `least`."""
     for name, value in values.items():
         if value < least:
-            raise SettingsError(f"{where}: {name} is {value}, it must be {least} or more")
+            raise SettingsError(f"{where}: {name} is {value}, expected {least} or more")

@@ -1,4 +1,4 @@
-"""What a recipe's [embedder] section may say; plain values, so that reading it needs no torch."""
+"""The section [embedder] of a recipe, as plain values: reading it needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,19 +13,22 @@ from polyvec.errors import SettingsError
 class EmbedderSettings:
     """The parts of an embedder by name.
 
-    `backbone` is a folder or hub id whose transformer and tokenizer are taken, not its
-    pooling; "polyvec/nano-lm" and "polyvec/nano-t5" are inside the package. `attention` is
-    one of attention.KINDS. `pooling` names one of embed/pooling.py, several to lie side by
-    side, or one of embed/pooling_modules.py, which takes `pooling_settings`. `pool_prompt`
-    says whether a prompt's states are pooled; it must be said where there are prompts, since
-    both are in use and the wrong one is silent (SILENT row 12). `num_layers` keeps the first
-    layers only (L3Prune, arXiv:2410.14578).
-
-    `template` is one of embed/named_templates.py or a table of its settings, and says itself
-    what is pooled; with it `prompts` are instructions, and `fields` fill its other slots.
-    `projections` are tables with `kind` and settings, in order, before `normalize`.
-    `prepending` (start, stop) and `variants` (num_variants, ...) are the settings of
-    embed/prepending.py and embed/variants.py.
+    backbone: folder or hub id whose transformer and tokenizer are used, not its pooling;
+        "polyvec/nano-lm", "polyvec/nano-t5" and "polyvec/nano-moe" are embedded models.
+    attention: "native", "causal", "bidirectional", "last-K", "from-K" or "prefix".
+    pooling: a name in POOLINGS, several (their vectors are concatenated), or one in
+        POOLING_MODULES, which takes `pooling_settings`; or "package.module:name".
+    num_layers: keep the first layers only (L3Prune, arXiv:2410.14578).
+    template: a name in TEMPLATES, "package.module:NAME", or a table of a template's settings.
+        It decides what is pooled; `prompts` are then instructions, and `fields` fill its other
+        slots.
+    projections: tables with `kind` (a name in PROJECTIONS or "package.module:Class") and
+        settings, applied in order, before `normalize`.
+    pool_prompt: whether a prompt's states are pooled. Required if there are prompts and no
+        template, since models of both kinds exist and the wrong one gives no error (SILENT
+        row 12).
+    prepending: settings of TokenPrepending (start, stop).
+    variants: settings of TextVariants (num_variants, ...).
     """
 
     backbone: str

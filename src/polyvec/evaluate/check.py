@@ -1,4 +1,4 @@
-"""Does a recipe do what it says? Its invariants, and each figure that it expects."""
+"""Checks of a recipe: the invariants of its embedder, and each figure in [expect]."""
 
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One check: what was tested, whether it holds, and what was found."""
+    """The result of a check: what was tested, whether it passed, and what was found."""
 
     what: str
     ok: bool
@@ -35,7 +35,7 @@ class Line:
 
 
 def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterator[Line]:
-    """Checks one by one, as they are done; builds the embedder first."""
+    """The checks, each as soon as it is done; builds the embedder first."""
     embedder = recipe.build(scale)
     backbone = embedder.backbone
     yield Line("leak probe", True, f"{backbone.verdict}; asked for: {backbone.spec}")
@@ -69,7 +69,7 @@ def measure_figure(
 
 
 def invariants(embedder: Embedder | HybridEmbedder) -> Iterator[Line]:
-    """Vectors depend on nothing but the text, and survive saving."""
+    """Vectors depend on nothing but the text, and are the same after saving and loading."""
     texts = list(TEXTS)
     together = embedder.encode(texts)
     alone = np.stack([embedder.encode(text) for text in texts])

@@ -206,7 +206,7 @@ BREAKAGES = {
         lambda f: (f / "modules.json").write_text(
             '[{"idx":0,"name":"0","path":"../x","type":"sentence_transformers.models.Transformer"}]'
         ),
-        "leaves the model's folder",
+        "points outside the model's folder",
     ),
     "no list of modules": (
         lambda f: (f / "modules.json").write_text('{"idx": 0}'),
@@ -223,7 +223,10 @@ BREAKAGES = {
         ),
         "key 'dimension' is missing",
     ),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "no tokenizer"),
+    "cannot read the tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "cannot read the tokenizer",
+    ),
     "no JSON": (lambda f: (f / "modules.json").write_text("{"), "modules.json: not JSON"),
     "unknown pooling": (
         lambda f: edit(f / "1_Pooling" / "config.json", pooling_mode="meen"),
@@ -242,7 +245,7 @@ BREAKAGES = {
         "declares no pooling",
     ),
     "pooling config gone": (lambda f: (f / "1_Pooling" / "config.json").unlink(), "missing"),
-    "weights gone": (lambda f: (f / "model.safetensors").unlink(), "holds no safetensors"),
+    "weights gone": (lambda f: (f / "model.safetensors").unlink(), "no safetensors file"),
     "weights cut": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:999]

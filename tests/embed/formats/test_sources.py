@@ -21,17 +21,19 @@ def test_a_folder_is_itself(tmp_path):
 
 @pytest.mark.parametrize("name", ["./no/such", "/no/such", "a/b/c", "~/model"])
 def test_a_path_that_is_not_there(name):
-    with pytest.raises(ModelError, match="no such model folder"):
+    with pytest.raises(ModelError, match="no such folder"):
         sources.model_folder(name)
 
 
 def test_a_name_that_the_hub_does_not_have(no_cache):
-    with pytest.raises(ModelError, match="neither a folder nor to be had from the hub"):
+    with pytest.raises(
+        ModelError, match="no such folder, and it could not be downloaded"
+    ):
         sources.model_folder("someone/something")
 
 
 def test_a_name_that_is_no_hub_id():
-    with pytest.raises(ModelError, match="neither a folder nor a hub id"):
+    with pytest.raises(ModelError, match="is not a folder or a hub id"):
         sources.model_folder("not a name!")
 
 
@@ -52,9 +54,7 @@ def test_another_file_under_the_offline_packages_name_is_refused(
     weights.write_bytes(raw)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, sources.OFFLINE_PACKAGE, raising=False)
-    with pytest.raises(
-        ModelError, match=rf"{weights}: refused, its sha256 is .* {sources.DEFAULT_SHA256}"
-    ):
+    with pytest.raises(ModelError, match=rf"{weights}: sha256 is .* {sources.DEFAULT_SHA256}"):
         sources.model_folder(sources.DEFAULT_MODEL)
 
 

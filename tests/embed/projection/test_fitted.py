@@ -41,7 +41,7 @@ def test_every_fitted_map_has_a_case():
 def test_it_refuses_to_run_unfitted(case):
     module = build(case)
     assert not module.fitted
-    with pytest.raises(CalibrationError, match=r"is not fitted: call fit\(vectors\)"):
+    with pytest.raises(CalibrationError, match=r"is not fitted: call Embedder.fit\(texts\)"):
         module(VECTORS)
 
 
@@ -85,10 +85,10 @@ def test_samples_that_are_none(case):
         module.fit(SAMPLE[0])
     with pytest.raises(CalibrationError, match="NaN or infinity"):
         module.fit(broken)
-    with pytest.raises(ShapeError, match="for vectors of 6 dimensions"):
+    with pytest.raises(ShapeError, match="expects vectors of 6 dimensions"):
         module.fit(SAMPLE[:, :4])
     assert not module.fitted
-    with pytest.raises(ShapeError, match="for vectors of 6 dimensions"):
+    with pytest.raises(ShapeError, match="expects vectors of 6 dimensions"):
         module.fit(SAMPLE)(VECTORS[:, :4])
 
 

@@ -36,8 +36,8 @@ class Declared:
 def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
     """What modules.json lists, with weights; nothing declared if there is no such file.
 
-    A part in a package of the user's is imported only with `trust_remote_code`, or taken from
-    the tables if the running program has registered it. Raises ModelError for all else.
+    A part of a user's package is imported only with `trust_remote_code`, unless the running
+    program has registered it under that name. Raises ModelError for anything else.
     """
     declared = Declared()
     if not (folder / "modules.json").is_file():
@@ -84,7 +84,7 @@ def _module_name(folder: Path, kind: str) -> str:
 def _inside(folder: Path, path: str) -> Path:
     """A module's folder; modules.json may not point out of its own."""
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise ModelError(f"{folder}/modules.json: path {path!r} leaves the model's folder")
+        raise ModelError(f"{folder}/modules.json: path {path!r} points outside the model's folder")
     return folder / path
 
 
@@ -133,7 +133,7 @@ def _read_transformer(folder: Path, declared: Declared) -> None:
 
 
 def _read_static(folder: Path, declared: Declared) -> None:
-    """A table is its own mean: no pooling module follows."""
+    """Static models are always mean-pooled: no pooling module follows."""
     declared.static, declared.pooling = folder, ("mean",)
 
 

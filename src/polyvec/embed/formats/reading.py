@@ -142,10 +142,10 @@ def _needs(declared: Declared, own: Mapping[str, Any]) -> frozenset[str]:
 def _attention(
     folder: Path, model: PreTrainedModel, own: Mapping[str, Any], asked: str | None
 ) -> AttentionSpec:
-    """What was asked for, else what the folder says.
+    """The attention that was asked for, else the one that the folder declares.
 
-    Warns of an untrained conversion: a causal checkpoint whose states never looked ahead
-    gives worse vectors when they suddenly do (BehnamGhader et al. 2024, arXiv:2404.05961).
+    Warns of an untrained conversion: a causal checkpoint gives worse vectors with bidirectional
+    attention until it is trained with it (BehnamGhader et al. 2024, arXiv:2404.05961).
     """
     blocked = tuple((int(a), int(b)) for a, b in own.get("blocked", ()))
     stored = AttentionSpec.parse(own.get("attention", "native"), blocked)
@@ -165,7 +165,7 @@ def _attention(
 
 
 def _default_pooling(folder: Path, config: PretrainedConfig) -> str:
-    """For bare checkpoints: last token for causal models, else mean, and say so."""
+    """For bare checkpoints: "last" for causal models, else "mean", with a warning."""
     architectures = config.architectures or [""]
     causal = architectures[0].endswith("ForCausalLM") and getattr(config, "is_causal", True)
     name = "last" if causal else "mean"
@@ -185,7 +185,7 @@ def _max_length(
     backbone: Backbone,
     asked: int | None,
 ) -> int | None:
-    """The declared length, capped by the position table, beyond which a model has no states."""
+    """The declared length, at most the size of the position table."""
     declared = asked or bert.get("max_seq_length") or tokenizer.model_max_length
     declared = None if declared is None or declared > NO_LIMIT else int(declared)
     limit = backbone.max_positions
@@ -208,7 +208,7 @@ def _read_calibration(folder: Path, own: Mapping[str, Any]) -> Calibration | Non
 
 
 def _check_contract(folder: Path, own: Mapping[str, Any], text_tokenizer: TextTokenizer) -> None:
-    """The tokenizer must still do what it did when the model was saved (SILENT row 7)."""
+    """Raises TokenizerError if the tokenizer has changed since the save (SILENT row 7)."""
     stored, now = own.get("tokenizer_contract", {}), text_tokenizer.contract.as_dict()
     for key in ("prefix", "suffix", "pad_id", "vocab_size"):
         if key in stored and stored[key] != now[key]:

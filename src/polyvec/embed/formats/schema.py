@@ -1,4 +1,4 @@
-"""Names and JSON files that reading and writing share."""
+"""Names and JSON files shared by reading and writing."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ POLYVEC_FILE = "polyvec.json"
 CALIBRATION_FILE = "polyvec_calibration.safetensors"
 # Pooling functions that sentence-transformers does not have; their names are in config.json.
 POOLING_FUNCTIONS = "polyvec.pooling_functions"
-# A module of this name says that polyvec.json decides vectors too (template, attention, ...).
+# A module of this name says that polyvec.json affects the vectors too (template, attention, ...).
 OWN_WAY = "polyvec.own_way"
 
 
@@ -34,11 +34,11 @@ def module_type(kind: str) -> str:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """What a JSON file holds, or the default if there is no file; ModelError names the file."""
+    """The content of a JSON file, or the default if there is none; ModelError names the file."""
     if not path.is_file():
         if default is not None:
             return default
-        raise ModelError(f"{path}: missing")
+        raise ModelError(f"{path} is missing")
     try:
         return json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

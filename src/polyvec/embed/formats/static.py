@@ -1,7 +1,7 @@
 """Static word tables: sentence-transformers' StaticEmbedding and model2vec's folders.
 
-A token's state is its row of a table; no layer, no attention. They run behind the same
-Backbone as everything else, so poolings, templates and projections apply.
+The state of a token is its row of a table; there are no layers and no attention. The table runs
+behind the same Backbone as other models, so poolings, templates and projections apply.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from polyvec.errors import ModelError
 
 
 class StaticConfig(PretrainedConfig):
-    """The size of a table, under the names that transformers' models have."""
+    """The size of a table, under the names that configs of transformers use."""
 
     model_type = "polyvec_static"
 
@@ -56,14 +56,14 @@ class StaticTable(PreTrainedModel):
 
 
 def read_static(folder: Path) -> tuple[StaticTable, PreTrainedTokenizerFast]:
-    """The table and the tokenizer of a folder; ModelError, naming the file, for what is not one.
+    """The table and the tokenizer of a folder; ModelError names a file that cannot be read.
 
-    Special tokens are not added: these tables are means over the words alone.
+    Special tokens are not added: the vectors are means over words only.
     """
     weights, words = folder / "model.safetensors", folder / "tokenizer.json"
     for path in (weights, words):
         if not path.is_file():
-            raise ModelError(f"{path}: missing")
+            raise ModelError(f"{path} is missing")
     try:
         rows_VD = _rows(load_file(weights), weights)
         backend = Tokenizer.from_file(str(words))
@@ -75,7 +75,7 @@ def read_static(folder: Path) -> tuple[StaticTable, PreTrainedTokenizerFast]:
         raise ModelError(f"{words}: {' '.join(str(error).split())[:200]}") from None
     if len(rows_VD) < backend.get_vocab_size():
         raise ModelError(
-            f"{folder}: {len(rows_VD)} rows for {backend.get_vocab_size()} words of the tokenizer"
+            f"{folder}: {len(rows_VD)} rows for {backend.get_vocab_size()} tokens of the tokenizer"
         )
     backend.post_processor = processors.Sequence([])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
@@ -90,11 +90,11 @@ def write_static(model: StaticTable, tokenizer: PreTrainedTokenizerBase, folder:
 
 
 def _rows(found: dict[str, Tensor], path: Path) -> Tensor:
-    """The table; model2vec's may be folded: rows shared by tokens, and weighted."""
+    """The table; in model2vec's files tokens may share rows and have weights."""
     if "embedding.weight" in found:
         return found["embedding.weight"].float()
     if "embeddings" not in found:
-        raise ModelError(f"{path}: holds neither embedding.weight nor embeddings")
+        raise ModelError(f"{path}: expected a tensor embedding.weight or embeddings")
     rows_VD = found["embeddings"].float()
     if "mapping" in found:
         rows_VD = rows_VD[found["mapping"].long()]

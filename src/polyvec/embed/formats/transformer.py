@@ -1,4 +1,4 @@
-"""The transformer and the tokenizer of a folder; what they declare is checked, not believed."""
+"""The transformer and the tokenizer of a folder; what they declare is checked."""
 
 import warnings
 from collections.abc import Set
@@ -35,7 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def transformer_kind(needs: Set[str]) -> str:
-    """What of a model the side outputs of a pooling take: "body", "lm" or "both" halves."""
+    """Which class of a model the side outputs of a pooling need: "body", "lm" or "both" halves."""
     if needs & {"lm_head", "generate"}:
         return "lm"
     return "both" if "decoder_start" in needs else "body"
@@ -47,15 +47,15 @@ def load_transformer(
     trust_remote_code: bool = False,
     *,
     kind: str = "body",
-):
-    """The transformer; refuses weights that would be made up at random.
+) -> Any:
+    """The transformer; ModelError if weights are missing, which transformers would draw at random.
 
-    `kind` "body" is without heads and, of an encoder-decoder, the encoder; "both" its two
-    halves; "lm" the language model with its head.
+    `kind`: "body" is the model without heads, of an encoder-decoder the encoder only; "both" is
+    encoder and decoder; "lm" the language model with its head.
     """
     config = load_config(root, trust_remote_code)
     if not any(root.glob("*.safetensors")):
-        raise ModelError(f"{root}: holds no safetensors file, the only weights that are read")
+        raise ModelError(f"{root}: no safetensors file; other weight formats are not supported")
     auto: Any = AutoModel
     if kind == "lm":
         causal = "ForMaskedLM" not in " ".join(config.architectures or ())
@@ -71,23 +71,23 @@ def load_transformer(
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below, with the weight's name
+                ignore_mismatched_sizes=True,  # raised below, with the weight's name
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None
-    # A pooler is not used here, so its absence changes no vector.
+    # Poolers are not used here, so a missing one changes no vector.
     missing = [name for name in info["missing_keys"] if "pooler" not in name]
     if missing:
         raise ModelError(f"{root}: {len(missing)} weights are missing, the first {missing[0]}")
     for name, found, wanted in info["mismatched_keys"]:
         raise ModelError(
-            f"{root}: weight {name} has shape {tuple(found)}, its config.json says {tuple(wanted)}"
+            f"{root}: weight {name} has shape {tuple(found)}, config.json expects {tuple(wanted)}"
         )
     return model.eval()
 
 
 def _only_encoder(config: Any) -> bool:
-    """Whether the weights are those of an encoder-decoder's encoder alone, as T5EncoderModel's."""
+    """Whether the checkpoint has only the encoder of an encoder-decoder, as T5EncoderModel."""
     return any(name.endswith("EncoderModel") for name in config.architectures or ())
 
 
@@ -114,25 +114,25 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
 
 
 def load_tokenizer(root: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; TokenizerError if there is none that can be read."""
+    """The folder's tokenizer; TokenizerError if it cannot be read."""
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(root, trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
         raise TokenizerError(
-            f"{root}: no tokenizer ({' '.join(str(error).split())[:200]})"
+            f"{root}: cannot read the tokenizer ({' '.join(str(error).split())[:200]})"
         ) from None
 
 
-def load_config(root: Path, trust_remote_code: bool = False):
-    """The folder's configuration; ModelError for code of its own that was not allowed."""
+def load_config(root: Path, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The folder's configuration; ModelError if it needs code that is not trusted."""
     raw = read_json(root / "config.json")
     if "auto_map" in raw and not trust_remote_code:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         if raw.get("model_type") not in CONFIG_MAPPING:
             raise ModelError(
-                f"{root}: the model runs code of its own ({raw['auto_map']}); "
+                f"{root}: the model needs its own code ({raw['auto_map']}); "
                 "read that code, then pass trust_remote_code=True"
             )
     try:
@@ -142,14 +142,14 @@ def load_config(root: Path, trust_remote_code: bool = False):
 
 
 def check_dtype(name: str, device: str | None) -> torch.dtype:
-    """The dtype; warns where half precision is emulated, slower and coarser (SILENT row 17)."""
+    """The dtype; warns where half precision is emulated (SILENT row 17)."""
     if name not in DTYPES:
         raise InputError(f"dtype {name!r} is not known.{known(name, DTYPES)}")
     on_cpu = (device or best_device()).startswith("cpu")
     if name != "float32" and on_cpu and not _cpu_computes(name):
         warnings.warn(
-            f"{name} is emulated on this processor, which was measured to be 80 times slower than "
-            "float32 and rounds the vectors; leave dtype='float32'",
+            f"{name} is emulated on this processor, 80 times slower than float32 when measured, "
+            "and less precise; use dtype='float32'",
             HalfPrecisionWarning,
             stacklevel=4,
         )

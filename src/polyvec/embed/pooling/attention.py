@@ -1,7 +1,7 @@
-"""Poolings that attend: NV-Embed's latents, trainable queries (MLTP), LMORT.
+"""Poolings by attention: NV-Embed's latents, trainable queries (MLTP), LMORT.
 
-B texts, T tokens of the longest, T tokens of all texts, D state size, N latents, K layers,
-H heads, Q queries, S keys.
+B texts, T tokens of the longest, D state size, N latents or vectors, L layers, H heads,
+Q queries, S keys.
 """
 
 import math
@@ -20,9 +20,9 @@ from polyvec.registry import Fact
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries [B, Q, D] over keys [B, S, D] where `seen_BS`, [B, Q, D].
+    """Multi-head attention of queries [B, Q, D] over keys [B, S, D] where `mask_BS`, [B, Q, D].
 
-    Inner width is heads * head_size, no biases. Without `seen_BS` all keys are read.
+    Inner width is heads * head_size, no biases. Without `mask_BS` no key is masked.
     """
 
     def __init__(self, size: int, num_heads: int, head_size: int) -> None:
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         self.to_value = nn.Linear(size, inner, bias=False)
         self.to_out = nn.Linear(inner, size, bias=False)
 
-    def forward(self, queries_BQD: Tensor, keys_BSD: Tensor, seen_BS: Tensor | None = None):
+    def forward(self, queries_BQD: Tensor, keys_BSD: Tensor, mask_BS: Tensor | None = None):
         query, key, value = (
             linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for linear, x in (
@@ -43,7 +43,7 @@ class Attention(nn.Module):
                 (self.to_value, keys_BSD),
             )
         )
-        mask_B11S = None if seen_BS is None else seen_BS.bool()[:, None, None]
+        mask_B11S = None if mask_BS is None else mask_BS.bool()[:, None, None]
         out_BHQd = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11S)
         return self.to_out(out_BHQd.transpose(1, 2).flatten(2))
 
@@ -64,8 +64,8 @@ class GatedFeedForward(nn.Module):
 class LatentAttention(PoolingModule):
     """Tokens attend to learned latents, then a feed-forward, then the mean, [B, D].
 
-    Both steps with norm before and residual; latents are keys and values (NV-Embed, Lee et
-    al. 2024, arXiv:2405.17428, whose heads are as wide as the states: `head_size` None).
+    Both steps have pre-norm and a residual; latents are keys and values (NV-Embed, Lee et al.
+    2024, arXiv:2405.17428, whose heads are as wide as the states: `head_size` None).
     With `attention.to_out` and `feed.down` zero it is the mean of the pooled states.
     """
 
@@ -86,7 +86,7 @@ class LatentAttention(PoolingModule):
         self.norm_feed, self.feed = nn.LayerNorm(hidden_size), GatedFeedForward(hidden_size)
 
     def vectors(self, states: States) -> Tensor:
-        # Tokens do not see each other here, so only the pooled ones are computed, in one row.
+        # Tokens do not attend to each other, so the pooled ones are computed as one sequence.
         pooling_mask_BT = states.pooling_mask_BT.bool()
         tokens_1TD = wide(states.last_BTD[pooling_mask_BT])[None]
         keys_1ND = self.norm_latents(self.latents_ND)[None]
@@ -102,8 +102,8 @@ class TrainablePooling(PoolingModule):
     `over="last_layer"`: keys are the pooled states of the last layer. `over="all_layers"`:
     keys are one vector a layer, pooled by `layer_pooling`, each with a learned embedding of
     its layer (MLTP, Tang and Yang 2024, arXiv:2409.02727); `num_layers` counts the word
-    embeddings too. Keys are normalised before, so that no layer wins by its length; queries
-    have no residual, which would add the same numbers to every text.
+    embeddings too. Keys are normalised first, so that layers with long states do not dominate;
+    queries have no residual, which would add the same vector to every text.
     """
 
     needs = frozenset({"all_layers"})
@@ -130,14 +130,15 @@ class TrainablePooling(PoolingModule):
         self.queries_ND = nn.Parameter(torch.randn(num_latents, hidden_size))
         self.norm_keys, self.norm_queries = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
         if num_layers:
+            # The name is stored in saved models, where K are the layers L.
             self.layers_KD = nn.Parameter(0.02 * torch.randn(num_layers, hidden_size))
         self.attention = Attention(hidden_size, num_heads, self.head_size)
         self.norm_feed, self.feed = nn.LayerNorm(hidden_size), GatedFeedForward(hidden_size)
 
     def vectors(self, states: States) -> Tensor:
-        keys_BSD, seen_BS = self._layers(states) if self.num_layers else self._tokens(states)
+        keys_BSD, mask_BS = self._layers(states) if self.num_layers else self._tokens(states)
         queries_BND = self.norm_queries(self.queries_ND).expand(len(keys_BSD), -1, -1)
-        out_BND = self.attention(queries_BND, keys_BSD, seen_BS)
+        out_BND = self.attention(queries_BND, keys_BSD, mask_BS)
         return (out_BND + self.feed(self.norm_feed(out_BND))).mean(dim=1)
 
     def _tokens(self, states: States) -> tuple[Tensor, Tensor | None]:
@@ -146,10 +147,12 @@ class TrainablePooling(PoolingModule):
     def _layers(self, states: States) -> tuple[Tensor, Tensor | None]:
         layers = states.all_layers or ()
         if len(layers) != self.num_layers:
-            raise ShapeError(f"TrainablePooling is for {self.num_layers} layers, got {len(layers)}")
+            raise ShapeError(
+                f"TrainablePooling expects {self.num_layers} layers, got {len(layers)}"
+            )
         pool = POOLINGS[self.layer_pooling or "last"]
-        keys_BKD = torch.stack([pool(wide(x), states.pooling_mask_BT) for x in layers], dim=1)
-        return self.norm_keys(keys_BKD) + self.layers_KD, None
+        keys_BLD = torch.stack([pool(wide(x), states.pooling_mask_BT) for x in layers], dim=1)
+        return self.norm_keys(keys_BLD) + self.layers_KD, None
 
     def _needed(self) -> frozenset[str]:
         one_of("TrainablePooling: over", self.over, ("last_layer", "all_layers"))
@@ -165,12 +168,12 @@ class TrainablePooling(PoolingModule):
 
 
 class LMORT(PoolingModule):
-    """A small bidirectional reader on two layers of a frozen model, then mean or last, [B, D].
+    """Small bidirectional blocks on two layers of a frozen model, then mean or last, [B, D].
 
     Each block: self-attention over one layer's states (`stream`, "uniform" or "align"),
-    attention to the other layer's, feed-forward; norms before, residuals around. Only these
-    weights train, so the model still generates what it did (Sun et al. 2024,
-    arXiv:2403.01999). `select_layers` finds the two layers; 0 is the word embeddings.
+    attention to the other layer's, feed-forward; pre-norm, residuals. Only these weights are
+    trained, so the model still generates as before (Sun et al. 2024, arXiv:2403.01999).
+    `select_layers` finds the two layers; 0 is the word embeddings.
     """
 
     needs = frozenset({"all_layers"})
@@ -226,7 +229,10 @@ class _LMORTBlock(nn.Module):
 
 
 def alignment(vectors_ND: Tensor, positives_ND: Tensor) -> Tensor:
-    """Mean squared distance of unit vectors to their positives; 0 is best (arXiv:2005.10242)."""
+    """Mean squared distance of unit vectors to their positives; lower is better.
+
+    Wang and Isola 2020, arXiv:2005.10242.
+    """
     a_ND, b_ND = (F.normalize(wide(x), dim=-1) for x in (vectors_ND, positives_ND))
     return (a_ND - b_ND).square().sum(dim=-1).mean()
 
@@ -241,24 +247,26 @@ def uniformity(vectors_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def select_layers(layers_KND: Tensor, positives_KND: Tensor) -> tuple[int, int]:
-    """The layer that aligns best and the layer that is most uniform, by index into K.
+def select_layers(layers_LND: Tensor, positives_LND: Tensor) -> tuple[int, int]:
+    """The layer with the best alignment and the layer with the best uniformity, by index.
 
-    Row n of every layer of `positives_KND` holds the positive of row n of `layers_KND`.
-    Uniformity is over the first alone: a text and its positive are meant to be near.
+    Row n of every layer of `positives_LND` holds the positive of row n of `layers_LND`.
+    Uniformity is over the first alone, since a text and its positive should be close.
     Raises ShapeError if shapes differ or there are fewer than 2 texts.
     """
-    if layers_KND.shape != positives_KND.shape or layers_KND.ndim != 3 or layers_KND.shape[1] < 2:
+    if layers_LND.shape != positives_LND.shape or layers_LND.ndim != 3 or layers_LND.shape[1] < 2:
         raise ShapeError(
-            "select_layers: takes [layers, 2 or more texts, size] twice, got "
-            f"{tuple(layers_KND.shape)} and {tuple(positives_KND.shape)}"
+            "select_layers: expected two arrays [layers, 2 or more texts, size], got "
+            f"{tuple(layers_LND.shape)} and {tuple(positives_LND.shape)}"
         )
-    aligned = [alignment(a, b) for a, b in zip(layers_KND, positives_KND, strict=True)]
-    uniform = [uniformity(a) for a in layers_KND]
+    aligned = [alignment(a, b) for a, b in zip(layers_LND, positives_LND, strict=True)]
+    uniform = [uniformity(a) for a in layers_LND]
     return int(torch.stack(aligned).argmin()), int(torch.stack(uniform).argmin())
 
 
 def _head_size(where: str, hidden_size: int, num_heads: int) -> int:
     if hidden_size % num_heads:
-        raise SettingsError(f"{where}: {num_heads} heads do not divide states of {hidden_size}")
+        raise SettingsError(
+            f"{where}: hidden size {hidden_size} is not divisible by {num_heads} heads"
+        )
     return hidden_size // num_heads

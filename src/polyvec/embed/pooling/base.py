@@ -1,4 +1,4 @@
-"""What every pooling with settings or weights shares: checks, precision, states by mask.
+"""Base class of poolings with settings or weights: checks, precision, states by mask.
 
 B texts, T tokens of the longest, D state size, E vector size.
 """
@@ -14,9 +14,9 @@ from polyvec.errors import ModelError, SettingsError, ShapeError
 class PoolingModule(Part):
     """States of a batch to one vector a text, [B, E], in the states' dtype.
 
-    To add one, write `vectors`, which may compute in float32; `needs` names the side
-    outputs (states.SIDE_OUTPUTS) that it reads. What stands in padding states, NaN included,
-    and which texts are beside a text change nothing.
+    A subclass writes `vectors`, which may compute in float32; `needs` names the side outputs
+    (states.SIDE_OUTPUTS) that it reads. Its result must not depend on the states of padding,
+    which may be NaN, or on other texts of the batch.
     """
 
     needs: frozenset[str] = frozenset()
@@ -40,9 +40,9 @@ class PoolingModule(Part):
         for output in sorted(self.needs):
             value = getattr(states, output)
             if value is None or (isinstance(value, tuple) and not value):
-                raise ModelError(f"{name} needs {output}: the backbone has none or was not asked")
+                raise ModelError(f"{name} needs {output}, which the backbone did not return")
         if self.hidden_size not in (None, size[-1]):
-            raise ShapeError(f"{name} is for states of size {self.hidden_size}, got {size[-1]}")
+            raise ShapeError(f"{name} expects states of size {self.hidden_size}, got {size[-1]}")
         masks = (
             states.attention_mask_BT,
             states.pooling_mask_BT,
@@ -53,7 +53,7 @@ class PoolingModule(Part):
             shapes = [tuple(mask.shape) for mask in masks]
             raise ShapeError(f"{name}: states {tuple(size)} with masks and ids {shapes}")
         if not bool(states.pooling_mask_BT.any(dim=1).all()):
-            raise ShapeError(f"{name}: a text has no token that may be pooled")
+            raise ShapeError(f"{name}: a text has no token to pool")
 
 
 def real(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -69,6 +69,7 @@ def layer_states(states: States, layer: int, where: str) -> Tensor:
     layers = states.all_layers or ()
     if not -len(layers) <= layer < len(layers):
         raise SettingsError(
-            f"{where}: layer {layer} of a model that has 0 (word embeddings) to {len(layers) - 1}"
+            f"{where}: layer {layer} does not exist; the model has layers 0 (word embeddings) to "
+            f"{len(layers) - 1}"
         )
     return layers[layer]

@@ -1,9 +1,9 @@
 """Step 4: hidden states become one vector a text.
 
-B texts, T tokens of the longest text, D state size. `mask` says which states are pooled,
-`seen` which are real (default: those pooled): they differ where a prompt is read but not
-pooled. All functions go by index and mask, so the padding side changes nothing (SILENT row 11).
-Each returns [B, D] in the states' dtype, summed in float32 at least.
+B texts, T tokens of the longest text, D state size. `mask_BT` marks the states that are pooled,
+`attention_mask_BT` real tokens (default: those pooled): they differ where a prompt is attended
+to but not pooled. No function depends on the padding side (SILENT row 11). Each returns [B, D]
+in the states' dtype, computed in float32 or wider.
 """
 
 import inspect
@@ -35,7 +35,8 @@ def weighted_mean(
 ) -> Tensor:
     """Mean weighted by position 1, 2, 3, ... in the text (Muennighoff 2022, arXiv:2202.08904).
 
-    In a causal model late states have seen more. An excluded prompt counts as position.
+    In a causal model later states have seen more of the text. Positions count from the start of
+    the input, an excluded prompt included.
     """
     attention_mask_BT = mask_BT if attention_mask_BT is None else attention_mask_BT
     place_BT = attention_mask_BT.to(_wide(states_BTD)).cumsum(dim=1)
@@ -91,7 +92,7 @@ def pool(
             f"and {tuple(attention_mask_BT.shape)}"
         )
     if not bool(mask_BT.any(dim=1).all()):
-        raise ShapeError("pooling: a text has no token that may be pooled")
+        raise ShapeError("pooling: a text has no token to pool")
     return torch.cat(
         [POOLINGS.find(name)(states_BTD, mask_BT, attention_mask_BT) for name in names], dim=-1
     )
@@ -102,7 +103,7 @@ def _wide(states: Tensor) -> torch.dtype:
 
 
 def _real(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    # where, not times: a padding state may be NaN or inf, and 0 * NaN is NaN.
+    # torch.where, not multiplication: padding may be NaN or inf, and 0 * NaN is NaN.
     return torch.where(mask_BT.bool()[..., None], states_BTD, 0).to(_wide(states_BTD))
 
 

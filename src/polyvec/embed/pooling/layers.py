@@ -1,6 +1,7 @@
-"""Poolings by place or layer, and from router and attention weights: most without weights.
+"""Poolings by position or layer, and from router and attention weights.
 
-B texts, T tokens of the longest, D state size, R router weights of all layers, E vector size.
+B texts, T tokens of the longest, D state size, H heads, R router weights of all layers, E vector
+size.
 """
 
 from collections.abc import Sequence
@@ -80,13 +81,13 @@ class MaskToken(PoolingModule):
             text = int((counts_B != 1).nonzero()[0])
             raise ShapeError(
                 f"MaskToken: text {text} of the batch has token {self.token_id} "
-                f"{int(counts_B[text])} times, it must have it once"
+                f"{int(counts_B[text])} times, expected once"
             )
         return states.last_BTD[found_BT]
 
 
 class SpecialMean(PoolingModule):
-    """Mean of the states at the given token ids, [B, D], wherever they stand.
+    """Mean of the states at the given token ids, [B, D], at any position.
 
     For slots appended to a text: Llama2Vec (Li et al. 2024, arXiv:2312.15503), ChatRetriever
     (Mao et al. 2024, arXiv:2404.13556). Raises ShapeError if a text has none of them.
@@ -115,13 +116,13 @@ class SpecialMean(PoolingModule):
 
 
 class RouterWeights(PoolingModule):
-    """Which experts the last pooled token went to, alone or beside its state, [B, E].
+    """Router weights of the last pooled token, alone or with its state, [B, E].
 
     `router`: softmax weights of all layers, [B, R = layers * experts]. `concat`: [state;
-    weights], each number standardised by statistics that `fit` stored (before it: as they
-    are). `sum`: [unit state; sqrt(alpha) * unit weights], whose dot product is
-    cosine(states) + alpha * cosine(weights); its length is sqrt(1 + alpha) for all texts.
-    MoEE (Li and Zhou 2024, arXiv:2410.10814), whose code takes the statistics of the batch.
+    weights], each dimension standardised by the statistics that `fit` stores (unchanged before
+    `fit`). `sum`: [unit state; sqrt(alpha) * unit weights], whose dot product is
+    cosine(states) + alpha * cosine(weights); all vectors have length sqrt(1 + alpha).
+    MoEE (Li and Zhou 2024, arXiv:2410.10814), whose code uses the statistics of the batch.
     """
 
     needs = frozenset({"router"})
@@ -139,8 +140,8 @@ class RouterWeights(PoolingModule):
         at_least(1, "RouterWeights", num_layers=num_layers, num_experts=num_experts)
         if (mode == "sum") != (alpha is not None) or (alpha or 0) < 0:
             raise SettingsError(
-                f"RouterWeights: alpha {alpha} in mode {mode}; sum needs one of 0 or more, "
-                "in other modes it does nothing"
+                f"RouterWeights: alpha is {alpha} in mode {mode}; mode sum needs 0 or more, other "
+                "modes do not use it"
             )
         self.hidden_size, self.num_layers, self.num_experts = hidden_size, num_layers, num_experts
         self.mode, self.alpha = mode, alpha
@@ -160,15 +161,17 @@ class RouterWeights(PoolingModule):
         return torch.cat([unit_BD, (self.alpha or 0) ** 0.5 * unit_BR], dim=-1)
 
     def fit(self, vectors_NE: Sample) -> "RouterWeights":
-        """Store mean and standard deviation of vectors that this module gave unfitted, [N, E].
+        """Store the mean and standard deviation of vectors from this module before fitting, [N, E].
 
-        Raises SettingsError unless the mode is concat, CalibrationError if it is fitted
-        already or the sample is not one.
+        Raises SettingsError unless the mode is concat, CalibrationError if it is already fitted
+        or the sample is too small.
         """
         if self.mode != "concat":
-            raise SettingsError(f"RouterWeights: mode {self.mode} has nothing to fit, concat has")
+            raise SettingsError(
+                f"RouterWeights: mode {self.mode} has nothing to fit, only concat has"
+            )
         if self.standardize.fitted:
-            raise CalibrationError("RouterWeights is fitted already; fit a new one on raw vectors")
+            raise CalibrationError("RouterWeights is already fitted; fit a new one on raw vectors")
         self.standardize.fit(vectors_NE)
         return self
 
@@ -177,18 +180,18 @@ class RouterWeights(PoolingModule):
         sizes = [layer.shape[-1] for layer in layers]
         if sizes != [self.num_experts] * self.num_layers:
             raise ShapeError(
-                f"RouterWeights is for {self.num_layers} layers of {self.num_experts} experts, "
+                f"RouterWeights expects {self.num_layers} layers of {self.num_experts} experts, "
                 f"got layers of {sizes}"
             )
         return torch.cat([wide(last(layer, states.pooling_mask_BT)) for layer in layers], dim=-1)
 
 
 class ReBA(PoolingModule):
-    """States mixed by attention that looks both ways, then last or mean, [B, D].
+    """States averaged with symmetrised attention weights, then last or mean pooling, [B, D].
 
     A is the largest of (A_h + A_h^T) / 2 over layers and heads; token t becomes
-    sum_j A[t, j] h_j / sum_j A[t, j] over seen tokens j. No training; the paper reads a text
-    that is repeated (Duan et al. 2025, arXiv:2502.20726).
+    sum_j A[t, j] h_j / sum_j A[t, j] over real tokens j. No training; the paper repeats the
+    text in the input (Duan et al. 2025, arXiv:2502.20726).
     """
 
     needs = frozenset({"attentions"})
@@ -203,7 +206,7 @@ class ReBA(PoolingModule):
         weights_BTT = self._weights(states)
         total_BT1 = weights_BTT.sum(dim=-1, keepdim=True)
         mixed_BTD = weights_BTT @ real(states.last_BTD, states.attention_mask_BT)
-        # Rows of padding have no weight at all; 0 / 0 there would spoil gradients.
+        # Rows of padding have weight 0; 0 / 0 would make all gradients NaN.
         mixed_BTD = mixed_BTD / torch.where(total_BT1 > 0, total_BT1, 1)
         return POOLINGS[self.pooling](mixed_BTD, states.pooling_mask_BT)
 

@@ -1,4 +1,4 @@
-"""Pooling in vocabulary space: one weight a vocabulary entry, through the model's own head.
+"""Pooling in vocabulary space: one weight for each vocabulary entry, by the model's LM head.
 
 B texts, T tokens of the longest, C tokens of a chunk, D state size, V vocabulary.
 """
@@ -27,10 +27,10 @@ class Lexical(PoolingModule):
     `over`: the largest (SPLADE v2, Formal et al. 2021, arXiv:2109.10086) or the sum (SPLADE,
     arXiv:2107.05720) over the pooled tokens, or the last of them alone (PromptReps, Zhuang
     et al. 2024, arXiv:2404.18424). `text_only` keeps ids that occur in the text itself, then
-    `top_k` the largest ones. `skip_first`, leaving out the text's first token, must be said
-    for max and sum: the first token of a decoder is an attention sink whose logits drown the
-    text's (SILENT row 8). At most `max_elements` logits, or one token's, exist at a time, in
-    training too.
+    `top_k` the largest ones. `skip_first` (exclude the first token) is required for max and
+    sum: the first token of a decoder is an attention sink whose logits dominate the text's
+    (SILENT row 8). At most `max_elements` logits, or those of one token, are in memory at a
+    time, in training too.
     """
 
     needs = frozenset({"lm_head"})
@@ -52,8 +52,9 @@ class Lexical(PoolingModule):
             raise SettingsError(f"Lexical: top_k {top_k} is not between 1 and {vocab_size}")
         if (over == "last") != (skip_first is None):
             raise SettingsError(
-                f"Lexical over {over}: skip_first is {skip_first}; say true or false over max or "
-                "sum (true for decoders, whose first token is an attention sink), not over last"
+                f"Lexical over {over}: skip_first is {skip_first}; expected true or false over max "
+                "and sum (true for decoders, whose first token is an attention sink), unset over "
+                "last"
             )
         self.vocab_size = self.out_features = vocab_size
         self.over, self.top_k, self.text_only = over, top_k, text_only
@@ -86,7 +87,7 @@ class Lexical(PoolingModule):
         if not len(tokens_TD):
             return wide(tokens_TD).new_zeros(self.vocab_size)
         chunks = tokens_TD.split(max(1, self.max_elements // self.vocab_size))
-        # Recomputed in the backward pass: the logits of all chunks never stand side by side.
+        # Recomputed in the backward pass, so that the logits of only one chunk are in memory.
         rows = [
             checkpoint(
                 self._reduced, chunk_CD, lm_head, use_reentrant=False, preserve_rng_state=False
@@ -105,7 +106,7 @@ class Lexical(PoolingModule):
         logits_CV = lm_head(tokens_CD)
         if logits_CV.shape[-1] != self.vocab_size:
             raise ShapeError(
-                f"Lexical is for a vocabulary of {self.vocab_size}, the model's head gives "
+                f"Lexical expects a vocabulary of {self.vocab_size}, the LM head has "
                 f"{logits_CV.shape[-1]}"
             )
         return wide(logits_CV).relu().log1p()

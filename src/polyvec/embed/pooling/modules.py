@@ -1,4 +1,4 @@
-"""Poolings that have weights or settings of their own, by name."""
+"""Poolings with weights or settings, by name."""
 
 import inspect
 
@@ -44,8 +44,8 @@ POOLING_MODULES: Registry[type[PoolingModule]] = Registry(
 class WeightedLayers(nn.Module):
     """Weighted mean over layers, token by token: sentence-transformers' WeightedLayerPooling.
 
-    Takes the states of the word embeddings and all layers, each [B, T, D], and returns
-    [B, T, D] from layer `layer_start` on.
+    Takes the states of the word embeddings and of all layers, each [B, T, D], and returns
+    [B, T, D]; layers below `layer_start` are not used.
     """
 
     def __init__(self, num_hidden_layers: int, layer_start: int = 4) -> None:
@@ -55,6 +55,6 @@ class WeightedLayers(nn.Module):
         self.layer_weights = nn.Parameter(torch.ones(num_hidden_layers + 1 - layer_start))
 
     def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
-        states_NBTD = torch.stack(layers[self.layer_start :])
-        weighted = torch.einsum("nbtd,n->btd", states_NBTD, self.layer_weights)
+        states_LBTD = torch.stack(layers[self.layer_start :])
+        weighted = torch.einsum("lbtd,l->btd", states_LBTD, self.layer_weights)
         return weighted / self.layer_weights.sum()

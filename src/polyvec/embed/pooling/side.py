@@ -1,4 +1,4 @@
-"""Poolings of states that the text itself does not have: the decoder's, the answer's.
+"""Poolings of states beyond the text's own: the decoder's, those of a generated answer.
 
 B texts, D state size, N generated tokens.
 """
@@ -29,10 +29,10 @@ class DecoderStart(PoolingModule):
 
 
 class Generated(PoolingModule):
-    """States that choose the answer's tokens, [B, D]: of the `first`, or their `mean`.
+    """States that predict the tokens of the answer, [B, D]: the first one, or the mean.
 
     InBedder (Peng et al. 2024, arXiv:2402.09642): the prompt asks about the text, and up to
-    `num_tokens` tokens of the answer are written greedily; after an end token none counts.
+    `num_tokens` tokens of the answer are generated greedily, until an end token.
     """
 
     needs = frozenset({"generate", "lm_head"})

@@ -1,4 +1,4 @@
-"""Step 5: the maps that sentence-transformers' folders hold: Dense, LayerNorm, Normalize.
+"""Step 5: the projections of sentence-transformers: Dense, LayerNorm, Normalize.
 
 B texts, D size before, E size after.
 """
@@ -61,7 +61,7 @@ class Normalize(nn.Module):
         return F.normalize(vectors_BD, dim=-1)
 
 
-# torch's names without their module; a model file may name no other class (nothing is evaluated).
+# The only classes that a model file can name; names are looked up here and never imported.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     name: getattr(nn, name)
     for name in ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Mish")

@@ -1,5 +1,5 @@
-"""Step 5: maps fitted once on a sample of vectors and stored, so that a text's vector depends
-on the text and the stored fit alone, never on the texts beside it.
+"""Step 5: maps fitted once on a sample of vectors and stored with the model, so that a vector
+never depends on the other texts of its batch.
 
 N texts of the sample, B texts of a batch, D size before, E size after.
 """
@@ -19,8 +19,8 @@ Sample = np.ndarray | Tensor
 class Fitted(Part):
     """Vectors [B, D] to [B, E], after `fit`; what was fitted is saved in the state dict.
 
-    To add one, register its buffers, which `_fit` fills from a float64 sample and `project`
-    reads. Computes in float32 and answers in the caller's dtype.
+    A subclass registers buffers, which `_fit` fills from a float64 sample and `project` reads.
+    Computes in float32 and returns the caller's dtype.
     """
 
     num_texts: Tensor
@@ -39,8 +39,8 @@ class Fitted(Part):
     def fit(self, vectors_ND: Sample) -> Self:
         """Fit on a sample, [N, D], and return this module; a second fit replaces the first.
 
-        Raises CalibrationError for fewer than 2 vectors (or too few for the dimensions asked
-        for) or values that are not finite, ShapeError for vectors of another size.
+        Raises CalibrationError for fewer than 2 vectors, too few for the number of dimensions,
+        or values that are not finite; ShapeError for vectors of another size.
         """
         name = type(self).__name__
         sample_ND = _float64(vectors_ND)
@@ -50,7 +50,7 @@ class Fitted(Part):
             )
         self._check_size(sample_ND)
         if not bool(torch.isfinite(sample_ND).all()):
-            raise CalibrationError(f"{name}.fit: the vectors hold NaN or infinity")
+            raise CalibrationError(f"{name}.fit: the vectors contain NaN or infinity")
         self._fit(sample_ND)
         self.num_texts.fill_(len(sample_ND))
         return self
@@ -62,7 +62,7 @@ class Fitted(Part):
         """
         if not self.fitted:
             raise CalibrationError(
-                f"{type(self).__name__} is not fitted: call fit(vectors) once on a sample and save"
+                f"{type(self).__name__} is not fitted: call Embedder.fit(texts) once and save"
             )
         self._check_size(vectors_BD)
         return self.project(wide(vectors_BD)).to(vectors_BD.dtype)
@@ -76,15 +76,15 @@ class Fitted(Part):
     def _check_size(self, vectors: Tensor) -> None:
         if vectors.shape[-1] != self.in_features:
             raise ShapeError(
-                f"{type(self).__name__} is for vectors of {self.in_features} dimensions, "
+                f"{type(self).__name__} expects vectors of {self.in_features} dimensions, "
                 f"got {tuple(vectors.shape)}"
             )
 
 
 class Standardize(Fitted):
-    """Each dimension minus its mean, over its standard deviation (of the sample, not N - 1).
+    """Each dimension minus its mean, divided by its standard deviation (over N, not N - 1).
 
-    A dimension that never varied is left as it is. Against a few dimensions that rule the
+    A constant dimension is left unchanged. For models in which a few dimensions dominate the
     cosine (Timkey and van Schijndel 2021, arXiv:2109.04404).
     """
 
@@ -103,13 +103,13 @@ class Standardize(Fitted):
         constant_D = sample_ND.amax(dim=0) == sample_ND.amin(dim=0)
         std_D = sample_ND.std(dim=0, correction=0)
         self.mean_D.copy_(torch.where(constant_D, 0, sample_ND.mean(dim=0)))
-        # The least float32 that is not zero: a spread below it would divide by zero when stored.
+        # The smallest normal float32: a smaller deviation would be stored as 0, and divided by.
         tiny = torch.finfo(torch.float32).tiny
         self.std_D.copy_(torch.where(constant_D, 1, std_D.clamp(min=tiny)))
 
 
 class Affine(Fitted):
-    """Vectors minus a mean, times a matrix; what the matrix is, subclasses say."""
+    """Vectors minus a mean, times a matrix that subclasses compute."""
 
     mean_D: Tensor
     matrix_DE: Tensor
@@ -133,8 +133,8 @@ class Affine(Fitted):
 class PCA(Affine):
     """The k principal components with the largest variance, [B, k], largest first.
 
-    Lengths are left as they come out. Signs are fixed: the largest entry of each direction
-    is positive. Fitting needs more than k texts.
+    Not rescaled. Signs are fixed: the largest entry of each direction is positive. Fitting
+    needs more than k texts.
     """
 
     def __init__(self, in_features: InFeatures, k: int) -> None:
@@ -150,8 +150,8 @@ class Whitening(Affine):
     """Vectors whose sample covariance is the identity: (x - mean) U (Lambda + epsilon)^-1/2.
 
     With `k` only the k directions of the largest variance, [B, k] (Su et al. 2021,
-    arXiv:2103.15316). `epsilon` is a variance, added against directions that hardly vary.
-    Fitting needs more texts than dimensions that are kept.
+    arXiv:2103.15316). `epsilon` is added to all variances, for directions that hardly vary.
+    Fitting needs more texts than output dimensions.
     """
 
     def __init__(
@@ -169,16 +169,16 @@ class Whitening(Affine):
         spread_E = (variances_E + self.epsilon).sqrt()
         if not bool((spread_E > 0).all()):
             raise CalibrationError(
-                "Whitening.fit: the sample does not vary in some direction; set epsilon above 0"
+                "Whitening.fit: the sample has no variance in some direction; set epsilon above 0"
             )
         return directions_DE / spread_E
 
 
 class RemovePC(Affine):
-    """Vectors minus their mean and minus their part along the k top components, [B, D].
+    """Vectors minus the mean and minus the projection on the top k components, [B, D].
 
     All-but-the-top (Mu and Viswanath 2018, arXiv:1702.01417), which advises k near D / 100.
-    Components are taken from the centred vector, so what is left has none of them.
+    Components are removed from the centred vector, so that nothing of them is left.
     """
 
     def __init__(self, in_features: InFeatures, k: int) -> None:
@@ -200,7 +200,7 @@ class PPA(Fitted):
     def __init__(self, in_features: InFeatures, k: int, remove: int = 7) -> None:
         _check_k("PPA", k, in_features)
         if not 1 <= remove < k:
-            raise SettingsError(f"PPA: remove is {remove}, it must be 1 or more, less than k {k}")
+            raise SettingsError(f"PPA: remove is {remove}, expected 1 to {k - 1} (less than k)")
         super().__init__(in_features, k)
         self.k, self.remove = k, remove
         self.before, self.pca = RemovePC(in_features, remove), PCA(in_features, k)
@@ -223,7 +223,7 @@ def _float64(vectors_ND: Sample) -> Tensor:
 def principal(where: str, sample_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k directions of largest variance [D, k] and their variances [k] (over N - 1).
 
-    Raises CalibrationError if the sample has too few texts to tell k directions.
+    Raises CalibrationError if the sample has too few texts for k directions.
     """
     if len(sample_ND) <= k:
         raise CalibrationError(
@@ -244,10 +244,10 @@ def _covariance(sample_ND: Tensor) -> Tensor:
 def _check_k(where: str, k: int, most: int) -> None:
     at_least(1, where, k=k)
     if k > most:
-        raise SettingsError(f"{where}: k is {k}, it must be {most} or less here")
+        raise SettingsError(f"{where}: k is {k}, expected at most {most}")
 
 
-# Add yours here; tests walk the table.
+# Add yours here; tests walk the table, and PROJECTIONS takes it over.
 FITTED: dict[str, type[Fitted]] = {
     "standardize": Standardize,
     "whiten": Whitening,

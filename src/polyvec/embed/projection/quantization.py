@@ -19,16 +19,16 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 def truncate(vectors_BD: Tensor, dim: int | None, *, renormalize: bool) -> Tensor:
     """The first `dim` numbers of each vector, [B, dim] (Matryoshka, arXiv:2205.13147).
 
-    With `renormalize` they have length 1 again: a cut unit vector is shorter, so dot
-    products would rank by the share that was cut (SILENT row 31).
+    With `renormalize` they have length 1 again: a truncated unit vector is shorter, so dot
+    products would depend on how much was truncated (SILENT row 31).
     Raises InputError if `dim` is not between 1 and D.
     """
     if dim is None:
         return vectors_BD
     if not 1 <= dim <= vectors_BD.shape[-1]:
         raise InputError(f"truncate_dim {dim} is not between 1 and {vectors_BD.shape[-1]}")
-    cut = vectors_BD[..., :dim]
-    return F.normalize(cut, dim=-1) if renormalize else cut
+    vectors_BE = vectors_BD[..., :dim]
+    return F.normalize(vectors_BE, dim=-1) if renormalize else vectors_BE
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Calibration:
     """Smallest and largest value of each dimension over a sample, [2, E].
 
     Integer vectors of two calls are comparable only if both used the same ranges, so
-    ranges are stored with the model or the index and never made up by a call (SILENT row 16).
+    ranges are stored with the model or the index, never computed by a call (SILENT row 16).
     """
 
     ranges_2E: np.ndarray
@@ -54,7 +54,7 @@ class Calibration:
                 f"calibration needs at least 2 vectors, got an array of shape {vectors_BE.shape}"
             )
         if not np.isfinite(vectors_BE).all():
-            raise CalibrationError("calibration vectors hold NaN or infinity")
+            raise CalibrationError("calibration vectors contain NaN or infinity")
         return cls(np.stack([vectors_BE.min(axis=0), vectors_BE.max(axis=0)]), len(vectors_BE))
 
 
@@ -89,9 +89,9 @@ def dequantize(
     calibration: Calibration | None = None,
     dim: int | None = None,
 ) -> np.ndarray:
-    """Float32 vectors that stand for quantised ones: the middle of each step, or -1 and 1 a bit.
+    """Float32 vectors of quantised ones: the middle of each step, or -1 and 1 for each bit.
 
-    `dim` cuts the zero bits that fill the last byte of binary vectors.
+    `dim` drops the zero bits that pad the last byte of binary vectors.
     """
     if precision == "float32":
         return np.asarray(vectors_BE, np.float32)
@@ -112,7 +112,7 @@ def _steps(
 ) -> tuple[np.ndarray, np.ndarray]:
     if calibration is None:
         raise CalibrationError(
-            f"{precision} needs stored ranges, or two calls give incomparable vectors: "
+            f"{precision} needs stored ranges, so that vectors of different calls are comparable: "
             "call embedder.calibrate(texts) once and save, or pass calibration="
         )
     if calibration.ranges_2E.shape[1] != dim:

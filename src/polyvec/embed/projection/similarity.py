@@ -1,4 +1,4 @@
-"""How alike vectors are: of all pairs, or row by row.
+"""Similarity of vectors: of all pairs, or row by row.
 
 N and M vectors, E numbers each.
 """
@@ -11,13 +11,13 @@ from polyvec.errors import InputError, known
 
 
 def similarity_matrix(a_NE: Tensor, b_ME: Tensor, name: str) -> Tensor:
-    """Similarity of every a to every b, [N, M]; larger is more alike, so distances are negative."""
+    """Similarity of every a to every b, [N, M]; larger is closer, so distances are negative."""
     _known_similarity(name)
     if name == "cosine":
         return F.normalize(a_NE, dim=-1) @ F.normalize(b_ME, dim=-1).T
     if name == "dot":
         return a_NE @ b_ME.T
-    # The form by matrix product, which cdist takes for many rows, is inexact for near vectors.
+    # cdist uses a matrix product for many rows by default, which is inexact for close vectors.
     exact = "donot_use_mm_for_euclid_dist"
     return -torch.cdist(a_NE, b_ME, p=2.0 if name == "euclidean" else 1.0, compute_mode=exact)
 

@@ -16,9 +16,9 @@ from polyvec.errors import SettingsError, ShapeError
 
 
 class Projector(Part):
-    """Vectors [B, D] to [B, E], in the caller's dtype; no text sees the texts beside it.
+    """Vectors [B, D] to [B, E], in the caller's dtype, each text independently.
 
-    To add one, write `project`, which gets float32 and may answer in it.
+    A subclass writes `project`, which gets and may return float32.
     """
 
     def __init__(self, in_features: InFeatures, out_features: int) -> None:
@@ -36,7 +36,7 @@ class Projector(Part):
     def _run(self, map_: Callable[[Tensor], Tensor], vectors: Tensor, size: int) -> Tensor:
         if vectors.shape[-1] != size:
             raise ShapeError(
-                f"{type(self).__name__} is for vectors of {size} dimensions, "
+                f"{type(self).__name__} expects vectors of {size} dimensions, "
                 f"got {tuple(vectors.shape)}"
             )
         return map_(wide(vectors)).to(vectors.dtype)
@@ -71,9 +71,9 @@ class MLP(Projector):
 
 
 class TopK(Projector):
-    """The k largest numbers of each vector in their places, zeros elsewhere, [B, D].
+    """The k largest entries of each vector, zeros elsewhere, [B, D].
 
-    Largest by "magnitude", or by "value" where negative numbers mean absence. Has no weights.
+    Largest by "magnitude", or by "value" if negative numbers mean absence. Has no weights.
     """
 
     output_kind = "sparse"
@@ -93,15 +93,14 @@ class TopK(Projector):
 class Gate(Projector):
     """Importance of each entry, ReLU, where a binary gate is open, exactly 0 where not, [B, E].
 
-    Importance and gate are linear in the vector; the gate opens above `threshold` of a
-    sigmoid and is trained as that sigmoid, straight through (SparTerm, Bai et al. 2020,
-    arXiv:2010.00768).
+    Importance and gate are linear in the vector; the gate is open where its sigmoid exceeds
+    `threshold`, with a straight-through gradient (SparTerm, Bai et al. 2020, arXiv:2010.00768).
     """
 
     def __init__(self, in_features: InFeatures, out_features: int, threshold: float = 0.5) -> None:
         super().__init__(in_features, out_features)
         if not 0 <= threshold < 1:
-            raise SettingsError(f"Gate: threshold {threshold} is not in 0 to 1, 1 left out")
+            raise SettingsError(f"Gate: threshold is {threshold}, expected 0 or more and below 1")
         self.threshold = threshold
         self.importance = nn.Linear(in_features, out_features)
         self.gate = nn.Linear(in_features, out_features)
@@ -114,9 +113,9 @@ class Gate(Projector):
 
 
 class ResidualAdapter(Projector):
-    """h + f(h), [B, D]; the identity until trained, as f ends in zeros.
+    """h + f(h), [B, D]; the identity before training, since the last layer of f is zero.
 
-    On the vectors of a frozen model or service (Search-Adaptor, Yoon et al. 2023,
+    For the vectors of a frozen model or a service (Search-Adaptor, Yoon et al. 2023,
     arXiv:2310.08750).
     """
 
@@ -139,7 +138,7 @@ class Flow(Projector):
 
     Blocks as in Glow (arXiv:1807.03039): scale and shift, a fixed permutation of the
     dimensions, affine coupling. Scale and shift start at 1 and 0, not from a batch. Before
-    training it permutes dimensions, which moves no cosine. Train with
+    training it only permutes dimensions, which changes no cosine. The loss is
     0.5 * |forward(x)|^2 - log_determinant(x).
     """
 
@@ -213,7 +212,7 @@ class _FlowBlock(nn.Module):
         return z_BD[..., self.order_D.argsort()] * (-self.log_scale_D).exp() - self.shift_D
 
     def _coupling(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        # tanh bounds each scale to 1/e .. e, so that no vector blows up on the way back.
+        # tanh bounds each scale to 1/e ... e, so that the inverse does not overflow.
         log_scale, shift = self.out(F.gelu(self.hidden(kept))).chunk(2, dim=-1)
         return log_scale.tanh(), shift
 
@@ -244,20 +243,20 @@ class SparseAutoencoder(Projector):
         return self._run(self._decode, latents_BE, self.out_features)
 
     def reconstruct(self, vectors_BD: Tensor) -> Tensor:
-        """The vectors as their k latents tell them, [B, D]."""
+        """The vectors decoded from their k latents, [B, D]."""
         return self._run(lambda x: self._decode(self.project(x)), vectors_BD, self.in_features)
 
     def _decode(self, latents_BE: Tensor) -> Tensor:
         return latents_BE @ self.weight_ED + self.bias_pre_D
 
 
-def keep(vectors_BD: Tensor, places_BK: Tensor) -> Tensor:
-    """The vectors at the given places of each row, zeros elsewhere, [B, D]."""
-    values_BK = vectors_BD.gather(-1, places_BK)
-    return torch.zeros_like(vectors_BD).scatter(-1, places_BK, values_BK)
+def keep(vectors_BD: Tensor, indices_BK: Tensor) -> Tensor:
+    """The entries at the given indices of each row, zeros elsewhere, [B, D]."""
+    values_BK = vectors_BD.gather(-1, indices_BK)
+    return torch.zeros_like(vectors_BD).scatter(-1, indices_BK, values_BK)
 
 
-# Add yours here; tests walk the table.
+# Add yours here; tests walk the table, and PROJECTIONS takes it over.
 PROJECTORS: dict[str, type[Projector]] = {
     "mlp": MLP,
     "topk_mask": TopK,
