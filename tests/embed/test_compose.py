@@ -316,7 +316,7 @@ def test_sentence_transformers_gives_a_bidirectional_decoder_the_same_vectors(tm
     ({"projections": ({"kind": "whitn"},)}, "Did you mean 'whiten'"),
     ({"prepending": {"start": 1, "stop": 2}}, "needs a template with the placeholder <PST>"),
     ({"attention": "bidirectinal"}, "Did you mean 'bidirectional'"),
-    ({"template": "prompteol", "pool_prompt": True, "prompts": {"a": "b"}}, "nothing with a template"),
+    ({"template": "prompteol", "pool_prompt": True, "prompts": {"a": "b"}}, "with a template"),
     ({"fields": {"domain": "x"}}, "fields do nothing without a template"),
     ({"num_layers": 99}, "num_layers 99 is not between 1 and 6"),
     ({"family": "google-t5/", "pooling": "generated"}, "no head that writes|needs"),

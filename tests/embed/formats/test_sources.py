@@ -26,9 +26,7 @@ def test_a_path_that_is_not_there(name):
 
 
 def test_a_name_that_the_hub_does_not_have(no_cache):
-    with pytest.raises(
-        ModelError, match="no such folder, and it could not be downloaded"
-    ):
+    with pytest.raises(ModelError, match="no such folder, and it could not be downloaded"):
         sources.model_folder("someone/something")
 
 
