@@ -99,6 +99,7 @@ class Entries:
             "vectors": np.ascontiguousarray(vectors_NE, np.float32),
             "cut": np.asarray(flags, np.uint8),  # the name that existing caches have
         }
+        # Created with the first shard: looking up a cache leaves no empty folders.
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(save(tensors))
@@ -114,6 +115,7 @@ class Entries:
     ) -> None:
         number = len(self._sources)
         self._sources.append(source)
+        # A text in several sources is read from the last: all have the same vector.
         for row, (key, flag) in enumerate(zip(keys, truncated, strict=True)):
             self._places[key] = (number, row, bool(flag))
 

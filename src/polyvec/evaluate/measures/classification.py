@@ -110,6 +110,7 @@ def f1(predicted: Labels, gold: Labels, *, average: str = "macro") -> float:
     if average not in AVERAGES:
         raise SettingsError(f"f1: average {average!r} is not known." + known(average, AVERAGES))
     left, right = classes("f1", predicted), classes("f1", gold)
+    # Integers, because scikit-learn refuses labels of mixed types or compares them as strings.
     code = {label: i for i, label in enumerate(dict.fromkeys([*right, *left]))}
     numbered = [code[label] for label in right], [code[label] for label in left]
     score = extra("sklearn.metrics", "F1").f1_score
@@ -132,6 +133,7 @@ def _best(measure: str, scores: Numbers, labels: Numbers) -> AtThreshold:
     scores_N, labels_N = _binary(measure, scores, labels)
     order = np.argsort(-scores_N, kind="stable")
     scores_N, labels_N = scores_N[order], labels_N[order]
+    # No threshold separates equal scores, so only the last of each run of them can be a cut.
     cuts = np.flatnonzero(scores_N[:-1] != scores_N[1:])
     if not len(cuts):
         raise DataError(
@@ -147,6 +149,7 @@ def _best(measure: str, scores: Numbers, labels: Numbers) -> AtThreshold:
     i = int(values.argmax())
     return AtThreshold(
         float(values[i]),
+        # Halved before they are added, because the sum of two large scores could overflow.
         float(scores_N[cuts[i]] / 2 + scores_N[cuts[i] + 1] / 2),
         float(num_right[i] / num_called[i]),
         float(num_right[i] / num_positive),

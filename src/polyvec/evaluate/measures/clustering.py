@@ -80,6 +80,8 @@ def purity(predicted: Labels, gold: Labels) -> float:
 def _codes(what: str, predicted: Labels, gold: Labels) -> list[np.ndarray]:
     """Both labellings as integers in order of first occurrence, both [N]."""
     paired(what, predicted, gold, of="labels")
+    # Integers, because scikit-learn refuses labels of mixed types or compares them as
+    # strings. It takes gold labels first.
     found = []
     for labels in (classes(what, predicted), classes(what, gold)):
         code = {label: i for i, label in enumerate(dict.fromkeys(labels))}

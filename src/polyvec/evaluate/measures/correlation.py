@@ -46,6 +46,7 @@ def _scores(predicted: Numbers, gold: Numbers) -> tuple[np.ndarray, np.ndarray]:
     found = []
     for name, values in (("predicted", predicted), ("gold", gold)):
         found.append(numbers(f"correlation: {name} scores", values))
+        # scipy returns NaN with a warning here, which an average of tasks would hide.
         if len(values) < 2 or np.ptp(found[-1]) == 0:
             raise DataError(
                 f"correlation: all {len(values)} {name} scores are equal, expected at least two "

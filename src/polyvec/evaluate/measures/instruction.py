@@ -31,6 +31,7 @@ def p_mrr(original: Run, changed: Run, excluded: Mapping[str, Collection[str]]) 
             if query not in run:
                 raise DataError(f"p_mrr: query {query!r} is missing from the {name} run")
         before, after = _ranks(original[query]), _ranks(changed[query])
+        # A document that was not retrieved ranks one below the last that was.
         changes = [
             rank_change(before.get(name, len(before) + 1), after.get(name, len(after) + 1))
             for name in documents

@@ -50,6 +50,7 @@ def token_accuracy(predicted: Sequence[Text], gold: Sequence[Text]) -> float:
     ):
         if not wanted:
             raise DataError(f"token_accuracy: gold text {i} has no tokens")
+        # Not strict: tokens beyond the shorter text cannot be in the same position.
         same = sum(a == b for a, b in zip(text, wanted, strict=False))
         shares.append(same / len(wanted))
     return float(np.mean(shares))
@@ -146,6 +147,7 @@ def bleu(
     paired("bleu", predicted, gold, of="texts")
     for i, text in enumerate([*predicted, *gold]):
         if not isinstance(text, str):
+            # i % N is the index on the text's own side.
             raise DataError(
                 f"bleu: text {i % len(gold)} is {type(text).__name__}, expected a string"
             )
