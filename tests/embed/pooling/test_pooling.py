@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from polyvec.embed.formats.schema import POOLING_FLAGS
 from polyvec.embed.pooling.functions import POOLINGS, pool
 from polyvec.errors import ShapeError
 
@@ -75,7 +76,7 @@ def test_half_precision_is_summed_in_float32(name, dtype):
     assert_close(out.item(), 20.0 * (64 if name == "mean_sqrt_len" else 1), rtol=1e-2, atol=0)
 
 
-def test_several_poolings_lie_side_by_side():
+def test_several_poolings_are_concatenated():
     mask = torch.ones(1, 3, dtype=torch.bool)
     out = pool(["last", "first"], STATES, mask, mask)
     assert_close(out, torch.tensor([[5.0, 0.0, 1.0, 4.0]]))
@@ -93,11 +94,9 @@ def test_masks_of_another_batch_are_refused():
         pool(["mean"], STATES, mask, mask)
 
 
-@pytest.mark.parametrize("name", POOLINGS)
+@pytest.mark.parametrize("name", POOLING_FLAGS)
 def test_agrees_with_sentence_transformers(name):
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
-    from polyvec.embed.formats.schema import POOLING_FLAGS
-
     states = torch.randn(3, 7, 5)
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     peer = modules.Pooling(5, pooling_mode=POOLING_FLAGS[name][1])
