@@ -151,7 +151,11 @@ KINDS: dict[str, TaskKind] = {
 
 def find_kind(name: str) -> TaskKind | None:
     """The kind of a name, in any spelling: "pair-classification" and "PairClassification" too."""
-    return _BY_SPELLING.get(_plain(name))
+    plain = _plain(name)
+    for kind in KINDS.values():
+        if plain in map(_plain, (kind.name, *kind.aliases)):
+            return kind
+    return None
 
 
 def task_kind(name: str, where: str) -> TaskKind:
@@ -164,8 +168,3 @@ def task_kind(name: str, where: str) -> TaskKind:
 
 def _plain(name: str) -> str:
     return re.sub("[^a-z]", "", name.lower())
-
-
-_BY_SPELLING = {
-    _plain(name): kind for kind in KINDS.values() for name in (kind.name, *kind.aliases)
-}
