@@ -162,16 +162,16 @@ def test_the_worst_items_are_there_with_their_texts(report, tree):
         "Not similar enough",
     }
     wrong = details_of(tree, "banking77").all("li", kind="item")
-    assert len(wrong) == 10 and all("taken for label 9" in one.text for one in wrong)
+    assert len(wrong) == 10 and all("predicted as label 9" in one.text for one in wrong)
 
 
-def test_what_must_not_be_missed_stands_above_the_scores(tree, page):
+def test_notices_come_before_the_scores(tree, page):
     notices = [one.text for one in tree.all("li", kind="notice")]
     assert any("scifact 37.0 % (37 of 100)" in one for one in notices)
     assert any("scifact a part of the documents" in one for one in notices)
     assert any("Some tasks were training data." in one for one in notices)
     assert any("sts16 corresponds to STS16" in one for one in notices)
-    assert any("More than a point" in one for one in notices)
+    assert any("by more than 1 point" in one for one in notices)
     assert page.index('id="notices"') < page.index('id="overview"')
 
 
@@ -181,14 +181,14 @@ def test_the_task_that_lost_most_is_named_first():
     assert [one.one("b").text for one in notice.all("li")] == ["t90", "t12", "t3"]
 
 
-def test_errors_are_told_first():
+def test_errors_come_first():
     found = report_of(
         task("nan", Outcome("clustering", "v", {"v": float("nan")})),
         task("good", clustering_outcome(), model_sha256="ef" * 32),
     )
     tree = read(html(found))
     errors = [one.text for one in tree.all("li", kind="error")]
-    assert "NaN or infinity" in errors[0] and "nan 1 of 1 score" in errors[0]
+    assert "NaN or infinite" in errors[0] and "nan 1 of 1 score" in errors[0]
     assert "other weights" in errors[1] and "good efefefefefef" in errors[1]
     names = [row.attributes["data-task"] for row in tree.all("tr") if "data-task" in row.attributes]
     assert names == ["good", "nan"]  # and what has no score stands last
@@ -350,8 +350,8 @@ def test_a_report_without_tasks_is_refused():
         html(report_of())
 
 
-def test_a_published_score_that_is_no_fraction_is_refused():
-    with pytest.raises(InputError, match=r"stsb: the published score 82.03 is no fraction"):
+def test_a_published_score_that_is_not_a_fraction_is_refused():
+    with pytest.raises(InputError, match=r"stsb: the published score 82.03 is not a fraction"):
         html(report_of(task("stsb", sts_outcome(), published=82.03)))
 
 

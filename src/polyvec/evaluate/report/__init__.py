@@ -1,8 +1,8 @@
-"""What a run found, as a page for a person: one HTML file, or Markdown for a code host.
+"""The results of an evaluation as a page: one HTML file, or Markdown for a code host.
 
-Numbers are made in intervals.py and slices.py, put together in facts.py and shown by page.py and
-markdown_page.py. Both forms say the same: scores with their intervals, what must not be missed,
-slices by length, the worst items with their texts, similarities and the vectors' geometry.
+intervals.py and slices.py compute the numbers, facts.py collects them, and page.py and
+markdown_page.py render them. Both formats have the same content: scores with intervals, notices,
+scores by length, the worst items with their texts, similarities and the geometry of the vectors.
 """
 
 from pathlib import Path
@@ -14,26 +14,26 @@ __all__ = ["Compared", "Report", "TaskReport", "html", "markdown", "write_html",
 
 
 def html(report: Report) -> str:
-    """One page that needs nothing but itself. Raises InputError for a report without tasks."""
+    """One self-contained page. Raises InputError for a report without tasks."""
     from polyvec.evaluate.report.page import render
 
     return render(report)
 
 
 def markdown(report: Report) -> str:
-    """The same facts as Markdown (GitHub's). Raises InputError for a report without tasks."""
+    """The same content as Markdown (GitHub's). Raises InputError for a report without tasks."""
     from polyvec.evaluate.report.markdown_page import render
 
     return render(report)
 
 
 def write_html(path: str | Path, report: Report) -> None:
-    """The page as a file, whole or not at all."""
+    """Write the page atomically."""
     _write(path, html(report))
 
 
 def write_markdown(path: str | Path, report: Report) -> None:
-    """The Markdown as a file, whole or not at all."""
+    """Write the Markdown atomically."""
     _write(path, markdown(report))
 
 

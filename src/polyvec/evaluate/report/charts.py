@@ -1,7 +1,7 @@
-"""Charts as small inline SVG: positions in percent, so that they fit any width and text stays text.
+"""Charts as small inline SVG. Positions are percentages, so that a chart fits any width.
 
-Colours are classes of the page's style sheet, so a chart follows light and dark. What a chart
-says is also in its label, and in numbers beside it.
+Colours come from classes of the page's style sheet, which has a light and a dark scheme. Each
+chart has a text label, and the page shows the same numbers beside it.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from markupsafe import Markup, escape
 from polyvec.evaluate.report.intervals import Interval
 
 NUM_BINS = 40
-NUM_GROUPS = 6  # as many as can be told apart
-MAX_POINTS = 700
+NUM_GROUPS = 6  # colours that readers can distinguish
+MAX_POINTS = 700  # more only make the page larger
 
 
 class Scale:
-    """From a score to a place in percent."""
+    """Maps a score to a position in percent."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
@@ -28,7 +28,7 @@ class Scale:
 
 
 def score_scale(scores: Sequence[float]) -> Scale:
-    """0 to 100, from -100 where a score is negative."""
+    """From 0 to 100, or from -100 if a score is negative."""
     return Scale(-1.0 if any(score < 0 for score in scores) else 0.0, 1.0)
 
 
@@ -40,9 +40,9 @@ def bar(
     interval: Interval | None = None,
     published: float | None = None,
 ) -> Markup:
-    """A score from 0, its interval as a whisker and the published score as a tick."""
+    """A bar from 0 to the score, the interval as a whisker, the published score as a tick."""
     parts = ['<rect class="track" x="0" y="5" width="100%" height="10" rx="2"/>']
-    if score == score:
+    if score == score:  # not NaN
         start, end = sorted((scale(0.0), scale(score)))
         parts.append(
             f'<rect class="fill" x="{start:g}%" y="5" width="{end - start:g}%" height="10" rx="2"/>'
@@ -59,14 +59,14 @@ def bar(
 
 
 def difference(low: float, value: float, high: float, scale: Scale, label: str) -> Markup:
-    """A difference as a point in its interval, with zero as a line."""
+    """A difference as a dot on its interval, with a line at zero."""
     dots = f'<circle class="dot" cx="{scale(value):g}%" cy="10" r="4.5"/>' if value == value else ""
     whisker = _line(scale(low), scale(high), 10, 10) if low == low and high == high else ""
     return _svg("difference", 20, label, [_line(scale(0), scale(0), 0, 20, "zero"), whisker, dots])
 
 
 def dumbbell(similarity: float, gold: float, label: str) -> Markup:
-    """Two places of 0 to 100 on one line: a dot for the similarity, a diamond for the gold."""
+    """Two positions from 0 to 100 on a line: a dot (similarity) and a diamond (gold score)."""
     a, b = round(similarity, 1), round(gold, 1)
     return _svg(
         "dumbbell",
@@ -82,7 +82,7 @@ def dumbbell(similarity: float, gold: float, label: str) -> Markup:
 
 
 def histogram(groups: Sequence[tuple[str, np.ndarray]], label: str) -> Markup:
-    """Shares of each group's values, as overlaid steps: groups of any size can be compared."""
+    """Overlaid histograms, normalised by group so that groups of any size can be compared."""
     groups = groups[:NUM_GROUPS]
     values = np.concatenate([values for _, values in groups])
     ticks = axis(float(values.min()), float(values.max()))
@@ -100,9 +100,9 @@ def histogram(groups: Sequence[tuple[str, np.ndarray]], label: str) -> Markup:
 
 
 def scatter(x: np.ndarray, y: np.ndarray, marked: Sequence[int], label: str) -> Markup:
-    """A point for each x and y that are numbers; evenly chosen ones where there are many.
+    """A point for each finite x and y; an evenly spaced selection if there are many.
 
-    `marked` are drawn all, larger and in another colour.
+    All points in `marked` are drawn, larger and in another colour.
     """
     finite = np.isfinite(x) & np.isfinite(y)
     across, up = (axis(float(v[finite].min()), float(v[finite].max())) for v in (x, y))
@@ -117,7 +117,7 @@ def scatter(x: np.ndarray, y: np.ndarray, marked: Sequence[int], label: str) -> 
 
 
 def axis(low: float, high: float) -> list[float]:
-    """Four to seven round numbers, evenly spaced, that hold both ends between them."""
+    """Four to seven evenly spaced round numbers whose range includes both ends."""
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
     unit = 10.0 ** np.floor(np.log10((high - low) / 6))
@@ -138,9 +138,10 @@ def _framed(
     *,
     plain: Sequence[str] = (),
 ) -> Markup:
-    """A plot with round numbers below, and at its side if asked for.
+    """A plot with tick labels below and, if `up` is given, at its left.
 
-    `stretched` are drawn in a square of 100 that takes the plot's shape, `plain` in percent.
+    `stretched` elements use a viewBox of 100 x 100 that stretches with the plot; `plain` elements
+    use percentages, which keeps the width of their lines.
     """
     lines, texts = [], []
     for value, place in zip(across, np.linspace(0, 100, len(across)), strict=True):

@@ -1,4 +1,4 @@
-"""A report's figures in the order in which they are shown, for the page and for Markdown alike."""
+"""The figures of a report in the order of display, for both the page and Markdown."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from polyvec.errors import InputError
 from polyvec.evaluate.outcome import Item, Outcome
-from polyvec.evaluate.report import slices, words
+from polyvec.evaluate.report import slices, wording
 from polyvec.evaluate.report.intervals import MAX_ITEMS, Interval, bootstrap, interval
 from polyvec.evaluate.report.intervals import score as statistic_of
 from polyvec.evaluate.report.slices import LabelScore, Slice, Worst
@@ -17,15 +17,15 @@ from polyvec.evaluate.report.slices import LabelScore, Slice, Worst
 if TYPE_CHECKING:
     from polyvec.evaluate.report.contents import Report, TaskReport
 
-MAX_SHOWN = 10  # of a task's subsets, with their details: the best 5 and the worst 5
+MAX_SHOWN = 10  # subsets of a task with details: the 5 best and the 5 worst
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
     """What is shown of a task, or of a subset, below its score.
 
-    `sliced` is the measure of the slices, `measure` that of a single item: the main measure, or
-    "" where the items' values are something else.
+    `sliced` is the measure of the scores by length and `measure` that of a single item: the main
+    measure, or "" if the items have other scores.
     """
 
     slices: tuple[Slice, ...]
@@ -41,7 +41,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A task report with its interval; details where they are shown."""
+    """A task report with its bootstrap samples, and its details if they are shown."""
 
     anchor: str
     report: "TaskReport"
@@ -67,7 +67,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One line of the overview: a task, or all subsets of one."""
+    """One row of the overview: a task with all its subsets."""
 
     anchor: str
     name: str
@@ -96,13 +96,13 @@ class Task:
         return len(self.members) > 1
 
     @property
-    def item_words(self) -> tuple[str, str]:
-        return words.kind_words(self.kind)[1:]
+    def item_names(self) -> tuple[str, str]:
+        return wording.kind_names(self.kind)[1:]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The tasks of one kind, best first; their mean where all have the same measure."""
+    """The tasks of one kind, best first; they have a mean if all have the same measure."""
 
     name: str
     tasks: tuple[Task, ...]
@@ -119,7 +119,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that is shown of the tasks."""
+    """Everything that is shown of the tasks."""
 
     report: "Report"
     kinds: tuple[Kind, ...]
@@ -135,11 +135,11 @@ class Facts:
 def facts(report: "Report") -> Facts:
     """Intervals, slices and worst items of all tasks, in the order of the page.
 
-    Kinds stand in the order of the report, their tasks by score. Raises InputError for a
-    report without tasks and for published scores that are no fractions.
+    Kinds keep the order of the report; their tasks are sorted by score. Raises InputError for a
+    report without tasks and for a published score outside -1 to 1.
     """
     if not report.tasks:
-        raise InputError("report: it has no tasks, so there is nothing to show")
+        raise InputError("report: it has no tasks")
     together: dict[tuple[str, str, str], list[TaskReport]] = {}
     for task in report.tasks:
         _check_published(task.result)
@@ -153,9 +153,9 @@ def facts(report: "Report") -> Facts:
 
 
 def groups(outcome: Outcome) -> list[tuple[str, np.ndarray]]:
-    """The outcome's similarities that are numbers, without empty groups.
+    """The finite similarities of the outcome, without empty groups.
 
-    Those of pairs with gold scores, where they are one group, in three by equal parts of the
+    A single group of pairs with gold scores is split into three, at equal distances within the
     range of gold scores.
     """
     found = []
@@ -182,7 +182,7 @@ def _by_gold(items: Sequence[Item]) -> list[tuple[str, np.ndarray]]:
 
 
 def _task(anchor: str, reports: Sequence["TaskReport"]) -> Task:
-    """A task of its subsets; the one without a subset's name, if there is one, is all of them."""
+    """A task from its subsets; a report without a subset name beside them covers all of them."""
     whole = [report for report in reports if not _subset(report)]
     parts = [report for report in reports if _subset(report)]
     top = whole[0] if parts and whole else None
@@ -197,7 +197,7 @@ def _task(anchor: str, reports: Sequence["TaskReport"]) -> Task:
     first = parts[0].result
     score = _mean(member.score for member in members)
     sampled = _averaged([member.sampled for member in members])
-    if top and not abs(_main(top) - score) < 1e-4:  # no plain mean of its subsets
+    if top and not abs(_main(top) - score) < 1e-4:  # not the mean of its subsets
         score, sampled = _main(top), _sampled(top, 0)
     return Task(
         anchor=anchor,
@@ -229,12 +229,12 @@ def _subset(report: "TaskReport") -> str:
 
 
 def _best_first(scored: Task | Member) -> tuple[bool, float]:
-    """NaN last."""
+    """Sort key: the best score first, NaN last."""
     return (math.isnan(scored.score), -scored.score)
 
 
 def _sampled(report: "TaskReport", seed: int) -> np.ndarray | None:
-    """The bootstrap of a main score; none if the items do not make that score."""
+    """Bootstrap samples of the main score; None if it cannot be recomputed from the items."""
     outcome = report.outcome
     if outcome.paired is None or outcome.statistic is None or not len(outcome.paired):
         return None
@@ -245,7 +245,7 @@ def _sampled(report: "TaskReport", seed: int) -> np.ndarray | None:
 
 
 def _averaged(sampled: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Samples of the mean over subsets, which are drawn independently of each other."""
+    """Samples of the mean over subsets, which are resampled independently."""
     known = [one for one in sampled if one is not None]
     if len(known) < len(sampled):
         return None
@@ -266,13 +266,13 @@ def _check_published(result: Any) -> None:
     published = getattr(result, "published", None)
     if published is not None and not abs(published) <= 1:
         raise InputError(
-            f"report: {result.task}: the published score {published} is no fraction; "
-            "give it as scores are, 0.7237 for 72.37"
+            f"report: {result.task}: the published score {published} is not a "
+            "fraction; divide by 100: 0.7237 for 72.37"
         )
 
 
 def _shown(members: Sequence[Member]) -> tuple[Member, ...]:
-    """Those with details: all, or of many the 5 best and the 5 worst."""
+    """The members with details: all, or the 5 best and the 5 worst."""
     half = MAX_SHOWN // 2
     few = members if len(members) <= MAX_SHOWN else [*members[:half], *members[-half:]]
     return tuple(

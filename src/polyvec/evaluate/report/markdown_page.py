@@ -1,24 +1,15 @@
-"""The report as Markdown for a code host: the page's facts without its pictures.
+"""The report as Markdown for a code host: the content of the page without its charts.
 
-Texts of data sets are escaped, so that none of them becomes a heading, a cell, a link, a tag or
-somebody's name that is called.
+Texts of data sets are escaped, so that none of them can become a heading, a table cell, a link,
+an HTML tag or a mention of a user.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from polyvec.evaluate.report import slices, words
+from polyvec.evaluate.report import listing, slices, wording
 from polyvec.evaluate.report.facts import Details, Facts, Member, Task, facts, groups
-from polyvec.evaluate.report.listing import (
-    documents,
-    flat,
-    geometry,
-    matrices,
-    missing,
-    scores,
-    separation,
-)
 from polyvec.evaluate.report.notices import Notice, notices
 
 if TYPE_CHECKING:
@@ -30,7 +21,7 @@ _TAGS = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def render(report: "Report") -> str:
-    """The whole text, the same for the same report."""
+    """The whole text; the same report always gives the same text."""
     found = facts(report)
     parts = [
         *_head(found),
@@ -44,15 +35,16 @@ def render(report: "Report") -> str:
 
 
 def escaped(text: object) -> str:
-    """A line in which nothing is Markdown, HTML, a link or a mention."""
-    line = "".join(_TAGS.get(c, c) for c in words.clean(text))
+    """One line without Markdown, HTML, links or mentions."""
+    line = "".join(_TAGS.get(c, c) for c in wording.clean(text))
     line = _MARKS.sub(r"\\\1", line)
+    # An empty comment after "@" and entities in URLs stop GitHub's own linking.
     line = _MENTIONS.sub("@<!-- -->", line.replace("://", "&#58;//"))
     return re.sub("(?i)(www)[.]", r"\1&#46;", line)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; columns whose name ends with a colon are numbers, set to the right."""
+    """A table; columns whose name ends with a colon hold numbers and are aligned right."""
     marks = ["---:" if name.endswith(":") else "---" for name in header]
     lines = [[name.rstrip(":") for name in header], marks, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -63,12 +55,12 @@ def _head(found: Facts) -> Iterator[str]:
     yield f"# {escaped(report.model)}"
     speed = ""
     if seconds := found.total("encode_seconds"):
-        speed = f", {words.duration(seconds)} of it embedding"
+        speed = f", of which {wording.duration(seconds)} for embedding"
     yield (
         f"Evaluation of {escaped(report.created)}, weights `{_hash(report.model_sha256)}`. "
-        f"{words.number_of(len(found.tasks), ('task', 'tasks'))}, "
-        f"{found.total('num_texts'):,} texts, {found.total('num_truncated'):,} cut, "
-        f"{words.duration(found.total('seconds'))}{speed}."
+        f"{wording.number_of(len(found.tasks), ('task', 'tasks'))}, "
+        f"{found.total('num_texts'):,} texts, {found.total('num_truncated'):,} truncated, "
+        f"{wording.duration(found.total('seconds'))}{speed}."
     )
 
 
@@ -84,13 +76,15 @@ def _notices(found: Sequence[Notice]) -> Iterator[str]:
 
 def _overview(found: Facts) -> Iterator[str]:
     yield "## Scores"
-    yield "Times 100, with the 95 % interval over a task's items."
+    yield "Scores times 100, with 95 % bootstrap intervals over the items of a task."
     header = ("Task", "Measure", "Score:", "95 % interval:", "Published:", "Difference:", "Items:")
     for kind in found.kinds:
         mean = ""
         if kind.mean is not None and len(kind.tasks) > 1:
-            mean = f", mean {escaped(words.measure_name(kind.measure))} {words.points(kind.mean)}"
-        yield f"**{escaped(words.kind_words(kind.name)[0])}**{mean}"
+            mean = (
+                f", mean {escaped(wording.measure_name(kind.measure))} {wording.points(kind.mean)}"
+            )
+        yield f"**{escaped(wording.kind_names(kind.name)[0])}**{mean}"
         yield table((*header, "Texts:", "Time:"), map(_row, kind.tasks))
 
 
@@ -102,14 +96,14 @@ def _row(task: Task) -> tuple[str, ...]:
         name += f"; corresponds to {escaped(task.official_task)}"
     return (
         name,
-        escaped(words.measure_name(task.measure)),
-        f"**{words.points(task.score)}**",
-        words.between(task.interval) or "–",
-        words.points(task.published),
-        words.signed(task.difference),
+        escaped(wording.measure_name(task.measure)),
+        f"**{wording.points(task.score)}**",
+        wording.between(task.interval) or "–",
+        wording.points(task.published),
+        wording.signed(task.difference),
         f"{task.num_items:,}" if task.num_items else "–",
         f"{task.num_texts:,}",
-        words.duration(task.seconds),
+        wording.duration(task.seconds),
     )
 
 
@@ -117,15 +111,15 @@ def _comparison(report: "Report") -> Iterator[str]:
     if not report.comparison:
         return
     first, second = map(escaped, report.compared)
-    yield "## Against another model"
+    yield "## Comparison with another model"
     yield f"Difference: **{second}** minus **{first}**, paired over the items."
     rows = [
         (
             escaped(row.task),
-            words.points(row.a),
-            words.points(row.b),
-            f"**{words.signed(row.difference)}**",
-            f"{words.signed(row.low)} to {words.signed(row.high)}",
+            wording.points(row.a),
+            wording.points(row.b),
+            f"**{wording.signed(row.difference)}**",
+            f"{wording.signed(row.low)} to {wording.signed(row.high)}",
             f"{row.p_value:.3f}",
             "yes" if row.significant else "no",
         )
@@ -144,18 +138,20 @@ def _comparison(report: "Report") -> Iterator[str]:
 
 
 def _tasks(found: Facts) -> Iterator[str]:
-    yield "## Task by task"
+    yield "## Tasks"
     for task in found.tasks:
         yield f"### {escaped(task.name)}, {escaped(task.split)}"
         yield _about(task)
         if task.subsets:
             yield from _subsets(task)
         else:
-            yield from _member(task.shown[0], task.item_words)
+            yield from _member(task.shown[0], task.item_names)
 
 
 def _about(task: Task) -> str:
-    text = f"{words.number_of(task.num_texts, ('text', 'texts'))}, {task.num_truncated:,} cut."
+    text = (
+        f"{wording.number_of(task.num_texts, ('text', 'texts'))}, {task.num_truncated:,} truncated."
+    )
     if task.official_task:
         text = f"A local copy; corresponds to {escaped(task.official_task)}. {text}"
     if not task.subsets:
@@ -167,106 +163,106 @@ def _subsets(task: Task) -> Iterator[str]:
     rows = [
         (
             escaped(member.result.subset),
-            words.points(member.score),
-            words.between(member.interval) or "–",
+            wording.points(member.score),
+            wording.between(member.interval) or "–",
             f"{member.result.num_texts:,}",
             f"{member.result.num_truncated:,}",
         )
         for member in task.members
     ]
-    measure = escaped(words.measure_name(task.measure))
+    measure = escaped(wording.measure_name(task.measure))
     yield _folded(
         f"{len(rows)} subsets, best first",
-        [table(("Subset", f"{measure}:", "95 % interval:", "Texts:", "Cut:"), rows)],
+        [table(("Subset", f"{measure}:", "95 % interval:", "Texts:", "Truncated:"), rows)],
     )
     for member in task.shown:
         yield f"#### {escaped(member.result.subset)}"
-        yield from _member(member, task.item_words)
+        yield from _member(member, task.item_names)
 
 
-def _member(member: Member, item_words: tuple[str, str]) -> Iterator[str]:
-    (main, value), *rest = scores(member)
-    line = f"{escaped(words.measure_name(main))} **{words.points(value)}**"
+def _member(member: Member, item_names: tuple[str, str]) -> Iterator[str]:
+    (main, value), *rest = listing.scores(member)
+    line = f"{escaped(wording.measure_name(main))} **{wording.points(value)}**"
     yield ", ".join([line, *map(_score, rest)])
     if 1 + len(rest) < len(member.result.scores):
         yield _all_scores(member)
     details = member.details
     if details and details.slices:
-        yield _slices(details, item_words)
+        yield _slices(details, item_names)
     if found := groups(member.report.outcome):
         rows = [
             (escaped(name), f"{len(values):,}", f"{values.mean():.3f}", f"{values.std():.3f}")
             for name, values in found
         ]
-        yield table(("Similarities", "Number:", "Mean:", "Spread:"), rows)
-        if apart := separation(member):
+        yield table(("Similarities", "Number:", "Mean:", "Standard deviation:"), rows)
+        if apart := listing.separation(member):
             yield escaped(apart)
     if shape := [
         f"{escaped(name)} {value}" + (f" ({good} is better)" if good else "")
-        for name, value, _, good in geometry(member)
+        for name, value, _, good in listing.geometry(member)
     ]:
         yield "Geometry: " + ", ".join(shape)
     if details:
-        yield from _worst(member, details, item_words)
+        yield from _worst(member, details, item_names)
 
 
 def _score(one: tuple[str, float]) -> str:
-    return f"{escaped(words.measure_name(one[0]))} {words.points(one[1])}"
+    return f"{escaped(wording.measure_name(one[0]))} {wording.points(one[1])}"
 
 
 def _all_scores(member: Member) -> str:
-    """Measures in tables, those that fit in none in a line."""
-    found, rest = matrices(member)
+    """All measures in tables; those that fit into none follow on one line."""
+    found, rest = listing.matrices(member)
     parts = []
     for one in found:
-        lines = [(escaped(name), *map(words.points, values)) for name, values in one.rows]
+        lines = [(escaped(name), *map(wording.points, values)) for name, values in one.rows]
         parts.append(table((one.corner, *(f"{escaped(c)}:" for c in one.columns)), lines))
     if rest:
         parts.append(", ".join(map(_score, rest)))
     return _folded(f"All {len(member.result.scores)} measures", parts)
 
 
-def _slices(details: Details, item_words: tuple[str, str]) -> str:
+def _slices(details: Details, item_names: tuple[str, str]) -> str:
     rows = [
         (
             str(one.low) if one.low == one.high else f"{one.low} to {one.high}",
             f"{one.num_items:,}",
-            words.points(one.score),
-            words.between(one.interval) or "–",
+            wording.points(one.score),
+            wording.between(one.interval) or "–",
         )
         for one in details.slices
     ]
-    score = "Score:" if details.sliced else "Mean of the items' own values:"
-    header = (f"Length in {details.unit}", f"{item_words[1].capitalize()}:", score)
+    score = "Score:" if details.sliced else "Mean item score:"
+    header = (f"Length ({details.unit})", f"{item_names[1].capitalize()}:", score)
     return table((*header, "95 % interval:"), rows)
 
 
-def _worst(member: Member, details: Details, item_words: tuple[str, str]) -> Iterator[str]:
+def _worst(member: Member, details: Details, item_names: tuple[str, str]) -> Iterator[str]:
     if details.labels:
-        yield _folded("Labels with the lowest scores", [_labels(details, item_words)])
+        yield _folded("Labels with the lowest scores", [_labels(details, item_names)])
     if details.worst and details.agreement:
-        header = ("Texts", "Similarity:", "Place:", "Gold:", "Place:", "Id")
+        header = ("Texts", "Similarity:", "Rank:", "Gold:", "Rank:", "Id")
         pairs = table(header, map(_pair, details.worst))
-        yield _folded("Where similarity and gold disagree most", [pairs])
+        yield _folded("Pairs on which similarity and gold score disagree most", [pairs])
     elif details.worst:
-        measure = escaped(words.measure_name(details.measure or "value"))
-        counts = f"Of {words.number_of(member.num_items, item_words)}, {details.num_zero:,} "
+        measure = escaped(wording.measure_name(details.measure or "value"))
+        counts = f"Of {wording.number_of(member.num_items, item_names)}, {details.num_zero:,} "
         counts += f"score 0 and {details.num_full:,} score 100."
         items = "\n".join(line for one in details.worst for line in _item(one, measure))
-        yield _folded(f"The {item_words[1]} that score lowest", [counts, items])
+        yield _folded(f"{item_names[1].capitalize()} with the lowest scores", [counts, items])
 
 
-def _labels(details: Details, item_words: tuple[str, str]) -> str:
+def _labels(details: Details, item_names: tuple[str, str]) -> str:
     rows = [
         (
-            escaped(words.cut(one.label, 60)),
+            escaped(wording.cut(one.label, 60)),
             f"{one.num_items:,}",
-            words.points(one.score),
-            escaped(words.cut(one.taken_for, 60)),
+            wording.points(one.score),
+            escaped(wording.cut(one.taken_for, 60)),
         )
         for one in details.labels
     ]
-    header = ("Label", f"{item_words[1].capitalize()}:", "Score:", "Most often taken for")
+    header = ("Label", f"{item_names[1].capitalize()}:", "Score:", "Most often predicted as")
     return table(header, rows)
 
 
@@ -276,41 +272,39 @@ def _pair(worst: slices.Worst) -> tuple[str, ...]:
         "–" if place is None or place != place else f"{place:.0f} %"
         for place in (worst.similarity_place, worst.gold_place)
     ]
-    texts = "<br>".join(escaped(words.cut(text)) for text in item.texts)
+    texts = "<br>".join(escaped(wording.cut(text)) for text in item.texts)
     gold = f"{item.gold:g}" if isinstance(item.gold, int | float) else "–"
-    return texts, words.plain(item.value), places[0], gold, places[1], escaped(item.id)
+    return texts, wording.plain(item.value), places[0], gold, places[1], escaped(item.id)
 
 
 def _item(worst: slices.Worst, measure: str) -> Iterator[str]:
     item = worst.item
-    text = escaped(words.cut(item.texts[0])) if item.texts else "(no text)"
-    line = f"- {measure} {words.points(item.value)}, {escaped(words.cut(item.id, 60))}: {text}"
+    text = escaped(wording.cut(item.texts[0])) if item.texts else "(no text)"
+    line = f"- {measure} {wording.points(item.value)}, {escaped(wording.cut(item.id, 60))}: {text}"
     if isinstance(item.gold, str) and len(item.texts) < 2:
         wrong = slices.wrong_label(item)
-        told = f", taken for {escaped(words.cut(wrong, 60))}" if wrong else ""
-        yield f"{line} (label {escaped(words.cut(item.gold, 60))}{told})"
+        predicted = f", predicted as {escaped(wording.cut(wrong, 60))}" if wrong else ""
+        yield f"{line} (label {escaped(wording.cut(item.gold, 60))}{predicted})"
         return
     yield line
-    for rank, id, text, score, grade in documents(item):
-        told = f"relevant, grade {grade}" if grade > 0 else "not relevant"
-        name = escaped(words.cut(id, 60))
-        yield (
-            f"  - {rank}\\. {told}, {name}, {words.plain(score)}: {escaped(words.cut(text, 200))}"
-        )
-    for text in missing(item)[:2]:
-        yield f"  - should have been found: {escaped(words.cut(text, 280))}"
+    for rank, id, text, score, grade in listing.documents(item):
+        relevance = f"relevant, grade {grade}" if grade > 0 else "not relevant"
+        name, shown = escaped(wording.cut(id, 60)), escaped(wording.cut(text, 200))
+        yield f"  - {rank}\\. {relevance}, {name}, {wording.plain(score)}: {shown}"
+    for text in listing.missing(item)[:2]:
+        yield f"  - relevant, not retrieved: {escaped(wording.cut(text, 280))}"
 
 
 def _how(report: "Report") -> Iterator[str]:
-    yield "## How it was run"
-    settings = [(escaped(name), escaped(value)) for name, value in flat(report.settings)]
+    yield "## Settings and versions"
+    settings = [(escaped(name), escaped(value)) for name, value in listing.flat(report.settings)]
     versions = [(escaped(name), escaped(value)) for name, value in report.versions.items()]
     yield table(("Setting", "Value"), settings or [("none given", "")])
     yield table(("Package", "Version"), versions or [("none given", "")])
     used = {key for task in report.tasks for key in task.geometry}
-    meanings = [(n, good, m) for key, (n, m, good) in words.GEOMETRY.items() if key in used]
+    meanings = [(n, good, m) for key, (n, m, good) in wording.GEOMETRY.items() if key in used]
     if meanings:
-        yield table(("Geometry", "Better", "What it says"), meanings)
+        yield table(("Geometry", "Better", "Meaning"), meanings)
 
 
 def _folded(title: str, parts: Sequence[str]) -> str:
@@ -319,5 +313,5 @@ def _folded(title: str, parts: Sequence[str]) -> str:
 
 
 def _hash(sha256: str) -> str:
-    """The first digits, fit for a code span."""
+    """The first digits, safe inside a code span."""
     return re.sub("[^0-9a-zA-Z]", "", sha256)[:12] or "none"

@@ -1,23 +1,23 @@
-"""What a reader must not miss before the scores: cut texts, other data, NaN."""
+"""Notices that come before the scores: truncated texts, other data, NaN."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polyvec.evaluate.report import words
+from polyvec.evaluate.report import wording
 from polyvec.evaluate.report.facts import Facts, Task
 
 if TYPE_CHECKING:
     from polyvec.evaluate.report.contents import Report
 
-FAR_OFF = 0.01  # a difference from the published score that is pointed out
-FEW_ITEMS = 50
+FAR_OFF = 0.01  # from the published score: more than reruns of the same model differ
+FEW_ITEMS = 50  # below this, an interval is usually wider than the gap between two models
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that must not be missed: "error", "warning" or "remark", and where it holds."""
+    """A message of level "error", "warning" or "remark", and the tasks that it concerns."""
 
     level: str
     text: str
@@ -25,7 +25,7 @@ class Notice:
 
 
 def notices(found: Facts) -> list[Notice]:
-    """What must not be missed, worst first."""
+    """All notices, the most severe first."""
     return [*_errors(found.report, found.tasks), *_warnings(found), *_remarks(found.tasks)]
 
 
@@ -34,47 +34,52 @@ def _warnings(found: Facts) -> Iterator[Notice]:
     cut = sorted((t for t in tasks if t.num_truncated), key=lambda t: -_cut_share(t))
     if cut:
         places = tuple((_name(task), _cut(task)) for task in cut)
-        yield Notice("warning", "Texts were cut at the model's maximum length.", places)
+        yield Notice("warning", "Some texts were truncated to the model's maximum length.", places)
     off = [t for t in tasks if t.difference is not None and abs(t.difference) > FAR_OFF]
     if off:
-        text = "More than a point from the published score: other data, or another way to run it?"
-        places = tuple((_name(task), words.signed(task.difference)) for task in off)
+        text = (
+            "Scores differ from the published ones by more than 1 point; "
+            "check the data and the settings."
+        )
+        places = tuple((_name(task), wording.signed(task.difference)) for task in off)
         yield Notice("warning", text, places)
-    noted = tuple((_name(task), words.clean(task.note)) for task in tasks if task.note)
+    noted = tuple((_name(task), wording.clean(task.note)) for task in tasks if task.note)
     if noted:
-        yield Notice("warning", "Notes on the data.", noted)
+        yield Notice("warning", "Known differences from the published data or protocol.", noted)
     for note in found.report.notes:
-        yield Notice("warning", words.clean(note))
+        yield Notice("warning", wording.clean(note))
 
 
 def _remarks(tasks: Sequence[Task]) -> Iterator[Notice]:
     unscored = [(task, num) for task in tasks if (num := _num_unscored(task))]
     if unscored:
-        text = "Some items have no value of their own and do not count."
+        text = "Some items have no score and are left out of the details."
         places = tuple(
-            (_name(task), f"{num:,} of {words.number_of(task.num_items, task.item_words)}")
+            (_name(task), f"{num:,} of {wording.number_of(task.num_items, task.item_names)}")
             for task, num in unscored
         )
         yield Notice("remark", text, places)
     few = [task for task in tasks if 0 < task.num_items < FEW_ITEMS]
     if few:
-        places = tuple((_name(t), words.number_of(t.num_items, t.item_words)) for t in few)
-        yield Notice("remark", "Few items: look at the interval before the score.", places)
+        places = tuple((_name(t), wording.number_of(t.num_items, t.item_names)) for t in few)
+        yield Notice("remark", "Few items: the interval says more than the score.", places)
     copies = tuple((_name(task), task.official_task) for task in tasks if task.official_task)
     if copies:
-        text = "Local copies, named by folder and hash: not the official benchmark."
+        text = (
+            "Local copies of the data, identified by folder and hash; not the official benchmark."
+        )
         yield Notice("remark", text, tuple((name, f"corresponds to {to}") for name, to in copies))
 
 
 def _errors(report: "Report", tasks: Sequence[Task]) -> Iterator[Notice]:
     undefined = tuple(
-        (_name(task), f"{num} of {words.number_of(len(scores), ('score', 'scores'))}")
+        (_name(task), f"{num} of {wording.number_of(len(scores), ('score', 'scores'))}")
         for task in tasks
         for scores in [[task.score, *(member.score for member in task.members if task.subsets)]]
         if (num := sum(not math.isfinite(score) for score in scores))
     )
     if undefined:
-        yield Notice("error", "NaN or infinity where scores should be.", undefined)
+        yield Notice("error", "Some scores are NaN or infinite.", undefined)
     others = {
         (_name(task), member.result.model_sha256[:12])
         for task in tasks
@@ -82,7 +87,9 @@ def _errors(report: "Report", tasks: Sequence[Task]) -> Iterator[Notice]:
         if member.result.model_sha256 != report.model_sha256
     }
     if others:
-        yield Notice("error", "Measured with other weights.", tuple(sorted(others)))
+        yield Notice(
+            "error", "Measured with other weights than those named above.", tuple(sorted(others))
+        )
 
 
 def _num_unscored(task: Task) -> int:
@@ -91,7 +98,7 @@ def _num_unscored(task: Task) -> int:
 
 
 def _name(task: Task) -> str:
-    return words.clean(task.name)
+    return wording.clean(task.name)
 
 
 def _cut_share(task: Task) -> float:
@@ -99,5 +106,5 @@ def _cut_share(task: Task) -> float:
 
 
 def _cut(task: Task) -> str:
-    share = words.percent(_cut_share(task))
+    share = wording.percent(_cut_share(task))
     return f"{share} ({task.num_truncated:,} of {task.num_texts:,})"

@@ -1,4 +1,4 @@
-"""What a task's score is made of: slices by length, the worst items, the worst labels."""
+"""Where a score comes from: scores by length, the worst items, the worst labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from polyvec.evaluate.report.intervals import Interval, bootstrap, interval, mea
 from polyvec.evaluate.significance import spearman
 
 NUM_SLICES = 4
-MIN_SLICED = 8  # two items a slice
+MIN_SLICED = 8  # two items per slice
 NUM_WORST = 10
-CHARACTERS_A_WORD = 15  # longer "words" on average: a script that puts no spaces between words
+CHARACTERS_A_WORD = 15  # a longer mean suggests a script without spaces between words
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Items of `low` to `high` words (or characters), how many they are and what they score."""
+    """The score of the items that have `low` to `high` words (or characters)."""
 
     low: int
     high: int
@@ -28,9 +28,9 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """An item, and where its similarity and its gold score stand among all: 0 lowest, 100 highest.
+    """An item with the percentile ranks of its similarity and its gold score.
 
-    Both are none where the gold is not a score.
+    Both are None if gold is not a score.
     """
 
     item: Item
@@ -40,7 +40,7 @@ class Worst:
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """What the texts of one label get on average, and the label that they are taken for."""
+    """The mean score of the texts with one label, and the label most often predicted instead."""
 
     label: str
     num_items: int
@@ -49,14 +49,14 @@ class LabelScore:
 
 
 def is_agreement(items: Sequence[Item]) -> bool:
-    """Whether the score is about values that go up and down with numbers in the data."""
+    """Whether the score correlates the items' values with gold scores."""
     return bool(items) and all(
         isinstance(item.gold, int | float) and not item.found for item in items
     )
 
 
 def is_labelled(items: Sequence[Item]) -> bool:
-    """Whether the items have labels, several items a label."""
+    """Whether the items have labels, with several items per label."""
     labels = {item.gold for item in items}
     return all(isinstance(label, str) for label in labels) and 1 < len(labels) <= len(items) / 2
 
@@ -64,7 +64,7 @@ def is_labelled(items: Sequence[Item]) -> bool:
 def lengths(items: Sequence[Item]) -> tuple[np.ndarray, str]:
     """Each item's length, and its unit: "words", or "characters" in scripts without spaces.
 
-    Of a query its own, without what should have been found; of a pair that of both texts.
+    For a query, its own length without the documents; for a pair, the length of both texts.
     """
     alone = any(item.found for item in items)
     texts = [item.texts[:1] if alone else item.texts for item in items]
@@ -76,15 +76,15 @@ def lengths(items: Sequence[Item]) -> tuple[np.ndarray, str]:
 
 
 def fits(outcome: Outcome) -> bool:
-    """Whether the main score is made of rows that are the items, one by one."""
+    """Whether the main score is computed from one row per item."""
     rows = outcome.paired
     return rows is not None and outcome.statistic is not None and len(rows) == len(outcome.items)
 
 
 def scored(outcome: Outcome) -> tuple[np.ndarray, Statistic]:
-    """Rows that fit the items, and what makes a score of them.
+    """One row per item, and the statistic that computes a score from rows.
 
-    The outcome's own where it has a row an item; else Spearman or the mean of the items' values.
+    The outcome's own if it has one row per item; else Spearman or the mean of the items' values.
     """
     items = outcome.items
     if outcome.paired is not None and outcome.statistic and fits(outcome):
@@ -98,8 +98,8 @@ def scored(outcome: Outcome) -> tuple[np.ndarray, Statistic]:
 def length_slices(outcome: Outcome) -> tuple[tuple[Slice, ...], str]:
     """Scores by quartile of length, shortest first, and the unit of length.
 
-    A length belongs to the lower slice if it is at most the quartile. None where there are
-    fewer than 8 items, or where lengths do not differ enough for two slices.
+    A length equal to a quartile belongs to the lower slice. Empty if there are fewer than 8 items,
+    or if the lengths do not differ enough for two slices.
     """
     if len(outcome.items) < MIN_SLICED:
         return (), "words"
@@ -123,11 +123,11 @@ def length_slices(outcome: Outcome) -> tuple[tuple[Slice, ...], str]:
 
 
 def worst(outcome: Outcome, num: int = NUM_WORST) -> tuple[Worst, ...]:
-    """The items that cost most, worst first.
+    """The items that lower the score most, worst first.
 
-    With gold scores: where the ranks of similarity and gold differ most. Otherwise the lowest
-    values, and of equal ones those first whose wrong finds score highest. Items without a value
-    (NaN) are left out.
+    With gold scores: those whose ranks of similarity and gold differ most. Otherwise those with
+    the lowest values; among equal values, those whose irrelevant documents score highest. Items
+    with the value NaN are excluded.
     """
     items = outcome.items
     if is_agreement(items) and len(items) > 1:
@@ -157,13 +157,13 @@ def worst_labels(outcome: Outcome, num: int = NUM_WORST) -> tuple[LabelScore, ..
 
 
 def wrong_label(item: Item) -> str:
-    """The first label that was found for a text and is not its own."""
+    """The first predicted label that is not the gold label; "" if there is none."""
     labels = (text or id for id, text, _, _ in item.found)
     return next((label for label in labels if label != item.gold), "")
 
 
 def separation(a: np.ndarray, b: np.ndarray) -> float:
-    """How often one of `a` is more similar than one of `b`, ties half; 0.5 says nothing."""
+    """The probability that a value of `a` exceeds one of `b` (AUC); ties count half."""
     from scipy import stats
 
     ranks = stats.rankdata(np.concatenate([a, b]))[: len(a)]
@@ -183,6 +183,6 @@ def _surest(item: Item) -> float:
 
 
 def _taken_for(items: Sequence[Item]) -> str:
-    """The wrong label that is found most often; of equal ones the first by name."""
+    """The most frequent wrong label; the alphabetically first of equally frequent ones."""
     wrong = [label for item in items if (label := wrong_label(item))]
     return min(wrong, key=lambda label: (-wrong.count(label), label), default="")

@@ -1,4 +1,4 @@
-"""How the report names things and writes numbers, and how it cuts texts."""
+"""Names of measures and task kinds, and how the report formats numbers and texts."""
 
 import re
 
@@ -21,46 +21,48 @@ MEASURES = {
     "v_measure": "V-measure",
 }
 
-# Each figure of geometry: its name, what it says, and which way is good.
+# For each geometry measure: its name, what it tells, and which direction is better.
 GEOMETRY = {
     "isotropy": (
         "Isotropy",
-        "how alike all directions are filled, 0 in one direction to 1 in all; short vectors are "
-        "always near 1 (Mu and Viswanath 2018)",
+        "how evenly the vectors point in all directions, from 0 (one direction) to 1 (all alike); "
+        "always near 1 for vectors of small norm (Mu and Viswanath 2018)",
         "↑ higher",
     ),
     "isoscore": (
         "IsoScore",
-        "how evenly variance fills the dimensions, 0 in one to 1 in all (Rudman et al. 2022)",
+        "how evenly variance is spread over the dimensions, from 0 (one) to 1 (all) "
+        "(Rudman et al. 2022)",
         "↑ higher",
     ),
     "effective_rank": (
         "Effective rank",
-        "how many dimensions the vectors spread over (Roy and Vetterli 2007); "
-        "compare with the vectors' size",
+        "how many dimensions the vectors effectively use (Roy and Vetterli 2007); "
+        "compare it with their dimension",
         "↑ higher",
     ),
     "mean_cosine": (
         "Mean cosine",
-        "similarity of two texts drawn by chance; far above 0 leaves little room to tell "
-        "texts apart (Ethayarajh 2019)",
+        "similarity of two random texts; a value far above 0 leaves little room to "
+        "distinguish texts (Ethayarajh 2019)",
         "→ near 0",
     ),
     "hubness": (
         "Hubness",
-        "skewness of how often a vector is among its neighbours' nearest; above 1 a few texts "
-        "are near to everything (Radovanović et al. 2010)",
+        "skewness of how often a vector is among the nearest neighbours of others; above 1, a few "
+        "texts are neighbours of almost everything (Radovanović et al. 2010)",
         "↓ lower",
     ),
     "uniformity": (
         "Uniformity",
-        "log of the mean of exp(-2 d²) over pairs; 0 if all point one way, -4 if any two are "
-        "orthogonal (Wang and Isola 2020)",
+        "log of the mean of exp(-2 d²) over all pairs; 0 if all vectors point in one direction, "
+        "-4 if all are orthogonal (Wang and Isola 2020)",
         "↓ lower",
     ),
 }
 
-# Characters that hide, reorder or break what stands around them; lone surrogates are no UTF-8.
+# Control characters, which may hide or reorder the text around them, and lone surrogates, which
+# UTF-8 cannot encode.
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
@@ -70,7 +72,8 @@ def clean(text: object) -> str:
 
 
 def cut(text: str, limit: int = 300) -> str:
-    """At most `limit` characters, ended at a word where one ends near, with an ellipsis."""
+    """At most `limit` characters with an ellipsis, cut between words where that costs little."""
+    # A multiple of the limit suffices, since clean() shortens only white space.
     line = clean(text[: 8 * limit])
     if len(line) <= limit and len(text) <= 8 * limit:
         return line
@@ -80,7 +83,7 @@ def cut(text: str, limit: int = 300) -> str:
 
 
 def measure_name(name: str) -> str:
-    """As the field writes it: nDCG@10 for ndcg@10, cosine Spearman for cosine_spearman."""
+    """The usual spelling: nDCG@10 for ndcg@10, cosine Spearman for cosine_spearman."""
     base, at, depth = name.partition("@")
     if base in MEASURES:
         return f"{MEASURES[base]}{at}{clean(depth)}"
@@ -93,28 +96,29 @@ def measure_name(name: str) -> str:
     return clean(name)
 
 
-def kind_words(kind: str) -> tuple[str, str, str]:
-    """A kind's heading, and what its items are called, one and many."""
+def kind_names(kind: str) -> tuple[str, str, str]:
+    """A kind's heading and the name of its items, singular and plural."""
     found = find_kind(kind)
     if found is None:
         return clean(kind)[:1].upper() + clean(kind)[1:], "item", "items"
     return found.heading, *found.items
 
 
-def number_of(num: int, words: tuple[str, str]) -> str:
+def number_of(num: int, names: tuple[str, str]) -> str:
     """'1 query', '2,000 queries'."""
-    return f"{num:,} {words[num != 1]}"
+    return f"{num:,} {names[num != 1]}"
 
 
 def points(fraction: float | None) -> str:
-    """Times 100, two decimals; a dash for what is no number."""
+    """A score times 100 with two decimals; a dash for NaN."""
+    # Adding 0 turns -0.0 into 0.0.
     if fraction is None or fraction != fraction:
         return "–"
     return f"{round(100 * fraction, 2) + 0:.2f}"
 
 
 def signed(fraction: float | None) -> str:
-    """The same with its sign."""
+    """A difference times 100, with its sign."""
     if fraction is None or fraction != fraction:
         return "–"
     return f"{round(100 * fraction, 2) + 0:+.2f}"
@@ -126,14 +130,14 @@ def between(interval: tuple[float, float] | None) -> str:
 
 
 def plain(value: float) -> str:
-    """A number that is no score, three digits after the point at most."""
+    """A number that is not a score, with at most three decimals."""
     if value != value:
         return "–"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{round(value, 3) + 0:.3f}"
 
 
 def percent(share: float) -> str:
-    """A share; what is not nothing is never shown as 0."""
+    """A share; a positive one is never shown as 0."""
     return "under 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
