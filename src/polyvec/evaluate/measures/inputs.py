@@ -70,7 +70,8 @@ def unit(what: str, values_NE: np.ndarray) -> np.ndarray:
     norms_N = np.sqrt(squares_N).astype(values_NE.dtype)
     if not norms_N.all():
         raise DataError(f"{what}: vector {int(norms_N.argmin())} is zero; leave out its text")
-    return values_NE / norms_N[:, None]
+    unit_NE: np.ndarray = values_NE / norms_N[:, None]
+    return unit_NE
 
 
 def vector_pairs(what: str, a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:

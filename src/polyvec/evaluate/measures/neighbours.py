@@ -73,7 +73,8 @@ def _dimensions(distances_NK: np.ndarray, start: int) -> np.ndarray:
         raise DataError(
             f"intrinsic_dimension: all neighbours of vector {row} are equally far; use a larger k"
         )
-    return 1 / logs_N
+    dimensions_N: np.ndarray = 1 / logs_N
+    return dimensions_N
 
 
 def _nearest(what: str, vectors_NE: np.ndarray, k: int, metric: str) -> np.ndarray:
@@ -93,6 +94,9 @@ def _nearest(what: str, vectors_NE: np.ndarray, k: int, metric: str) -> np.ndarr
         offset_N = np.einsum("ne,ne->n", points_NE, points_NE) / 2
 
     def nearness(some_ME: np.ndarray, all_NE: np.ndarray) -> np.ndarray:
-        return some_ME @ all_NE.T - offset_N
+        scores_MN: np.ndarray = some_ME @ all_NE.T - offset_N
+        return scores_MN
 
-    return np.sort(top_k(points_NE, points_NE, k, nearness, skip_own_row=True)[1], axis=1)
+    _, rows_NK = top_k(points_NE, points_NE, k, nearness, skip_own_row=True)
+    rows_NK.sort(axis=1)
+    return rows_NK

@@ -165,7 +165,7 @@ def bleu(
         force=True,  # suppresses the warning that texts look tokenized
     )
     if level == "corpus":
-        return scorer.corpus_score(list(predicted), [list(gold)]).score / 100
+        return float(scorer.corpus_score(list(predicted), [list(gold)]).score) / 100
     pairs = zip(predicted, gold, strict=True)
     return float(np.mean([scorer.sentence_score(a, [b]).score for a, b in pairs])) / 100
 
