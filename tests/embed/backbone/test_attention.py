@@ -253,7 +253,7 @@ def test_padding_that_is_seen_is_refused(honest):
         return honest(module, query, key, value, mask, plan=plan, **options)
 
     plant(porous)
-    with pytest.raises(ModelError, match="padding or a neighbour is seen"):
+    with pytest.raises(ModelError, match="padding or another text is seen"):
         Backbone(build("llama"), 0, attention="bidirectional", layout="padded")
 
 
@@ -322,5 +322,5 @@ def test_an_unknown_attention_names_the_known(wrong):
 
 
 def test_more_layers_than_there_are_is_refused():
-    with pytest.raises(ModelError, match="last-9 makes no sense in a model of 4 layers"):
+    with pytest.raises(ModelError, match="last-9: a model of 4 layers has last-1 to last-4"):
         Backbone(build("llama"), 0, attention="last-9")

@@ -32,7 +32,7 @@ def test_the_vectors_are_theirs_and_survive_saving(folder, tmp_path):
     theirs = SentenceTransformer(str(folder), device="cpu")
     ours = Embedder.from_pretrained(folder)
     assert_allclose(ours.encode(TEXTS[:2]), theirs.encode(TEXTS[:2]), atol=1e-6)
-    assert str(ours.backbone.verdict) == "each token alone: there are no layers"
+    assert str(ours.backbone.verdict) == "without layers: each token sees itself only"
     ours.save_pretrained(tmp_path / "again")
     assert_array_equal(
         Embedder.from_pretrained(tmp_path / "again").encode(TEXTS), ours.encode(TEXTS)

@@ -251,7 +251,7 @@ def test_metaeol_reads_a_text_in_eight_ways(name):
     template = TEMPLATES[name]
     pst = "<PST> " if name != "metaeol" else ""
     variants = template.render(TEXT, "document")
-    assert template.num_variants() == template.num_variants("document") == len(variants) == 8
+    assert template.num_forms() == template.num_forms("document") == len(variants) == 8
     texts = [written(spans) for spans in variants]
     assert len(set(texts)) == 8
     assert texts[0] == (
@@ -431,10 +431,10 @@ def test_a_default_fills_its_slot_until_the_call_does():
         ("hello", r"'mine' \(query form\): no \{text\} or \{!text\} in 'hello'"),
         ("{txet}", r"'mine' \(query form\): slot 'txet' is not known\. Did you mean 'text'\?"),
         ("{text} {}", r"slot '' is not known\. Known: bos, eos, examples, "),
-        ("{text} {", r"'\{' at character 7 has no other half; write '\{\{'"),
-        ("{text}}", r"'\}' at character 6 has no other half; write '\}\}'"),
-        ("a {!text}", r"nothing would be pooled in 'a \{!text\}'"),
-        ("{text}{eos}{+eos}", r"\{eos\} stands 2 times"),
+        ("{text} {", r"'\{' at character 7 is unmatched; write '\{\{'"),
+        ("{text}}", r"'\}' at character 6 is unmatched; write '\}\}'"),
+        ("a {!text}", r"nothing is pooled in 'a \{!text\}'"),
+        ("{text}{eos}{+eos}", r"\{eos\} occurs 2 times"),
     ],
 )
 def test_a_string_that_cannot_be_read_is_an_error(form, message):
@@ -447,10 +447,10 @@ def test_a_string_that_cannot_be_read_is_an_error(form, message):
     [
         ({"defaults": {"titel": "x"}}, r"'titel' fills no slot\. Did you mean 'title'\?"),
         ({"fields": ("domain",)}, r"'domain' fills no slot"),
-        ({"example": "{query}"}, r"an \{examples\} slot and `example`.* go together"),
+        ({"example": "{query}"}, r"an \{examples\} slot needs `example`"),
         ({"examples": (Example("q", "d"),)}, r"examples are set, but no form has"),
         ({"example_separator": "\n"}, r"examples are set, but no form has"),
-        ({"added_tokens": ("[X]",)}, r"added token '\[X\]' stands in none of its forms"),
+        ({"added_tokens": ("[X]",)}, r"added token '\[X\]' occurs in none of its forms"),
         ({"pool_prompt": None}, r"pool_prompt must be true or false, not None"),
     ],
 )
@@ -460,11 +460,11 @@ def test_a_setting_that_can_do_nothing_is_an_error(settings, message):
 
 
 def test_more_errors_of_settings():
-    with pytest.raises(SettingsError, match=r"\(query form\): no string given"):
+    with pytest.raises(SettingsError, match=r"\(query form\): expected at least one string"):
         of()
     with pytest.raises(SettingsError, match=r"\(example\): slot 'text' is not known"):
         of("{examples}{text}", example="{text}")
-    with pytest.raises(SettingsError, match=r"an \{examples\} slot and `example`"):
+    with pytest.raises(SettingsError, match=r"an \{examples\} slot needs `example`"):
         of("{examples}{text}")
 
 
@@ -477,12 +477,12 @@ def test_more_errors_of_settings():
         ("gecko", "document", {"titel": "x"}, r"'titel'\. Did you mean 'title'\? Known: text"),
         ("raw", None, {"examples": [Example("q", "d")]}, r"no slot for 'examples'\. Known: text"),
         ("raw", "passage", {}, r"role 'passage' is not known\. Known: document, query"),
-        ("mask_template", None, {}, r"reads a mask token, and the tokenizer has none"),
+        ("mask_template", None, {}, r"needs a mask token, the tokenizer has none"),
         (
             "rare",
             None,
             {"instruction": "x", "examples": [Example("q", "d", "I")]},
-            r"an example has an instruction, which its format",
+            r"an example has an instruction, for which its format",
         ),
     ],
 )
@@ -521,7 +521,7 @@ def test_promptreps_in_a_chat_format_with_one_bos():
 
 
 def test_a_chat_format_that_loses_the_text_is_an_error():
-    with pytest.raises(SettingsError, match=r"\{text\} stands 0 times in the chat format"):
+    with pytest.raises(SettingsError, match=r"\{text\} occurs 0 times in the chat format"):
         from_chat("mine", [("user", "{text}")], [], lambda m: "hello", pool_prompt=True)
 
 

@@ -1,12 +1,12 @@
 """Which tokens see which: one attention function for all modes, with and without padding.
 
-It is registered through transformers' public AttentionInterface, with no mask function,
-and receives an immutable plan as a forward keyword, so no model is subclassed or patched
-and a checkpointed layer that is computed again sees the same plan. Texts that lie one
-behind another never see each other: position ids alone do not achieve that under sdpa or
-eager attention (SILENT row 3). Windows have one definition (SILENT row 6).
+It is registered through transformers' public AttentionInterface, with no mask function, and
+gets an immutable plan as a forward keyword. So no model is subclassed or patched, and gradient
+checkpointing recomputes a layer with the same plan. Packed texts never see each other: position
+ids alone do not achieve that under sdpa or eager attention (SILENT row 3). Windows have one
+definition (SILENT row 6).
 
-B texts, T tokens of the longest, T tokens of all, H heads, D size of a head.
+B texts, T tokens of the longest or, packed, of all, H heads, D size of a head.
 """
 
 import re
@@ -27,12 +27,12 @@ KINDS = ("native", "causal", "bidirectional", "last-K", "from-K", "prefix")
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """What a recipe asks for: which layers see what.
+    """The attention that a recipe asks for: which layers see what.
 
-    native: what the model does by itself. causal, bidirectional: all layers. last-K: the
+    native: the model's own. causal, bidirectional: all layers. last-K: the
     last K layers are bidirectional, the others causal (BeLLM, arXiv:2311.05296); from-K:
-    those from layer K on, counted from 0. prefix: tokens of part 0 see each other, later
-    parts are causal. `blocked` holds pairs (part that looks, part that it may not see): the
+    those from layer K on, counted from 0. prefix: tokens of segment 0 see each other, later
+    segments are causal. `blocked` holds pairs (a segment, one that it may not see): the
     masks of ChatRetriever (arXiv:2404.13556), Llama2Vec (arXiv:2312.15503) and gist tokens.
     """
 
@@ -42,7 +42,7 @@ class AttentionSpec:
 
     @classmethod
     def parse(cls, text: str, blocked: tuple[tuple[int, int], ...] = ()) -> "AttentionSpec":
-        """The spec that a setting such as "last-2" names; SettingsError for others."""
+        """The spec of a setting such as "last-2"; SettingsError for an unknown one."""
         found = re.fullmatch(r"(last|from)-(\d+)", text)
         if found:
             return cls(found[1], int(found[2]), blocked)
@@ -62,17 +62,20 @@ class AttentionSpec:
             return (self.kind,) * num_layers
         start = num_layers - self.layer if self.kind == "last" else self.layer
         if not 0 <= start < num_layers:
-            raise ModelError(f"attention {self} makes no sense in a model of {num_layers} layers")
+            raise ModelError(
+                f"attention {self}: a model of {num_layers} layers has last-1 to last-{num_layers} "
+                f"and from-0 to from-{num_layers - 1}"
+            )
         return ("causal",) * start + ("bidirectional",) * (num_layers - start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionPlan:
-    """What every layer of one forward may see, and how its batch is laid out.
+    """What each layer of one forward may see, and whether its batch is packed or padded.
 
-    Packed: `runs` of (number of texts, tokens each) in order, in one row. Padded: `real_BT`
-    says which tokens are real, on whichever side the padding is. `prefix` has a length for
-    each text, `segments` the segment of each token, [T] or [B, T].
+    Packed: `runs` of (number of texts, tokens each) in order, in one row. Padded: `real_BT` says
+    which tokens are real; padding may be on either side. `prefix` has a length for each text,
+    `segments` the segment of each token, [T] or [B, T].
     """
 
     modes: tuple[str, ...]
@@ -82,91 +85,87 @@ class AttentionPlan:
     segments: Tensor | None = None
     blocked: tuple[tuple[int, int], ...] = ()
     weights: bool = False
-    # Layers of one forward share masks; what the layers asked for is kept for probes.
-    masks: dict = field(default_factory=dict)
+    # Layers of one forward share masks; probes read the windows that layers asked for.
+    masks: dict[tuple[str, int | None, int], Tensor | None] = field(default_factory=dict)
     windows: dict[int, int | None] = field(default_factory=dict)
 
     @property
     def positions(self) -> Tensor:
-        """Position of each token within its own text: [T] packed, [B, T] padded."""
+        """Position of each token in its own text: [T] packed, [B, T] padded."""
         if self.runs is None:
             assert self.real_BT is not None
             return (self.real_BT.long().cumsum(-1) - 1).clamp(min=0)
         return torch.cat([torch.arange(length).repeat(count) for count, length in self.runs])
 
-    def causal(self, module: nn.Module) -> bool:
-        return self.mode(module) in ("causal", "prefix")
-
     def mode(self, module: nn.Module) -> str:
         """The mode of the layer that a module belongs to."""
         layer = getattr(module, "layer_idx", None)
         if layer is None and len(set(self.modes)) > 1:
-            raise ModelError(f"{type(module).__name__} does not know which layer it is")
+            raise ModelError(f"{type(module).__name__} has no layer_idx, which {self.modes} needs")
         mode = self.modes[layer or 0] if self.modes else "native"
         if mode != "native":
             return mode
         return "causal" if getattr(module, "is_causal", False) else "bidirectional"
 
-    def mask(self, mode: str, window: int | None, piece: int, device: torch.device):
-        """[texts, 1, T, T], True where seen, of a run or of the padded batch; None: all seen.
+    def mask(self, mode: str, window: int | None, run: int, device: torch.device) -> Tensor | None:
+        """[texts, 1, T, T], True where seen, of a run or of the padded batch; None: no mask needed.
 
         The only definition of every mode: kernels without a mask must agree with it.
         """
-        key = (mode, window, piece)
+        key = (mode, window, run)
         if key not in self.masks:
-            self.masks[key] = self._mask(mode, window, piece, device)
+            self.masks[key] = self._mask(mode, window, run, device)
         return self.masks[key]
 
-    def _mask(self, mode: str, window: int | None, piece: int, device: torch.device):
-        count, length, position_BT, real_BT = self._piece(piece, device)
+    def _mask(self, mode: str, window: int | None, run: int, device: torch.device) -> Tensor | None:
+        count, length, position_BT, real_BT = self._texts(run, device)
         near = window is None or length <= window
         if near and real_BT is None and mode != "prefix" and not self.blocked:
             return None
         query, key = position_BT[:, :, None], position_BT[:, None, :]
         seen = torch.ones_like(query == key) if mode == "bidirectional" else key <= query
         if mode == "prefix":
-            inside = self._prefix(piece, count, device)[:, None, None]
+            inside = self._prefix(run, count, device)[:, None, None]
             seen = seen | ((query < inside) & (key < inside))
         if window is not None:
-            # As in flash kernels: w tokens to each side, the token itself among them.
+            # As in flash kernels: w tokens to each side, counting the token itself.
             seen = seen & ((query - key).abs() < window)
         if self.blocked:
-            segment_BT = self._parts(piece, count, length, device)
-            for looks, hidden in self.blocked:
-                seen = seen & ~(
-                    (segment_BT == looks)[:, :, None] & (segment_BT == hidden)[:, None, :]
-                )
+            segment_BT = self._segments(run, count, length, device)
+            for of, hidden in self.blocked:
+                seen = seen & ~((segment_BT == of)[:, :, None] & (segment_BT == hidden)[:, None, :])
         if real_BT is not None:
-            # Padding sees itself, so that no softmax is over nothing.
+            # Padding sees itself: a softmax over nothing would be NaN.
             alone = torch.eye(length, dtype=torch.bool, device=device)
             seen = (seen & real_BT[:, None, :]) | (~real_BT[:, :, None] & alone)
         return seen[:, None]
 
-    def _piece(self, piece: int, device: torch.device):
+    def _texts(self, run: int, device: torch.device) -> tuple[int, int, Tensor, Tensor | None]:
+        """Number of texts, their length, positions, and which tokens are real if not all are."""
         if self.runs is None:
             assert self.real_BT is not None
             full = bool(self.real_BT.all())
             count, length = self.real_BT.shape
             return count, length, self.positions, None if full else self.real_BT
-        count, length = self.runs[piece]
+        count, length = self.runs[run]
         return count, length, torch.arange(length, device=device)[None], None
 
-    def _prefix(self, piece: int, count: int, device: torch.device) -> Tensor:
+    def _prefix(self, run: int, count: int, device: torch.device) -> Tensor:
         if self.prefix is None:
-            raise ModelError("attention 'prefix' got no prefix lengths")
-        first = sum(texts for texts, _ in self.runs[:piece]) if self.runs else 0
+            raise ModelError("attention 'prefix' needs the length of each text's prefix")
+        first = sum(texts for texts, _ in self.runs[:run]) if self.runs else 0
         return self.prefix[first : first + count].to(device)
 
-    def _parts(self, piece: int, count: int, length: int, device: torch.device) -> Tensor:
+    def _segments(self, run: int, count: int, length: int, device: torch.device) -> Tensor:
         if self.segments is None:
-            raise ModelError("a mask between segments got no segments")
+            raise ModelError("a mask between segments needs the segment of each token")
         if self.runs is None:
             return self.segments.to(device)
-        first = sum(texts * tokens for texts, tokens in self.runs[:piece])
+        first = sum(texts * tokens for texts, tokens in self.runs[:run])
         return self.segments[first : first + count * length].to(device).view(count, length)
 
-    def pieces(self) -> Iterator[tuple[int, int, slice]]:
-        """Packed runs as (texts, tokens each, where they lie)."""
+    def packed_runs(self) -> Iterator[tuple[int, int, slice]]:
+        """Runs of a packed batch as (texts, tokens each, their slice of all tokens)."""
         start = 0
         for count, length in self.runs or ():
             yield count, length, slice(start, start + count * length)
@@ -185,19 +184,19 @@ def plan_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     plan: AttentionPlan | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as the plan says; query is [B, H, T, D], packed [1, H, T, D].
 
-    Packed texts of equal length go through one kernel call, without a mask where the mode
-    needs none. Raises ModelError where the plan did not arrive, or where the layer asks for
-    something this function does not do; a silent substitute would be a wrong vector.
+    Packed texts of equal length go through one kernel call, without a mask where the mode needs
+    none. Raises ModelError if the plan did not arrive, or if the layer asks for something that
+    is not supported here: a silent substitute would give wrong vectors.
     """
     layer = type(module).__name__
     if plan is None:
-        raise ModelError(f"{layer} got no attention plan: call the model through a Backbone")
-    if kwargs.get("position_bias") is not None or attention_mask is not None:  # T5's, or a mask
-        raise ModelError(f"{layer} wants a position bias or a mask, which plans do not carry")
+        raise ModelError(f"{layer} got no attention plan; call the model through a Backbone")
+    if kwargs.get("position_bias") is not None or attention_mask is not None:
+        raise ModelError(f"{layer} passes a position bias or a mask, which a plan cannot replace")
     plan.windows[getattr(module, "layer_idx", None) or 0] = sliding_window
     mode = plan.mode(module)
     options: dict[str, Any] = {
@@ -209,11 +208,11 @@ def plan_attention(
         out, weights = attend(query, key, value, mask, mode == "causal", **options)
         return out.transpose(1, 2).contiguous(), weights
     if plan.weights:
-        raise ModelError("attention weights are given for padded batches only")
+        raise ModelError("attention weights need a padded batch, this one is packed")
     states = []
-    for place, (count, length, piece) in enumerate(plan.pieces()):
-        q, k, v = (_unpack(x, piece, count, length) for x in (query, key, value))
-        mask = plan.mask(mode, sliding_window, place, query.device)
+    for run, (count, length, tokens) in enumerate(plan.packed_runs()):
+        q, k, v = (_unpack(x, tokens, count, length) for x in (query, key, value))
+        mask = plan.mask(mode, sliding_window, run, query.device)
         out, _ = attend(q, k, v, mask, mode == "causal" and length > 1, **options)
         states.append(out.transpose(1, 2).reshape(1, count * length, *out.shape[1::2]))
     return torch.cat(states, dim=1), None
@@ -232,7 +231,7 @@ def attend(
     sinks: Tensor | None,
     weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """One kernel call, [B, H, T, D]; softcaps (Gemma 2), sinks (gpt-oss) and weights by hand."""
+    """One kernel call, [B, H, T, D]; in steps for softcaps (Gemma 2), sinks (gpt-oss), weights."""
     if softcap is None and sinks is None and not weights:
         out = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal and mask is None,
@@ -255,10 +254,10 @@ def attend(
     return F.dropout(share, dropout) @ value, share if weights else None
 
 
-def _unpack(x_1HTD: Tensor, piece: slice, count: int, length: int) -> Tensor:
-    """The texts of one run as a batch of their own, [count, H, length, D]."""
+def _unpack(x_1HTD: Tensor, tokens: slice, count: int, length: int) -> Tensor:
+    """The texts of one run as a batch, [count, H, length, D]."""
     heads, size = x_1HTD.shape[1], x_1HTD.shape[3]
-    return x_1HTD[0, :, piece].reshape(heads, count, length, size).transpose(0, 1)
+    return x_1HTD[0, :, tokens].reshape(heads, count, length, size).transpose(0, 1)
 
 
 AttentionInterface.register(NAME, plan_attention)

@@ -1,4 +1,4 @@
-"""Step 3: token batches become hidden states, through any Hugging Face backbone.
+"""Step 3: a Hugging Face backbone turns token batches into hidden states.
 
 B texts, T tokens of the longest text, D state size, V vocabulary.
 """

@@ -1,8 +1,8 @@
 """The leak probe: does a model see what its recipe says, and nothing else?
 
-A token at the end is exchanged; states before it may move only in layers that look ahead.
-It runs after every load and conversion (SILENT rows 1 and 2): models that were told to be
-bidirectional and stayed causal are the field's most common silent failure.
+A token at the end is replaced; earlier states may change only in layers that look ahead. The
+probe runs after every load and conversion (SILENT rows 1 and 2): a model that was set to
+bidirectional and stays causal is the field's most common silent failure.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,14 +36,14 @@ def tolerance(at_least: float, dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """First layer (counted from 1) after which an early state moves with a later token; 0: none."""
+    """First layer, from 1, whose early states depend on a later token; 0: none does."""
 
     first_layer: int
     num_layers: int
 
     def __str__(self) -> str:
         if not self.num_layers:
-            return "each token alone: there are no layers"
+            return "without layers: each token sees itself only"
         if not self.first_layer:
             return f"causal in all {self.num_layers} layers"
         if self.first_layer == 1:
@@ -52,22 +52,22 @@ class Verdict:
 
 
 def probe(run: Run, ids: Tensor, other: int) -> Verdict:
-    """What a model does with one text, alone and beside a longer one.
+    """What a model sees in one text, alone and in a batch with a longer one.
 
-    `run` takes texts (ids, [T] each) and a number of prefix tokens, and gives each text's
+    `run` takes texts (ids, [T] each) and a number of prefix tokens, and returns each text's
     states after the embeddings and after every layer, [T, D] each. `ids` has at least
-    2 * PROBE_LENGTH tokens, `other` is the token put in.
-    Raises ModelError if the states, or the verdict, alone and in a batch are not the same.
+    2 * PROBE_LENGTH tokens; `other` is the token that replaces one.
+    Raises ModelError if states or verdict differ between alone and in a batch.
     """
     text, longer = ids[:PROBE_LENGTH], ids[: 2 * PROBE_LENGTH]
-    changed = _exchange(text, PROBE_LENGTH - 1, other)
+    changed = _replaced(text, PROBE_LENGTH - 1, other)
     before_alone, before_beside = run([text], 0)[0], run([text, longer], 0)[0]
     error = (before_alone[-1] - before_beside[-1]).abs().max()
     allowed = tolerance(SAME, before_alone[-1].dtype)
     if error > allowed * before_alone[-1].abs().max().clamp(min=1):
         raise ModelError(
-            f"a text beside a longer one has other states than alone (by {float(error):.1e}): "
-            "padding or a neighbour is seen, and vectors would depend on the batch"
+            f"the states of a text change by {float(error):.1e} in a batch with a longer text: "
+            "padding or another text is seen, and vectors would depend on the batch"
         )
     threshold = _threshold(before_beside, run([text, longer.flip(0)], 0)[0])
     alone = _first_moved(before_alone, run([changed], 0)[0], PROBE_LENGTH - 1, threshold)
@@ -75,14 +75,14 @@ def probe(run: Run, ids: Tensor, other: int) -> Verdict:
     beside = _first_moved(before_beside, after_beside, PROBE_LENGTH - 1, threshold)
     if alone.first_layer != beside.first_layer:
         raise ModelError(
-            f"a text alone is {alone}, beside a longer one it is {beside}: "
+            f"the model is {alone} for a text alone, and {beside} in a batch: "
             "vectors would depend on the batch"
         )
     return alone
 
 
 def check(run: Run, ids: Tensor, other: int, spec: AttentionSpec) -> Verdict:
-    """The verdict, if it is what `spec` says; ModelError with layer and remedy otherwise."""
+    """The verdict if it agrees with `spec`; ModelError with the layer and a remedy otherwise."""
     if spec.kind == "prefix":
         return _check_prefix(run, ids, other)
     verdict = probe(run, ids, other)
@@ -92,31 +92,31 @@ def check(run: Run, ids: Tensor, other: int, spec: AttentionSpec) -> Verdict:
     expected = modes.index("bidirectional") + 1 if "bidirectional" in modes else 0
     if verdict.first_layer != expected:
         raise ModelError(
-            f"the recipe says attention {str(spec)!r}, but the model is {verdict}; "
-            "leave attention out to run it as it is, or report the family"
+            f"attention {str(spec)!r} was asked for, but the model is {verdict}; "
+            "leave out attention to run the model as it is, or report its family as a bug"
         )
     return verdict
 
 
 def _check_prefix(run: Run, ids: Tensor, other: int) -> Verdict:
-    """Inside the prefix the first token moves, for what comes after it nothing does."""
+    """A token in the prefix changes the first layer's states before it, a later one none."""
     text = ids[:PROBE_LENGTH]
     before = run([text], PREFIX_LENGTH)[0]
     threshold = _threshold(
         run([text, ids], PREFIX_LENGTH)[0], run([text, ids.flip(0)], PREFIX_LENGTH)[0]
     )
-    inside = run([_exchange(text, PREFIX_LENGTH - 1, other)], PREFIX_LENGTH)[0]
-    outside = run([_exchange(text, PROBE_LENGTH - 1, other)], PREFIX_LENGTH)[0]
+    inside = run([_replaced(text, PREFIX_LENGTH - 1, other)], PREFIX_LENGTH)[0]
+    outside = run([_replaced(text, PROBE_LENGTH - 1, other)], PREFIX_LENGTH)[0]
     verdict = _first_moved(before, inside, PREFIX_LENGTH - 1, threshold)
     beyond = _first_moved(before, outside, PROBE_LENGTH - 1, threshold)
     if verdict.first_layer != 1 or beyond.first_layer:
         raise ModelError(
-            f"attention 'prefix': inside the prefix the model is {verdict}, after it {beyond}"
+            f"attention 'prefix': the model is {verdict} in the prefix and {beyond} after it"
         )
     return verdict
 
 
-def _exchange(ids: Tensor, place: int, other: int) -> Tensor:
+def _replaced(ids: Tensor, place: int, other: int) -> Tensor:
     changed = ids.clone()
     changed[place] = other if ids[place] != other else other - 1
     return changed
@@ -134,7 +134,7 @@ def _threshold(before: States, after: States) -> float:
 
 
 def _first_moved(before: States, after: States, place: int, threshold: float) -> Verdict:
-    """The first layer after which a state before `place` moved."""
+    """The first layer after which a state before `place` changed."""
     moved = [
         _movement(a[:place], b[:place]) > threshold for a, b in zip(before, after, strict=True)
     ]
@@ -148,7 +148,7 @@ def _movement(before: Tensor, after: Tensor) -> float:
 
 
 def probe_ids(vocab_size: int) -> tuple[Tensor, int]:
-    """Random ids for the probe and one to put in; the first few, often special, are avoided."""
+    """Random ids for the probe and a replacement; the first few ids are often special."""
     generator = torch.Generator().manual_seed(1)
     low = min(5, vocab_size - 1)
     ids = torch.randint(low, vocab_size, (2 * PROBE_LENGTH,), generator=generator)

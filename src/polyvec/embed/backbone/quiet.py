@@ -1,4 +1,4 @@
-"""transformers without its bars and warnings, where we check and report ourselves."""
+"""transformers without progress bars and warnings, where polyvec checks and reports itself."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No warnings and no progress bars of transformers within the block."""
+    """Inside, transformers shows no warnings and no progress bars."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

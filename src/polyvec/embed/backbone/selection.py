@@ -1,7 +1,7 @@
-"""How a model can be run is measured, not believed: short random texts decide.
+"""Which way to run a model is decided by a measurement on short random texts.
 
-A way of running a model is taken only if the texts together then have the states that the
-model itself gives to each alone. What it sees is measured after that (leaks.py).
+A way is used only if the texts in one batch then have the states that the model itself gives
+each of them alone. What the model sees is measured after that (leak_probe.py).
 """
 
 import contextlib
@@ -36,9 +36,9 @@ REFUSALS = (ModelError, TypeError, ValueError, IndexError, AttributeError, Runti
 def choose(
     model: PreTrainedModel, pad_id: int, spec: AttentionSpec, layout: str
 ) -> tuple[Native, str]:
-    """The way to run a model and why: Planned, else Native, else (for another attention) Hooked.
+    """The way to run a model, and why: Planned, else Native, else (for another attention) Hooked.
 
-    Raises ModelError if no way does what spec and layout ("auto", "packed", "padded") say.
+    Raises ModelError if no way satisfies spec and layout ("auto", "packed", "padded").
     """
     native = Native(model, pad_id)
     if model.config._attn_implementation == attention.NAME:  # from an earlier backbone
@@ -65,9 +65,9 @@ def choose(
 
 
 def verdict(runner: Native, spec: AttentionSpec) -> leaks.Verdict | None:
-    """What the leak probe finds; None for a model that takes no bare texts.
+    """The leak probe's verdict; None for a model that takes no bare texts.
 
-    Raises ModelError, with family and layer, where it is not what `spec` says.
+    Raises ModelError, with family and layer, if it does not agree with `spec`.
     """
     if _alone(runner, _texts(runner.model, (3,))) is None:
         return None
@@ -114,7 +114,7 @@ def remove_recording_hooks(model: PreTrainedModel) -> None:
 
 
 def declared_offset(model: PreTrainedModel) -> int:
-    """Where a position table starts: RoBERTa's kin count from the padding index + 1."""
+    """Where a position table starts: RoBERTa-style models count from the padding index + 1."""
     for module in model.modules():
         if hasattr(module, "create_position_ids_from_input_ids"):
             return int(module.padding_idx) + 1  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def declared_offset(model: PreTrainedModel) -> int:
 
 
 def stored_spec(model: PreTrainedModel) -> AttentionSpec:
-    """The attention that a checkpoint's config declares, for one that declares any."""
+    """The attention that a checkpoint's config declares; native if it declares none."""
     config = model.config.get_text_config()
     if getattr(config, "is_causal", None) is False and _has_causal_layers(model):
         return AttentionSpec("bidirectional")
@@ -130,7 +130,7 @@ def stored_spec(model: PreTrainedModel) -> AttentionSpec:
 
 
 def _texts(model: PreTrainedModel, lengths: Sequence[int]) -> list[Tensor]:
-    """Random ids that avoid the first few, where special tokens and padding lie."""
+    """Random ids without the first few, which are special tokens and padding."""
     vocab = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     low = min(5, vocab - 1)
@@ -149,7 +149,7 @@ def _planned(native: Native, alone: Tensor) -> tuple[Planned | None, str]:
     model = native.model
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYER_KINDS
     if kinds:
-        return None, f"its config has layers of {sorted(kinds)[0]}"
+        return None, f"its config has layers of type {sorted(kinds)[0]}"
     beyond = _beyond_windows(native)
     if not set_attention(model, attention.NAME):
         return None, "its attention cannot be replaced"
@@ -201,7 +201,7 @@ def _equal(runner: Native, texts: Sequence[Tensor], spec: AttentionSpec, alone: 
 
 
 def _hooked(native: Native, spec: AttentionSpec, alone: Tensor) -> Hooked:
-    """Masks in each layer, if the model then gives, causal, what it gives by itself."""
+    """Masks in each layer, if causal ones then reproduce the model's own states."""
     set_attention(native.model, "eager")
     open_buffers(native.model)
     for form in FORMS:
@@ -210,7 +210,7 @@ def _hooked(native: Native, spec: AttentionSpec, alone: Tensor) -> Hooked:
             return runner
     raise ModelError(
         f"{type(native.model).__name__} cannot be made {str(spec)!r}: its attention is not on "
-        "transformers' interface and its layers take no masks; use attention 'native'"
+        "transformers' AttentionInterface and its layers take no masks; use attention 'native'"
     )
 
 
@@ -222,7 +222,7 @@ def _only_native(native: Native, spec: AttentionSpec, layout: str, reason: str):
 
 
 def _does_by_itself(native: Native, spec: AttentionSpec) -> bool:
-    """Whether the model's own attention already is what the spec says."""
+    """Whether the model's own attention already agrees with the spec."""
     if spec.blocked:
         return False
     with contextlib.suppress(ModelError):
@@ -237,9 +237,9 @@ def _has_causal_layers(model: PreTrainedModel) -> bool:
 
 @contextlib.contextmanager
 def _own_causality(model: PreTrainedModel) -> Iterator[None]:
-    """A decoder that its config declares bidirectional, as the causal model it was built as.
+    """Inside, a decoder that its config declares bidirectional is causal, as it was built.
 
-    transformers' own bidirectional masks have another window than flash kernels, so a model is
+    transformers' own bidirectional masks have another window than flash kernels, so models are
     compared in the mode that has one definition.
     """
     config = model.config.get_text_config()

@@ -1,4 +1,4 @@
-"""What a backbone gives to a pooling: hidden states, and side outputs that a pooling asked for.
+"""What a pooling gets from a backbone: hidden states, and the side outputs it needs.
 
 B texts, T tokens of the longest, D state size, H heads, E experts, V vocabulary.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-# What a pooling may ask for beside the last layer's states; it names them in `needs`.
+# What a pooling may need beside the last layer's states; it names them in `needs`.
 SIDE_OUTPUTS = ("all_layers", "attentions", "router", "lm_head", "decoder_start", "generate")
 
 
@@ -16,14 +16,14 @@ SIDE_OUTPUTS = ("all_layers", "attentions", "router", "lm_head", "decoder_start"
 class States:
     """Hidden states of a batch, [B, T, D], and masks [B, T] that say what a token is.
 
-    `attention_mask_BT` marks real tokens, `pooling_mask_BT` those that the vector is made of,
-    `text_mask_BT` those of the user's text (not the prompt's, not special tokens). Side outputs
-    are None unless asked for: `all_layers` are the states of the word embeddings and of every
+    `attention_mask_BT` marks real tokens, `pooling_mask_BT` those that are pooled, `text_mask_BT`
+    those of the user's text (not the prompt's, not special tokens). Side outputs are None unless
+    needed: `all_layers` are the states of the word embeddings and of every
     layer, the last normalised as in `last_BTD`; `attentions` each layer's weights, [B, H, T, T];
     `router` the softmax over experts of each layer that has them, [B, T, E]; `lm_head` turns
     states [..., D] into next-token logits [..., V]; `decoder_start` is an
     encoder-decoder's decoder state at its start token, [B, D]; `generate` writes up to n tokens
-    greedily and gives the states that chose them, [B, n, D], and which of them are real, [B, n].
+    greedily and returns the states that chose them, [B, n, D], and which are real, [B, n].
     """
 
     last_BTD: Tensor

@@ -11,9 +11,9 @@ from polyvec.errors import InputError, MissingExtraError
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One demonstration: a query and a document that answers it, or a response to it.
+    """One demonstration: a query, and a document or response that answers it.
 
-    `instruction` is for formats that repeat it; None means that of the call.
+    `instruction` is for formats that repeat it; None takes the call's.
     """
 
     query: str
@@ -24,9 +24,9 @@ class Example:
 def nearest_examples(query: str, pool: Sequence[Example], k: int) -> tuple[Example, ...]:
     """The k examples whose queries are nearest to `query` by BM25, the nearest last.
 
-    As RARe shows them (Tejaswi et al. 2024, arXiv:2410.20088; k=5). An example of the
-    same query is left out: its document would be the answer. Equal scores keep the
-    pool's order. RARe's Lucene also stems and drops stop words; this does neither.
+    As in RARe (Tejaswi et al. 2024, arXiv:2410.20088; k=5). An example with the same query is
+    left out, since its document would be the answer. Equal scores keep the pool's order.
+    RARe's Lucene also stems and removes stop words; this does neither.
     Raises InputError for a negative k.
     """
     if k < 0:
@@ -44,14 +44,14 @@ def words(text: str) -> list[str]:
 
 
 def _scores(pool: tuple[Example, ...], query: list[str]) -> Sequence[float]:
-    """A BM25 score per example; zeros where no word can match."""
+    """A BM25 score per example; zeros if no word can match."""
     index = _index(pool) if query else None
     return [0.0] * len(pool) if index is None else index.get_scores(query).tolist()
 
 
 @lru_cache(maxsize=4)
 def _index(pool: tuple[Example, ...]) -> Any:
-    """The BM25 index of a pool, kept because many texts ask the same pool; None if wordless."""
+    """The BM25 index of a pool, cached since many texts use the same pool; None without words."""
     try:
         import bm25s
     except ImportError:

@@ -1,9 +1,9 @@
 """The input formats of the literature, by name, byte for byte.
 
-`source` says whose they are and where the bytes were read; "ours" marks what could not be
-read anywhere. Two things are not part of a template: the sentence clean-up of the EOL
-family's evaluations (a full stop added, `"` turned into `'`), and the space that repositories
-which tokenise piece by piece get in front of each piece from sentencepiece.
+`source` says whose they are and where they were read; "ours" marks what is published nowhere.
+Two things are not part of a template: the sentence clean-up of the EOL family's evaluations (a
+full stop added, `"` turned into `'`), and the space that sentencepiece puts in front of each
+piece in repositories that tokenise piece by piece.
 """
 
 from dataclasses import replace
@@ -98,7 +98,7 @@ _LLARA_NEXT = (
 
 
 def repeat(times: int) -> Template:
-    """The text `times` times over, copy i being part i, the last one pooled.
+    """The text repeated `times` times, copy i being segment i, the last one pooled.
 
     For ReBA (Duan et al. 2025, arXiv:2502.20726); the space between copies is ours.
     Raises SettingsError below one.

@@ -1,16 +1,16 @@
-"""Templates: a text, and what stands around it, become spans that say what is pooled.
+"""Templates: a text and what surrounds it become spans that say what is pooled.
 
 A template is one string per side. Read once, it holds:
 
     {text} {!text}      the user's text, pooled; seen but not pooled
     {instruction} ...   the same for {instruction}, {title}, {examples} and declared fields
-    literal             the maker's words, pooled if the template says pool_prompt
-    {+literal}          the maker's words, pooled in any case
-    {bos} {eos} {mask}  the tokenizer's own token, once; also {+eos} and {!eos}
-    {#2}                what follows is part 2 of the input, for masks between parts
+    literal             literal text, pooled if the template says pool_prompt
+    {+literal}          literal text, always pooled
+    {bos} {eos} {mask}  the tokenizer's token, at most once; also {+eos} and {!eos}
+    {#2}                what follows is segment 2, for masks between segments
     {{ }}               braces
 
-Braces and special-token strings in a value are characters (SILENT row 32).
+Braces and special-token strings in a value stay characters (SILENT row 32).
 """
 
 import re
@@ -27,12 +27,13 @@ TOKENS = ("bos", "eos", "mask")
 ROLES = ("query", "document")
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_TEXT_IN_CHAT = "\ue000"  # private use: stands for {text} while a chat template is applied
+# A private-use character in place of {text} while a chat template is applied.
+_TEXT_IN_CHAT = "\ue000"
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a form: the maker's words, a slot (its name) or a tokenizer's token (its name)."""
+    """A piece of a form: literal text, a slot's name or the name of a tokenizer's token."""
 
     kind: Literal["literal", "slot", "token"]
     value: str
@@ -40,7 +41,7 @@ class Piece:
     segment: int = 0
 
     def span(self, text: str) -> Span:
-        """What the piece becomes: slots hold data, and truncation may cut only the user's text."""
+        """The piece's span: slots hold data, and only the user's text may be truncated."""
         data = self.kind == "slot"
         fixed = not (data and self.value == "text")
         return Span(text, self.pooled, markup=not data, fixed=fixed, segment=self.segment)
@@ -51,10 +52,10 @@ def compile_form(
 ) -> tuple[Piece, ...]:
     """The pieces of one template string, in order.
 
-    Raises SettingsError for a brace without its other half, an unknown slot or a token twice.
+    Raises SettingsError for an unmatched brace, an unknown slot or a token that occurs twice.
     """
     pieces: list[Piece] = []
-    literal, part, end = "", 0, 0
+    literal, segment, end = "", 0, 0
     for match in _PIECE.finditer(form):
         literal += form[end : match.start()]
         end = match.end()
@@ -64,56 +65,63 @@ def compile_form(
             continue
         if body is None:
             raise SettingsError(
-                f"{where}: {match.group()!r} at character {match.start()} has no other half; "
-                f"write {match.group() * 2!r} for the character"
+                f"{where}: {match.group()!r} at character {match.start()} is unmatched; "
+                f"write {match.group() * 2!r} for a literal brace"
             )
         if literal:
-            pieces.append(Piece("literal", literal, pool_prompt, part))
+            pieces.append(Piece("literal", literal, pool_prompt, segment))
             literal = ""
         if re.fullmatch(r"#\d+", body):
-            part = int(body[1:])
+            segment = int(body[1:])
         else:
-            pieces.append(_braced(body, part, where, slots, tokens, pool_prompt))
+            pieces.append(_braced(body, segment, where, slots, tokens, pool_prompt))
     if literal := literal + form[end:]:
-        pieces.append(Piece("literal", literal, pool_prompt, part))
+        pieces.append(Piece("literal", literal, pool_prompt, segment))
     named = [piece.value for piece in pieces if piece.kind == "token"]
     if twice := [name for name in tokens if named.count(name) > 1]:
-        raise SettingsError(f"{where}: {{{twice[0]}}} stands {named.count(twice[0])} times")
+        raise SettingsError(
+            f"{where}: {{{twice[0]}}} occurs {named.count(twice[0])} times, expected once"
+        )
     return tuple(pieces)
 
 
 def _braced(
-    body: str, part: int, where: str, slots: Sequence[str], tokens: Sequence[str], pool_prompt: bool
+    body: str,
+    segment: int,
+    where: str,
+    slots: Sequence[str],
+    tokens: Sequence[str],
+    pool_prompt: bool,
 ) -> Piece:
-    """The piece that one pair of braces holds."""
+    """The piece between one pair of braces."""
     sign, name = (body[0], body[1:]) if body[:1] in ("!", "+") else ("", body)
     if name in tokens:
-        return Piece("token", name, pool_prompt if not sign else sign == "+", part)
+        return Piece("token", name, pool_prompt if not sign else sign == "+", segment)
     if sign == "+" and name:
-        return Piece("literal", name, True, part)
+        return Piece("literal", name, True, segment)
     if name not in slots:
         raise SettingsError(
             f"{where}: slot {name!r} is not known." + known(name, (*slots, *tokens))
         )
-    return Piece("slot", name, not sign, part)
+    return Piece("slot", name, not sign, segment)
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """What the model reads for a query and for a document.
 
-    Several strings on one side are variants whose vectors are averaged (MetaEOL).
-    `pool_prompt` must be stated: pooling an instruction that training excluded, or the
-    reverse, goes unnoticed (SILENT row 12). `example` is the format of one demonstration
-    with {query}, {document} and {instruction}; `example_separator` follows each, and
-    `examples` are those shown where a call gives none. `fields` names slots of its own.
-    `added_tokens` are to be special tokens; those the tokenizer has keep their ids.
+    Several strings on one side are forms whose vectors are averaged (MetaEOL). `pool_prompt` is
+    required: pooling an instruction that training excluded, or the reverse, goes unnoticed
+    (SILENT row 12). `example` is the format of one demonstration with {query}, {document} and
+    {instruction}; `example_separator` follows each, and `examples` are the default ones.
+    `fields` names further slots. `added_tokens` become special tokens; those that the tokenizer
+    already has keep their ids.
 
     >>> mine = Template("mine", ("query: {text}",), ("passage: {text}",), pool_prompt=True)
     >>> "".join(span.text for span in mine.render("a cat", "document")[0])
     'passage: a cat'
 
-    Raises SettingsError where the strings or the settings do not fit together.
+    Raises SettingsError if strings and settings do not fit together.
     """
 
     name: str
@@ -134,7 +142,7 @@ class Template:
         if not isinstance(self.pool_prompt, bool):
             raise SettingsError(
                 f"template {self.name!r}: pool_prompt must be true or false, not "
-                f"{self.pool_prompt!r}; it says whether the template's own words are pooled"
+                f"{self.pool_prompt!r}; it says whether the template's literal text is pooled"
             )
         forms = {role: tuple(map(self._compiled(role), getattr(self, role))) for role in ROLES}
         object.__setattr__(self, "forms", forms)
@@ -147,7 +155,7 @@ class Template:
         self._check_settings()
 
     def _compiled(self, role: str) -> Callable[[str], tuple[Piece, ...]]:
-        """Reads one of the role's strings and checks that a text goes in and a vector comes out."""
+        """Compiles one of the role's strings; it must read a text and pool something."""
 
         def compiled(form: str) -> tuple[Piece, ...]:
             where, slots = self._where(role), (*SLOTS, *self.fields)
@@ -157,17 +165,17 @@ class Template:
             if not any(p.kind == "slot" and p.value == "text" for p in pieces):
                 raise SettingsError(f"{where}: no {{text}} or {{!text}} in {form!r}")
             if not any(p.pooled for p in pieces):
-                raise SettingsError(f"{where}: nothing would be pooled in {form!r}")
+                raise SettingsError(f"{where}: nothing is pooled in {form!r}")
             return pieces
 
         return compiled
 
     def _check_settings(self) -> None:
-        """Raises SettingsError for settings that are missing, or that can do nothing."""
+        """Raises SettingsError for settings that are missing or have no effect."""
         where = f"template {self.name!r}"
         for role in ROLES:
             if not self.forms[role]:
-                raise SettingsError(f"{self._where(role)}: no string given, it needs at least one")
+                raise SettingsError(f"{self._where(role)}: expected at least one string, got none")
         free = {slot for role in ROLES for slot in self.slots(role)} - {"text", "examples"}
         for name in (*self.defaults, *self.fields):
             if name not in free:
@@ -175,7 +183,7 @@ class Template:
         shows = any("examples" in self.slots(role) for role in ROLES)
         if shows != bool(self.example):
             raise SettingsError(
-                f"{where}: an {{examples}} slot and `example`, the format of one, go together"
+                f"{where}: an {{examples}} slot needs `example`, the format of one, and vice versa"
             )
         if (self.examples or self.example_separator) and not shows:
             raise SettingsError(f"{where}: examples are set, but no form has an {{examples}} slot")
@@ -185,20 +193,20 @@ class Template:
         ]
         for token in self.added_tokens:
             if not any(token in literal for literal in literals):
-                raise SettingsError(f"{where}: added token {token!r} stands in none of its forms")
+                raise SettingsError(f"{where}: added token {token!r} occurs in none of its forms")
 
     def _where(self, role: str) -> str:
         return f"template {self.name!r} ({role} form)"
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings that make this template again, as plain values."""
+        """The settings as plain values, for `from_dict`."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         shown = [asdict(example) for example in self.examples]
         return {**plain, "defaults": dict(self.defaults), "examples": shown}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Template":
-        """The template of `as_dict`, JSON's lists included; SettingsError for unknown keys."""
+        """The template with these settings, as JSON has them; SettingsError for unknown keys."""
         names = [f.name for f in fields(cls) if f.init]
         for key in values:
             if key not in names:
@@ -219,12 +227,12 @@ class Template:
             raise SettingsError(f"template {read['name']!r}: key {sorted(missing)[0]!r} is missing")
         return cls(**{"document": read["query"], **read})
 
-    def num_variants(self, role: str | None = None) -> int:
-        """How many readings of one text are averaged."""
+    def num_forms(self, role: str | None = None) -> int:
+        """How many inputs of one text are averaged."""
         return len(self.forms[_side(role)])
 
     def slots(self, role: str | None = None) -> tuple[str, ...]:
-        """The slots of one side, each once, in order."""
+        """The slots of one side, without repeats, in order."""
         pieces = (piece for form in self.forms[_side(role)] for piece in form)
         return tuple(dict.fromkeys(piece.value for piece in pieces if piece.kind == "slot"))
 
@@ -240,11 +248,11 @@ class Template:
         mask: str | None = None,
         **fields: str | None,
     ) -> tuple[tuple[Span, ...], ...]:
-        """The spans of each variant; without a role those of a query, as in symmetric tasks.
+        """The spans of each form; without a role those of a query, as in symmetric tasks.
 
-        `bos` and `eos` are written where the template has them; None where the tokenizer adds
-        its own. `examples` None takes the template's, () shows none. A value of None is not given.
-        Raises InputError for a slot left empty and for a value that no slot takes.
+        `bos` and `eos` are None where the tokenizer adds its own. `examples` None shows the
+        template's own, () none. A value of None counts as not given.
+        Raises InputError for an empty slot and for a value without a slot.
         """
         side = _side(role)
         given = {"instruction": instruction, **fields}
@@ -263,7 +271,7 @@ class Template:
         )
 
     def _values(self, side: str, given: Mapping[str, str]) -> dict[str, str]:
-        """What fills the slots of a side beside the text: the given values and the defaults."""
+        """The values of a side's slots other than the text: the given ones and the defaults."""
         takes = [slot for slot in self.slots(side) if slot not in ("text", "examples")]
         for name in given:
             if name not in takes:
@@ -296,28 +304,28 @@ class Template:
         elif token := tokens[piece.value]:
             yield piece.span(token)
         elif piece.value == "mask":
-            raise InputError(f"{self._where(side)} reads a mask token, and the tokenizer has none")
+            raise InputError(f"{self._where(side)} needs a mask token, the tokenizer has none")
 
     def _example_spans(
         self, example: Example, slot: Piece, instruction: str | None
     ) -> Iterator[Span]:
-        """One demonstration and what separates it from what follows; nothing of it is ever cut."""
+        """One demonstration and its separator; never truncated."""
         values = {"query": example.query, "document": example.document}
-        told = example.instruction if example.instruction is not None else instruction
+        used = example.instruction if example.instruction is not None else instruction
         takes = {piece.value for piece in self.example_form if piece.kind == "slot"}
         if example.instruction is not None and "instruction" not in takes:
             raise InputError(
-                f"template {self.name!r}: an example has an instruction, which its format "
-                f"{self.example!r} does not show"
+                f"template {self.name!r}: an example has an instruction, for which its format "
+                f"{self.example!r} has no slot"
             )
-        if told is not None:
-            values["instruction"] = told
+        if used is not None:
+            values["instruction"] = used
         for piece in (*self.example_form, Piece("literal", self.example_separator, True)):
             text = piece.value if piece.kind == "literal" else values.get(piece.value)
             if text is None:
                 raise InputError(
-                    f"template {self.name!r}: an example needs an instruction: give one to it, "
-                    "or to the call"
+                    f"template {self.name!r}: an example needs an instruction; set it on the "
+                    "example or pass a prompt"
                 )
             if text:
                 markup = piece.kind == "literal"
@@ -325,7 +333,7 @@ class Template:
 
 
 def _side(role: str | None) -> str:
-    """The side of a template that a role reads; None reads the query's."""
+    """The template's side for a role; None is the query's."""
     if role not in (None, *ROLES):
         raise InputError(f"role {role!r} is not known." + known(str(role), ROLES))
     return role or "query"
@@ -343,10 +351,10 @@ def from_chat(
 ) -> Template:
     """A template from (role, content) messages with {text} in one, in a tokenizer's chat format.
 
-    `apply` is the tokenizer's chat template, for messages that end in the assistant's words
+    `apply` is the tokenizer's chat template; if the last message is the assistant's,
     `lambda m: tok.apply_chat_template(m, tokenize=False, continue_final_message=True)`.
-    A `bos` that it writes first becomes {bos}, so that none is doubled.
-    Raises SettingsError if the chat template lost the text.
+    A leading `bos` becomes {bos}, so that it is never doubled.
+    Raises SettingsError if the chat template drops the text.
     """
 
     def form(messages: Sequence[tuple[str, str]]) -> str:
@@ -357,8 +365,8 @@ def from_chat(
         chat = apply(filled)
         if chat.count(_TEXT_IN_CHAT) != 1:
             raise SettingsError(
-                f"template {name!r}: {{text}} stands {chat.count(_TEXT_IN_CHAT)} times in the "
-                "chat format, it must stand there once"
+                f"template {name!r}: {{text}} occurs {chat.count(_TEXT_IN_CHAT)} times in the "
+                "chat format, expected once"
             )
         lead = "{bos}" if bos and chat.startswith(bos) else ""
         chat = chat.removeprefix(bos or "").replace("{", "{{").replace("}", "}}")
