@@ -146,7 +146,7 @@ def test_cells_hold_no_tabs_or_new_lines(run, tmp_path):
         (["--model", "x"], "--model has no effect without --neighbours"),
         (["--batch-size", "3"], "--batch-size has no effect without --neighbours"),
         (["--against", "gone"], "gone: no such file or folder"),
-        (["--against", "."], "is compared with itself"),
+        (["--against", "."], "cannot be compared with itself"),
         (["-o", "no/such/out.json"], "the folder"),
         (["--tokenizer", "./no-model"], "no such folder"),
         (["--fast"], "unrecognized arguments: --fast"),

@@ -7,7 +7,7 @@ from polyvec.data.tasks.kinds import KINDS, TaskKind
 from polyvec.data.tasks.sets import TaskSet
 from polyvec.evaluate import protocols
 from polyvec.evaluate.outcome import Outcome
-from polyvec.evaluate.report.words import kind_words
+from polyvec.evaluate.report.wording import kind_names
 from polyvec.evaluate.selection import select
 from polyvec.evaluate.tasks import Evaluator
 from polyvec.registry import Registry
@@ -59,7 +59,7 @@ def test_a_new_kind_is_read_measured_and_named(tmp_path, monkeypatch, minilm):
     (chosen,) = select([str(tmp_path)])
     result = Evaluator(minilm).measure(chosen.read()).result
     assert (result.kind, result.main_measure, result.main_score) == ("odd_one_out", "accuracy", 1)
-    assert kind_words(result.kind) == ("Odd one out", "row", "rows")
+    assert kind_names(result.kind) == ("Odd one out", "row", "rows")
     # By --kind too, in any spelling.
     (given,) = select([str(tmp_path)], kind="OddOneOut")
     assert given.read() == chosen.read()

@@ -1,11 +1,11 @@
-"""Words of a text in any script, its normal form, and its hash."""
+"""The words of a text in any script, its normalized form, and its hash."""
 
 import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
 
-# Scripts that write no spaces between words; every letter of theirs counts as a word.
+# Scripts without spaces between words; each of their letters counts as a word.
 UNSPACED_BLOCKS = (
     (0x0E00, 0x0F00),  # Thai, Lao
     (0x1000, 0x10A0),  # Myanmar
@@ -20,11 +20,11 @@ UNSPACED_BLOCKS = (
     (0xFF66, 0xFF9E),  # half-width kana
     (0x20000, 0x32000),
 )
-HAN_AND_KANA = 0x2E80  # the first of them; Thai, Lao, Myanmar and Khmer come before
+HAN_AND_KANA = 0x2E80  # first code point; the blocks of Thai, Lao, Myanmar, Khmer are below
 
 
 def _letter_pattern() -> re.Pattern[str]:
-    """A letter of an unspaced script with the vowel signs and tones that stand on it."""
+    """A letter of an unspaced script with the vowel signs and tone marks that follow it."""
     marks = "".join(
         chr(code)
         for start, end in UNSPACED_BLOCKS
@@ -39,7 +39,7 @@ UNSPACED = _letter_pattern()
 
 
 def words(text: str) -> list[str]:
-    """What stands between spaces; of scripts that write none, every letter with its marks.
+    """The text split at white space; in scripts without spaces, single letters with their marks.
 
     >>> words("two words, 二字")
     ['two', 'words,', '二', '字']
@@ -50,9 +50,9 @@ def words(text: str) -> list[str]:
 
 
 def quarters(found: Sequence[str]) -> bytes:
-    """How much of a word each of `words` is, in quarters: a letter is less than a word.
+    """The length of each item of `words` in quarters of a word, as a letter is less than a word.
 
-    Words of Han and kana have two letters, those of Thai and its neighbours some four.
+    A word has about two letters in Han and kana, and about four in Thai and similar scripts.
 
     >>> list(quarters(["word", "字", "ก"]))
     [4, 2, 1]
@@ -70,7 +70,7 @@ def _quarters(word: str) -> int:
 
 
 class _Marks(dict):
-    """For str.translate: punctuation and control characters to spaces, invisible ones away."""
+    """For str.translate: punctuation and control characters become spaces, format ones vanish."""
 
     def __missing__(self, code: int) -> int | str | None:
         category = unicodedata.category(chr(code))
@@ -83,14 +83,14 @@ _MARKS = _Marks()
 
 
 def spaced(text: str) -> str:
-    """The text with single spaces where it has any white space, none at its ends."""
+    """The text with runs of white space replaced by one space, and none at its ends."""
     return " ".join(text.split())
 
 
 def normalized(text: str) -> str:
-    """The text without case, punctuation and compatibility forms (NFKC), singly spaced.
+    """The text in NFKC, case-folded, without punctuation and repeated spaces.
 
-    A text of nothing but punctuation stays as it is: "!" and "?" are not the same.
+    A text of punctuation alone is unchanged, so that "!" and "?" remain different.
 
     >>> normalized("Don't   panic!")
     'don t panic'
@@ -100,5 +100,5 @@ def normalized(text: str) -> str:
 
 
 def hash64(text: str) -> int:
-    """64 bits of a text, the same on every machine; a million texts share none by chance."""
+    """A 64-bit hash, the same on every machine; collisions are unlikely up to 10^8 texts."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,6 +1,6 @@
 """polyvec-nano: the small language models inside the package, for tests and nano-scale recipes.
 
-docs/nano.md says what they were trained on and what they can do.
+docs/nano.md describes their training data and their quality.
 """
 
 import os
@@ -18,39 +18,39 @@ __all__ = ["nano_lm", "nano_lm_path", "nano_moe_path", "nano_t5", "nano_t5_path"
 
 
 def nano_lm_path() -> Path:
-    """Folder of the causal language model; any Hugging Face loader reads it.
+    """Folder of the causal language model, readable by any Hugging Face loader.
 
-    Raises ModelError if the installation lacks the weights.
+    Raises ModelError if the weights are missing from the installation.
     """
     return _folder("nano-lm")
 
 
 def nano_t5_path() -> Path:
-    """Folder of the encoder-decoder; any Hugging Face loader reads it.
+    """Folder of the encoder-decoder, readable by any Hugging Face loader.
 
-    Raises ModelError if the installation lacks the weights.
+    Raises ModelError if the weights are missing from the installation.
     """
     return _folder("nano-t5")
 
 
 def nano_moe_path() -> Path:
-    """Folder of nano-lm's mixture-of-experts twin, which is not shipped but made when needed.
+    """Folder of the mixture-of-experts version of nano-lm, which is not shipped.
 
-    Looked for in the folder POLYVEC_NANO_MOE, else in polyvec/nano-moe in the user's cache folder;
-    ModelError names the command that makes it.
+    It is $POLYVEC_NANO_MOE or, by default, polyvec/nano-moe in the user's cache folder.
+    Raises ModelError with the command that creates it.
     """
     default = cache_folder("nano-moe")
     folder = Path(os.environ.get("POLYVEC_NANO_MOE", default))
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
-            f"nano-moe: no weights in {folder}. Make them from nano-lm (3 minutes, two cores): "
+            f"nano-moe: no weights in {folder}. Create them from nano-lm (3 minutes on two cores): "
             f"python examples/pretrain_nano.py moe --minutes 3 --out {folder.parent}"
         )
     return folder
 
 
 def nano_lm() -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]":
-    """The causal language model in float32, ready for inference, and its tokenizer.
+    """The causal language model in float32, in eval mode, and its tokenizer.
 
     >>> model, tokenizer = nano_lm()
     >>> ids = tokenizer("It was a dark and stormy", return_tensors="pt").input_ids
@@ -66,9 +66,9 @@ def nano_lm() -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]":
 
 
 def nano_t5() -> "tuple[T5ForConditionalGeneration, PreTrainedTokenizerFast]":
-    """The encoder-decoder in float32, ready for inference, and its tokenizer.
+    """The encoder-decoder in float32, in eval mode, and its tokenizer.
 
-    Trained to fill spans only: "The <extra_id_0> sat" -> "<extra_id_0> cat".
+    It was only trained to fill spans: "The <extra_id_0> sat" -> "<extra_id_0> cat".
     """
     import torch
     from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration

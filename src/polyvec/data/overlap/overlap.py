@@ -1,8 +1,8 @@
-"""Texts of a test set that stand in the training data: the same, in part, or nearly.
+"""Test texts that occur in the training data, in whole or in part.
 
-Two ways to look: equal texts (as they are, and without case and punctuation), and shared n-grams
-of words (Brown et al. 2020, arXiv:2005.14165, appendix C). `splits` adds the nearest training
-text by the cosine of two vectors. N test texts, M training texts.
+Two tests: equal texts (exactly, and without case and punctuation), and shared word n-grams
+(Brown et al. 2020, arXiv:2005.14165, appendix C). splits.py adds the nearest training text by
+cosine similarity. N test texts, M training texts.
 """
 
 from array import array
@@ -14,10 +14,10 @@ import numpy as np
 from polyvec.data.words import hash64, normalized, quarters, spaced, words
 from polyvec.errors import InputError
 
-NGRAM = 13  # words, as in GPT-3's study
-MIN_NGRAM = 8  # and its smallest; shorter texts stand in many others without being copied
-CHUNK_WORDS = 1 << 18  # training words held at a time
-KNOWN_WORDS = 1 << 20  # hashes of words that are kept
+NGRAM = 13  # words, as in the GPT-3 paper
+MIN_NGRAM = 8  # its minimum; shorter texts occur in many others without being copied
+CHUNK_WORDS = 1 << 18  # training words in memory at a time
+KNOWN_WORDS = 1 << 20  # cached hashes of words; the cache is cleared when it is full
 NONE = -1
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 INVERSE = pow(FACTOR, -1, 1 << 64)
@@ -27,14 +27,14 @@ FILTER_MASK = np.uint64((1 << FILTER_BITS) - 1)
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What of N test texts stands in the training texts, by the rows of those.
+    """What each of N test texts shares with the training texts, given as rows of those.
 
-    All arrays are [N]; a row of -1 means none. `exact_rows` has the first equal training
-    text up to white space, `same_rows` up to case and punctuation too; `ngram_shares` the
-    share of a text's n-grams that training texts have, and `ngram_rows` the one that has the
-    most of them. A text shorter than n words is one n-gram: itself, which must be found
-    within a training text, or, if it has fewer than 8 words, be all of it. In scripts without
-    spaces two letters of Han or kana count as a word, and four of Thai and its like.
+    All arrays are [N]; row -1 means none. `exact_rows` has the first training text that is equal
+    except for white space, `same_rows` except for case and punctuation too. `ngram_shares` is the
+    share of a text's n-grams that occur in training texts, and `ngram_rows` the training text with
+    most of them. A text of fewer than n words is a single n-gram, which must occur in a training
+    text or, below 8 words, be equal to one. In scripts without spaces, two letters of Han or kana
+    count as a word, and four of Thai and similar scripts.
     """
 
     n: int
@@ -67,7 +67,7 @@ class Overlap:
 
 
 def overlap(train_texts: Iterable[str], test_texts: Sequence[str], n: int = NGRAM) -> Overlap:
-    """The test texts that training texts hold; those are read once, and not kept.
+    """Find test texts in training texts, which are read once and not stored.
 
     >>> found = overlap(["A cat sat on a mat.", "Dogs"], ["a cat sat on a mat", "cats"])
     >>> found.num_exact, found.num_same, found.num_ngram
@@ -76,7 +76,7 @@ def overlap(train_texts: Iterable[str], test_texts: Sequence[str], n: int = NGRA
     Raises InputError for an n below 1.
     """
     if n < 1:
-        raise InputError(f"an n-gram has at least 1 word, got {n}")
+        raise InputError(f"n-grams must have at least 1 word, got {n}")
     wanted = _Wanted(test_texts, n)
     exact, same = array("Q"), array("Q")
     known = _Known()
@@ -99,12 +99,12 @@ def overlap(train_texts: Iterable[str], test_texts: Sequence[str], n: int = NGRA
 
 
 def equal_rows(train_texts: Iterable[str], test_texts: Sequence[str]) -> np.ndarray:
-    """The row of the first training text that is the very same string, or -1; int64 [N]."""
+    """The row of the first training text that is the same string, or -1; int64 [N]."""
     return _first_rows(np.array([hash64(text) for text in train_texts], np.uint64), test_texts)
 
 
 def _first_rows(train_M: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """For each text the first training row with its hash; empty texts are nobody's."""
+    """The first training row with the hash of each text; -1 for empty texts."""
     hashes, first = np.unique(train_M, return_index=True)
     wanted = np.array([hash64(text) for text in texts], np.uint64)
     place, hit = _lookup(hashes, wanted)
@@ -113,7 +113,7 @@ def _first_rows(train_M: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 
 
 def _lookup(sorted_hashes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each wanted hash would stand, and whether it does."""
+    """The position of each wanted hash in the sorted ones, and whether it is there."""
     if not len(sorted_hashes):
         return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), bool)
     place = np.searchsorted(sorted_hashes, wanted).clip(max=len(sorted_hashes) - 1)
@@ -124,7 +124,7 @@ def _lookup(sorted_hashes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, 
 
 
 class _Known(dict[str, int]):
-    """Hashes of words."""
+    """A cache of the hashes of words."""
 
     def __missing__(self, word: str) -> int:
         found = self[word] = hash64(word)
@@ -132,7 +132,7 @@ class _Known(dict[str, int]):
 
 
 class _Words:
-    """The words of some texts, one after another; `first` is the row of the first text."""
+    """The words of several texts, concatenated; `first` is the row of the first text."""
 
     def __init__(self, known: _Known, first: int = 0) -> None:
         self.known, self.first = known, first
@@ -156,7 +156,7 @@ class _Words:
 
 
 class _Runs:
-    """Hashes of runs of words, from the words' own by a polynomial modulo 2^64."""
+    """Rolling hashes of runs of words: a polynomial in the words' hashes, modulo 2^64."""
 
     def __init__(self, found: _Words) -> None:
         self.rows = found.rows()
@@ -170,7 +170,7 @@ class _Runs:
         self.sums = np.concatenate([np.zeros(1, np.uint64), sums])
 
     def of(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Hashes and rows of the shortest runs of `size` quarters from each word on."""
+        """Hashes and rows of the shortest run of at least `size` quarters from each word."""
         stop = np.searchsorted(self.ends, self.ends[:-1] + size)
         start = np.flatnonzero(stop <= len(self.rows))
         stop = stop[start]
@@ -181,7 +181,7 @@ class _Runs:
 
 
 class _Wanted:
-    """The n-grams of the test texts by their size, and in which training text each stands."""
+    """The n-grams of the test texts by size, and the training text in which each occurs."""
 
     def __init__(self, texts: Sequence[str], n: int) -> None:
         self.plain = [normalized(text) for text in texts]
@@ -204,7 +204,7 @@ class _Wanted:
             grams.find(*runs.of(size))
 
     def found(self) -> tuple[np.ndarray, np.ndarray]:
-        """Share of shared n-grams and the training row that has most of them, both [N]."""
+        """The share of shared n-grams and the training row with most of them, both [N]."""
         shares = np.zeros(len(self.plain), np.float32)
         rows = np.full(len(self.plain), NONE, np.int64)
         for grams in self.grams.values():
@@ -213,14 +213,14 @@ class _Wanted:
 
 
 class _Grams:
-    """The n-grams of one size of some of the texts: all of theirs, or the whole text."""
+    """The n-grams of one size: all n-grams of long texts, or each short text as a whole."""
 
     def __init__(self, runs: _Runs, mine: np.ndarray, size: int) -> None:
         hashes, owners = runs.of(size)
         self.owners = owners[mine[owners]]
         self.hashes, self.places = np.unique(hashes[mine[owners]], return_inverse=True)
         self.train_rows = np.full(len(self.hashes), NONE, np.int64)
-        # Most of the training data's n-grams are none of these: a look at some bits tells.
+        # A one-hash Bloom filter: it rules out most n-grams of the training data at low cost.
         self.maybe = np.zeros(1 << FILTER_BITS, bool)
         self.maybe[self.hashes & FILTER_MASK] = True
 
@@ -229,7 +229,7 @@ class _Grams:
         hashes, rows = hashes[maybe], rows[maybe]
         place, hit = _lookup(self.hashes, hashes)
         new = hit & (self.train_rows[place] == NONE)
-        # Written from the last to the first, so that the first training text stays.
+        # Assigned in reverse order, so that the first training text wins.
         self.train_rows[place[new][::-1]] = rows[new][::-1]
 
     def put(self, shares: np.ndarray, rows: np.ndarray) -> None:
@@ -242,6 +242,6 @@ class _Grams:
         pairs, counts = np.unique(
             np.stack([self.owners[hit], trains[hit]]), axis=1, return_counts=True
         )
-        # The last one written is the one with the most n-grams, of equals the first.
+        # The last assignment wins: the training text with most n-grams, the first among equals.
         order = np.lexsort((-pairs[1], counts))
         rows[pairs[0][order]] = pairs[1][order]

@@ -1,7 +1,7 @@
-"""The splits of a folder against one another, or a folder against another one.
+"""Overlap between the splits of a folder, or between two folders.
 
-A split is told by a file's name (train.jsonl, en_test.jsonl, queries.dev.jsonl.gz), by a field
-"split" in its rows, or, of queries, by the judgements that name them.
+The split comes from a file's name (train.jsonl, en_test.jsonl, queries.dev.jsonl.gz), from a field
+"split" in its rows or, for queries, from the qrels that name them.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from polyvec.data.texts import ID_COLUMNS
 from polyvec.data.words import normalized, words
 from polyvec.errors import InputError
 
-ORDER = ("train", "dev", "test")  # a split must not hold what an earlier one holds
-THRESHOLDS = (0.9, 0.95, 0.99)  # cosines from which on neighbours are counted
+ORDER = ("train", "dev", "test")  # a split must not share texts with an earlier one
+THRESHOLDS = (0.9, 0.95, 0.99)  # cosines above which neighbours are counted
 NUM_PAIRS = 5
 WHOLE_ROWS = "(whole rows)"
 
@@ -33,10 +33,10 @@ Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A test text and the training text that is like it, each with its file:line.
+    """A test text and a similar training text, each with its file:line.
 
-    `how` is "equal", "same words" (up to case and punctuation), "n-grams" or "neighbour";
-    `score` the share of n-grams that are shared, of neighbours the cosine.
+    `how` is "equal", "same words" (except for case and punctuation), "n-grams" or "neighbour";
+    `score` is the share of shared n-grams, or the cosine of neighbours.
     """
 
     how: str
@@ -49,11 +49,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class SplitOverlap:
-    """One field of a test split against all texts of a training split.
+    """One field of a test split compared with all texts of a training split.
 
-    Of the field "(whole rows)" a text is all of a row's texts, in any order, up to case and
-    punctuation; n-grams and neighbours are not looked for. `num_near` counts neighbours from
-    each of THRESHOLDS on.
+    In the field "(whole rows)" a text consists of all texts of a row, in any order and without
+    case and punctuation; n-grams and neighbours are not computed for it. `num_near` counts
+    neighbours at or above each of THRESHOLDS.
     """
 
     train: str
@@ -81,10 +81,10 @@ def split_overlaps(
 ) -> list[SplitOverlap]:
     """What later splits of a folder share with earlier ones, or `against` with the folder.
 
-    Of two folders the training side is the first without what is named dev or test, the test
-    side the second without what is named train, each file of its own; where nothing would be
-    left, all. `neighbours` embeds texts and searches vectors: with it, the nearest training text
-    of each test text is found too.
+    With two folders, the training side is the first without its dev and test splits, and the
+    test side is each file of the second without its train split; a side that would be empty is
+    used whole. `neighbours` are functions that embed texts and search vectors; with them, the
+    nearest training text of each test text is found too.
     """
     nearest = _Nearest(*neighbours) if neighbours else None
     found: list[SplitOverlap] = []
@@ -105,8 +105,8 @@ def split_overlaps(
 
 
 @dataclass(slots=True)
-class _Part:
-    """The texts of a split: with each its field and its place; `wholes` are rows of several."""
+class _Side:
+    """The texts of a split with their fields and places; `wholes` are rows of several texts."""
 
     names: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -135,7 +135,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row that has texts; `name` is its file's, and its split where that does not tell it."""
+    """A row with texts; `name` is that of its file, plus the split if the name lacks it."""
 
     name: str
     file: DataFile
@@ -146,36 +146,38 @@ class _Row:
 
 def _comparisons(
     stats: FolderStats, against: FolderStats | None, progress: Progress
-) -> Iterator[tuple[_Part, list[_Part]]]:
-    """A training side and what must not share with it."""
+) -> Iterator[tuple[_Side, list[_Side]]]:
+    """Each training side with the test sides that must not share texts with it."""
     if against is None:
         for parts in _series(stats, progress).values():
-            there = [parts[split] for split in ORDER if split in parts]
-            yield from ((train, there[i:]) for i, train in enumerate(there[:-1], 1))
+            ordered = [parts[split] for split in ORDER if split in parts]
+            yield from ((train, ordered[i:]) for i, train in enumerate(ordered[:-1], 1))
         return
     if Path(stats.path).resolve() == Path(against.path).resolve():
-        raise InputError(f"{against.path}: is compared with itself")
-    train = _Part()
+        raise InputError(
+            f"{against.path}: cannot be compared with itself; give two different folders"
+        )
+    train = _Side()
     for row in _without(stats, {"dev", "test"}, progress):
         train.add(row)
-    files: dict[str, _Part] = {}
+    files: dict[str, _Side] = {}
     for row in _without(against, {"train"}, progress):
-        files.setdefault(row.name, _Part()).add(row)
+        files.setdefault(row.name, _Side()).add(row)
     yield train, list(files.values())
 
 
-def _series(stats: FolderStats, progress: Progress) -> dict[tuple, dict[str, _Part]]:
-    """Parts by split, of each series of files whose names differ in the split alone."""
-    found: dict[tuple, dict[str, _Part]] = {}
+def _series(stats: FolderStats, progress: Progress) -> dict[tuple, dict[str, _Side]]:
+    """Sides by split, for each series of files whose names differ only in the split."""
+    found: dict[tuple, dict[str, _Side]] = {}
     for row in _rows(stats, progress):
         if row.split is not None:
             series = split_of(row.file.name)[1]
-            found.setdefault((series,), {}).setdefault(row.split, _Part()).add(row)
+            found.setdefault((series,), {}).setdefault(row.split, _Side()).add(row)
     return found
 
 
 def _without(stats: FolderStats, splits: set[str], progress: Progress) -> Iterable[_Row]:
-    """The rows of other splits, or all; with the folder in their names, as there are two."""
+    """The rows of other splits, or all rows; their names include the folder."""
     rows = list(_rows(stats, progress))
     folder = Path(stats.path).resolve()
     before = f"{folder.name}/" if folder.is_dir() else f"{folder.parent.name}/"
@@ -184,7 +186,7 @@ def _without(stats: FolderStats, splits: set[str], progress: Progress) -> Iterab
 
 
 def _rows(stats: FolderStats, progress: Progress) -> Iterator[_Row]:
-    """Every row that has texts; a query once for each split that judges it."""
+    """Every row with texts; a query comes once for each split that judges it."""
     files, _ = data_files(stats.path)
     names = {file.name: [text.name for text in file.texts] for file in stats.files}
     judged = _judged(files)
@@ -208,7 +210,7 @@ def _rows(stats: FolderStats, progress: Progress) -> Iterator[_Row]:
 
 
 def _judged(files: Sequence[DataFile]) -> dict[str, dict[str, set[str]]]:
-    """Ids of the queries that each folder's splits of judgements name."""
+    """The ids of the judged queries, by folder and split."""
     found: dict[str, dict[str, set[str]]] = {}
     for file in files:
         split, _ = split_of(file.path.name)
@@ -233,13 +235,13 @@ def _id(row: Mapping[str, Any]) -> str:
 
 
 class _Nearest:
-    """The nearest training text of each test text; each distinct text is embedded once."""
+    """Finds the nearest training text of each test text; embeds each distinct text once."""
 
     def __init__(self, embed: Embed, search: Search) -> None:
         self.embed, self.search, self.known = embed, search, dict[str, np.ndarray]()
 
     def __call__(self, train: Sequence[str], test: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine and row of the nearest, [N] each."""
+        """Cosine and row of the nearest training text, [N] each."""
         cosines, rows = self.search(self._vectors(test), self._vectors(train), 1)
         return cosines[:, 0], rows[:, 0]
 
@@ -252,7 +254,7 @@ class _Nearest:
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What was found of the texts of one part: as in Overlap, and each nearest text."""
+    """Results for the texts of one side: those of Overlap, and the nearest texts."""
 
     n: int
     exact_rows: np.ndarray
@@ -277,7 +279,7 @@ class _Findings:
         )
 
 
-def _fields(train: _Part, test: _Part, found: _Findings, num_pairs: int) -> Iterator[SplitOverlap]:
+def _fields(train: _Side, test: _Side, found: _Findings, num_pairs: int) -> Iterator[SplitOverlap]:
     of_field = np.array(test.fields)
     for name in dict.fromkeys(test.fields):
         rows = np.flatnonzero(of_field == name)
@@ -306,16 +308,16 @@ def _fields(train: _Part, test: _Part, found: _Findings, num_pairs: int) -> Iter
         )
 
 
-def _whole_rows(train: _Part, test: _Part, n: int) -> SplitOverlap:
+def _whole_rows(train: _Side, test: _Side, n: int) -> SplitOverlap:
     num = int((equal_rows(train.wholes, test.wholes) != NONE).sum())
     sizes = (len(train.wholes), len(test.wholes))
     return SplitOverlap(train.name, test.name, WHOLE_ROWS, *sizes, num, num, n)
 
 
 def _copied(
-    train: _Part, test: _Part, found: _Findings, rows: np.ndarray, num_pairs: int
+    train: _Side, test: _Side, found: _Findings, rows: np.ndarray, num_pairs: int
 ) -> list[Pair]:
-    """The test texts of which most words were copied, each text once."""
+    """The test texts with most copied words, each text once."""
     hit = rows[(found.shares[rows] > 0) | (found.same_rows[rows] != NONE)]
     pairs: dict[str, tuple[float, Pair]] = {}
     for row in hit.tolist():
@@ -332,9 +334,9 @@ def _copied(
 
 
 def _neighbours(
-    train: _Part, test: _Part, found: _Findings, rows: np.ndarray, num_pairs: int
+    train: _Side, test: _Side, found: _Findings, rows: np.ndarray, num_pairs: int
 ) -> list[Pair]:
-    """The nearest pairs from the lowest threshold on, without those that have the same words."""
+    """The nearest pairs at or above the lowest threshold, except those with the same words."""
     cosines, others = found.cosines, found.near_rows
     if cosines is None or others is None:
         return []

@@ -1,4 +1,4 @@
-"""One field of a data file: what is kept of its values, and whether they are texts."""
+"""One field of a data file: statistics of its values, and whether they are texts."""
 
 import random
 from array import array
@@ -10,9 +10,9 @@ import numpy as np
 from polyvec.data.texts import ID_COLUMNS, TEXT_COLUMNS
 from polyvec.data.words import hash64, normalized, spaced, words
 
-SAMPLE = 500  # texts of a field whose language is guessed: shares to some 4 points
+SAMPLE = 500  # texts per field whose language is identified; shares are within 4 points
 SEED = 0
-MAX_LABELS = 1000  # different values of a field beyond which they are not counted one by one
+MAX_LABELS = 1000  # distinct values of a field above which they are not counted
 MAX_LABEL_CHARACTERS = 100
 FEW_WORDS, MANY_WORDS, MANY_TIMES = 2, 5, 10  # see Field.kind
 LANGUAGE_FIELDS = ("lang", "language", "locale")
@@ -21,7 +21,7 @@ MAX_NUMBER_LABELS = 50
 
 
 class Field:
-    """What is kept of a field's values while a file is read."""
+    """Statistics of a field, collected while its file is read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,6 +59,7 @@ class Field:
         self._count(text)
         if len(self.sample) < SAMPLE:
             self.sample.append(text)
+        # Reservoir sampling: each text so far is in the sample with equal probability.
         elif (place := self.draw.randrange(self.num_strings)) < SAMPLE:
             self.sample[place] = text
 
@@ -75,11 +76,10 @@ class Field:
 
     @property
     def kind(self) -> str:
-        """text, language, label, number or other: by what the values are, then by the name.
+        """ "text", "language", "label", "number" or "other", from the values and the name.
 
-        A text has five words on average, or two if it seldom comes again (its values come
-        fewer than ten times each); a label is a shorter string, or one of few whole numbers,
-        that does come again.
+        Texts have five words on average, or two if they rarely repeat (each fewer than ten
+        times). Labels are shorter strings, or a few distinct integers, that repeat.
         """
         last = self.name.rpartition(".")[2]
         if self.num_strings == 0:
@@ -90,8 +90,8 @@ class Field:
             return "other"
         mean_words = sum(self.words) / self.num_strings
         repeats = self.num_strings / self.num_distinct
-        seldom = mean_words >= FEW_WORDS and repeats < MANY_TIMES
-        if last in TEXT_COLUMNS or mean_words >= MANY_WORDS or seldom:
+        rarely = mean_words >= FEW_WORDS and repeats < MANY_TIMES
+        if last in TEXT_COLUMNS or mean_words >= MANY_WORDS or rarely:
             return "text"
         is_label = repeats >= 2 and self.counts is not None
         return "label" if is_label or last in LABEL_FIELDS else "other"

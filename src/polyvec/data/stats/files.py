@@ -1,4 +1,4 @@
-"""Which data files a folder holds, of which split each is, and what stands in their rows."""
+"""The data files of a folder, their splits, and their rows."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ from typing import Any
 from polyvec.data.texts import READERS, read_lines
 from polyvec.errors import DataError
 
-MAX_DEPTH = 6  # of values inside values
-COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*")  # what a header's cell looks like, and no text
-# The names that file names, and fields "split", have for the three splits.
+MAX_DEPTH = 6  # of nested values
+COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*")  # of a header's cell, as opposed to a text
+# Names of the three splits in file names and in fields named "split".
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "devel", "development", "val", "valid", "validation"), "dev"),
@@ -21,14 +21,14 @@ SPLITS = {
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file that is read: where, and under which name it is shown."""
+    """A file to read, and the name to show for it."""
 
     path: Path
     name: str
 
     @property
     def stem(self) -> str:
-        """The file's name without folder, .gz and the suffix of its kind."""
+        """The file's name without its folder and suffixes."""
         return self.path.name.removesuffix(".gz").rpartition(".")[0]
 
     @property
@@ -37,7 +37,7 @@ class DataFile:
 
     @property
     def is_qrels(self) -> bool:
-        """Judgements: a .tsv in a folder qrels, or one whose name begins so."""
+        """Whether it holds judgements: a .tsv in a folder qrels/, or named qrels*.tsv."""
         place = (self.path.parent.name, re.split(r"[._-]", self.stem)[0])
         return self.kind == "tsv" and "qrels" in place
 
@@ -47,15 +47,15 @@ def kind_of(path: Path) -> str:
 
 
 def data_files(source: str | Path) -> tuple[list[DataFile], list[str]]:
-    """Files that can be read, and the names of the others; both sorted.
+    """The readable files, and the names of all others; both sorted.
 
-    Of a folder those inside it and inside its folders, whose qrels/ are read too.
-    Raises DataError if there is nothing to read.
+    A folder is searched to a depth of one folder, and of qrels/ within that.
+    Raises DataError if no file can be read.
     """
     path = Path(source)
     if path.is_file():
         if kind_of(path) not in ROWS:
-            raise DataError(f"{path}: a file of kind {kind_of(path)!r} is not known.{_known()}")
+            raise DataError(f"{path}: unknown file type {kind_of(path)!r}.{_known()}")
         return [DataFile(path, path.name)], []
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
@@ -64,7 +64,7 @@ def data_files(source: str | Path) -> tuple[list[DataFile], list[str]]:
     shown = {name: file for name, file in sorted(names.items()) if not _hidden(name)}
     read = [DataFile(file, name) for name, file in shown.items() if kind_of(file) in ROWS]
     if not read:
-        raise DataError(f"{path}: holds no data.{_known()}")
+        raise DataError(f"{path}: contains no data files.{_known()}")
     return read, [name for name, file in shown.items() if kind_of(file) not in ROWS]
 
 
@@ -77,7 +77,7 @@ def _hidden(name: str) -> bool:
 
 
 def split_of(name: str) -> tuple[str | None, str]:
-    """The split in a file's name, and what files of the same series have in common.
+    """The split in a file's name, and the rest of the name, which files of one series share.
 
     >>> split_of("en-ext_train.jsonl.gz"), split_of("queries.test.jsonl"), split_of("all.jsonl")
     (('train', 'en ext'), ('test', 'queries'), (None, 'all'))
@@ -86,7 +86,7 @@ def split_of(name: str) -> tuple[str | None, str]:
     parts = [part for part in re.split(r"[^0-9A-Za-z]+", whole) if part]
     for place, part in enumerate(parts):
         if part.lower() in SPLITS:
-            # "test_dialogs" is of the series "dialogs"; the year in "en_test_2016" of none.
+            # "test_dialogs" belongs to the series "dialogs"; "en_test_2016" belongs to "en".
             return SPLITS[part.lower()], " ".join(parts[:place] or parts[place + 1 :])
     return None, " ".join(parts)
 
@@ -95,7 +95,7 @@ def split_of(name: str) -> tuple[str | None, str]:
 
 
 def read_rows(file: DataFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, row) of any file but qrels; DataError names file and line."""
+    """(line number, row) of any file except qrels. Raises DataError with file and line."""
     return ROWS[file.kind](file.path)
 
 
@@ -104,7 +104,7 @@ def _plain(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Cells between tabs; without a header the columns are called "1", "2", ..."""
+    """Rows of cells; without a header the columns are named "1", "2", ..."""
     names: list[str] | None = None
     for number, line in read_lines(path):
         if not line:
@@ -114,11 +114,11 @@ def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             is_header = all(COLUMN_NAME.fullmatch(cell) for cell in cells)
             names = cells if is_header else [str(i) for i in range(1, len(cells) + 1)]
             if len(set(names)) != len(names):
-                raise DataError(f"{path}:{number}: a column comes twice: {', '.join(names)}")
+                raise DataError(f"{path}:{number}: duplicate column: {', '.join(names)}")
             if is_header:
                 continue
         if len(cells) != len(names):
-            raise DataError(f"{path}:{number}: {len(cells)} columns, and {len(names)} above")
+            raise DataError(f"{path}:{number}: expected {len(names)} columns, got {len(cells)}")
         yield number, dict(zip(names, cells, strict=True))
 
 
@@ -130,7 +130,7 @@ ROWS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
 
 
 def leaves(row: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """The values of a row with their paths, those inside others too.
+    """The values of a row with their paths, including nested ones.
 
     >>> list(leaves({"id": 1, "facts": [{"text": "a b"}, {"text": "c d"}]}))
     [('id', 1), ('facts[].text', 'a b'), ('facts[].text', 'c d')]

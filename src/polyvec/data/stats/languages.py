@@ -1,6 +1,6 @@
-"""Scripts and languages of texts, without a model of ours.
+"""Scripts and languages of texts.
 
-Languages come from py3langid (the extra "data"), or, without it, only the script is told.
+Languages are identified by py3langid (extra "data"); without it, only scripts are reported.
 """
 
 import functools
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 
 from polyvec.errors import InputError, MissingExtraError, known
 
-MIN_CONFIDENCE = 0.5  # a language is named where it is likelier than all others together
+MIN_CONFIDENCE = 0.5  # at least as likely as all other languages together
 UNKNOWN = "und"  # ISO 639: undetermined
-GUESSED_CHARACTERS = 500  # of a text, from its start
-KANA_SHARE = 0.1  # from which on a text in Han and kana is one in kana: Japanese
+GUESSED_CHARACTERS = 500  # at the start of a text; more changes the result rarely
+KANA_SHARE = 0.1  # of kana among kana and Han, above which a text is Japanese
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def _script_of(character: str) -> str | None:
 
 
 def script(text: str) -> str:
-    """The script of most letters, "Kana" for Japanese, "none" of a text without letters.
+    """The script of most letters; "Kana" for Japanese, "none" for a text without letters.
 
     >>> script("Übermut 42"), script("漢字とかな"), script("1 + 1")
     ('Latin', 'Kana', 'none')
@@ -47,14 +47,14 @@ def _identifier():
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        raise MissingExtraError("py3langid", "data", "telling languages apart") from None
+        raise MissingExtraError("py3langid", "data", "identifying languages") from None
     return LanguageIdentifier.from_model_file(
         MODEL_FILE, norm_probs=True, min_confidence=MIN_CONFIDENCE
     )
 
 
 def language(text: str) -> str:
-    """The likeliest of 139 languages (ISO 639), "zxx" for no language, "und" where unsure.
+    """The most likely of 139 languages (ISO 639), "zxx" for no language, "und" if uncertain.
 
     Lui and Baldwin 2012 (langid.py), as retrained by py3langid.
     Raises MissingExtraError without that package.
@@ -66,9 +66,9 @@ GUESSES: dict[str, Callable[[str], str]] = {"language": language, "script": scri
 
 
 def guesser(name: str | None = None) -> str:
-    """The name in GUESSES that is used: the one asked for, else "language" where it can be.
+    """The name in GUESSES to use: the given one, else "language" if py3langid is installed.
 
-    Raises InputError for an unknown name, MissingExtraError for one that is not installed.
+    Raises InputError for an unknown name, MissingExtraError if its package is missing.
     """
     if name is not None:
         if name not in GUESSES:
@@ -83,7 +83,7 @@ def guesser(name: str | None = None) -> str:
 
 
 def shares(texts: Iterable[str], guess: str) -> dict[str, float]:
-    """The share of texts of each language or script, the largest first."""
+    """The share of texts in each language or script, the largest first."""
     counts = Counter(GUESSES[guess](text) for text in texts)
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

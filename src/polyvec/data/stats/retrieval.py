@@ -1,6 +1,6 @@
-"""Queries, passages and judgements of BEIR-style folders, and what of them is missing.
+"""Queries, passages and judgements of BEIR-style folders, and which of them are missing.
 
-Ids are kept as 64-bit hashes, so that millions of them fit.
+Ids are stored as 64-bit hashes, so that millions of them fit into memory.
 """
 
 import re
@@ -20,12 +20,12 @@ from polyvec.data.words import hash64
 
 @dataclass(frozen=True, slots=True)
 class RetrievalStats:
-    """One file of judgements with the corpus and the queries that it fits best.
+    """One qrels file with the corpus and the queries that match it best.
 
-    `per_query` is the smallest, mean and largest number of judgements of a judged query;
-    `num_unjudged` queries have none in this file, `num_without_positive` judged ones none
-    above 0. `grades` counts judgements. `first_missing` is file:line of the first judgement
-    whose query or document is not there.
+    `per_query` is the minimum, mean and maximum number of judgements of a judged query;
+    `num_unjudged` queries have none in this file, and `num_without_positive` judged queries have
+    none above 0. `grades` counts the judgements of each grade. `first_missing` is file:line of
+    the first judgement whose query or document does not exist.
     """
 
     qrels: str
@@ -47,7 +47,7 @@ class RetrievalStats:
 
 
 def retrieval_stats(files: Sequence[DataFile]) -> Iterator[RetrievalStats]:
-    """Figures of each file of judgements, folder by folder, that has a corpus and queries."""
+    """Statistics of each qrels file in a folder that has a corpus and queries."""
     folders: dict[str, list[DataFile]] = {}
     for file in files:
         folders.setdefault(_folder(file), []).append(file)
@@ -64,13 +64,13 @@ def retrieval_stats(files: Sequence[DataFile]) -> Iterator[RetrievalStats]:
 
 
 def _folder(file: DataFile) -> str:
-    """Where its corpus is: the folder of a file, above qrels/."""
+    """The folder of the file's corpus: its own, or the parent of qrels/."""
     place = PurePosixPath(file.name).parent
     return str(place.parent if place.name == "qrels" else place)
 
 
 def _variants(files: Sequence[DataFile], kind: str) -> dict[str, DataFile]:
-    """Files such as corpus.jsonl and corpus.de.jsonl by what follows in their names."""
+    """Files such as corpus.jsonl and corpus.de.jsonl, by the rest of their names."""
     found = {}
     for file in files:
         first, *rest = re.split(r"[._-]", file.stem)
@@ -80,7 +80,7 @@ def _variants(files: Sequence[DataFile], kind: str) -> dict[str, DataFile]:
 
 
 class _Ids:
-    """The ids of a file's rows: sorted hashes, and how many came more than once."""
+    """The ids of a file's rows as sorted hashes, and the number of duplicates."""
 
     def __init__(self, name: str, hashes: np.ndarray) -> None:
         self.name, self.num_rows = name, len(hashes)
@@ -97,7 +97,7 @@ def _ids(file: DataFile) -> _Ids:
 
 
 class _Judgements:
-    """Queries, documents and grades of a file of judgements, one after another."""
+    """Queries, documents and grades of a qrels file, as parallel arrays."""
 
     def __init__(self, file: DataFile) -> None:
         self.file = file
@@ -111,18 +111,19 @@ class _Judgements:
         self.queries, self.documents = np.asarray(queries), np.asarray(documents)
 
     def num_found(self, corpus: _Ids, queries: _Ids) -> int:
-        """Judgements whose query and document are both there."""
-        there = np.isin(self.queries, queries.hashes) & np.isin(self.documents, corpus.hashes)
-        return int(there.sum())
+        """Number of judgements whose query and document both exist."""
+        known = np.isin(self.queries, queries.hashes) & np.isin(self.documents, corpus.hashes)
+        return int(known.sum())
 
 
 def _fitting(
     judged: _Judgements, corpora: Mapping[str, _Ids], queries: Mapping[str, _Ids]
 ) -> list[tuple[_Ids, _Ids]]:
-    """The corpora and queries that judgements are about, by their names, then by their ids.
+    """The corpora and queries of a qrels file, chosen by name, then by id.
 
-    "qrels.dev" is about corpus.dev, or the one corpus; "de-en" about corpus.de and queries.en,
-    or the other way round; "qrels" alone about every corpus and the queries of the same name.
+    "qrels.dev" matches corpus.dev, or the only corpus; "de-en" matches corpus.de and queries.en,
+    or corpus.en and queries.de, whichever has more of the ids; "qrels" alone matches every corpus
+    with the queries of the same name.
     """
     named = set(re.split(r"[._-]", judged.file.stem))
     mine, asked = _named(corpora, named), _named(queries, named)
@@ -136,7 +137,7 @@ def _fitting(
 
 
 def _named(found: Mapping[str, _Ids], names: set[str]) -> Mapping[str, _Ids]:
-    """Those whose variant is among the names, or all."""
+    """The files whose variant is among the names, or all files."""
     return {v: ids for v, ids in found.items() if v and set(v.split()) <= names} or found
 
 

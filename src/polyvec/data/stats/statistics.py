@@ -1,8 +1,8 @@
-"""What a folder of data holds: rows, texts and their lengths, languages, labels, judgements.
+"""Statistics of a folder of data: rows, text lengths, languages, labels, judgements.
 
-The figures of a survey's table of data sets (queries, passages, labels, language), and those
-that warn: empty texts, texts that come twice, judged documents that are not there.
-Files are read row by row; of a text only its lengths and two hashes are kept.
+They include the columns of a survey's table of data sets (queries, passages, labels, language)
+and signs of defects: empty texts, duplicates, judged documents that do not exist. Files are read
+row by row; only the lengths and two hashes of each text are stored.
 """
 
 from array import array
@@ -20,10 +20,10 @@ from polyvec.data.stats.retrieval import RetrievalStats, retrieval_stats
 from polyvec.data.tasks.qrels import read_qrels
 from polyvec.errors import DataError
 
-MAX_FIELDS = 500  # of a file; what is inside values beyond that is not told apart
+MAX_FIELDS = 500  # per file; further nested fields are merged as "parent.*"
 TOKEN_BATCH = 1024
 
-Text = tuple[str, str]  # of which field, and the text itself
+Text = tuple[str, str]  # name of the field, text
 CountTokens = Callable[[list[str]], Sequence[int]]
 Progress = Callable[[str, int], None]  # file name, rows read since the last call
 PROGRESS_ROWS = 1000
@@ -31,7 +31,7 @@ PROGRESS_ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Smallest, median, mean, 95th percentile and largest of some numbers."""
+    """Minimum, median, mean, 95th percentile and maximum."""
 
     min: float
     median: float
@@ -50,11 +50,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class TextStats:
-    """A field of texts. Lengths and shares are of its texts that are not empty.
+    """A field of texts. Lengths and shares exclude empty texts.
 
-    `num_duplicates` texts have come before up to white space, `num_near_duplicates` up to
-    case and punctuation. `languages` has shares, guessed on a sample; `num_too_long` texts
-    have more `tokens` than the model reads.
+    `num_duplicates` texts equal an earlier one except for white space, `num_near_duplicates`
+    except for case and punctuation too. `languages` has shares estimated on a sample;
+    `num_too_long` texts have more `tokens` than the model's maximum length.
     """
 
     name: str
@@ -71,9 +71,9 @@ class TextStats:
 
 @dataclass(frozen=True, slots=True)
 class LabelStats:
-    """A field of repeated values: rows of each, the most frequent first.
+    """A field of repeated values with the number of rows of each, the most frequent first.
 
-    Empty `counts` mean that the values are too many to be counted one by one.
+    `counts` is empty if there are too many distinct values.
     """
 
     name: str
@@ -94,7 +94,7 @@ class NumberStats:
 
 @dataclass(frozen=True, slots=True)
 class FileStats:
-    """A file; `others` are the fields that hold ids, nothing, or values of other kinds."""
+    """A file; `others` are the fields with ids, without values, or with values of other types."""
 
     name: str
     num_rows: int
@@ -106,10 +106,10 @@ class FileStats:
 
 @dataclass(frozen=True, slots=True)
 class FolderStats:
-    """A folder's files, and each of its sets of judgements.
+    """A folder's files, and each of its qrels files.
 
-    `guess` says how languages were told: "language" or, by script alone, "script".
-    `unread` names the files of other kinds.
+    `guess` is "language" if languages were identified, and "script" if only scripts were.
+    `unread` lists the files of unknown types.
     """
 
     path: str
@@ -131,11 +131,11 @@ def folder_stats(
     max_tokens: int | None = None,
     progress: Progress = lambda name, rows: None,
 ) -> FolderStats:
-    """Figures of every data file in a folder and in its folders, or of one file.
+    """Statistics of every data file in a folder and its subfolders, or of one file.
 
-    `guess` is "language" or "script" (None: languages if they can be told); `count_tokens`
-    gives the tokens of each text, of which a model reads `max_tokens`.
-    Raises DataError naming file and line, and for a folder without texts.
+    `guess` is "language", "script" or None (languages if py3langid is installed). `count_tokens`
+    returns the number of tokens of each text, and `max_tokens` is the model's maximum length.
+    Raises DataError with file and line, and for a folder without texts.
     """
     files, unread = data_files(source)
     guess = guesser(guess)
@@ -152,8 +152,8 @@ def folder_stats(
     )
     if not stats.num_texts:
         names = {name for file in stats.files for name in _field_names(file)}
-        told = ", ".join(sorted(names)) or "none"
-        raise DataError(f"{source}: no field holds texts. Fields: {told}.")
+        fields = ", ".join(sorted(names)) or "none"
+        raise DataError(f"{source}: no field holds texts. Fields: {fields}.")
     return stats
 
 
@@ -163,7 +163,7 @@ def _field_names(file: FileStats) -> list[str]:
 
 
 def text_rows(file: DataFile, names: Sequence[str]) -> Iterator[tuple[int, dict, list[Text]]]:
-    """(line number, row, its texts in these fields but the empty ones) of each row."""
+    """(line number, row, non-empty texts in the named fields) of each row."""
     wanted = set(names)
     for number, row in read_rows(file):
         found = [(n, v) for n, v in leaves(row) if n in wanted and isinstance(v, str) and v.strip()]
@@ -190,10 +190,12 @@ def _read(file: DataFile, progress: Progress) -> tuple[dict[str, Field], int]:
             except UnicodeEncodeError as error:
                 raise DataError(
                     f"{file.path}:{number}: {name!r} has a lone surrogate at character "
-                    f"{error.start}, which is no text"
+                    f"{error.start}; it cannot be encoded as UTF-8"
                 ) from None
             except OverflowError:
-                raise DataError(f"{file.path}:{number}: {name!r} is beyond all numbers") from None
+                raise DataError(
+                    f"{file.path}:{number}: {name!r} is an integer too large for a float"
+                ) from None
     progress(file.name, num_rows % PROGRESS_ROWS)
     return fields, num_rows
 
@@ -201,7 +203,7 @@ def _read(file: DataFile, progress: Progress) -> tuple[dict[str, Field], int]:
 def _tokens(
     file: DataFile, fields: Mapping[str, Field], count: CountTokens
 ) -> dict[str, np.ndarray]:
-    """Token counts of each text of each field of texts: the file is read once more."""
+    """Token counts of each text in each text field; this reads the file a second time."""
     names = [name for name, field in fields.items() if field.kind == "text"]
     lengths = {name: array("Q") for name in names}
     waiting: dict[str, list[str]] = {name: [] for name in names}
