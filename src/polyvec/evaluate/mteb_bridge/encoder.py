@@ -106,11 +106,13 @@ class MtebEncoder:
 
     def similarity(self, a: Any, b: Any) -> Tensor:
         """The model's own similarity of each a with each b, [N, M]."""
-        return self.embedder.similarity(a, b)
+        scores: Tensor = self.embedder.similarity(a, b)
+        return scores
 
     def similarity_pairwise(self, a: Any, b: Any) -> Tensor:
         """The model's own similarity of row with row, [N]."""
-        return self.embedder.similarity_pairwise(a, b)
+        scores: Tensor = self.embedder.similarity_pairwise(a, b)
+        return scores
 
     def prompt_for(self, task: Any, prompt_type: str | PromptType | None = None) -> Choice:
         """The prompt that a task's texts get; "query", "document", or None without sides."""

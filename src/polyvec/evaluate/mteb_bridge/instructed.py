@@ -7,8 +7,11 @@ from polyvec.errors import DataError
 
 SIDES = "og", "changed"  # suffixes of mteb's ids: the original instruction, and the narrower one
 
+# Columns of the queries, qrels, and candidates (None: all documents).
+Instructed = tuple[dict[str, list[str]], dict[str, dict[str, int]], dict[str, list[str]] | None]
 
-def instructed(data: InstructionRetrievalSet) -> tuple[dict[str, list[str]], dict, dict | None]:
+
+def instructed(data: InstructionRetrievalSet) -> Instructed:
     """Columns of the queries, qrels and candidates (None: all documents), by mteb's query ids.
 
     FollowIR's metric needs "1-og" and "1-changed", InstructIR's "1_0", "1_1", ...: ids are

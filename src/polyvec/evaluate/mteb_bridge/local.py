@@ -84,7 +84,8 @@ def local_task(
         adapted_from=[adapted_from] if adapted_from else None,
     )
     cls = type(_label(name or data.name), (base,), {"metadata": metadata, "data": data})
-    return cls(seed=seed)
+    task: AbsTask = cls(seed=seed)
+    return task
 
 
 class _Local(AbsTask):
@@ -203,7 +204,13 @@ class _Summarization(_Local, AbsTaskSummarization):
 
 
 class _Ranking(_Local, AbsTaskRetrieval):
-    def _split(self, corpus: dict, queries: dict, qrels: dict, candidates: dict | None) -> Any:
+    def _split(
+        self,
+        corpus: Mapping[str, str],
+        queries: Mapping[str, Any],
+        qrels: Mapping[str, Mapping[str, int]],
+        candidates: Mapping[str, Sequence[str]] | None,
+    ) -> Any:
         split = {
             "corpus": _table(id=corpus.keys(), text=corpus.values()),
             "queries": _table(**queries),

@@ -100,7 +100,8 @@ def _predicted(
         # MTEB stops after 100 steps, converged or not.
         warnings.simplefilter("ignore", extra("sklearn.exceptions", "").ConvergenceWarning)
         fitted = model(max_iter=max_iter, random_state=seed).fit(train_NE, labels_N)
-    return fitted.predict(test_NE)
+    predicted_N: np.ndarray = fitted.predict(test_NE)
+    return predicted_N
 
 
 def _predictions(

@@ -61,7 +61,8 @@ def _scores(similarities_N: np.ndarray, labels_N: np.ndarray) -> dict[str, float
 def _ranks(values_N: np.ndarray) -> np.ndarray:
     """Ranks from 0 to 1; equal values have equal ranks."""
     _, place_N = np.unique(values_N, return_inverse=True)
-    return place_N / max(place_N.max(), 1)
+    ranks_N: np.ndarray = place_N / max(place_N.max(), 1)
+    return ranks_N
 
 
 def _ap(items: np.ndarray) -> float:

@@ -214,7 +214,10 @@ def groups(
 
 
 def candidates_of(
-    task: str, queries: Sequence[str], candidates: Mapping[str, Sequence[str]], corpus: Mapping
+    task: str,
+    queries: Sequence[str],
+    candidates: Mapping[str, Sequence[str]],
+    corpus: Mapping[str, str],
 ) -> tuple[list[list[str]], list[str]]:
     """Candidates of each query without duplicates, and those of all queries.
 
@@ -260,7 +263,9 @@ def _ideal(qrels: Sequence[Mapping[str, int]]) -> np.ndarray:
 
 def _discounted(grades_QK: np.ndarray) -> np.ndarray:
     """DCG with linear gain down to each rank, [Q, K]; negative grades gain 0."""
-    return (np.maximum(grades_QK, 0) / np.log2(np.arange(grades_QK.shape[1]) + 2)).cumsum(axis=1)
+    discount_K = np.log2(np.arange(grades_QK.shape[1]) + 2)
+    gained_QK: np.ndarray = (np.maximum(grades_QK, 0) / discount_K).cumsum(axis=1)
+    return gained_QK
 
 
 def _at(cumulative_QK: np.ndarray, k: int) -> np.ndarray:

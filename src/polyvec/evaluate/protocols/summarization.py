@@ -84,7 +84,7 @@ def _nearest(
     """
     human = torch.from_numpy(human_HE)
     found: dict[str, list[float]] = {"": [], "cosine_": [], "dot_": []}
-    for one in torch.from_numpy(machine_ME).split(1):
+    for one in torch.from_numpy(machine_ME)[:, None]:
         found[""].append(float(np.max(encoder.similarity(one.numpy(), human_HE))))
         for name in ("cosine", "dot"):
             found[f"{name}_"].append(similarity_matrix(one, human, name).max().item())

@@ -4,6 +4,7 @@ N texts, E vector dimensions.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -137,7 +138,7 @@ def varied(task: str, similarities: np.ndarray) -> None:
         )
 
 
-def equal_lengths(task: str, **sequences: Sequence) -> int:
+def equal_lengths(task: str, **sequences: Sequence[Any]) -> int:
     """The common length; DataError if lengths differ or are 0."""
     lengths = {name: len(sequence) for name, sequence in sequences.items()}
     if len(set(lengths.values())) > 1:
@@ -158,8 +159,10 @@ def _unit(vectors_NE: np.ndarray) -> np.ndarray:
     """The vectors scaled to length 1, [N, E]; nearly zero ones unchanged, as in scikit-learn."""
     norms_N = np.sqrt(_squared(vectors_NE))
     norms_N[norms_N < 10 * np.finfo(norms_N.dtype).eps] = 1
-    return vectors_NE / norms_N[:, None]
+    unit_NE: np.ndarray = vectors_NE / norms_N[:, None]
+    return unit_NE
 
 
 def _squared(vectors_NE: np.ndarray) -> np.ndarray:
-    return np.einsum("ne,ne->n", vectors_NE, vectors_NE)
+    squared_N: np.ndarray = np.einsum("ne,ne->n", vectors_NE, vectors_NE)
+    return squared_N
