@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,38 @@ def test_what_is_not_a_regular_file_is_not_overwritten(tmp_path):
         check_target(tmp_path / "gone" / "x")
 
 
+def test_a_folder_that_cannot_be_opened_can_be_written_to(tmp_path, monkeypatch):
+    """As on Windows, where os.open of any folder is a PermissionError."""
+    real = os.open
+
+    def as_on_windows(path, *arguments, **options):
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", as_on_windows)
+    with atomic_file(tmp_path / "x") as file:
+        file.write(b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_threads_create_files_with_the_rights_of_the_umask(tmp_path):
+    """The umask belongs to the process: code that changes it to read it fails here."""
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: _write(tmp_path / str(i)), range(400)))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
+def _write(path):
+    with atomic_file(path) as file:
+        file.write(b"x")
+    return path.with_suffix(".plain").touch()
+
+
 def test_text_files_are_utf8_whatever_the_locale(tmp_path, monkeypatch):
     monkeypatch.setattr("locale.getencoding", lambda: "ascii")
     with atomic_file(tmp_path / "x", "w") as file:
@@ -81,6 +114,7 @@ def test_a_folder_without_the_right_to_write_is_named(open_folder):
 import os, sys
 from polyvec.storage.files import atomic_file
 from polyvec.errors import DataError
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 if os.getuid() == 0:
     os.setuid(65534)

@@ -112,9 +112,10 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable: it is on disk only once its folder is."""
-    if os.name == "nt":
-        return  # Windows cannot open a folder, and NTFS logs renames itself
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # always on Windows, whose NTFS logs renames itself; elsewhere an unreadable folder
     try:
         os.fsync(handle)
     finally:
