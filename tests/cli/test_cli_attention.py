@@ -30,7 +30,7 @@ def test_an_untrained_conversion_warns_and_the_probe_speaks(run, causal):
 
 
 @pytest.mark.filterwarnings("ignore::polyvec.errors.UndeclaredPoolingWarning")
-def test_verbose_tells_a_causal_model(run, causal):
+def test_verbose_names_a_causal_model(run, causal):
     done = run("embed", *causal, "--verbose", stdin=b"a cat\n")
     assert "attention native; leak probe: causal in all 6 layers" in done.err
 

@@ -75,13 +75,13 @@ def test_help_into_a_broken_pipe_is_silent_or_one_line(shell):
 
 
 def test_a_full_standard_output_is_one_line(shell, one_line):
-    told = one_line(shell("polyvec recipes list > /dev/full"))
-    assert told == "polyvec: standard output: no space left on the device\n"
+    printed = one_line(shell("polyvec recipes list > /dev/full"))
+    assert printed == "polyvec: standard output: no space left on the device\n"
 
 
 def test_closed_streams(shell, one_line):
-    told = one_line(shell("polyvec embed <&-"))
-    assert told == "polyvec: no FILE, and standard input is closed\n"
+    printed = one_line(shell("polyvec embed <&-"))
+    assert printed == "polyvec: no FILE, and standard input is closed\n"
     assert one_line(shell("polyvec recipes list >&-")) == "polyvec: standard output is closed\n"
     silent = shell("polyvec embed gone.txt 2>&-")
     assert (silent.status, silent.out, silent.err) == (2, "", "")

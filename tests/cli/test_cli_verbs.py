@@ -118,7 +118,7 @@ def test_a_megabyte_on_a_line_and_windows_line_ends(run, model, tiny):
 
 
 @pytest.mark.filterwarnings("default::polyvec.errors.TruncationWarning")
-def test_cut_texts_are_told_in_one_line(run, model, one_line):
+def test_truncated_texts_are_counted_in_one_line(run, model, one_line):
     done = run("embed", *model, stdin=b"word " * 100)
     assert "polyvec: warning: 1 of 1 texts were longer than the model's 64 tokens" in one_line(
         done, status=0
@@ -182,9 +182,9 @@ def test_index_then_search(run, model, tiny, tmp_path):
     folder = tmp_path / "index"
     done = run("index", folder, *model, stdin=b"a cat\na dog\na boat\n")
     assert (done.status, done.out) == (0, "")
-    told = done.err.splitlines()
-    assert told[0] == f"{folder}: 3 texts, 3 newly embedded"
-    assert told[1] == f"next: polyvec search {folder} 'your question'"
+    printed = done.err.splitlines()
+    assert printed[0] == f"{folder}: 3 texts, 3 newly embedded"
+    assert printed[1] == f"next: polyvec search {folder} 'your question'"
     again = run("index", folder, *model, stdin=b"a cat\na dog\na bird\n")
     assert "3 texts, 1 newly embedded" in again.err
     # The model is the one that the index names.
@@ -226,16 +226,16 @@ def test_search_says_what_is_wrong(run, model, tmp_path, one_line, minilm_folder
     for query in ("", " \n"):
         assert "the query is empty" in one_line(run("search", folder, query))
     assert "'0' is not a positive integer" in one_line(run("search", folder, "a", "-k", 0))
-    told = one_line(run("search", folder, "a", "--model", minilm_folder))
-    assert "built with another model" in told
+    printed = one_line(run("search", folder, "a", "--model", minilm_folder))
+    assert "built with another model" in printed
     (folder / "manifest.json").write_text("{")
     assert "manifest.json: damaged" in one_line(run("search", folder, "a"))
 
 
 def test_index_says_what_is_wrong(run, model, tmp_path, one_line):
     (tmp_path / "x.jsonl").write_text('{"id": 1, "text": "a"}\n{"id": "1", "text": "b"}\n')
-    told = one_line(run("index", tmp_path / "index", tmp_path / "x.jsonl", *model))
-    assert "duplicate id '1' (texts 1 and 2)" in told
+    printed = one_line(run("index", tmp_path / "index", tmp_path / "x.jsonl", *model))
+    assert "duplicate id '1' (texts 1 and 2)" in printed
     assert not (tmp_path / "index").exists()
     assert "contains other files and no index" in one_line(run("index", tmp_path, *model))
 
@@ -293,8 +293,8 @@ def test_recipes_are_listed_whole_and_shown(run, one_line):
     assert {len(row) for row in listed} == {5}
     shown = run("recipes", "show", "all-minilm")
     assert "[embedder]" in shown.out
-    told = one_line(run("recipes", "show", "all-minlm"))
-    assert "recipe 'all-minlm' is not known. Did you mean 'all-minilm'?" in told
+    printed = one_line(run("recipes", "show", "all-minlm"))
+    assert "recipe 'all-minlm' is not known. Did you mean 'all-minilm'?" in printed
 
 
 RECIPE = """
@@ -371,8 +371,8 @@ def test_a_mistake_is_one_line(run, model, one_line, tmp_path, monkeypatch, argu
 
 def test_a_flaw_late_in_the_input_leaves_nothing(run, model, one_line, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n' * 10_000 + "no\n")
-    told = one_line(run("embed", tmp_path / "bad.jsonl", *model, "-o", tmp_path / "x.npy"))
-    assert "bad.jsonl:10001: not JSON" in told
+    printed = one_line(run("embed", tmp_path / "bad.jsonl", *model, "-o", tmp_path / "x.npy"))
+    assert "bad.jsonl:10001: not JSON" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 

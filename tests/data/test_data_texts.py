@@ -197,7 +197,7 @@ def test_a_column_of_plain_lines_is_an_error(tmp_path):
             read_texts(source, column="text")
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_a_missing_file_and_a_folder_have_messages_of_their_own(tmp_path):
     with pytest.raises(DataError, match=r"gone\.txt: no such file"):
         read_texts(tmp_path / "gone.txt")
     with pytest.raises(DataError, match="is a directory, not a file"):
