@@ -62,3 +62,19 @@ def test_what_is_not_paired_is_refused():
         compare(np.zeros(3), np.zeros(4))
     with pytest.raises(InputError, match="1 items"):
         compare(np.zeros(1), np.zeros(1))
+
+
+def test_a_permutation_of_few_items_is_exact():
+    """All 8 swaps of 3 items: only two of them give a mean difference as large."""
+    found = compare(np.zeros(3), np.array([1.0, 2.0, 4.0]))
+    assert (found.difference, found.p_value) == (pytest.approx(7 / 3), 2 / 8)
+
+
+@pytest.mark.filterwarnings("error:The BCa")
+def test_samples_without_a_score_are_left_out_of_the_interval():
+    """With two gold scores, some samples have only one: no correlation."""
+    gold = np.array([0.0, 0, 0, 0, 1])
+    draw = np.random.default_rng(6)
+    a, b = (np.stack([draw.random(5), gold], axis=1) for _ in range(2))
+    found = compare(a, b, spearman, num_samples=200)
+    assert np.isfinite([found.low, found.high]).all() and found.low <= found.high
