@@ -15,9 +15,10 @@ from polyvec import Embedder
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.compose import compose
 from polyvec.embed.inputs.prompts import PromptTable
-from polyvec.embed.inputs.tokens import TextTokenizer
+from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.settings import EmbedderSettings
+from polyvec.errors import ModelError
 
 WORDS = (*("the", "a", "cat", "dog", "sat", "on", "mat"), *("nobody", "looks", "very", "long"))
 NUM_THREADS = 8
@@ -194,3 +195,25 @@ def test_encoding_restores_the_mode_of_each_module():
     frozen = model.backbone.model.get_input_embeddings().eval()
     model.encode(["a cat"])
     assert model.training and model.backbone.model.training and not frozen.training
+
+
+def test_two_threads_may_both_show_a_bar(capsys):
+    model = build("plain")
+    jobs = batches()
+    expected = [model.encode(texts) for texts in jobs]
+    show = lambda texts: model.encode(texts, show_progress_bar=True)  # noqa: E731
+    for found, vectors in zip(in_threads(show, jobs), expected, strict=True):
+        assert_array_equal(found, vectors)
+
+
+@pytest.mark.parametrize("name", ["masks by hooks", "token prepending"])
+def test_layer_hooks_refuse_gradient_checkpointing(name):
+    """The layers computed again in the backward pass would miss their masks, without an error."""
+    model = build(name)
+    (tokens,) = model.tokenize(["a cat"])
+    batch = TokenBatch.of([0], tokens)
+    model.backbone.model.activation_checkpointing_enable()
+    with torch.no_grad():
+        model.train()(batch)
+    with pytest.raises(ModelError, match="gradient checkpointing would lose"):
+        model(batch)
