@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine with Python 3.11+: make demo, make test.
 PYTHON ?= python3
-# Test processes at a time. Each runs torch on one thread, which on two cores is faster than one
-# process with two threads: most tests are too small to share.
+# Test processes at a time. Each runs torch on one thread: with more threads than cores, every
+# operation waits for the slowest (three times as long, docs/log.md).
 WORKERS ?= 2
 # The pins apply to the packages that build ours, too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt

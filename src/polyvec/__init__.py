@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Name by module; __getattr__ imports the module when the name is first used.
 _HOMES = {
     "Calibration": "polyvec.embed.projection.quantization",
     "Embedder": "polyvec.embed.embedder",
@@ -49,7 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'polyvec' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
+    globals()[name] = value  # so that __getattr__ is not called again
     return value
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from polyvec import __version__
 from polyvec.errors import InputError, PolyvecError
@@ -138,5 +138,12 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _one_line_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     print("polyvec: warning: " + " ".join(str(message).split()), file=sys.stderr)

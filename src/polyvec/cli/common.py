@@ -125,7 +125,8 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
             f"no single vectors; use polyvec evaluate, or a recipe of its own: "
             f"{', '.join(fused.members)}"
         )
-    return recipe.build(options.scale or "full")
+    embedder: Embedder = recipe.build(options.scale or "full")
+    return embedder
 
 
 def model_name(options: argparse.Namespace) -> str:

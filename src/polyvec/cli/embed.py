@@ -7,11 +7,19 @@ example: echo 'a cat' | polyvec embed --truncate-dim 4
 """
 
 import argparse
+import contextlib
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from polyvec.cli import common
 from polyvec.errors import InputError
+
+if TYPE_CHECKING:
+    from polyvec.data.texts import Record
+    from polyvec.storage.vector_files import Write
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +58,7 @@ def _check_not_input(options: argparse.Namespace) -> None:
         raise InputError(f"{output}: input and output are the same file; not overwritten")
 
 
-def _write(options: argparse.Namespace, records) -> None:
+def _write(options: argparse.Namespace, records: "Iterator[Record]") -> None:
     """Embed in windows; only one window of texts is in memory."""
     from polyvec.interfaces import EncodeReport, RunOptions
     from polyvec.storage.vector_files import vector_file
@@ -58,7 +66,7 @@ def _write(options: argparse.Namespace, records) -> None:
     embedder = common.load_model(options)
     report = EncodeReport()
     ids: list[str] = []
-    finish = {
+    finish: dict[str, Any] = {
         "precision": options.precision,
         "truncate_dim": options.truncate_dim,
         "normalize_embeddings": options.normalize,
@@ -84,26 +92,25 @@ def _write(options: argparse.Namespace, records) -> None:
         print(f"{options.output}: {shape}, {options.precision}", file=sys.stderr)
 
 
-def _peek(records):
+def _peek(records: "Iterator[Record]") -> "Iterator[Record]":
     """Read the first record before weights load, so that a wrong file fails at once."""
-    import itertools
-
-    records = iter(records)
     first = next(records, None)
     return itertools.chain([] if first is None else [first], records)
 
 
-def _texts(records, ids: list[str]):
+def _texts(records: "Iterator[Record]", ids: list[str]) -> Iterator[str]:
+    """The texts, one by one; each id is appended to `ids`, from which the writer takes it."""
     for record in records:
         ids.append(record.id)
         yield record.text
 
 
-class _stdout:
-    def __enter__(self):
-        from polyvec.storage.vector_files import jsonl_lines
+@contextlib.contextmanager
+def _stdout() -> "Iterator[Write]":
+    """Write vectors as JSON lines to standard output; flush even after an error."""
+    from polyvec.storage.vector_files import jsonl_lines
 
-        return lambda ids, vectors: sys.stdout.writelines(jsonl_lines(ids, vectors))
-
-    def __exit__(self, *error) -> None:
+    try:
+        yield lambda ids, vectors: sys.stdout.writelines(jsonl_lines(ids, vectors))
+    finally:
         sys.stdout.flush()

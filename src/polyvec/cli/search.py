@@ -5,9 +5,14 @@ example: polyvec search /tmp/pets kitten --top-k 1
 
 import argparse
 import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from polyvec.cli import common
 from polyvec.errors import InputError
+
+if TYPE_CHECKING:
+    from polyvec.index.store import Hit
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +47,10 @@ def run(options: argparse.Namespace) -> None:
             show(hits)
 
 
-def show(hits) -> None:
+def show(hits: "Iterable[Hit]") -> None:
     """Print score, id and first line of each hit."""
     for hit in hits:
+        # Texts of docstrings begin with their id, which is printed already.
         words = hit.text.removeprefix(f"{hit.id}: ")
         text = next((line for line in words.splitlines() if line.strip()), "")
         print(f"  {hit.score:.3f}  {_visible(hit.id)}  {_visible(text[:100])}")

@@ -167,7 +167,10 @@ READERS = {"jsonl": read_jsonl, "csv": _csv, "parquet": _parquet}
 
 
 def _records(
-    path: Path, rows: Iterator[tuple[int, dict]], column: str | None, id_column: str | None
+    path: Path,
+    rows: Iterator[tuple[int, dict[str, Any]]],
+    column: str | None,
+    id_column: str | None,
 ) -> Iterator[Record]:
     for place, (number, row) in enumerate(rows):
         where = f"{path}:{number}"
@@ -177,7 +180,7 @@ def _records(
         yield Record(_id(where, row, id_column, place), text)
 
 
-def _id(where: str, row: dict, id_column: str | None, place: int) -> str:
+def _id(where: str, row: dict[str, Any], id_column: str | None, place: int) -> str:
     if id_column:
         key: str | None = _choose(where, row, id_column, (), "id")
     else:
@@ -185,7 +188,9 @@ def _id(where: str, row: dict, id_column: str | None, place: int) -> str:
     return str(place) if key is None else str(_value(where, row, key, (str, int, float)))
 
 
-def _choose(where: str, row: dict, wanted: str | None, defaults: tuple[str, ...], what: str) -> str:
+def _choose(
+    where: str, row: dict[str, Any], wanted: str | None, defaults: tuple[str, ...], what: str
+) -> str:
     names = (wanted,) if wanted else defaults
     found = next((name for name in names if name in row), None)
     if found is None:
@@ -195,7 +200,7 @@ def _choose(where: str, row: dict, wanted: str | None, defaults: tuple[str, ...]
     return found
 
 
-def _value(where: str, row: dict, key: str, kinds: type | tuple[type, ...]) -> Any:
+def _value(where: str, row: dict[str, Any], key: str, kinds: type | tuple[type, ...]) -> Any:
     """The row's value, checked to be of these types and to be encodable as UTF-8."""
     value = row[key]
     if not isinstance(value, kinds) or isinstance(value, bool):
