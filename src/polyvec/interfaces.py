@@ -268,6 +268,11 @@ class TextEncoder(abc.ABC):
         return text, prompt_name, role
 
     @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens that are read; None if there is no limit, or if it is not known."""
+        return None
+
+    @property
     def num_parameters(self) -> int | None:
         """Numbers in its weights, if it has weights here."""
         return None

@@ -145,7 +145,10 @@ def test_the_encoder_is_one_and_its_similarity_the_models_own(tiny):
     a = dot.encode(TEXTS[:3])
     assert_allclose(encoder.similarity(a, a), a @ a.T, rtol=1e-5)
     assert_allclose(encoder.similarity_pairwise(a, a), (a * a).sum(1), rtol=1e-5)
-    assert encoder.mteb_model_meta.similarity_fn_name.value == "dot"
+    meta = encoder.mteb_model_meta
+    assert meta.similarity_fn_name.value == "dot"
+    assert (meta.max_tokens, meta.embed_dim) == (tiny.max_seq_length, len(a[0]))
+    assert meta.n_parameters == sum(each.numel() for each in tiny.parameters()) > 0
 
 
 def test_options_that_mtebs_cache_would_not_see_are_refused(tiny):

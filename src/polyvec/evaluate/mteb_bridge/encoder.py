@@ -129,7 +129,7 @@ class MtebEncoder:
                 "name": self.name,
                 "revision": self.revision,
                 "n_parameters": embedder.num_parameters,
-                "max_tokens": embedder.settings().get("max_seq_length"),
+                "max_tokens": embedder.max_seq_length,
                 "embed_dim": embedder.get_embedding_dimension(),
                 "similarity_fn_name": ScoringFunction(embedder.similarity_fn_name),
                 "use_instructions": slots or any(embedder.prompts.values()),
