@@ -152,8 +152,8 @@ def folder_stats(
     )
     if not stats.num_texts:
         names = {name for file in stats.files for name in _field_names(file)}
-        fields = ", ".join(sorted(names)) or "none"
-        raise DataError(f"{source}: no field holds texts. Fields: {fields}.")
+        shown = ", ".join(sorted(names)) or "none"
+        raise DataError(f"{source}: no field holds texts. Fields: {shown}.")
     return stats
 
 
