@@ -120,6 +120,7 @@ def all_sections() -> Mapping[str, Section[Any]]:
 
 @functools.cache
 def _import_sections() -> None:
+    # A scan instead of a list, so that a new room needs no change here.
     for room in pkgutil.iter_modules(polyvec.__path__):
         # By file: asking the import system for the spec would import the room, and torch.
         files = (Path(root) / room.name / "sections.py" for root in polyvec.__path__)
@@ -136,7 +137,7 @@ class Recipe:
 
     path: Path
     present: frozenset[str]
-    values: Mapping[str, Mapping[str, Any]]  # by scale, then by section
+    values: Mapping[str, Mapping[str, Any]]  # by scale, then by name of section
 
     @property
     def key(self) -> str:
@@ -228,6 +229,7 @@ def read_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
     for name in raw:
         if name not in sections:
             raise SettingsError(f"{path}: section [{name}] is not known.{known(name, sections)}")
+    # All scales are read now: a mistake in [embedder.nano] must not wait for a run at nano.
     values = {
         scale: {name: section.value(raw, scale, path) for name, section in sections.items()}
         for scale in SCALES

@@ -84,6 +84,7 @@ class Registry(Mapping[str, P], Generic[P]):
 
         def add(part: P) -> P:
             self._check_kind(part, f"{self.kind} {name!r}")
+            # Registering the same part again under its name changes nothing.
             if self._parts.setdefault(name, part) is not part:
                 raise SettingsError(f"{self.kind} {name!r} is already registered")
             return part
@@ -156,6 +157,7 @@ def arguments(part: Callable[..., Any]) -> list[Argument]:
     """The settings of a part, read from its signature; *args and **kwargs are none."""
     target = part.__init__ if inspect.isclass(part) else part
     try:
+        # include_extras keeps Annotated, in which facts are declared.
         hints = typing.get_type_hints(target, include_extras=True)
     except NameError as error:  # a name that is imported for type checkers only
         raise SettingsError(f"{part.__module__}: cannot read the type hints: {error}") from None
@@ -182,6 +184,7 @@ def check_settings(
     """
     takes = arguments(part)
     hints = {each.name: each.hint for each in takes}
+    # The setting behind a fact, such as `tokens` of `token_ids`, is not an argument.
     hints |= {each.fact.of: Sequence[str] for each in takes if each.fact and each.fact.of}
     for key in settings:
         if key not in hints:
@@ -215,6 +218,7 @@ def build(
         fact = argument.fact
         if fact is None:
             continue
+        # Popped: the part takes what the fact makes of this setting, not the setting.
         source = given.pop(fact.of, None) if fact.of else None
         other = fact.when is not None and given.get(fact.when[0]) != fact.when[1]
         if argument.name in given or other or (fact.of and source is None):

@@ -54,6 +54,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     Knows str, bool, int, float, None, Any, Literal, unions, tuple, Sequence, list and Mapping.
     Raises SettingsError that says where, what came and what was expected.
     """
+    # The first type of a union that fits: write `int | float`, not `float | int`.
     for option in _options(hint):
         found = _fitted(value, option, where)
         if found is not _MISFIT:

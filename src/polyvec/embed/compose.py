@@ -87,6 +87,7 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
         projections = parts.build_projections(settings.projections, size)
 
     kind = transformer_kind(needs | ({"lm_head"} if settings.variants else set()))
+    # Whatever can be refused without weights has been refused above.
     whole = load_transformer(root, kind=kind)
     if settings.num_layers is not None:
         keep_layers(whole.base_model if kind == "lm" else whole, settings.num_layers)
@@ -99,6 +100,7 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
         lm=whole if kind == "lm" else None,
         prepending=_prepending(settings, tokenizer),
     )
+    # The limit of the position table is known only from the model.
     text_tokenizer.max_length = settings.max_length or _declared_length(tokenizer, backbone)
     embedder = Embedder(
         backbone,
@@ -135,6 +137,7 @@ def add_rows(model: Any, tokenizer: Any, new: list[str]) -> None:
         return
     rows, size = model.get_input_embeddings().weight.shape
     if len(tokenizer) > rows:
+        # mean_resizing draws from the global generator; the rows are filled below.
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     weight = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(0)

@@ -53,6 +53,7 @@ def check_pooling(names: str | Sequence[str], settings: Mapping[str, Any], *, wh
     module = pooling_class(names, where=where)
     name = names if isinstance(names, str) else names[0]
     if module is not None:
+        # A misspelt side output would only fail in the first forward pass.
         for need in module.needs:
             one_of(f"{where} pooling {names!r}: side output", need, SIDE_OUTPUTS)
         POOLING_MODULES.check(name, settings, where=where)

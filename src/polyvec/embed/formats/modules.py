@@ -99,6 +99,7 @@ def _read_own(kind: str, folder: Path, declared: Declared, trusted: bool) -> Non
             _find(name, POOLINGS, folder, trusted)
         declared.pooling, declared.pool_prompt = names, bool(config.get("include_prompt", True))
         return
+    # One table: modules.json does not say whether a part is a pooling or a projection.
     every: Registry[type[nn.Module]] = Registry(
         "part",
         {**POOLING_MODULES, **PROJECTIONS},
@@ -147,6 +148,7 @@ def _read_pooling(folder: Path, declared: Declared) -> None:
     for key in config:
         if key not in flags and key not in other:
             raise ModelError(f"{path}: key {key!r} is not known.{known(key, [*flags, *other])}")
+    # Several flags mean concatenation, in the order of POOLING_FLAGS.
     by_flag = tuple(name for flag, name in flags.items() if config.get(flag))
     mode = config.get("pooling_mode", ())
     mode = (mode,) if isinstance(mode, str) else tuple(mode)
@@ -214,6 +216,7 @@ MODULES: dict[str, Callable[[Path, Declared], None]] = {
 def _with_weights(module: Any, folder: Path) -> Any:
     path = folder / "model.safetensors"
     if not path.is_file():
+        # Unpickling runs code, so only safetensors files are read.
         pickled = "; pytorch_model.bin can run code and is not read, convert it"
         raise ModelError(f"{path} is missing{pickled if any(folder.glob('*.bin')) else ''}")
     try:

@@ -77,6 +77,7 @@ def read_parts(
     stored = read_json(folder / "config_sentence_transformers.json", {})
     bert = read_json(root / "sentence_bert_config.json", {})
     own = read_json(folder / POLYVEC_FILE, {})
+    # Before anything is loaded: names, and settings that the pooling requires.
     if pooling is not None:
         check_pooling(pooling, {}, where=WHERE)
     kind = "body"
@@ -101,7 +102,7 @@ def read_parts(
     model = model.to(device or best_device())
     backbone = Backbone(
         model.base_model if kind == "lm" else model,
-        tokenizer.pad_token_id or 0,
+        tokenizer.pad_token_id or 0,  # masks come from lengths, so any id will do
         attention=_attention(folder, model, own, attention),
         layout=layout,
         lm=model if kind == "lm" else None,
@@ -122,6 +123,7 @@ def read_parts(
         layers=declared.layers,
         projections=tuple(declared.projections),
         prompts=PromptTable(
+            # An empty mapping removes the stored prompts.
             prompts if prompts is not None else stored.get("prompts") or {},
             default_prompt_name or stored.get("default_prompt_name"),
         ),
@@ -187,6 +189,7 @@ def _max_length(
 ) -> int | None:
     """The declared length, at most the size of the position table."""
     declared = asked or bert.get("max_seq_length") or tokenizer.model_max_length
+    # transformers writes 1e30 for "no limit".
     declared = None if declared is None or declared > NO_LIMIT else int(declared)
     limit = backbone.max_positions
     if declared is None or limit is None or declared <= limit:

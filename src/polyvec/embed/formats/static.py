@@ -77,6 +77,7 @@ def read_static(folder: Path) -> tuple[StaticTable, PreTrainedTokenizerFast]:
         raise ModelError(
             f"{folder}: {len(rows_VD)} rows for {backend.get_vocab_size()} tokens of the tokenizer"
         )
+    # The file's own post-processor may add [CLS] and [SEP].
     backend.post_processor = processors.Sequence([])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     return StaticTable(rows_VD).eval(), tokenizer

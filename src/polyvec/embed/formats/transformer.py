@@ -102,11 +102,13 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
     """Drop the layers after the first `count`; the final norm stays (L3Prune, arXiv:2410.14578)."""
     config = model.config.get_text_config()
     total = config.num_hidden_layers
+    # The list of layers has no common name across families; its length identifies it.
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == total:
                 setattr(parent, name, child[:count])
                 config.num_hidden_layers = count
+                # transformers checks that there is a type for each layer.
                 if getattr(config, "layer_types", None):
                     config.layer_types = config.layer_types[:count]
                 return

@@ -34,7 +34,9 @@ class Attention(nn.Module):
         self.to_value = nn.Linear(size, inner, bias=False)
         self.to_out = nn.Linear(inner, size, bias=False)
 
-    def forward(self, queries_BQD: Tensor, keys_BSD: Tensor, mask_BS: Tensor | None = None):
+    def forward(
+        self, queries_BQD: Tensor, keys_BSD: Tensor, mask_BS: Tensor | None = None
+    ) -> Tensor:
         query, key, value = (
             linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for linear, x in (
@@ -53,7 +55,7 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.up = nn.Linear(size, 8 * size)
+        self.up = nn.Linear(size, 8 * size)  # value and gate, 4 * size each
         self.down = nn.Linear(4 * size, size)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -92,6 +94,7 @@ class LatentAttention(PoolingModule):
         keys_1ND = self.norm_latents(self.latents_ND)[None]
         tokens_1TD = tokens_1TD + self.attention(self.norm_states(tokens_1TD), keys_1ND)
         tokens_1TD = tokens_1TD + self.feed(self.norm_feed(tokens_1TD))
+        # index_put, not assignment in place: gradients flow through it.
         empty_BTD = tokens_1TD.new_zeros(states.last_BTD.shape)
         return mean(empty_BTD.index_put((pooling_mask_BT,), tokens_1TD[0]), pooling_mask_BT)
 
@@ -126,11 +129,12 @@ class TrainablePooling(PoolingModule):
         self.num_latents, self.num_heads = num_latents, num_heads
         self.head_size = head_size or _head_size("TrainablePooling", hidden_size, num_heads)
         self.over, self.num_layers, self.layer_pooling = over, num_layers, layer_pooling
+        # On the instance: only all_layers makes the backbone return them.
         self.needs = self._needed()
         self.queries_ND = nn.Parameter(torch.randn(num_latents, hidden_size))
         self.norm_keys, self.norm_queries = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
         if num_layers:
-            # The name is stored in saved models, where K are the layers L.
+            # The name is stored in saved models; K are the layers L.
             self.layers_KD = nn.Parameter(0.02 * torch.randn(num_layers, hidden_size))
         self.attention = Attention(hidden_size, num_heads, self.head_size)
         self.norm_feed, self.feed = nn.LayerNorm(hidden_size), GatedFeedForward(hidden_size)

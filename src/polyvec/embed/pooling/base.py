@@ -36,6 +36,7 @@ class PoolingModule(Part):
         raise NotImplementedError
 
     def _check(self, states: States) -> None:
+        # Broadcasting would turn a mask of another batch into wrong vectors without an error.
         name, size = type(self).__name__, states.last_BTD.shape
         for output in sorted(self.needs):
             value = getattr(states, output)

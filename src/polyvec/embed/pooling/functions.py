@@ -54,11 +54,13 @@ def max_(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None =
 
 def first(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
     """State of the first pooled token: [CLS] in BERT-like encoders."""
+    # argmax returns the first of equal values.
     return states_BTD[_rows(states_BTD), mask_BT.int().argmax(dim=1)]
 
 
 def last(states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
     """State of the last pooled token, for causal models (Wang et al. 2024, arXiv:2401.00368)."""
+    # From 1, so that a pooled token at position 0 exceeds the zeros of padding.
     place_T = torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
     return states_BTD[_rows(states_BTD), (place_T * mask_BT).argmax(dim=1)]
 

@@ -83,7 +83,7 @@ class MaskToken(PoolingModule):
                 f"MaskToken: text {text} of the batch has token {self.token_id} "
                 f"{int(counts_B[text])} times, expected once"
             )
-        return states.last_BTD[found_BT]
+        return states.last_BTD[found_BT]  # one per text, so B rows in order
 
 
 class SpecialMean(PoolingModule):
@@ -216,6 +216,7 @@ class ReBA(PoolingModule):
         strongest = None
         for layer_BHTT in states.attentions or ():
             both_BHTT = (wide(layer_BHTT) + wide(layer_BHTT).mT) / 2
+            # Layer by layer: all layers in one tensor would not fit for long texts.
             both_BTT = both_BHTT.amax(dim=1)
             strongest = both_BTT if strongest is None else torch.maximum(strongest, both_BTT)
         if strongest is None or strongest.shape != pairs_BTT.shape:

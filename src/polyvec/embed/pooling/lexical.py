@@ -78,6 +78,7 @@ class Lexical(PoolingModule):
     def _tokens(self, states: States, lm_head: Head) -> Tensor:
         read_BT = states.pooling_mask_BT.bool()
         if self.skip_first:
+            # By count of real tokens, not by index 0, for padding on the left.
             read_BT = read_BT & (states.attention_mask_BT.long().cumsum(dim=1) > 1)
         texts = zip(states.last_BTD, read_BT, strict=True)
         return torch.stack([self._text(text_TD[read_L], lm_head) for text_TD, read_L in texts])

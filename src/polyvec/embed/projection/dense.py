@@ -33,6 +33,7 @@ class Dense(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.use_residual = use_residual
         if use_residual and in_features != out_features:
+            # The name and the missing bias are those of sentence-transformers.
             self.residual = nn.Linear(in_features, out_features, bias=False)
 
     def forward(self, vectors_BD: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Fitted(Part):
         super().__init__()
         self.in_features = in_features
         self.out_features = in_features if out_features is None else out_features
+        # A buffer, so that "fitted" is saved with the weights.
         self.register_buffer("num_texts", torch.zeros((), dtype=torch.long))
 
     @property
@@ -230,9 +231,11 @@ def principal(where: str, sample_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
             f"{where}.fit: {k} directions need more than {k} vectors, got {len(sample_ND)}"
         )
     variances_D, directions_DD = torch.linalg.eigh(_covariance(sample_ND))
+    # eigh sorts by ascending variance, and the sign of an eigenvector is arbitrary.
     directions_DE = directions_DD[:, -k:].flip(1)
     places_E = directions_DE.abs().argmax(dim=0, keepdim=True)
     signs_E = directions_DE.gather(0, places_E).sign()
+    # Rounding can give a variance slightly below 0.
     return directions_DE * signs_E, variances_D[-k:].flip(0).clamp(min=0)
 
 

@@ -77,6 +77,7 @@ def quantize(
         return vectors_BE.astype(np.float32, copy=False)
     if precision in ("binary", "ubinary"):
         bits = np.packbits(vectors_BE > 0, axis=-1)
+        # int8 has the same bits minus 128, as sentence-transformers stores them.
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     low_E, step_E = _steps(vectors_BE.shape[-1], precision, calibration)
     levels = np.clip(np.floor((vectors_BE - low_E) / step_E), 0, 255)
@@ -104,6 +105,7 @@ def dequantize(
         return np.unpackbits(raw, axis=-1, count=dim).astype(np.float32) * 2 - 1
     low_E, step_E = _steps(vectors_BE.shape[-1], precision, calibration)
     levels = vectors_BE.astype(np.float32) + (128 if precision == "int8" else 0)
+    # The middle of a step halves the largest error.
     return (low_E + (levels + 0.5) * step_E).astype(np.float32)
 
 
@@ -122,4 +124,5 @@ def _steps(
         )
     low_E, high_E = calibration.ranges_2E.astype(np.float32)
     step_E = (high_E - low_E) / 255
+    # A constant dimension has step 0, which would divide by zero.
     return low_E, np.where(step_E == 0, 1, step_E)

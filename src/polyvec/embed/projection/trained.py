@@ -190,6 +190,7 @@ class _FlowBlock(nn.Module):
         super().__init__()
         self.size = len(order_D)
         self.num_kept = self.size // 2
+        # Saved, since torch.randperm may differ between versions.
         self.register_buffer("order_D", order_D)
         self.log_scale_D = nn.Parameter(torch.zeros(self.size))
         self.shift_D = nn.Parameter(torch.zeros(self.size))
