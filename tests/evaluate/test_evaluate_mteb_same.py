@@ -202,8 +202,11 @@ def short(minilm_folder) -> Embedder:
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
-def test_mteb_and_our_path_find_the_same(make, short, shared_data):
+def test_mteb_and_our_path_find_the_same(make, short, minilm_folder, shared_data):
     data = make(shared_data)
+    if make in (sts, pairs, summaries):
+        # Texts that are equal once truncated tie, and rounding would order them: read more.
+        short = Embedder.from_pretrained(minilm_folder, max_seq_length=96)
     task = local_task(data)
     options = {}
     if make is clustering:  # mteb's 16,384 draws take minutes

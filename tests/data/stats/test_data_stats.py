@@ -211,7 +211,7 @@ def test_one_file_alone(tmp_path):
         ({"x_dot_jsonl": '{"text": "a \\ud800 b"}\n'}, "x.jsonl:1: 'text' has a lone surrogate"),
         (
             {"x_dot_jsonl": '{"n": 1' + "0" * 400 + "}\n"},
-            "x.jsonl:1: 'n' is an integer too large for a float",
+            "x.jsonl:1: 'n' is an integer too large",
         ),
         ({"x_dot_jsonl": '{"label": "cat"}\n'}, "no field holds texts. Fields: label."),
         ({"x_dot_jsonl": ""}, "no field holds texts. Fields: none."),
