@@ -2,8 +2,8 @@
 
 Both in float32, the same weights and texts of mixed length, in alternating runs within one
 process; figures are medians. The texts are the longer docstrings of the Python installation,
-cut to log-uniform lengths of 8 to 256 words. CPU-seconds stand beside wall time, because
-wall time lies on a shared machine.
+cut to log-uniform lengths of 8 to 256 words. CPU time is reported beside wall time,
+which is unreliable on a shared machine.
 
     python benchmarks/encode_cpu.py             # about 4 minutes on two quiet cores
 """
@@ -35,7 +35,7 @@ def mixed_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def matmul_rate(model: Embedder, tokens: int = 2048) -> float:
-    """GFLOP/s of the model's own largest matrix product on this machine now, best of several."""
+    """GFLOP/s of the model's own largest matrix product on this machine; the best of 20 runs."""
     width, inner = model.backbone.hidden_size, model.backbone.model.config.intermediate_size
     a, b = torch.randn(tokens, width), torch.randn(inner, width)
     best = float("inf")
@@ -55,7 +55,7 @@ def useful_flop(model: Embedder, lengths: list[int]) -> float:
 
 
 def peer_padding(lengths: list[int], texts: list[str], batch_size: int = 32) -> float:
-    """Padded over real tokens of the peer: sorted by characters, batches of 32."""
+    """Ratio of padded to real tokens of the peer, which sorts by characters into batches of 32."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)

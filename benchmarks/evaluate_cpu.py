@@ -2,9 +2,9 @@
 
     python benchmarks/evaluate_cpu.py --data DATA             (about 10 minutes, two cores)
 
-Each set is encoded alone (every text that the protocol asks for, one call a role) and evaluated
-without kept vectors, in turn, the one first that was second before. The ratio is that of the sums,
-by wall and by CPU time; reading the files is in neither.
+Each set is encoded alone (every text that the protocol needs, one call per role) and evaluated
+without a vector cache, in alternating order. The ratio is that of the total times, wall and CPU;
+neither includes reading the files.
 """
 
 import argparse

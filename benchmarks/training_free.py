@@ -1,8 +1,8 @@
-"""What each training-free way of pooling a language model gains over its plain mean and last state.
+"""What each training-free way of pooling a language model gains over mean and last-token pooling.
 
     python benchmarks/training_free.py --data DATA            (about 15 minutes, two cores)
 
-Every recipe at scale nano, so all on nano-lm (MoEE on its mixture-of-experts twin): Spearman on
+Every recipe at scale nano, so all on nano-lm (MoEE on its mixture-of-experts version): Spearman on
 STS-B dev and test (times 100), nDCG@10 on a part of SciFact: all test claims, every judged abstract
 and as many others as make 500, drawn with seed 0. MetaEOL, which reads each text eight times, and
 GenEOL, which writes its variants token by token, are measured on the first 200 pairs of each split,
@@ -45,8 +45,8 @@ def part_of_scifact(folder: Path, size: int = 500, seed: int = 0) -> RetrievalSe
     assert isinstance(whole, RetrievalSet)
     judged = {doc for grades in whole.qrels.values() for doc in grades if doc in whole.corpus}
     others = sorted(set(whole.corpus) - judged)
-    kept = judged | set(random.Random(seed).sample(others, max(0, size - len(judged))))
-    corpus = {doc: text for doc, text in whole.corpus.items() if doc in kept}
+    chosen = judged | set(random.Random(seed).sample(others, max(0, size - len(judged))))
+    corpus = {doc: text for doc, text in whole.corpus.items() if doc in chosen}
     return dataclasses.replace(whole, corpus=corpus)
 
 
