@@ -69,7 +69,7 @@ def _quarters(word: str) -> int:
     return 2 if ord(word[0]) >= HAN_AND_KANA else 1
 
 
-class _Marks(dict):
+class _Marks(dict[int, int | str | None]):
     """For str.translate: punctuation and control characters become spaces, format ones vanish."""
 
     def __missing__(self, code: int) -> int | str | None:

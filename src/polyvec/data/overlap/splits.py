@@ -166,9 +166,11 @@ def _comparisons(
     yield train, list(files.values())
 
 
-def _series(stats: FolderStats, progress: Progress) -> dict[tuple, dict[str, _Side]]:
+def _series(
+    stats: FolderStats, progress: Progress
+) -> dict[tuple[str | int | None, ...], dict[str, _Side]]:
     """Sides by split, for each series of files whose names differ only in the split."""
-    found: dict[tuple, dict[str, _Side]] = {}
+    found: dict[tuple[str | int | None, ...], dict[str, _Side]] = {}
     for row in _rows(stats, progress):
         if row.split is not None:
             series = split_of(row.file.name)[1]

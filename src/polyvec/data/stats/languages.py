@@ -7,6 +7,7 @@ import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from polyvec.errors import InputError, MissingExtraError, known
 
@@ -43,7 +44,7 @@ def script(text: str) -> str:
 
 
 @functools.cache
-def _identifier():
+def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:

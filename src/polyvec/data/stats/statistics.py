@@ -162,7 +162,9 @@ def _field_names(file: FileStats) -> list[str]:
     return [*labels, *numbers, *file.others]
 
 
-def text_rows(file: DataFile, names: Sequence[str]) -> Iterator[tuple[int, dict, list[Text]]]:
+def text_rows(
+    file: DataFile, names: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any], list[Text]]]:
     """(line number, row, non-empty texts in the named fields) of each row."""
     wanted = set(names)
     for number, row in read_rows(file):

@@ -214,7 +214,9 @@ def _hooked(native: Native, spec: AttentionSpec, alone: Tensor) -> Hooked:
     )
 
 
-def _only_native(native: Native, spec: AttentionSpec, layout: str, reason: str):
+def _only_native(
+    native: Native, spec: AttentionSpec, layout: str, reason: str
+) -> tuple[Native, str]:
     if layout == "packed" or spec.kind not in ("native", "bidirectional"):
         asked = "run packed" if layout == "packed" else f"be made {str(spec)!r}"
         raise ModelError(f"{type(native.model).__name__} cannot {asked}: {reason}")

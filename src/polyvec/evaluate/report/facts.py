@@ -1,7 +1,7 @@
 """The figures of a report in the order of display, for both the page and Markdown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -253,7 +253,7 @@ def _averaged(sampled: Sequence[np.ndarray | None]) -> np.ndarray | None:
     return np.mean([one[:shortest] for one in known], axis=0)
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 

@@ -70,7 +70,7 @@ def score(statistic: Statistic, items: np.ndarray) -> float:
             return float("nan")
 
 
-def resampling(items: np.ndarray, statistic: Statistic) -> Callable | None:
+def resampling(items: np.ndarray, statistic: Statistic) -> Callable[..., np.ndarray] | None:
     """The array form of a statistic that is one of the two known ones by what it gives."""
     draw = np.random.default_rng(1)
     probes = [items, *(items[draw.integers(0, len(items), len(items))] for _ in range(3))]

@@ -72,7 +72,9 @@ def _template() -> Any:
     return environment.get_template("template.html.jinja")
 
 
-def bar(scored: Task | Member | slices.Slice, scale: charts.Scale, published=None):
+def bar(
+    scored: Task | Member | slices.Slice, scale: charts.Scale, published: float | None = None
+) -> str:
     """A bar with its text label."""
     label = wording.points(scored.score)
     if scored.interval:
@@ -84,12 +86,12 @@ def bar(scored: Task | Member | slices.Slice, scale: charts.Scale, published=Non
     )
 
 
-def label_bar(row: slices.LabelScore):
+def label_bar(row: slices.LabelScore) -> str:
     """The bar of a label, which has no interval."""
     return charts.bar(row.score, wording.points(row.score), scale=charts.Scale(0.0, 1.0))
 
 
-def dumbbell(worst: slices.Worst):
+def dumbbell(worst: slices.Worst) -> str:
     """The ranks of similarity and gold score on one line; empty if either is unknown."""
     similarity, gold = worst.similarity_place, worst.gold_place
     if similarity is None or gold is None or not np.isfinite([similarity, gold]).all():
@@ -98,7 +100,7 @@ def dumbbell(worst: slices.Worst):
     return charts.dumbbell(similarity, gold, label)
 
 
-def histogram(member: Member):
+def histogram(member: Member) -> dict[str, Any] | None:
     """The chart and its legend (name, number, mean); None without similarities."""
     found = groups(member.report.outcome)
     if not found:
@@ -115,7 +117,7 @@ def histogram(member: Member):
     }
 
 
-def scatter(member: Member):
+def scatter(member: Member) -> str:
     """Similarity against gold score, with the worst pairs marked; empty if gold has two values."""
     items, details = member.report.outcome.items, member.details
     if not details or not details.agreement or len({item.gold for item in items}) < 3:
