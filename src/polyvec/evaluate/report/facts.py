@@ -259,7 +259,8 @@ def _mean(values: Iterable[float]) -> float:
 
 def _published(results: Sequence[Any]) -> float | None:
     known = [getattr(result, "published", None) for result in results]
-    return None if any(one is None for one in known) else _mean(known)
+    scores = [score for score in known if score is not None]
+    return _mean(scores) if len(scores) == len(known) else None
 
 
 def _check_published(result: Any) -> None:
