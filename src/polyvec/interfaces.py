@@ -8,7 +8,7 @@ that are not zero, T tokens of all texts.
 import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
@@ -185,6 +185,14 @@ class EncodeReport:
         )
 
 
+class PromptChoice(TypedDict, total=False):
+    """Which prompt a call uses: its text, else a stored one by name, else the role's."""
+
+    prompt: str | None
+    prompt_name: str | None
+    role: str | None
+
+
 class TextEncoder(abc.ABC):
     """A model that turns texts into vectors.
 
@@ -201,12 +209,10 @@ class TextEncoder(abc.ABC):
         self,
         inputs: Iterable[str],
         *,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        role: str | None = None,
         chunk_size: int = CHUNK_SIZE,
         options: RunOptions | None = None,
         report: EncodeReport | None = None,
+        **prompt: Unpack[PromptChoice],
     ) -> Iterator[np.ndarray]:
         """Float32 arrays [at most `chunk_size`, E], in order, in bounded memory.
 
@@ -289,21 +295,12 @@ class TextEncoder(abc.ABC):
         self,
         inputs: Sequence[str],
         *,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        role: str | None = None,
         options: RunOptions | None = None,
+        **prompt: Unpack[PromptChoice],
     ) -> tuple[Vectors, EncodeReport]:
         """The vectors of the texts, in order, and a report."""
         report = EncodeReport()
-        chunks = self.encode_iter(
-            inputs,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            role=role,
-            options=options,
-            report=report,
-        )
+        chunks = self.encode_iter(inputs, options=options, report=report, **prompt)
         empty = np.empty((0, self.get_embedding_dimension()), np.float32)
         return DenseVectors(np.concatenate([empty, *chunks])), report
 

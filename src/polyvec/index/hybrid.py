@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import check_texts
 from polyvec.errors import InputError, ModelError
 from polyvec.index.fusion import min_max_fusion
-from polyvec.interfaces import CHUNK_SIZE, EncodeReport, RunOptions, TextEncoder
+from polyvec.interfaces import CHUNK_SIZE, EncodeReport, PromptChoice, RunOptions, TextEncoder
 from polyvec.storage.files import atomic_file
 
 FILE = "hybrid.json"
@@ -51,12 +51,10 @@ class HybridEmbedder(TextEncoder):
         self,
         inputs: Iterable[str],
         *,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        role: str | None = None,
         chunk_size: int = CHUNK_SIZE,
         options: RunOptions | None = None,
         report: EncodeReport | None = None,
+        **prompt: Unpack[PromptChoice],
     ) -> Iterator[np.ndarray]:
         """The members' vectors joined, in chunks.
 
@@ -70,15 +68,7 @@ class HybridEmbedder(TextEncoder):
             copies = itertools.tee(inputs, len(self.members))
         reports = [EncodeReport() for _ in self.members]
         chunks = [
-            each.encode_iter(
-                copy,
-                prompt=prompt,
-                prompt_name=prompt_name,
-                role=role,
-                chunk_size=chunk_size,
-                options=options,
-                report=one,
-            )
+            each.encode_iter(copy, chunk_size=chunk_size, options=options, report=one, **prompt)
             for each, copy, one in zip(self.members, copies, reports, strict=True)
         ]
         return _joined(chunks, reports, EncodeReport() if report is None else report)

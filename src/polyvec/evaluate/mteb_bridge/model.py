@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from mteb.types import PromptType
 from torch.utils.data import DataLoader, Dataset
 
 from polyvec.errors import InputError, ModelError
-from polyvec.interfaces import CHUNK_SIZE, EncodeReport, RunOptions, TextEncoder
+from polyvec.interfaces import CHUNK_SIZE, EncodeReport, PromptChoice, RunOptions, TextEncoder
 
 BATCH_SIZE = 32  # mteb's default
 
@@ -52,19 +52,17 @@ class MtebModel(TextEncoder):
         self,
         inputs: Iterable[str],
         *,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        role: str | None = None,
         chunk_size: int = CHUNK_SIZE,
         options: RunOptions | None = None,
         report: EncodeReport | None = None,
+        **prompt: Unpack[PromptChoice],
     ) -> Iterator[np.ndarray]:
         """Float32 arrays [at most `chunk_size`, E], in order.
 
         Raises InputError for a prompt, which a model of mteb does not take, and for what is not
         a text.
         """
-        if prompt is not None or prompt_name is not None:
+        if prompt.get("prompt") is not None or prompt.get("prompt_name") is not None:
             raise InputError("a model of mteb chooses its prompt by the role; remove prompt=")
         size = (options.batch_size if options else None) or BATCH_SIZE
         start, rest = 0, iter(inputs)
@@ -74,7 +72,7 @@ class MtebModel(TextEncoder):
                     raise InputError(f"text {index} is {type(text).__name__}, not a string")
             if report is not None:
                 report.num_texts += len(texts)
-            yield self._encoded(texts, role, size)
+            yield self._encoded(texts, prompt.get("role"), size)
             start += len(texts)
 
     def similarity(self, a: Any, b: Any) -> torch.Tensor:
