@@ -133,3 +133,16 @@ def test_extra_arguments_are_no_settings():
 
     with pytest.raises(SettingsError, match="'kwargs' is not known"):
         check_settings(loose, {"kwargs": 1}, where="[x]")
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('no')", "def (", "raise SystemExit(3)"])
+def test_a_module_that_fails_at_import_is_one_line(tmp_path, monkeypatch, body):
+    (tmp_path / "users_failing_module.py").write_text(body + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match="users_failing_module:x' cannot be imported"):
+        Registry("part").find("users_failing_module:x")
+
+
+def test_a_name_that_is_not_a_string_is_refused():
+    with pytest.raises(SettingsError, match="is int, expected a name"):
+        Registry("part").find(3)

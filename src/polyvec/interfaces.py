@@ -102,6 +102,7 @@ class MultiVectors:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The vectors of one text, [tokens, E]."""
+        row = range(len(self))[row]  # counts from the end below 0, and raises IndexError
         return self.values_TE[self.offsets[row] : self.offsets[row + 1]]
 
     @property
@@ -302,7 +303,13 @@ class TextEncoder(abc.ABC):
         report = EncodeReport()
         chunks = self.encode_iter(inputs, options=options, report=report, **prompt)
         empty = np.empty((0, self.get_embedding_dimension()), np.float32)
-        return DenseVectors(np.concatenate([empty, *chunks])), report
+        values_NE = np.concatenate([empty, *chunks])
+        if len(values_NE) != len(inputs):
+            raise ShapeError(
+                f"{type(self).__name__}.encode_iter gave {len(values_NE)} vectors for "
+                f"{len(inputs)} texts"
+            )
+        return DenseVectors(values_NE), report
 
     def encode(self, inputs: str | Sequence[str], **options: Any) -> Any:
         """Float32 vectors [N, E], or [E] for a single string; options are `encode_vectors`'."""

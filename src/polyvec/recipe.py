@@ -228,7 +228,10 @@ def read_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
     sections = all_sections()
     for name in raw:
         if name not in sections:
-            raise SettingsError(f"{path}: section [{name}] is not known.{known(name, sections)}")
+            raise SettingsError(
+                f"{path}: section [{name}] is not known.{known(name, sections)} A section of "
+                "another package is known once that package is imported."
+            )
     # All scales are read now: a mistake in [embedder.nano] must not wait for a run at nano.
     values = {
         scale: {name: section.value(raw, scale, path) for name, section in sections.items()}

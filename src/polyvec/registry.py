@@ -97,18 +97,22 @@ class Registry(Mapping[str, P], Generic[P]):
         Imports the module of the latter, so call it only with a name that the user wrote, or
         for a folder that the user trusts. Raises SettingsError with a suggestion.
         """
+        label = f"{where}: {self.kind} {name!r}" if where else f"{self.kind} {name!r}"
+        if not isinstance(name, str):
+            raise SettingsError(f"{label} is {type(name).__name__}, expected a name")
         if name in self._parts:
             return self._parts[name]
-        label = f"{where}: {self.kind} {name!r}" if where else f"{self.kind} {name!r}"
         if ":" not in name:
             raise SettingsError(f"{label} is not known.{known(name, self._parts)}")
         module_name, _, attributes = name.partition(":")
         try:
             module = importlib.import_module(module_name)
             found = functools.reduce(getattr, attributes.split("."), module)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything
+            plain = isinstance(error, ImportError | AttributeError | ValueError)
+            reason = str(error) if plain else f"{type(error).__name__} {error}"
             raise SettingsError(
-                f"{label} cannot be imported: {error}. Is its package installed, or its folder "
+                f"{label} cannot be imported: {reason}. Is its package installed, or its folder "
                 "on PYTHONPATH?"
             ) from None
         self._check_kind(found, label)

@@ -1,16 +1,20 @@
 """Parts of a user's own package: by path in recipes and options, saved, loaded, trusted or not."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import checkpoint
 from numpy.testing import assert_array_equal
 
 from polyvec import Embedder
 from polyvec.cli import main
 from polyvec.embed.compose import compose
+from polyvec.embed.part import HiddenSize
+from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
 from polyvec.embed.pooling.modules import POOLING_MODULES
 from polyvec.embed.projection.modules import PROJECTIONS
@@ -245,3 +249,50 @@ def test_an_excluded_prompt_is_saved_with_a_pooling_module(tmp_path):
     model.save_pretrained(tmp_path / "model")
     again = Embedder.from_pretrained(tmp_path / "model")
     assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+@pytest.mark.parametrize("pooling", [[], "mean", [3], None])
+def test_a_damaged_list_of_poolings_is_refused(tmp_path, tiny_bert, pooling):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bert, folder)
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[1]["type"] = "polyvec.pooling_functions"
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / listed[1]["path"] / "config.json").write_text(json.dumps({"pooling": pooling}))
+    with pytest.raises(ModelError, match="expected a list of names"):
+        Embedder.from_pretrained(folder)
+
+
+class Doubled(PoolingModule):
+    """Keeps another setting than it was given."""
+
+    def __init__(self, hidden_size: HiddenSize, k: int = 2) -> None:
+        super().__init__()
+        self.hidden_size = self.out_features = hidden_size
+        self.k = k * 2
+
+    def vectors(self, states):
+        return states.last_BTD[:, 0] * self.k
+
+
+class Loose(PoolingModule):
+    """Has a tensor that no state dict holds."""
+
+    def __init__(self, hidden_size: HiddenSize) -> None:
+        super().__init__()
+        self.hidden_size = self.out_features = hidden_size
+        self.scale = torch.rand(hidden_size)
+
+    def vectors(self, states):
+        return states.last_BTD[:, 0] * self.scale
+
+
+@pytest.mark.parametrize(
+    ("part", "message"), [(Doubled(32), "other settings"), (Loose(32), "register_buffer")]
+)
+def test_a_part_that_would_load_as_another_one_is_not_saved(part, message, tmp_path):
+    embedder = Embedder.from_pretrained(checkpoint("meta-llama/"))
+    mine = Embedder(embedder.backbone, embedder.text_tokenizer, pooling=part)
+    with pytest.raises(ModelError, match=message):
+        mine.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -11,7 +11,7 @@ import torch
 from polyvec import Embedder, Index
 from polyvec.data.tasks.folder import read_folder
 from polyvec.data.texts import Record
-from polyvec.errors import IndexStoreError, InputError
+from polyvec.errors import IndexStoreError, InputError, ModelError
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.tasks import Evaluator, evaluate
 from polyvec.index import exact, store
@@ -209,3 +209,38 @@ def test_a_hybrids_vectors_depend_on_members_and_prompts_but_not_on_weights(hybr
     assert third.prompts == {}
     assert third.prompt_key(role="query") == ("", None, "seek: ", None)
     assert third.prompt_key(role="query") != third.prompt_key(role="document")
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 64), "gave 2 vectors for 3 texts"),
+        ((3, 1), "expected at most 3 rows"),
+        ((4, 64), "expected at most 3 rows"),
+        ((3,), "expected at most 3 rows"),
+    ],
+)
+def test_vectors_of_a_wrong_shape_are_refused(tmp_path, shape, message):
+    """numpy would broadcast some of them, and leave rows uninitialised."""
+
+    class Wrong(HashedWords):
+        def encode_iter(self, inputs, **options):
+            if len(list(inputs)):
+                yield np.ones(shape, np.float32)
+
+    records = [Record(text, text) for text in ("a", "b", "c")]
+    with pytest.raises(ModelError, match=message):
+        Index.build(tmp_path / "index", records, Wrong())
+
+
+def test_a_string_is_one_query(tmp_path):
+    index, _ = Index.build(tmp_path / "index", [Record("a", "a cat")], HashedWords())
+    with pytest.raises(InputError, match="expected a list of strings"):
+        index.search("abc", HashedWords())
+
+
+def test_a_row_of_several_vectors_is_counted_from_the_end_too():
+    several = MultiVectors.of([np.zeros((1, 4)), np.ones((2, 4))], 4)
+    assert several[-1].tolist() == several[1].tolist() == [[1.0] * 4] * 2
+    with pytest.raises(IndexError):
+        several[2]

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -100,3 +101,20 @@ weights = [0.5, 0.5]
     (tmp_path / "both.toml").write_text(text.replace("[0.5, 0.5]", '["x", "y"]'))
     with pytest.raises(SettingsError, match="weights"):
         load_recipe(tmp_path / "both.toml")
+
+
+@pytest.mark.parametrize("weights", [[0.5, float("nan")], [0, 0], [1.0]])
+def test_weights_that_rank_nothing_are_refused(weights, minilm):
+    with pytest.raises(InputError, match="weights"):
+        HybridEmbedder([minilm, minilm], np.array(weights))
+
+
+def test_a_hybrid_recipe_with_itself_as_a_member_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[system]\nname = "Mine"\npaper = ""\ntasks = []\n'
+        '[embedder]\nbackbone = "polyvec/nano-lm"\n'
+        f'[hybrid]\nmembers = ["{path}"]\nweights = [0.5, 0.5]\n'
+    )
+    with pytest.raises(SettingsError, match="is a hybrid itself"):
+        load_recipe(path).build("nano")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from polyvec.errors import SettingsError, known
+from polyvec.errors import ModelError, SettingsError, known
 from polyvec.registry import Fact
 
 # Types of arguments that are filled from the model: the size of its hidden states, and the size
@@ -30,6 +30,31 @@ class Part(nn.Module):
         """The arguments that build this module again, as JSON values."""
         values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def check_saving(self) -> None:
+        """Raises ModelError for a part that would be loaded as another one.
+
+        Its settings must be attributes that build an equal part, and all its tensors must be in
+        the state dict.
+        """
+        name = type(self).__name__
+        for key, value in vars(self).items():
+            if isinstance(value, Tensor):
+                raise ModelError(
+                    f"{name}.{key} is a tensor that would not be saved: use register_buffer "
+                    "or nn.Parameter"
+                )
+        try:
+            settings = self.settings()
+            with torch.random.fork_rng(devices=[]):
+                again = type(self)(**settings).settings()
+        except (AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{name} cannot be built again from its settings ({error}): keep each argument of "
+                "its constructor as an attribute of the same name"
+            ) from None
+        if again != settings:
+            raise ModelError(f"{name} built from {settings} has other settings: {again}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def at_least_float32(tensor: Tensor) -> Tensor:

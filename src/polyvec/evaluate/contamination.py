@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from polyvec.data.overlap.overlap import NGRAM, NONE, overlap
-from polyvec.data.tasks.sets import InstructionRetrievalSet, RetrievalSet, TaskSet
+from polyvec.data.tasks.sets import TaskSet
 from polyvec.data.texts import read_jsonl, read_lines
 from polyvec.errors import DataError
-
-# Contamination concerns what is asked: a corpus may be in the training data, queries may not.
-ASKED = ("texts", "sentences1", "sentences2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +47,10 @@ def contaminations(sets: Sequence[TaskSet], files: Sequence[str | Path]) -> list
 
 def asked(data: TaskSet) -> list[str]:
     """The distinct texts that a task asks about: its queries, or all texts if it has none."""
-    if isinstance(data, RetrievalSet | InstructionRetrievalSet):
-        return list(dict.fromkeys(data.queries.values()))
-    found = [text for name in ASKED for text in getattr(data, name, ())]
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(data.asked_texts()))
+    if not found:
+        raise DataError(f"{data.name}: a {data.kind} task names no texts to look for in training")
+    return found
 
 
 def training_texts(files: Sequence[str | Path]) -> Iterator[str]:

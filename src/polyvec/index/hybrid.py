@@ -38,11 +38,19 @@ class HybridEmbedder(TextEncoder):
         self, members: Sequence[TextEncoder], weights: Sequence[float] | None = None
     ) -> None:
         self.members = tuple(members)
-        self.weights = tuple(weights or [1 / len(self.members)] * len(self.members))
-        if len(self.members) < 2 or len(self.weights) != len(self.members):
+        num = len(self.members)
+        self.weights = tuple([1 / max(num, 1)] * num if weights is None else map(float, weights))
+        if num < 2 or len(self.weights) != num:
             raise InputError(
-                f"hybrid: {len(self.members)} members and {len(self.weights)} weights; "
+                f"hybrid: {num} members and {len(self.weights)} weights; "
                 "expected at least 2 members and one weight for each"
+            )
+        for member in self.members:
+            if not isinstance(member, TextEncoder):
+                raise InputError(f"hybrid: a member is {type(member).__name__}, not a TextEncoder")
+        if not np.isfinite(self.weights).all() or not any(self.weights):
+            raise InputError(
+                f"hybrid: weights are {list(self.weights)}, expected finite numbers, not all 0"
             )
 
     # ---- vectors ----------------------------------------------------------------------------

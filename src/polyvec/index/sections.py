@@ -28,7 +28,11 @@ def _read(raw: dict[str, Any], where: str) -> Hybrid:
 def _build(hybrid: Hybrid, model: Any, scale: str, **options: Any) -> Any:
     from polyvec.index.hybrid import HybridEmbedder  # imports torch
 
-    members = [load_recipe(name).build(scale, **options) for name in hybrid.members]
+    recipes = [load_recipe(name) for name in hybrid.members]
+    for recipe in recipes:
+        if recipe[HYBRID] is not None:  # or a recipe that names itself would never end
+            raise SettingsError(f"[hybrid] member {recipe.key!r} is a hybrid itself")
+    members = [recipe.build(scale, **options) for recipe in recipes]
     return HybridEmbedder([model, *members], hybrid.weights)
 
 

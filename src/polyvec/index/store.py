@@ -13,7 +13,7 @@ import numpy as np
 
 from polyvec.data.texts import Record
 from polyvec.embed.projection.similarity import SIMILARITIES
-from polyvec.errors import DataError, IndexStoreError, ModelError
+from polyvec.errors import DataError, IndexStoreError, InputError, ModelError
 from polyvec.index import exact
 from polyvec.index.folder import (
     PENDING,
@@ -137,9 +137,19 @@ class Index:
         Raises IndexStoreError if another model made the index.
         """
         self.check(embedder)
+        if isinstance(queries, str):
+            raise InputError(
+                "queries is a string, expected a list of strings: search([query], ...)"
+            )
         if not self.items:
             return [[] for _ in queries]
         queries_QE = np.asarray(embedder.encode_query(list(queries)), np.float32)
+        if queries_QE.shape != (len(queries), self.manifest.dimension):
+            raise ModelError(
+                f"{type(embedder).__name__}.encode_query gave an array of shape "
+                f"{queries_QE.shape} for {len(queries)} queries of {self.manifest.dimension} "
+                "dimensions"
+            )
         similarity: str | exact.Similarity = self.manifest.similarity
         documents_NE = self.vectors_NE
         if self.manifest.similarity not in SIMILARITIES:
@@ -190,12 +200,26 @@ def _vectors(
     )
     done = 0
     for chunk in chunks:
+        _check_shape(chunk, len(todo) - done, manifest.dimension, embedder)
         rows, done = missing[done : done + len(chunk)], done + len(chunk)
         _check_finite(chunk, [texts[row] for row in rows], items)
         entries.put([texts[row] for row in rows], chunk)
         vectors_UE[rows] = chunk
+    if done < len(todo):
+        name = type(embedder).__name__
+        raise ModelError(f"{name}.encode_iter gave {done} vectors for {len(todo)} texts")
     vectors_NE = vectors_UE if len(texts) == len(items) else vectors_UE[places_N]
     return vectors_NE, BuildReport(len(items), len(todo), report)
+
+
+def _check_shape(chunk: np.ndarray, most: int, dimension: int, embedder: TextEncoder) -> None:
+    """Raises ModelError for vectors that numpy would broadcast, or that belong to no text."""
+    shape = np.shape(chunk)
+    if len(shape) != 2 or shape[0] > most or shape[1] != dimension:
+        raise ModelError(
+            f"{type(embedder).__name__}.encode_iter gave an array of shape {shape}, expected at "
+            f"most {most} rows of {dimension} dimensions"
+        )
 
 
 def _include_old(entries: Entries, folder: Path, manifest: Manifest) -> None:

@@ -211,7 +211,7 @@ BREAKAGES = {
     ),
     "no list of modules": (
         lambda f: (f / "modules.json").write_text('{"idx": 0}'),
-        "not a list of modules",
+        "expected a list of modules",
     ),
     "a key gone": (
         lambda f: (

@@ -1,7 +1,7 @@
 """The kinds of tasks: one table, the only place that spells their names.
 
-To add a kind: its dataclass in sets.py, a reader of its files, an entry here; and in
-evaluate/protocols/ a function that measures it, under the kind's name in PROTOCOLS.
+To add a kind: a file beside this one with its dataclass and the reader of its files, an entry
+here, and a file in evaluate/protocols/ with the function that measures it, both of the kind's name.
 """
 
 import re
@@ -22,7 +22,7 @@ class TaskKind:
     (singular, plural) are for reports. A folder whose `<split>.jsonl` has all `fields` is of this
     kind; with `trains` it needs a train.jsonl, too. Ranked kinds have no `fields`, but a folder
     qrels/. `draws` means that the protocol draws samples and takes a seed. `aliases` are former
-    names.
+    names. `protocol` is the kind whose protocol measures this one, if it has none of its own.
     """
 
     name: str
@@ -35,6 +35,7 @@ class TaskKind:
     trains: bool = False
     draws: bool = False
     aliases: tuple[str, ...] = ()
+    protocol: str = ""
 
 
 PAIRS, TEXTS, QUERIES = ("pair", "pairs"), ("text", "texts"), ("query", "queries")
@@ -142,6 +143,7 @@ KINDS: dict[str, TaskKind] = {
             read=retrieval.instruction_retrieval,
             main_measure="p_mrr",
             mteb_type="InstructionReranking",
+            protocol="instruction_retrieval",
             heading="Instruction reranking",
             items=QUERIES,
         ),

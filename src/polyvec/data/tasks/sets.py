@@ -1,5 +1,6 @@
 """The data of a task in memory: one frozen dataclass for each kind of task."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,6 +22,18 @@ class TaskSet:
     def kind(self) -> str:
         """Name of its kind of task."""
         return self.KIND
+
+    def asked_texts(self) -> Iterator[str]:
+        """Texts that must not be in training data: the queries, or all texts if there are none.
+
+        A corpus may be. A kind with other fields has a method of its own.
+        """
+        queries = getattr(self, "queries", None)
+        if queries is not None:
+            yield from queries.values()
+            return
+        for name in ("texts", "sentences1", "sentences2"):
+            yield from getattr(self, name, ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,14 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
     if not (folder / "modules.json").is_file():
         return declared
     listed = read_json(folder / "modules.json")
-    keys = {"idx", "path", "type"}
+    types = {"idx": int, "path": str, "type": str}
     if not isinstance(listed, list) or not all(
-        isinstance(m, dict) and keys <= set(m) for m in listed
+        isinstance(m, dict) and all(type(m.get(key)) is kind for key, kind in types.items())
+        for m in listed
     ):
-        raise ModelError(f"{folder}/modules.json: not a list of modules with idx, path and type")
+        raise ModelError(
+            f"{folder}/modules.json: expected a list of modules with idx (a number), path and type"
+        )
     modules = sorted(listed, key=lambda module: module["idx"])
     for position, module in enumerate(modules):
         kind, inside = str(module["type"]), _inside(folder, module["path"])
@@ -94,10 +97,17 @@ def _read_own(kind: str, folder: Path, declared: Declared, trusted: bool) -> Non
         return
     config = read_json(folder / "config.json", {})
     if kind == POOLING_FUNCTIONS:
-        names = tuple(config.get("pooling", ()))
+        names = config.get("pooling") if isinstance(config, dict) else None
+        if not isinstance(names, list) or not names or any(type(n) is not str for n in names):
+            raise ModelError(
+                f"{folder}/config.json: pooling is {names!r}, expected a list of names"
+            )
         for name in names:
             _find(name, POOLINGS, folder, trusted)
-        declared.pooling, declared.pool_prompt = names, bool(config.get("include_prompt", True))
+        declared.pooling, declared.pool_prompt = (
+            tuple(names),
+            bool(config.get("include_prompt", True)),
+        )
         return
     # One table: modules.json does not say whether a part is a pooling or a projection.
     every: Registry[type[nn.Module]] = Registry(
@@ -126,7 +136,8 @@ def _find(name: str, table: Registry[Any], folder: Path, trusted: bool) -> Any:
     try:
         return table.find(name)
     except SettingsError as error:
-        raise ModelError(f"{folder}: {error}") from None
+        hint = "" if ":" in name else " Register it under this name before loading, if it is yours."
+        raise ModelError(f"{folder}: {error}{hint}") from None
 
 
 def _read_transformer(folder: Path, declared: Declared) -> None:

@@ -40,7 +40,7 @@ from polyvec.errors import (
     UntrainedAttentionWarning,
 )
 
-WHERE = "from_pretrained:"  # in errors about options
+WHERE = "from_pretrained"  # in errors about options
 
 
 def read_parts(

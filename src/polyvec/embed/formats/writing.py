@@ -176,6 +176,7 @@ def _write_own(part: nn.Module, table: Registry[Any], folder: Path, place: int) 
             f"{type(part).__name__} has no settings to save; inherit from PoolingModule, "
             "Projector or Fitted"
         )
+    part.check_saving()
     name = table.name_of(type(part))
     kind = name if ":" in name else f"polyvec.{name}"
     return _write_module(part, kind, part.settings(), folder, place)

@@ -13,6 +13,7 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 from torch.utils.data import DataLoader, Dataset
 
+from polyvec.embed.encoding import check_texts
 from polyvec.errors import InputError, ModelError
 from polyvec.interfaces import CHUNK_SIZE, EncodeReport, PromptChoice, RunOptions, TextEncoder
 
@@ -64,6 +65,9 @@ class MtebModel(TextEncoder):
         """
         if prompt.get("prompt") is not None or prompt.get("prompt_name") is not None:
             raise InputError("a model of mteb chooses its prompt by the role; remove prompt=")
+        check_texts(inputs)
+        if chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
         size = (options.batch_size if options else None) or BATCH_SIZE
         start, rest = 0, iter(inputs)
         while texts := list(islice(rest, chunk_size)):

@@ -1,46 +1,29 @@
 """How each kind of task is measured: a function from an encoder and data to scores.
 
-To add a kind: its entry in data/tasks/kinds.py, its function in a file here, its line below.
+To add a kind: its entry in data/tasks/kinds.py, and a file here with a function, both of its name.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.sets import TaskSet
 from polyvec.errors import DataError, SettingsError, known
 from polyvec.evaluate.outcome import Encoder, Outcome
-from polyvec.evaluate.protocols.bitext_mining import bitext_mining
-from polyvec.evaluate.protocols.classification import classification
-from polyvec.evaluate.protocols.clustering import clustering
-from polyvec.evaluate.protocols.conditional_sts import conditional_sts
-from polyvec.evaluate.protocols.instruction_retrieval import instruction_retrieval
-from polyvec.evaluate.protocols.pair_classification import pair_classification
-from polyvec.evaluate.protocols.reranking import reranking
-from polyvec.evaluate.protocols.retrieval import retrieval
-from polyvec.evaluate.protocols.sts import sts
-from polyvec.evaluate.protocols.summarization import summarization
 from polyvec.registry import Registry
 
 Protocol = Callable[..., Outcome]
 
-# By the kind's name in data/tasks/kinds.py; options are keyword-only arguments of the function.
-PROTOCOLS: Registry[Protocol] = Registry(
-    "protocol",
-    {
-        "sts": sts,
-        "conditional_sts": conditional_sts,
-        "pair_classification": pair_classification,
-        "bitext_mining": bitext_mining,
-        "summarization": summarization,
-        "classification": classification,
-        "clustering": clustering,
-        "retrieval": retrieval,
-        "reranking": reranking,
-        "instruction_retrieval": instruction_retrieval,
-        "instruction_reranking": instruction_retrieval,
-    },
-)
+
+def _protocol(kind: str) -> Protocol:
+    name = KINDS[kind].protocol or kind
+    return cast(Protocol, getattr(importlib.import_module(f"{__name__}.{name}"), name))
+
+
+# By the kind's name; options are keyword-only arguments of the function.
+PROTOCOLS: Registry[Protocol] = Registry("protocol", {name: _protocol(name) for name in KINDS})
 
 
 def run(encoder: Encoder, data: TaskSet, **options: Any) -> Outcome:
@@ -66,19 +49,4 @@ def options_of(protocol: Protocol) -> list[str]:
     return [each.name for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
-__all__ = [
-    "PROTOCOLS",
-    "Protocol",
-    "bitext_mining",
-    "classification",
-    "clustering",
-    "conditional_sts",
-    "instruction_retrieval",
-    "options_of",
-    "pair_classification",
-    "reranking",
-    "retrieval",
-    "run",
-    "sts",
-    "summarization",
-]
+__all__ = ["PROTOCOLS", "Protocol", "options_of", "run"]
