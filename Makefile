@@ -11,7 +11,7 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) 
 # The CPU kernels of a machine without AVX-512; results that must be bit-equal are so there, too.
 AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-fast test-medium test-all test-once test-equality
+.PHONY: demo test test-fast test-medium test-all test-equality
 .PHONY: format lint types docs clean
 
 demo: .venv/demo
@@ -29,10 +29,6 @@ test-medium: .venv/dev
 # All tests, those that take minutes included.
 test-all: .venv/dev
 	$(PYTEST)
-
-# The tests of `make test` in one run with one summary.
-test-once: .venv/dev
-	$(PYTEST) -m "not slow"
 
 test-equality: .venv/dev
 	$(AVX2) $(PYTEST) -m "equality and not slow"
