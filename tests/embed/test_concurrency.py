@@ -3,6 +3,8 @@
 import copy
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,12 +15,14 @@ from numpy.testing import assert_array_equal
 
 from polyvec import Embedder
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.modes import evaluating
 from polyvec.embed.compose import compose
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import ModelError
+from polyvec.recipe import load_recipe
 
 WORDS = (*("the", "a", "cat", "dog", "sat", "on", "mat"), *("nobody", "looks", "very", "long"))
 NUM_THREADS = 8
@@ -217,3 +221,36 @@ def test_layer_hooks_refuse_gradient_checkpointing(name):
         model.train()(batch)
     with pytest.raises(ModelError, match="gradient checkpointing would lose"):
         model(batch)
+
+
+FRESH = """
+import pickle, sys
+import numpy as np
+path, out = sys.argv[1:]
+with open(path, "rb") as file:
+    embedder, texts = pickle.load(file)
+np.save(out, embedder.encode(texts))
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("recipe", ["token-prepending", "reba"])
+def test_a_fresh_process_unpickles_what_needs_all_layers(recipe, tmp_path):
+    """transformers registers what a model can record in its constructor, which pickle skips."""
+    embedder, texts = load_recipe(recipe).build("nano"), ["a cat", "the river flows"]
+    path, out = tmp_path / "embedder.pickle", tmp_path / "out.npy"
+    path.write_bytes(pickle.dumps((embedder, texts)))
+    subprocess.run([sys.executable, "-c", FRESH, str(path), str(out)], check=True)
+    np.testing.assert_allclose(np.load(out), embedder.encode(texts), atol=1e-6)
+
+
+def test_blocks_that_overlap_share_a_model_in_training_mode():
+    """As in threads: the first one to leave must not switch dropout on for the other."""
+    embedder = Embedder.from_pretrained(checkpoint("meta-llama/")).train()
+    first, second = evaluating(embedder), evaluating(embedder.backbone.model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(module.training for module in embedder.backbone.model.modules())
+    second.__exit__(None, None, None)
+    assert all(module.training for module in embedder.modules())

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from polyvec import Embedder
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.tokens import TokenBatch
+from polyvec.embed.pooling.functions import POOLINGS
 from polyvec.embed.projection.dense import Normalize
 from polyvec.embed.projection.trained import TopK
 from polyvec.errors import (
@@ -18,6 +19,7 @@ from polyvec.errors import (
     InputError,
     ModelError,
     SettingsError,
+    ShapeError,
     TruncationWarning,
 )
 from polyvec.interfaces import DenseVectors, MultiVectors, RunOptions, SparseVectors
@@ -509,3 +511,24 @@ def test_the_default_model_is_what_it_is(minilm):
 
 def _unit(vector):
     return vector / np.linalg.norm(vector)
+
+
+def test_a_fingerprint_sees_a_row_set_through_data(tiny_bert):
+    """How rows of new tokens are usually set; .data changes no version counter."""
+    embedder = Embedder.from_pretrained(tiny_bert)
+    weight = embedder.backbone.model.get_input_embeddings().weight
+    for row in range(0, len(weight), 613):
+        before = embedder.fingerprint()
+        weight.data[row] = 7
+        assert embedder.fingerprint() != before, row
+
+
+def test_a_pooling_of_another_shape_is_refused(tiny_bert):
+    """numpy would broadcast one number to all dimensions."""
+    POOLINGS.register("test narrow")(lambda states, mask, attention_mask=None: states[:, 0, :1])
+    try:
+        embedder = Embedder.from_pretrained(tiny_bert, pooling="test narrow")
+        with pytest.raises(ShapeError, match=r"'test narrow' gave vectors of shape \(2, 1\)"):
+            embedder.encode(["a", "b c"])
+    finally:
+        del POOLINGS._parts["test narrow"]

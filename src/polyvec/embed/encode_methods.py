@@ -22,7 +22,7 @@ from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch, Tokens
 from polyvec.embed.projection import quantization
 from polyvec.embed.projection.quantization import Calibration, Precision
-from polyvec.errors import InputError, known
+from polyvec.errors import InputError, ShapeError, known
 from polyvec.interfaces import (
     CHUNK_SIZE,
     DenseVectors,
@@ -456,6 +456,8 @@ def _gather(parts: Iterator[np.ndarray], total: int | None, empty: np.ndarray) -
         return np.concatenate([empty, *parts])
     out, filled = np.empty((total, *empty.shape[1:]), empty.dtype), 0
     for part in parts:
+        if part.shape[1:] != empty.shape[1:]:
+            raise ShapeError(f"vectors have shape {part.shape}, expected [N, {empty.shape[1]}]")
         out[filled : filled + len(part)] = part
         filled += len(part)
     return out

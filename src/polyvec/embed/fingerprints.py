@@ -19,7 +19,8 @@ class Fingerprints:
 
     A hash of all weights takes long (tens of milliseconds for MiniLM, a minute for 7B), and is
     asked for at every search. It is computed again only if a cheap stamp has changed: settings,
-    and of every tensor its place in memory, its version counter and a sample of its numbers.
+    and of every tensor its place in memory, its version counter and a sample of its numbers, one
+    of each row at least. Edits of single numbers through `.data` may stay unseen.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,10 @@ def _stamp(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bytes:
         digest.update(f"{name}{tensor.data_ptr()} {version}{tensor.dtype}{tensor.shape}".encode())
         flat = tensor.detach().reshape(-1)
         samples.append(flat[:: max(1, len(flat) // SAMPLE)].double())
+        if tensor.ndim > 1 and len(flat):
+            # New tokens are usually set row by row, through `.data`.
+            rows = tensor.detach().flatten(1)
+            samples.append(rows[:, rows.shape[1] // 2].double())
     if samples:
         # Joined first, since each copy from an accelerator waits for it.
         digest.update(torch.cat(samples).cpu().numpy().tobytes())

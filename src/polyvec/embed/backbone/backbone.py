@@ -91,6 +91,9 @@ class Backbone(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for model in (self.model, self.lm):
+            if model is not None:
+                selection.register_recording(model)
         # transformers adds its hooks at the first forward that asks for all layers; adding
         # them while another thread iterates over them would be an error there.
         selection.record_once(self.runner)

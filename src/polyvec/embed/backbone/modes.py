@@ -1,8 +1,10 @@
 """Evaluation mode for a while."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -14,17 +16,30 @@ class Trainable(Protocol):
     def eval(self) -> object: ...
 
 
+# Modules that were training, by the number of blocks that hold them in evaluation mode: the
+# first thread to finish must not switch dropout on while another one computes.
+_HELD: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
 @contextlib.contextmanager
 def evaluating(model: Trainable) -> Iterator[None]:
     """Inside, the model is in evaluation mode; afterwards each module is as it was.
 
-    A model that is not training is left alone: other threads may be computing with it.
+    Threads may share the model: the last one to leave switches it back.
     """
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
+    with _LOCK:
+        held = [module for module in model.modules() if module.training or module in _HELD]
+        if any(module.training for module in held):
+            model.eval()
+        for module in held:
+            _HELD[module] = _HELD.get(module, 0) + 1
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _LOCK:
+            for module in held:
+                _HELD[module] -= 1
+                if not _HELD[module]:
+                    del _HELD[module]
+                    module.training = True

@@ -103,6 +103,19 @@ def record_once(runner: Native) -> None:
     _alone(runner, _texts(runner.model, (3,)))
 
 
+def register_recording(model: PreTrainedModel) -> None:
+    """Tell transformers which outputs a model can record, as its constructor does.
+
+    A process that unpickles a model has not run the constructor; all layers and attention
+    weights would be missing there (transformers 5.23).
+    """
+    from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+
+
 def remove_recording_hooks(model: PreTrainedModel) -> None:
     """Remove transformers' hooks that record states; it adds them again when it needs them."""
     for module in model.modules():

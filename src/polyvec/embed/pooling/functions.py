@@ -95,9 +95,17 @@ def pool(
         )
     if not bool(mask_BT.any(dim=1).all()):
         raise ShapeError("pooling: a text has no token to pool")
-    return torch.cat(
-        [POOLINGS.find(name)(states_BTD, mask_BT, attention_mask_BT) for name in names], dim=-1
-    )
+    found = []
+    for name in names:
+        vectors_BD = POOLINGS.find(name)(states_BTD, mask_BT, attention_mask_BT)
+        # Anything else would be broadcast where vectors are gathered.
+        if vectors_BD.shape != (len(states_BTD), states_BTD.shape[-1]):
+            raise ShapeError(
+                f"pooling {name!r} gave vectors of shape {tuple(vectors_BD.shape)}, expected "
+                f"{(len(states_BTD), states_BTD.shape[-1])}"
+            )
+        found.append(vectors_BD)
+    return torch.cat(found, dim=-1)
 
 
 def _wide(states: Tensor) -> torch.dtype:
