@@ -296,3 +296,29 @@ def test_a_part_that_would_load_as_another_one_is_not_saved(part, message, tmp_p
     with pytest.raises(ModelError, match=message):
         mine.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_name_in_two_tables_is_refused(monkeypatch):
+    monkeypatch.setitem(POOLINGS._parts, "layer", lambda states, mask, attention_mask=None: states)
+    settings = EmbedderSettings("nowhere", pooling="layer")
+    with pytest.raises(SettingsError, match="register yours under another name"):
+        compose(settings)
+
+
+def test_a_pooling_named_like_a_projection_is_not_saved(monkeypatch, tmp_path):
+    monkeypatch.setitem(POOLING_MODULES._parts, "gate", Plain)
+    embedder = Embedder.from_pretrained(checkpoint("meta-llama/"))
+    mine = Embedder(embedder.backbone, embedder.text_tokenizer, pooling=Plain(32))
+    with pytest.raises(ModelError, match="register it under another name"):
+        mine.save_pretrained(tmp_path / "model")
+
+
+class Plain(PoolingModule):
+    """The first state."""
+
+    def __init__(self, hidden_size: HiddenSize) -> None:
+        super().__init__()
+        self.hidden_size = self.out_features = hidden_size
+
+    def vectors(self, states):
+        return states.last_BTD[:, 0]

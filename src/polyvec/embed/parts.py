@@ -37,6 +37,11 @@ def pooling_class(names: str | Sequence[str], *, where: str) -> type[PoolingModu
         for name in several:
             POOLINGS.find(name, where=where)
         return None
+    if several[0] in POOLINGS and several[0] in POOLING_MODULES:
+        raise SettingsError(
+            f"{where}: {several[0]!r} names a pooling function and a pooling with settings: "
+            "register yours under another name"
+        )
     # Both tables as one, so that the error lists all names.
     every: Registry[Pooling | type[PoolingModule]] = Registry(
         "pooling",

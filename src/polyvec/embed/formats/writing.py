@@ -178,6 +178,10 @@ def _write_own(part: nn.Module, table: Registry[Any], folder: Path, place: int) 
         )
     part.check_saving()
     name = table.name_of(type(part))
+    if name in POOLING_MODULES and name in PROJECTIONS:  # modules.json has one name for both
+        raise ModelError(
+            f"{name!r} names a pooling and a projection: register it under another name"
+        )
     kind = name if ":" in name else f"polyvec.{name}"
     return _write_module(part, kind, part.settings(), folder, place)
 
