@@ -11,12 +11,12 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.sources import model_folder
+from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
     check_num_layers,
     keep_layers,
     load_config,
-    load_tokenizer,
     load_transformer,
     transformer_kind,
 )

@@ -16,11 +16,11 @@ from polyvec.embed.formats.modules import Declared, read_modules
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.static import read_static
+from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
     check_dtype,
     load_config,
-    load_tokenizer,
     load_transformer,
     transformer_kind,
 )

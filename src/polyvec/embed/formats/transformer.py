@@ -1,4 +1,4 @@
-"""The transformer and the tokenizer of a folder; what they declare is checked."""
+"""The transformer of a folder; what it declares is checked."""
 
 import warnings
 from collections.abc import Set
@@ -14,10 +14,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForTextEncoding,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from polyvec.embed.backbone.quiet import quiet_transformers
@@ -27,7 +25,6 @@ from polyvec.errors import (
     InputError,
     ModelError,
     SettingsError,
-    TokenizerError,
     known,
 )
 
@@ -113,17 +110,6 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
                     config.layer_types = config.layer_types[:count]
                 return
     raise ModelError(f"{type(model).__name__} has no list of {total} layers")
-
-
-def load_tokenizer(root: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; TokenizerError if it cannot be read."""
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(root, trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
-        raise TokenizerError(
-            f"{root}: cannot read the tokenizer ({' '.join(str(error).split())[:200]})"
-        ) from None
 
 
 def load_config(root: Path, trust_remote_code: bool = False) -> PretrainedConfig:
