@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from polyvec.embed.backbone import runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.heads import has_own_head, head_modules, own_logits
 from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.modes import evaluating
 from polyvec.embed.backbone.prepending import TokenPrepending
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
         if layout not in LAYOUTS:
             raise ModelError(f"layout {layout!r} is not known. Known: {', '.join(LAYOUTS)}.")
         self.model = model
-        self.lm_head = lm.get_output_embeddings() if lm is not None else None
+        self.lm_head = head_modules(lm) if lm is not None else None
         object.__setattr__(self, "lm", lm)
         self.pad_id = pad_id
         self.prepending = prepending
@@ -225,9 +226,14 @@ class Backbone(nn.Module):
         return found
 
     def logits(self, states: Tensor) -> Tensor:
-        """Next-token logits with the family's scale and cap, [..., V]."""
+        """Logits of the LM head with the family's scale and cap, [..., V].
+
+        Of a masked model the whole head: transform, output matrix and bias.
+        """
         if self.lm_head is None:
             raise ModelError(f"{type(self.model).__name__} was loaded without its LM head")
+        if has_own_head(self.lm):
+            return own_logits(self.lm, states)
         config = self.model.config.get_text_config()
         logits = self.lm_head(states)
         if getattr(config, "logit_scale", None):  # Cohere

@@ -17,6 +17,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.schema import read_json
@@ -55,8 +56,7 @@ def load_transformer(
         raise ModelError(f"{root}: no safetensors file; other weight formats are not supported")
     auto: Any = AutoModel
     if kind == "lm":
-        causal = "ForMaskedLM" not in " ".join(config.architectures or ())
-        auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+        auto = AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
     elif kind == "body" and (config.is_encoder_decoder or _only_encoder(config)):
         auto = AutoModelForTextEncoding
     try:
@@ -81,6 +81,15 @@ def load_transformer(
             f"{root}: weight {name} has shape {tuple(found)}, config.json expects {tuple(wanted)}"
         )
     return model.eval()
+
+
+def is_masked(config: PretrainedConfig) -> bool:
+    """Whether the checkpoint is a masked language model, as its architecture or family says."""
+    named = " ".join(config.architectures or ())
+    if "ForMaskedLM" in named:
+        return True
+    other = any(name in named for name in ("ForCausalLM", "LMHeadModel", "ConditionalGeneration"))
+    return not other and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _only_encoder(config: Any) -> bool:

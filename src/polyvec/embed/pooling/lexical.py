@@ -22,14 +22,15 @@ Head = Callable[[Tensor], Tensor]
 
 
 class Lexical(PoolingModule):
-    """log(1 + relu(next-token logits)) as a vector over the vocabulary, [B, V], dense.
+    """log(1 + relu(logits of the LM head)) as a vector over the vocabulary, [B, V], dense.
 
     `over`: the largest (SPLADE v2, Formal et al. 2021, arXiv:2109.10086) or the sum (SPLADE,
     arXiv:2107.05720) over the pooled tokens, or the last of them alone (PromptReps, Zhuang
     et al. 2024, arXiv:2404.18424). `text_only` keeps ids that occur in the text itself, then
     `top_k` the largest ones. `skip_first` (exclude the first token) is required for max and
     sum: the first token of a decoder is an attention sink whose logits dominate the text's
-    (SILENT row 8). At most `max_elements` logits, or those of one token, are in memory at a
+    (SILENT row 8). `activation` "log1p_relu" takes the logarithm twice (Geng et al. 2024,
+    arXiv:2411.04403). At most `max_elements` logits, or those of one token, are in memory at a
     time, in training too.
     """
 
@@ -43,10 +44,12 @@ class Lexical(PoolingModule):
         top_k: int | None = None,
         text_only: bool = False,
         skip_first: bool | None = None,
+        activation: str = "relu",
         max_elements: int = 2**26,
     ) -> None:
         super().__init__()
         one_of("Lexical: over", over, ("max", "sum", "last"))
+        one_of("Lexical: activation", activation, ("relu", "log1p_relu"))
         at_least(1, "Lexical", vocab_size=vocab_size, max_elements=max_elements)
         if top_k is not None and not 1 <= top_k <= vocab_size:
             raise SettingsError(f"Lexical: top_k {top_k} is not between 1 and {vocab_size}")
@@ -59,6 +62,7 @@ class Lexical(PoolingModule):
         self.vocab_size = self.out_features = vocab_size
         self.over, self.top_k, self.text_only = over, top_k, text_only
         self.skip_first, self.max_elements = skip_first, max_elements
+        self.activation = activation
 
     def vectors(self, states: States) -> Tensor:
         assert states.lm_head is not None  # forward has checked
@@ -110,7 +114,8 @@ class Lexical(PoolingModule):
                 f"Lexical expects a vocabulary of {self.vocab_size}, the LM head has "
                 f"{logits_CV.shape[-1]}"
             )
-        return wide(logits_CV).relu().log1p()
+        weights_CV = wide(logits_CV).relu().log1p()
+        return weights_CV.log1p() if self.activation == "log1p_relu" else weights_CV
 
     def _in_text(self, states: States) -> Tensor:
         text_mask_BT = states.text_mask_BT.bool() & states.attention_mask_BT.bool()
