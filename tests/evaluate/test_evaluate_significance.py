@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from polyvec.errors import InputError, ShapeError
+from polyvec.errors import DataError, InputError, ShapeError
 from polyvec.evaluate.significance import compare, spearman
 
 
@@ -18,6 +18,15 @@ def test_a_large_difference_is_significant_and_none_is_not():
     same = compare(a, a)
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
     assert not same.significant
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["first", "second"])
+def test_an_item_without_a_value_is_named(side, value):
+    good, bad = np.arange(10.0), np.arange(10.0)
+    bad[7] = value
+    with pytest.raises(DataError, match=f"item 7 of the {side} model is NaN or infinite .1 of 10"):
+        compare(*((bad, good) if side == "first" else (good, bad)))
 
 
 def test_the_interval_is_the_textbooks_for_a_mean():

@@ -5,13 +5,14 @@ import json
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from polyvec import Embedder, Index
 from polyvec.data.tasks.folder import read_folder
 from polyvec.data.texts import Record
-from polyvec.errors import IndexStoreError, InputError, ModelError
+from polyvec.errors import DataError, IndexStoreError, InputError, ModelError
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.tasks import Evaluator, evaluate
 from polyvec.index import exact, store
@@ -235,8 +236,34 @@ def test_vectors_of_a_wrong_shape_are_refused(tmp_path, shape, message):
 
 def test_a_string_is_one_query(tmp_path):
     index, _ = Index.build(tmp_path / "index", [Record("a", "a cat")], HashedWords())
-    with pytest.raises(InputError, match="expected a list of strings"):
-        index.search("abc", HashedWords())
+    assert index.search("a cat", HashedWords()) == index.search(["a cat"], HashedWords())
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [{"text": "a cat"}, {"a cat"}, b"a cat", pd.DataFrame({"text": ["a cat"]}), np.array("a cat")],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_is_no_list_of_queries_is_refused_by_name(tmp_path, queries):
+    index, _ = Index.build(tmp_path / "index", [Record("a", "a cat")], HashedWords())
+    with pytest.raises(InputError, match=type(queries).__name__):
+        index.search(queries, HashedWords())
+
+
+def test_a_text_without_an_id_is_no_record(tmp_path):
+    with pytest.raises(DataError, match="text 1 is a str, expected a Record"):
+        Index.build(tmp_path / "index", ["a cat"], HashedWords())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_damaged_vector_is_named_by_its_id(tmp_path, value):
+    records = [Record("a", "a cat"), Record("b", "a dog")]
+    index, _ = Index.build(tmp_path / "index", records, HashedWords())
+    damaged = np.array(index.vectors_NE)
+    damaged[1] = value
+    index = Index(index.folder, index.manifest, damaged, index.items)
+    with pytest.raises(ModelError, match="query 'a cat' and text 'b' is NaN or infinite"):
+        index.search(["a cat"], HashedWords())
 
 
 def test_a_row_of_several_vectors_is_counted_from_the_end_too():

@@ -129,6 +129,23 @@ def test_a_vector_of_nan_is_named_and_not_ranked(monkeypatch, k):
         exact.top_k(np.ones((2, 3)), documents, k)
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_never_ranks(similarity, value):
+    documents = np.eye(3, dtype=np.float32)
+    documents[1, 2] = value
+    with pytest.raises(exact.NotFiniteError, match="document 1 is NaN or infinite"):
+        exact.top_k(np.ones((1, 3), np.float32), documents, 3, similarity)
+    with pytest.raises(exact.NotFiniteError, match="query 1 and document"):
+        exact.top_k(documents, np.ones((2, 3), np.float32), 2, similarity)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_quantised_vectors_are_refused(dtype):
+    with pytest.raises(InputError, match="documents are quantised"):
+        exact.top_k(np.ones((1, 3)), np.ones((2, 3), dtype), 1)
+
+
 def test_a_vector_of_zeros_has_cosine_zero():
     scores, rows = exact.top_k(np.eye(3)[:1], np.zeros((2, 3)), 1)
     assert (scores.tolist(), rows.tolist()) == ([[0]], [[0]])

@@ -26,6 +26,8 @@ from polyvec.cli.evaluate import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from polyvec.evaluate.significance import Comparison
     from polyvec.evaluate.tasks import Measured
 
@@ -78,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
     for one, two in zip(*measured, strict=True):
         a, statistic = paired(one.outcome, one.result.task)
         b, _ = paired(two.outcome, two.result.task)
+        a, b = _scored(a, b, one.result.task)
         found.append(compare(a, b, statistic, num_samples=options.samples, seed=options.seed))
     names = [result_name(one.result) for one in measured[0]]
     rows = [
@@ -95,6 +98,17 @@ def run(options: argparse.Namespace) -> None:
             for name, c in zip(names, found, strict=True)
         )
         write_report(options, options.second, evaluator, measured[1], pairs)
+
+
+def _scored(a: "np.ndarray", b: "np.ndarray", task: str) -> "tuple[np.ndarray, np.ndarray]":
+    """The items that have a score by both models; says how many have none."""
+    import numpy as np
+
+    there_N = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    if not there_N.all():
+        left_out = f"{int((~there_N).sum())} of {len(there_N)} items"
+        print(f"{task}: {left_out} have no score and are left out", file=sys.stderr)
+    return a[there_N], b[there_N]
 
 
 def _write(options: argparse.Namespace, names: list[str], found: "list[Comparison]") -> None:

@@ -22,6 +22,7 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.states import States
 from polyvec.embed.encode_methods import EncodeMethods, Examples
+from polyvec.embed.encoding import check_texts
 from polyvec.embed.fingerprints import Fingerprints
 from polyvec.embed.fitting import fit
 from polyvec.embed.formats.sources import DEFAULT_MODEL
@@ -32,11 +33,12 @@ from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS, pool
 from polyvec.embed.pooling.modules import WeightedLayers
+from polyvec.embed.projection import quantization
 from polyvec.embed.projection.dense import Normalize
 from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix, similarity_pairs
 from polyvec.embed.variants import TextVariants
-from polyvec.errors import CalibrationError, ModelError, known
+from polyvec.errors import CalibrationError, InputError, ModelError, known
 from polyvec.interfaces import Prompt
 
 
@@ -272,18 +274,23 @@ class Embedder(EncodeMethods):
         the model, so a vector depends on its text alone. Raises ModelError if there is nothing
         to fit.
         """
+        check_texts(texts)  # a string would be fitted on its characters
         fit(self, list(texts), self.prompt_for(**prompt))
         return self
 
     # ---- what it is -------------------------------------------------------------------------
 
     def similarity(self, a: Any, b: Any) -> Tensor:
-        """Similarity of every vector in `a` to every one in `b`, [N, M]."""
-        return similarity_matrix(_matrix(a), _matrix(b), self.similarity_fn_name)
+        """Similarity of every vector in `a` to every one in `b`, float32 [N, M].
+
+        Vectors of integer precisions are dequantised. Raises CalibrationError where that is not
+        possible, and ShapeError for vectors of different widths.
+        """
+        return similarity_matrix(self._matrix(a), self._matrix(b), self.similarity_fn_name)
 
     def similarity_pairwise(self, a: Any, b: Any) -> Tensor:
-        """Similarity of each vector in `a` to the one beside it in `b`, [N]."""
-        return similarity_pairs(_matrix(a), _matrix(b), self.similarity_fn_name)
+        """Similarity of each vector in `a` to the one beside it in `b`, [N]; as `similarity`."""
+        return similarity_pairs(self._matrix(a), self._matrix(b), self.similarity_fn_name)
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -399,6 +406,26 @@ class Embedder(EncodeMethods):
 
     # ---- checks -----------------------------------------------------------------------------
 
+    def _matrix(self, vectors: Any) -> Tensor:
+        """Vectors as floating-point numbers, [N, E]; InputError for what is not vectors."""
+        try:
+            if isinstance(vectors, list | tuple) and any(isinstance(v, Tensor) for v in vectors):
+                vectors = torch.stack([torch.as_tensor(v) for v in vectors])
+            if not isinstance(vectors, Tensor):
+                # A copy of what torch does not take: vectors[::-1], a read-only memmap.
+                vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"similarity takes vectors, an array [N, E], got {type(vectors).__name__} "
+                f"({' '.join(str(error).split())[:100]})"
+            ) from None
+        tensor = vectors[None] if vectors.ndim == 1 else vectors
+        if tensor.dtype in (torch.int8, torch.uint8):
+            dim = self.get_embedding_dimension()
+            found = quantization.comparable(tensor.cpu().numpy(), dim, self.calibration)
+            return torch.from_numpy(found).to(tensor.device)
+        return tensor if tensor.dtype.is_floating_point else tensor.float()
+
     def _check_parts(self) -> None:
         """Raises ModelError for parts that do not fit together, before a text is read."""
         if self.template is not None and not self.pool_prompt:
@@ -430,11 +457,3 @@ class Embedder(EncodeMethods):
                 raise CalibrationError(
                     f"calibration is for {ranges} dimensions, vectors have {dim}"
                 )
-
-
-def _matrix(vectors: Any) -> Tensor:
-    if isinstance(vectors, list):
-        vectors = np.stack([np.asarray(v) for v in vectors])
-    tensor = torch.as_tensor(vectors)
-    tensor = tensor[None] if tensor.ndim == 1 else tensor
-    return tensor if tensor.dtype.is_floating_point else tensor.float()

@@ -7,7 +7,7 @@ equal texts are computed once, and batches are sorted by token count.
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -58,11 +58,17 @@ class Model(Protocol):
 
 
 def check_texts(inputs: object) -> None:
-    """Raises InputError for what has no texts, or has them in no order."""
-    if isinstance(inputs, set | frozenset | dict):
-        raise InputError(f"inputs is a {type(inputs).__name__}, which has no order; pass a list")
-    if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable):
-        raise InputError(f"inputs is {type(inputs).__name__}; pass a list of strings")
+    """Raises InputError for what has no texts, has them in no order, or would give its keys."""
+    name = type(inputs).__name__
+    if isinstance(inputs, set | frozenset | Mapping):
+        raise InputError(f"inputs is a {name}, which has no order; pass a list of strings")
+    # pandas, polars, pyarrow and datasets: a loop over some of them gives the names of columns.
+    if any(hasattr(inputs, table) for table in ("columns", "column_names", "schema")):
+        raise InputError(f"inputs is a {name}; pass one of its columns as a list of strings")
+    if isinstance(inputs, str | bytes | bytearray) or not isinstance(inputs, Iterable):
+        raise InputError(f"inputs is {name}; pass a list of strings")
+    if getattr(inputs, "shape", None) == ():
+        raise InputError(f"inputs is a {name} without dimensions; pass a list of strings")
 
 
 def check_text(text: object, index: int) -> str:

@@ -56,7 +56,7 @@ class Outcome:
     computes the main score from it, so that two models can be compared item by item
     (significance.compare). Both are None for tasks whose score is not a statistic of items.
     `similarities` are groups of the model's similarities for histograms, such as
-    {"relevant": ..., "other": ...}.
+    {"relevant": ..., "other": ...}. `notes` say what a reader of the score must know of the data.
     """
 
     kind: str
@@ -66,6 +66,7 @@ class Outcome:
     paired: np.ndarray | None = None
     statistic: Statistic | None = None
     similarities: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def main_score(self) -> float:

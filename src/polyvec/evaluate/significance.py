@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyvec.errors import InputError, ShapeError
+from polyvec.errors import DataError, InputError, ShapeError
 from polyvec.evaluate.measures.inputs import extra
 
 Statistic = Callable[[np.ndarray], float]
@@ -57,7 +57,7 @@ def compare(
     `a` and `b` are [N, ...], a row per item: the first column is the model's value (nDCG of a
     query, similarity of a pair), the others are the same for both models (the gold score).
     `statistic` computes the task's score from them. Raises ShapeError for different shapes,
-    InputError for fewer than 2 items or samples.
+    InputError for fewer than 2 items or samples, DataError for an item that is NaN or infinite.
     """
     a, b = (np.asarray(x, float).reshape(len(x), -1) for x in (a, b))
     if a.shape != b.shape:
@@ -65,6 +65,13 @@ def compare(
             f"compare: items of shapes {a.shape} and {b.shape}, expected equal shapes; score both "
             "models on the same items"
         )
+    for name, items in (("first", a), ("second", b)):
+        wrong = np.flatnonzero(~np.isfinite(items).all(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"compare: item {wrong[0]} of the {name} model is NaN or infinite "
+                f"({len(wrong)} of {len(items)} are); leave these items out for both models"
+            )
     if len(a) < 2 or num_samples < 2:
         raise InputError(
             f"compare: {len(a)} items and {num_samples} samples, expected at least 2 of both"

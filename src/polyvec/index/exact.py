@@ -16,6 +16,18 @@ QUERY_BLOCK = 512  # queries scored at a time
 BLOCK = 32_768  # documents scored at a time: 64 MiB of scores with as many queries
 SCORES = QUERY_BLOCK * BLOCK  # scores held at a time where all documents are scored at once
 
+
+class NotFiniteError(DataError):
+    """A query and a document, by their rows, whose similarity is NaN or infinite."""
+
+    def __init__(self, query: int, document: int) -> None:
+        super().__init__(
+            f"the similarity of query {query} and document {document} is NaN or infinite: one of "
+            "the vectors holds NaN or infinity; encode the texts again"
+        )
+        self.query, self.document = query, document
+
+
 # Scores [Q, N] of queries [Q, E] with documents [N, E]; larger is more similar.
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -34,7 +46,7 @@ def top_k(
     given all documents at once because its scores may depend on them all. With `skip_own_row`,
     query i is document i and not among its own neighbours.
     Raises ShapeError for vectors of different widths, InputError for a k below 1 or an unknown
-    similarity, DataError for a similarity that is NaN.
+    similarity or quantised vectors, NotFiniteError for a similarity that is NaN or infinite.
     """
     fits = queries_QE.ndim == documents_NE.ndim == 2
     if not fits or queries_QE.shape[1] != documents_NE.shape[1]:
@@ -42,8 +54,14 @@ def top_k(
             f"queries {queries_QE.shape} and documents {documents_NE.shape}: expected two matrices "
             "of equal width; encode both with the same model"
         )
-    if k < 1:
-        raise InputError(f"top_k must be at least 1, got {k}")
+    for what, vectors in (("queries", queries_QE), ("documents", documents_NE)):
+        if vectors.dtype in (np.int8, np.uint8):
+            raise InputError(
+                f"{what} are quantised ({vectors.dtype}), whose products are no similarity; "
+                "dequantise them first, or encode with precision='float32'"
+            )
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise InputError(f"top_k must be at least 1, got {k!r}")
     if isinstance(similarity, str) and similarity not in SIMILARITIES:
         raise InputError(
             f"similarity {similarity!r} is not known.{known(similarity, SIMILARITIES)}"
@@ -91,15 +109,22 @@ def _best_of(
             scores, rows = torch.cat([best_scores, scores], 1), torch.cat([best_rows, rows], 1)
         best_scores, best_rows = _best(scores, rows, k)
         start += len(columns)
-        wrong = best_scores[:, 0].isnan().nonzero()
-        if len(wrong):
-            query = int(wrong[0])
-            raise DataError(
-                f"the similarity of query {first_query + query} and document "
-                f"{int(best_rows[query, 0])} is NaN: one of the vectors holds NaN or infinity; "
-                "encode the texts again"
-            )
+        # Here, because NaN sorts first and would hide the rest.
+        _check_finite(best_scores[:, :1], best_rows, first_query, but=-torch.inf)
+    _check_finite(best_scores, best_rows, first_query)
     return best_scores, best_rows
+
+
+def _check_finite(
+    scores_QK: Tensor, rows_QK: Tensor, first_query: int, *, but: float | None = None
+) -> None:
+    """Raises NotFiniteError for a score that is NaN or infinite; `but` is one that may occur."""
+    wrong_QK = ~scores_QK.isfinite()
+    if but is not None:
+        wrong_QK &= scores_QK != but
+    if bool(wrong_QK.any()):
+        query, place = wrong_QK.nonzero()[0].tolist()
+        raise NotFiniteError(first_query + query, int(rows_QK[query, place]))
 
 
 def _best(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

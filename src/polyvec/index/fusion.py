@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyvec.errors import InputError, ShapeError
+from polyvec.errors import DataError, InputError, ShapeError
 
 
 def min_max_fusion(
@@ -17,7 +17,8 @@ def min_max_fusion(
 
     PromptReps' hybrid (Zhuang et al. 2024, arXiv:2404.18424) is dense and sparse scores with
     weights of one half. A query whose scores are all equal adds zeros. Raises ShapeError for
-    different shapes, InputError unless there is one weight for each matrix.
+    different shapes, InputError unless there is one weight for each matrix,
+    DataError for a score that is NaN or infinite.
     """
     if len({each.shape for each in scores_QN}) != 1:
         shapes = ", ".join(str(each.shape) for each in scores_QN) or "none"
@@ -27,6 +28,13 @@ def min_max_fusion(
         raise InputError(
             f"fusion: {len(weights)} weights for {len(scores_QN)} score matrices; give one each"
         )
+    for each_QN in scores_QN:
+        if len(wrong := np.argwhere(~np.isfinite(each_QN))):
+            query, document = wrong[0].tolist()
+            raise DataError(
+                f"fusion: the score of query {query} and document {document} is NaN or infinite; "
+                "encode the texts again"
+            )
     fused_QN = np.zeros(scores_QN[0].shape, np.float32)
     for weight, each_QN in zip(weights, scores_QN, strict=True):
         low_Q1, high_Q1 = each_QN.min(axis=1, keepdims=True), each_QN.max(axis=1, keepdims=True)

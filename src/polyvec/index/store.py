@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from polyvec.data.texts import Record
+from polyvec.embed.encoding import check_texts
 from polyvec.embed.projection.similarity import SIMILARITIES
-from polyvec.errors import DataError, IndexStoreError, InputError, ModelError
+from polyvec.errors import DataError, IndexStoreError, ModelError
 from polyvec.index import exact
 from polyvec.index.folder import (
     PENDING,
@@ -130,20 +131,20 @@ class Index:
         return cls(folder, manifest, vectors_NE, items), report
 
     def search(
-        self, queries: Sequence[str], embedder: TextEncoder, *, top_k: int = 10
+        self, queries: str | Sequence[str], embedder: TextEncoder, *, top_k: int = 10
     ) -> list[list[Hit]]:
-        """The nearest texts of each query, best first, exactly.
+        """The nearest texts of each query, best first, exactly; a single string is one query.
 
-        Raises IndexStoreError if another model made the index.
+        Raises IndexStoreError if another model made the index, InputError for what is not a text
+        and ModelError, by id, for a similarity that is NaN or infinite.
         """
         self.check(embedder)
-        if isinstance(queries, str):
-            raise InputError(
-                "queries is a string, expected a list of strings: search([query], ...)"
-            )
+        queries = [queries] if isinstance(queries, str) else queries
+        check_texts(queries)
+        queries = list(queries)
         if not self.items:
             return [[] for _ in queries]
-        queries_QE = np.asarray(embedder.encode_query(list(queries)), np.float32)
+        queries_QE = np.asarray(embedder.encode_query(queries), np.float32)
         if queries_QE.shape != (len(queries), self.manifest.dimension):
             raise ModelError(
                 f"{type(embedder).__name__}.encode_query gave an array of shape "
@@ -156,7 +157,14 @@ class Index:
             # The model's own function scores all documents at once, so all are read now.
             documents_NE = np.array(documents_NE)
             similarity = lambda a, b: np.asarray(embedder.similarity(a, b))  # noqa: E731
-        found = exact.top_k(queries_QE, documents_NE, top_k, similarity)
+        try:
+            found = exact.top_k(queries_QE, documents_NE, top_k, similarity)
+        except exact.NotFiniteError as error:
+            raise ModelError(
+                f"{self.folder}: the similarity of query {queries[error.query][:60]!r} and text "
+                f"{self.items[error.document].id!r} is NaN or infinite; try dtype float32, or "
+                "build the index again"
+            ) from None
         return [
             [
                 Hit(self.items[row].id, score, self.items[row].text)
@@ -265,6 +273,11 @@ def _check_ids(items: Sequence[Record]) -> None:
     place_of: dict[str, int] = {}
     for place, item in enumerate(items, start=1):
         # isprintable is quick, and False for the lone surrogates that no file can hold.
+        if not isinstance(item, Record):
+            raise DataError(
+                f"text {place} is a {type(item).__name__}, expected a Record(id, text); "
+                "data.texts.read_texts reads them from files"
+            )
         if not isinstance(item.id, str) or (not item.id.isprintable() and not _is_text(item.id)):
             raise DataError(f"text {place}: id {item.id!r} is not a valid string; give another id")
         first = place_of.setdefault(item.id, place)

@@ -91,6 +91,10 @@ def test_candidates_and_excluded_documents_are_read(tmp_path):
     write(folder / "top_ranked" / "test.jsonl", [{"query-id": "p", "corpus-ids": ["a"]}])
     with pytest.raises(DataError, match="no documents to rank for query 'q'"):
         read_folder(folder)
+    pool = {"query-id": "q", "corpus-ids": ["a"]}
+    write(folder / "top_ranked" / "test.jsonl", [pool, {**pool, "corpus-ids": ["b"]}])
+    with pytest.raises(DataError, match=r"duplicate query 'q' \(lines 1 and 2\)"):
+        read_folder(folder)
 
 
 def test_queries_under_an_original_and_a_changed_instruction(tmp_path):

@@ -273,6 +273,26 @@ def test_a_cut_is_a_whole_number(measure, k):
         measure(ONE, FIRST, k)
 
 
+@pytest.mark.parametrize(
+    ("qrels", "run", "message"),
+    [
+        ({"1": {"a": 1}}, {1: {"a": 1.0}}, "no query in common; the run has 1, the qrels '1'"),
+        ({"q": {"a": 1}}, {"p": {"a": 1.0}}, "no query in common; the run has 'p'"),
+        ({"q": {"1": 1}}, {"q": {1: 1.0}}, "document ids are int in the run and str in the qrels"),
+    ],
+)
+def test_ids_of_two_sides_that_cannot_be_equal_are_an_error(qrels, run, message):
+    """SILENT row 46: all scores were 0."""
+    for measure in ("ndcg@10", "dcg_exponential"):
+        with pytest.raises(DataError, match=message):
+            retrieval(qrels, run, [measure])
+
+
+def test_a_run_that_finds_nothing_scores_0():
+    for run in ({}, {"q": {}}, {"q": {"b": 1.0}}):
+        assert retrieval({"q": {"a": 1}}, run, ["map"]) == {"map": 0}
+
+
 def test_bad_scores_grades_and_gains_are_errors():
     with pytest.raises(DataError, match="document 'b' has the score nan"):
         retrieval(ONE, {"q": {"a": 1.0, "b": math.nan}})

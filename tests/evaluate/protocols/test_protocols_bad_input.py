@@ -143,6 +143,9 @@ WRONG = {
     "labels are 1; expected both 0 and 1": changed(PAIRS, labels=(1,) * 90),
     "labels are 0, 1, 2; expected both 0 and 1": changed(PAIRS, labels=(2, *PAIRS.labels[1:])),
     "train: only one label, 'a'; expected 2 or more": changed(CLASSES, train_labels=("a",) * 120),
+    r"no label of the test texts \('cat', ...\) occurs in training": changed(
+        CLASSES, labels=("cat",) * 70
+    ),
     "only one label, 'a'; expected 2 or more": changed(CLUSTERS, labels=("a",) * 150),
     "the 1 sampled texts have only one label": changed(CLUSTERS, max_texts=1),
     r"gold pair \(3, 155\): row 155 is out of range for the 155 sentences2": changed(
@@ -151,6 +154,9 @@ WRONG = {
     "query 'x' has judgements but no text": changed(CORPUS, qrels={"x": {"d1": 1}}),
     "candidate 'd999' of query 'q2' is not in the corpus": changed(
         CORPUS, candidates={"q2": ("d1", "d999")}
+    ),
+    "document 'd1' is excluded for query 'q2' and is among its candidates": changed(
+        CORPUS, candidates={"q2": ("d0", "d1")}, excluded={"q2": frozenset({"d1"})}
     ),
     "no second instruction rules out a document": changed(
         CHANGED, qrels={query: (both[0],) * 2 for query, both in CHANGED.qrels.items()}

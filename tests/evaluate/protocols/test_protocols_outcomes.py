@@ -404,3 +404,14 @@ def test_a_summary_is_compared_with_the_nearest_human_one():
     left = protocols.run(Toy(at_angles), flat)
     assert left.main_score == left.statistic(left.paired) == pytest.approx(0.5)
     assert len(left.paired) == 2 and np.isnan(left.paired[0, 0])
+
+
+def test_queries_that_occur_in_their_documents_are_noted():
+    """HumanEval's functions contain the docstrings that are its queries."""
+    corpus = {"a": 'def f():\n    """Add the numbers\n    of a list."""', "b": "def g(): pass"}
+    queries = {"q": "Add the numbers of a list.", "p": "nothing"}
+    data = RetrievalSet("code", "test", corpus, queries, {"q": {"a": 1}, "p": {"b": 1}})
+    (note,) = protocols.run(Bag(), data).notes
+    assert note.startswith("1 of 2 queries occur word for word in a relevant document")
+    apart = dataclasses.replace(data, queries=queries | {"q": "Sum up the numbers of a list."})
+    assert protocols.run(Bag(), apart).notes == ()

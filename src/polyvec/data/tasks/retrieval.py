@@ -93,8 +93,13 @@ def instruction_retrieval(files: TaskFiles) -> InstructionRetrievalSet:
 def candidates(file: Path, data: RetrievalSet) -> dict[str, tuple[str, ...]]:
     """The documents to rank for each query: rows of "query-id" and "corpus-ids"."""
     found: dict[str, tuple[str, ...]] = {}
+    lines: dict[str, int] = {}
     for number, row in read_jsonl(file):
         query, documents = str(row.get("query-id")), row.get("corpus-ids")
+        if lines.setdefault(query, number) != number:
+            raise DataError(
+                f"{file}: duplicate query {query!r} (lines {lines[query]} and {number})"
+            )
         if not isinstance(documents, list):
             raise DataError(f"{file}:{number}: 'corpus-ids' is {documents!r}, not a list")
         for document in documents:

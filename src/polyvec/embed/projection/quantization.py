@@ -109,6 +109,30 @@ def dequantize(
     return (low_E + (levels + 0.5) * step_E).astype(np.float32)
 
 
+def comparable(vectors: np.ndarray, dim: int, calibration: Calibration | None = None) -> np.ndarray:
+    """Vectors whose products mean something: int8 and uint8 ones dequantised, others unchanged.
+
+    Levels and packed bits have no similarity of their own: unrelated texts would score like close
+    ones (sentence-transformers#3121). Which of the two they are follows from their width, `dim`
+    numbers or ceil(dim / 8) bytes. Raises CalibrationError where it does not, or where the ranges
+    of the levels are not known.
+    """
+    if vectors.dtype not in (np.int8, np.uint8):
+        return vectors
+    width, signed = vectors.shape[-1], vectors.dtype == np.int8
+    ranges = calibration.ranges_2E.shape[1] if calibration is not None else None
+    is_levels, is_bits = width in (ranges, dim), width == -(-dim // 8)
+    if is_levels and not is_bits:
+        return dequantize(vectors, "int8" if signed else "uint8", calibration)
+    if is_bits and not is_levels:
+        return dequantize(vectors, "binary" if signed else "ubinary", dim=dim)
+    raise CalibrationError(
+        f"{vectors.dtype} vectors of width {width} are not clearly levels of {dim} dimensions or "
+        f"bits of {dim} in {-(-dim // 8)} bytes; dequantise them first, with "
+        "polyvec.embed.projection.quantization.dequantize"
+    )
+
+
 def _steps(
     dim: int, precision: str, calibration: Calibration | None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ ir-measures computes all but DCG and exponential gains, which it lacks.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,7 @@ def _values(
     """Each measure's value for each query, in the order of the qrels."""
     families = {name: _family(name) for name in names}
     judged = _judged(qrels, no_positives)
+    _check_ids(judged, run)
     ranked = {query: in_order(run[query]) for query in judged if query in run}
     found = {name: dict.fromkeys(judged, 0.0) for name in names}
     theirs = {_measure(*families[name]): name for name in names if families[name][0] in THEIRS}
@@ -240,6 +241,34 @@ def _judged(qrels: Qrels, no_positives: str) -> dict[str, dict[str, int]]:
         why = "no query" if not qrels else f"none of {len(qrels)} queries has a relevant document"
         raise DataError(f"retrieval: nothing to average over, {why}")
     return judged
+
+
+def _check_ids(judged: Qrels, run: Run) -> None:
+    """Raises DataError for a run whose ids are others than those of the judgements.
+
+    Every score would be 0, as with ids that are numbers on one side and strings on the other. An
+    empty run scores 0, and so does one that finds nothing relevant.
+    """
+    if run and not any(query in judged for query in run):
+        raise DataError(
+            "retrieval: run and qrels have no query in common; the run has "
+            f"{next(iter(run))!r}, the qrels {next(iter(judged))!r}: write ids alike"
+        )
+    for what, theirs, ours in (
+        ("query", run, judged),
+        ("document", _documents(run), _documents(judged)),
+    ):
+        kinds = {type(each) for each in theirs}, {type(each) for each in ours}
+        if all(kinds) and not kinds[0] & kinds[1]:
+            names = ["/".join(sorted(kind.__name__ for kind in side)) for side in kinds]
+            raise DataError(
+                f"retrieval: {what} ids are {names[0]} in the run and {names[1]} in the qrels, so "
+                "none of them is equal; write ids alike"
+            )
+
+
+def _documents(side: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    return (document for found in side.values() for document in found)
 
 
 def _places(documents: list[str]) -> dict[str, float]:

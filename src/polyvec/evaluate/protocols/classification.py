@@ -40,6 +40,11 @@ def classification(
         raise DataError(
             f"{data.name}: train: only one label, {data.train_labels[0]!r}; expected 2 or more"
         )
+    if not set(data.train_labels) & set(data.labels):
+        raise DataError(
+            f"{data.name}: no label of the test texts ({data.labels[0]!r}, ...) occurs in training "
+            f"({data.train_labels[0]!r}, ...), so every score would be 0; write labels alike"
+        )
     draws = list(drawn(train_N, data.samples_per_label, num_experiments, seed))
     union = np.unique(np.concatenate(draws))
     chosen = [data.train_texts[row] for row in union]

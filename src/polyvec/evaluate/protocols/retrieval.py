@@ -1,11 +1,16 @@
 """Retrieval: are the relevant documents the nearest to a query in the whole corpus?"""
 
+from collections.abc import Iterable
+
 from polyvec.data.tasks.kinds import KINDS, TaskKind
 from polyvec.data.tasks.sets import InstructionRetrievalSet, RetrievalSet
 from polyvec.errors import DataError
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols import ranked
 from polyvec.evaluate.protocols.vectors import encode, mean
+
+REPEATED_SHARE = 0.1  # of the queries: fewer change the score by little
+REPEATED_WORDS = 5  # a shorter query occurs by chance
 
 
 def retrieval(encoder: Encoder, data: RetrievalSet, *, depth: int = ranked.DEPTH) -> Outcome:
@@ -76,7 +81,32 @@ def outcome(
         values[main][:, None],
         mean,
         ranked.groups(encoder, ranking, grades_QK, queries, documents),
+        _notes(data, queries),
     )
+
+
+def _notes(data: RetrievalSet, queries: ranked.Queries) -> tuple[str, ...]:
+    """Says how many queries stand word for word in a relevant document, if many do.
+
+    Matching words is then enough: HumanEval's functions, for one, contain their docstrings.
+    """
+    found = sum(
+        _repeated(text, (data.corpus.get(name, "") for name, grade in judged.items() if grade > 0))
+        for text, judged in zip(queries.texts, queries.qrels, strict=True)
+    )
+    if found < REPEATED_SHARE * len(queries.texts):
+        return ()
+    return (
+        f"{found} of {len(queries.texts)} queries occur word for word in a relevant document, so "
+        "the score measures matching words as well as meaning",
+    )
+
+
+def _repeated(query: str, documents: Iterable[str]) -> bool:
+    """Whether a query of some length is part of a document, white space aside."""
+    words = query.split()
+    plain = " ".join(words)
+    return len(words) >= REPEATED_WORDS and any(plain in " ".join(d.split()) for d in documents)
 
 
 def _excluded_rows(data: RetrievalSet, query: str, row_of: dict[str, int]) -> list[int]:

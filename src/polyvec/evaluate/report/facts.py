@@ -1,7 +1,7 @@
 """The figures of a report in the order of display, for both the page and Markdown."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -211,13 +211,20 @@ def _task(anchor: str, reports: Sequence["TaskReport"]) -> Task:
         interval=interval(sampled),
         published=_published([top.result] if top else [m.result for m in members]),
         official_task=getattr(first, "official_task", ""),
-        note="; ".join(dict.fromkeys(n for r in reports if (n := getattr(r.result, "note", "")))),
+        note="; ".join(dict.fromkeys(note for each in reports for note in _notes(each))),
         num_texts=sum(report.result.num_texts for report in parts),
         num_truncated=sum(report.result.num_truncated for report in parts),
         seconds=sum(report.result.seconds for report in parts),
         encode_seconds=sum(getattr(r.result, "encode_seconds", 0.0) for r in parts),
         num_items=num_items,
     )
+
+
+def _notes(report: "TaskReport") -> Iterator[str]:
+    """What is known of the data, then what was found in it."""
+    if note := getattr(report.result, "note", ""):
+        yield note
+    yield from getattr(report.outcome, "notes", ())
 
 
 def _main(report: "TaskReport") -> float:

@@ -45,7 +45,11 @@ def _warnings(found: Facts) -> Iterator[Notice]:
         yield Notice("warning", text, places)
     noted = tuple((_name(task), wording.clean(task.note)) for task in tasks if task.note)
     if noted:
-        yield Notice("warning", "Known differences from the published data or protocol.", noted)
+        yield Notice(
+            "warning",
+            "Notes on the data, and known differences from the published data or protocol.",
+            noted,
+        )
     for note in found.report.notes:
         yield Notice("warning", wording.clean(note))
 
