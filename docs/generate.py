@@ -73,6 +73,31 @@ def systems_table() -> str:
     return "\n".join(lines)
 
 
+def layouts_table() -> str:
+    """Folders that load, and what they were compared with; then folders that are refused."""
+    found = json.loads((ROOT / "docs" / "results" / "layouts.json").read_text("utf-8"))
+    loads = {name: row for name, row in found.items() if "refused" not in row}
+    lines = [
+        f"{len(found)} layouts, of which {len(loads)} load.",
+        "",
+        "| folder | models like it | vectors | compared with | largest difference, float32 "
+        "| cosine, bfloat16 |",
+        "| --- | --- | --- | --- | ---: | ---: |",
+    ]
+    for name, row in loads.items():
+        like = ", ".join(f"`{each}`" for each in row["like"])
+        lines.append(
+            f"| {name} | {like} | {row['kind']} | {row['answer']} | {row['float32']} "
+            f"| {row.get('bfloat16', '')} |"
+        )
+    lines += ["", "| refused | models like it | error |", "| --- | --- | --- |"]
+    for name, row in found.items():
+        if "refused" in row:
+            like, error = ", ".join(f"`{each}`" for each in row["like"]), row["refused"]
+            lines.append(f"| {name} | {like} | {error.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
 BASELINES = ("causal-mean", "causal-last")
 
 
@@ -117,6 +142,7 @@ def _gain(value: float | None, base: float | None) -> str:
 PARTS = {
     ROOT / "README.md": {"scores": scores_table},
     ROOT / "docs" / "systems.md": {"systems": systems_table},
+    ROOT / "docs" / "models.md": {"layouts": layouts_table},
     ROOT / "docs" / "embedders.md": {"training-free": training_free_table},
 }
 
