@@ -111,6 +111,7 @@ class Embedder(EncodeMethods):
         dtype: str = "float32",
         max_seq_length: int | None = None,
         pooling: str | Sequence[str] | None = None,
+        output: str | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         similarity_fn_name: str | None = None,
@@ -132,6 +133,8 @@ class Embedder(EncodeMethods):
         max_seq_length: most tokens that are read, special tokens included.
         pooling: a name in POOLINGS, several (their vectors are concatenated), or
             "package.module:function".
+        output: "dense" or "sparse"; the folder's own by default. "sparse" reads bge-m3's sparse
+            head, or a masked language model as SPLADE.
         prompts: replaces the stored prompts, by name.
         default_prompt_name: the stored prompt that `encode` uses.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan".
@@ -155,6 +158,7 @@ class Embedder(EncodeMethods):
             dtype=dtype,
             max_seq_length=max_seq_length,
             pooling=pooling,
+            output=output,
             prompts=prompts,
             default_prompt_name=default_prompt_name,
             similarity_fn_name=similarity_fn_name,

@@ -78,6 +78,10 @@ CASES = {
         },
     ),
     "lexical last": ("lexical", {"vocab_size": V, "over": "last", "top_k": 4}),
+    "token_weights": (
+        "token_weights",
+        {"hidden_size": D, "vocab_size": V, "unused_ids": [SLOT_ID, MASK_ID]},
+    ),
     "mask_token": ("mask_token", {"hidden_size": D, "token_id": MASK_ID}),
     "special_mean": ("special_mean", {"hidden_size": D, "token_ids": [SLOT_ID, MASK_ID]}),
     "layer": ("layer", {"hidden_size": D, "layer": -2, "pooling": "weighted_mean"}),

@@ -10,10 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from polyvec.embed.formats import sparse
 from polyvec.embed.formats.schema import OWN_WAY, POOLING_FLAGS, POOLING_FUNCTIONS, read_json
 from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
+from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.modules import POOLING_MODULES, WeightedLayers
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
 from polyvec.embed.projection.modules import PROJECTIONS
@@ -31,6 +33,13 @@ class Declared:
     projections: list[nn.Module] = field(default_factory=list)
     transformer: Path | None = None
     static: Path | None = None
+    sparse_static: Path | None = None
+    masked: bool = False
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the vectors are mostly zeros."""
+        return any(part_kind(part) == "sparse" for part in (self.pooling, *self.projections))
 
 
 def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
@@ -58,16 +67,55 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
             _read_own(kind, inside, declared, trust_remote_code)
             continue
         name = _module_name(folder, kind)
-        if (position == 0) != (name in ("Transformer", "StaticEmbedding")):
+        if (position == 0) != (name in FIRST):
             raise ModelError(
-                f"{folder}/modules.json: the first module, and no other, must be a Transformer "
-                "or a StaticEmbedding"
+                f"{folder}/modules.json: the first module, and no other, must be one of "
+                f"{', '.join(FIRST)}"
             )
         try:
             MODULES[name](inside, declared)
         except KeyError as error:
             raise ModelError(f"{inside}/config.json: key {error} is missing") from None
+    _check_logits(folder, declared)
+    _limit(folder, declared)
     return declared
+
+
+def part_kind(part: object) -> str:
+    """ "sparse" or "dense", as a pooling or projection declares."""
+    return str(getattr(part, "output_kind", "dense"))
+
+
+def _task(declared: Declared) -> str | None:
+    """What the transformer gives: states, or logits for the task "fill-mask"."""
+    if declared.masked or declared.transformer is None:
+        return "fill-mask" if declared.masked else None
+    task = read_json(declared.transformer / "sentence_bert_config.json", {}).get("transformer_task")
+    return None if task is None else str(task)
+
+
+def _check_logits(folder: Path, declared: Declared) -> None:
+    """Raises ModelError where logits would go to a pooling of states."""
+    if _task(declared) == "fill-mask" and not isinstance(declared.pooling, Lexical):
+        raise ModelError(
+            f"{folder}/modules.json: the transformer gives logits (fill-mask), which only "
+            "SpladePooling pools"
+        )
+
+
+def _limit(folder: Path, declared: Declared) -> None:
+    """Apply the folder's max_active_dims to the last part with sparse vectors."""
+    path = folder / "config_sentence_transformers.json"
+    most = read_json(path, {}).get("max_active_dims")
+    if most is None:
+        return
+    places = [i for i, part in enumerate(declared.projections) if part_kind(part) == "sparse"]
+    if places:
+        declared.projections[places[-1]] = sparse.limited(
+            declared.projections[places[-1]], most, path
+        )
+    elif declared.sparse_static is None:
+        declared.pooling = sparse.limited(declared.pooling, most, path)
 
 
 def _module_name(folder: Path, kind: str) -> str:
@@ -144,6 +192,27 @@ def _read_transformer(folder: Path, declared: Declared) -> None:
     declared.transformer = folder
 
 
+def _read_masked(folder: Path, declared: Declared) -> None:
+    declared.transformer, declared.masked = folder, True
+
+
+def _read_splade(folder: Path, declared: Declared) -> None:
+    if declared.transformer is None or _task(declared) != "fill-mask":
+        raise ModelError(
+            f"{folder}: SpladePooling pools logits: it needs an MLMTransformer before it, or a "
+            "Transformer with transformer_task 'fill-mask'"
+        )
+    declared.pooling = sparse.read_splade(folder, declared.transformer)
+
+
+def _read_autoencoder(folder: Path, declared: Declared) -> None:
+    declared.projections.append(sparse.read_autoencoder(folder))
+
+
+def _read_sparse_static(folder: Path, declared: Declared) -> None:
+    declared.sparse_static = folder
+
+
 def _read_static(folder: Path, declared: Declared) -> None:
     """Static models are always mean-pooled: no pooling module follows."""
     declared.static, declared.pooling = folder, ("mean",)
@@ -213,9 +282,14 @@ def _read_weighted_layers(folder: Path, declared: Declared) -> None:
     declared.layers = _with_weights(layers, folder)
 
 
+FIRST = ("Transformer", "StaticEmbedding", "MLMTransformer", "SparseStaticEmbedding")
 MODULES: dict[str, Callable[[Path, Declared], None]] = {
     "Transformer": _read_transformer,
     "StaticEmbedding": _read_static,
+    "MLMTransformer": _read_masked,
+    "SparseStaticEmbedding": _read_sparse_static,
+    "SpladePooling": _read_splade,
+    "SparseAutoEncoder": _read_autoencoder,
     "Pooling": _read_pooling,
     "Dense": _read_dense,
     "LayerNorm": _read_layer_norm,

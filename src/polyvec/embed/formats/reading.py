@@ -15,6 +15,7 @@ from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.modules import Declared, read_modules
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
 from polyvec.embed.formats.sources import model_folder
+from polyvec.embed.formats.sparse import limited, read_sparse_head, read_sparse_static
 from polyvec.embed.formats.static import read_static
 from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import (
@@ -50,6 +51,7 @@ def read_parts(
     dtype: str = "float32",
     max_seq_length: int | None = None,
     pooling: str | Sequence[str] | None = None,
+    output: str | None = None,
     prompts: Mapping[str, str] | None = None,
     default_prompt_name: str | None = None,
     similarity_fn_name: str | None = None,
@@ -71,12 +73,15 @@ def read_parts(
         token=token,
     )
     declared = read_modules(folder, trust_remote_code=trust_remote_code)
-    root = declared.transformer or folder
-    if not (root / "config.json").is_file() and declared.static is None:
+    root = declared.transformer or declared.sparse_static or folder
+    table = declared.static or declared.sparse_static
+    if not (root / "config.json").is_file() and table is None:
         raise ModelError(f"{root}: not a model folder (no config.json)")
     stored = read_json(folder / "config_sentence_transformers.json", {})
     bert = read_json(root / "sentence_bert_config.json", {})
     own = read_json(folder / POLYVEC_FILE, {})
+    check_output(output, folder, declared)
+    has_both = output == "sparse" and not declared.is_sparse  # its own output is dense
     # Before anything is loaded: names, and settings that the pooling requires.
     if pooling is not None:
         check_pooling(pooling, {}, where=WHERE)
@@ -89,6 +94,11 @@ def read_parts(
         if pooling is not None:
             facts = model_facts(model.config, tokenizer)
             declared.pooling = build_pooling(pooling, {}, facts, where=WHERE)
+    elif declared.sparse_static is not None:
+        model, tokenizer, weights = read_sparse_static(root, folder)
+        model = model.to(check_dtype(dtype, device))
+        most = stored.get("max_active_dims")
+        declared.pooling = limited(weights, most, folder / "config_sentence_transformers.json")
     else:
         tokenizer = load_tokenizer(root, trust_remote_code)
         read_contract(tokenizer, None)  # reports a doubled EOS before any weight loads
@@ -97,6 +107,10 @@ def read_parts(
             check_served(pooling, config, where=WHERE)
             facts = model_facts(config, tokenizer)
             declared.pooling = build_pooling(pooling, {}, facts, where=WHERE)
+        if has_both:
+            config = load_config(root, trust_remote_code)
+            declared.pooling = read_sparse_head(folder, config, tokenizer)
+            declared.projections = []
         kind = transformer_kind(_needs(declared, own))
         model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
     model = model.to(device or best_device())
@@ -129,10 +143,27 @@ def read_parts(
         ),
         template=Template.from_dict(own["template"]) if "template" in own else None,
         variants=None if variants is None else TextVariants(backbone, tokenizer, **variants),
-        similarity_fn_name=similarity_fn_name or stored.get("similarity_fn_name") or "cosine",
+        similarity_fn_name=similarity_fn_name or _similarity(stored, sparse_head=has_both),
         truncate_dim=truncate_dim or stored.get("truncate_dim"),
         calibration=_read_calibration(folder, own),
     )
+
+
+def check_output(output: str | None, folder: Path, declared: Declared) -> None:
+    """Raises InputError for an output that this folder's model does not have."""
+    if output not in (None, "dense", "sparse"):
+        hint = "; several vectors a text: MultiVectorEmbedder.from_pretrained"
+        raise InputError(f"output {output!r} is not known. Known: dense, sparse{hint}")
+    if output == "dense" and (declared.is_sparse or declared.sparse_static is not None):
+        raise InputError(f"{folder}: output 'dense', but the model's vectors are sparse")
+
+
+def _similarity(stored: Mapping[str, Any], *, sparse_head: bool) -> str:
+    """The folder's similarity; by default that of sentence-transformers for its kind of model."""
+    if sparse_head:
+        return "dot"  # the folder's own is of its dense vectors
+    default = "dot" if stored.get("model_type") == "SparseEncoder" else "cosine"
+    return str(stored.get("similarity_fn_name") or default)
 
 
 def _needs(declared: Declared, own: Mapping[str, Any]) -> frozenset[str]:

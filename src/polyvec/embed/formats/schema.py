@@ -22,6 +22,8 @@ POOLING_FUNCTIONS = "polyvec.pooling_functions"
 # A module of this name says that polyvec.json affects the vectors too (template, attention, ...).
 OWN_WAY = "polyvec.own_way"
 
+SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseAutoEncoder", "SparseStaticEmbedding")
+
 
 def module_type(kind: str) -> str:
     """What modules.json calls a module: sentence-transformers' class, or a part of ours.
@@ -29,8 +31,10 @@ def module_type(kind: str) -> str:
     sentence-transformers finds no module of either of our two forms, "polyvec.NAME" for a
     registered part and "package.module:NAME", and refuses the folder.
     """
-    ours = kind.startswith("polyvec.") or ":" in kind
-    return kind if ours else f"sentence_transformers.models.{kind}"
+    if kind.startswith("polyvec.") or ":" in kind:
+        return kind
+    place = "sparse_encoder.models" if kind in SPARSE_MODULES else "models"
+    return f"sentence_transformers.{place}.{kind}"
 
 
 def read_json(path: Path, default: Any = None) -> Any:

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +16,7 @@ from torch import nn
 from polyvec import __version__
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats import sparse
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
     OWN_WAY,
@@ -26,13 +27,17 @@ from polyvec.embed.formats.schema import (
     read_json,
     write_json,
 )
+from polyvec.embed.formats.sparse import max_active_dims
 from polyvec.embed.formats.static import StaticTable, write_static
 from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
+from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.modules import POOLING_MODULES
+from polyvec.embed.pooling.token_weights import TokenWeights
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
 from polyvec.embed.projection.modules import PROJECTIONS
+from polyvec.embed.projection.trained import SparseAutoencoder
 from polyvec.errors import ModelError
 from polyvec.registry import Registry
 from polyvec.storage.files import atomic_folder
@@ -44,7 +49,7 @@ def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
         modules = [_write_model(parts, folder)]
         if parts.layers is not None:
             modules.append(_write_weighted_layers(parts, folder, len(modules)))
-        if modules != [("", "StaticEmbedding")]:
+        if modules[0][1] not in ("StaticEmbedding", "SparseStaticEmbedding"):
             modules.append(_write_pooling(parts, folder, len(modules)))
         for step in parts.projections:
             modules.append(_write_projection(step, folder, len(modules)))
@@ -75,7 +80,11 @@ def _write_model(parts: EmbedderParts, folder: Path) -> tuple[str, str]:
     model = parts.backbone.model
     if not isinstance(model, StaticTable):
         _write_transformer(parts, folder)
-        return "", "Transformer"
+        return "", "MLMTransformer" if _is_splade(parts) else "Transformer"
+    if isinstance(parts.pooling, TokenWeights) and not parts.pooling.linear:
+        tokenizer = parts.text_tokenizer
+        sparse.write_static_weights(model, tokenizer.hf, tokenizer.max_length, folder)
+        return "", "SparseStaticEmbedding"
     if parts.pooling not in ("mean", ("mean",)) or parts.text_tokenizer.max_length is not None:
         raise ModelError(
             "a static table can only be saved with pooling 'mean' and no max_seq_length"
@@ -111,6 +120,11 @@ def _write_transformer(parts: EmbedderParts, folder: Path) -> None:
 
 
 def _write_pooling(parts: EmbedderParts, folder: Path, place: int) -> tuple[str, str]:
+    if _is_splade(parts):
+        inside = folder / f"{place}_SpladePooling"
+        inside.mkdir()
+        sparse.write_splade(cast(Lexical, parts.pooling), inside)
+        return inside.name, "SpladePooling"
     if isinstance(parts.pooling, PoolingModule):
         return _write_own(parts.pooling, POOLING_MODULES, folder, place)
     names = (parts.pooling,) if isinstance(parts.pooling, str) else parts.pooling
@@ -125,6 +139,19 @@ def _write_pooling(parts: EmbedderParts, folder: Path, place: int) -> tuple[str,
     inside.mkdir()
     write_json(inside / "config.json", config)
     return inside.name, "Pooling"
+
+
+def _is_splade(parts: EmbedderParts) -> bool:
+    """Whether the pooling is written as SpladePooling, whose limit is that of the last vectors."""
+    plain = sparse.is_splade(parts.pooling, parts.backbone, parts.pool_prompt)
+    return plain and not (parts.projections and max_active_dims(parts.pooling, ()))
+
+
+def _is_sparse_encoder(parts: EmbedderParts) -> bool:
+    """Whether the folder is one of sentence-transformers' SparseEncoder."""
+    static = isinstance(parts.pooling, TokenWeights) and not parts.pooling.linear
+    coded = any(isinstance(step, SparseAutoencoder) for step in parts.projections)
+    return static or coded or _is_splade(parts)
 
 
 def _write_weighted_layers(parts: EmbedderParts, folder: Path, place: int) -> tuple[str, str]:
@@ -154,6 +181,11 @@ def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, s
     if isinstance(step, Normalize):
         (folder / f"{place}_Normalize").mkdir()
         return f"{place}_Normalize", "Normalize"
+    if isinstance(step, SparseAutoencoder):
+        inside = folder / f"{place}_SparseAutoEncoder"
+        inside.mkdir()
+        sparse.write_autoencoder(step, inside)
+        return inside.name, "SparseAutoEncoder"
     return _write_own(step, PROJECTIONS, folder, place)
 
 
@@ -199,13 +231,17 @@ def _write_module(
 
 
 def _write_settings(parts: EmbedderParts, folder: Path) -> None:
+    sparse = _is_sparse_encoder(parts)
     settings: dict[str, Any] = {
-        "model_type": "SentenceTransformer",
+        "model_type": "SparseEncoder" if sparse else "SentenceTransformer",
         "__version__": {"polyvec": __version__, "pytorch": torch.__version__},
         "prompts": dict(parts.prompts.by_name) if parts.prompts else {},
         "default_prompt_name": parts.prompts.default_name if parts.prompts else None,
         "similarity_fn_name": parts.similarity_fn_name,
     }
+    most = max_active_dims(parts.pooling, tuple(parts.projections)) if sparse else None
+    if most is not None:
+        settings["max_active_dims"] = most
     if parts.truncate_dim is not None:
         settings["truncate_dim"] = parts.truncate_dim
     write_json(folder / "config_sentence_transformers.json", settings)

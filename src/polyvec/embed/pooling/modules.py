@@ -17,6 +17,7 @@ from polyvec.embed.pooling.layers import (
 )
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.side import DecoderStart, Generated
+from polyvec.embed.pooling.token_weights import TokenWeights
 from polyvec.registry import Registry
 
 # Add yours here; tests walk the table. A program adds its own with `register`.
@@ -29,6 +30,7 @@ POOLING_MODULES: Registry[type[PoolingModule]] = Registry(
         "route_weights": RouterWeights,
         "reba": ReBA,
         "lexical": Lexical,
+        "token_weights": TokenWeights,
         "mask_token": MaskToken,
         "special_mean": SpecialMean,
         "layer": LayerChoice,

@@ -221,21 +221,25 @@ class _FlowBlock(nn.Module):
 class SparseAutoencoder(Projector):
     """At most k of `num_latents` numbers above 0: ReLU(TopK(W (x - b_pre) + b)), [B, num_latents].
 
-    CSR (Wen et al. 2025, arXiv:2503.01776); the decoder is W transposed, plus b_pre.
+    CSR (Wen et al. 2025, arXiv:2503.01776); the decoder is W transposed, plus b_pre. With
+    `normalize` each vector gets mean 0 and standard deviation 1 first.
     """
 
     output_kind = "sparse"
 
-    def __init__(self, in_features: InFeatures, num_latents: int, k: int) -> None:
+    def __init__(
+        self, in_features: InFeatures, num_latents: int, k: int, normalize: bool = False
+    ) -> None:
         super().__init__(in_features, num_latents)
         if not 1 <= k <= num_latents:
             raise SettingsError(f"SparseAutoencoder: k {k} is not between 1 and {num_latents}")
-        self.num_latents, self.k = num_latents, k
+        self.num_latents, self.k, self.normalize = num_latents, k, normalize
         self.weight_ED = nn.Parameter(F.normalize(torch.randn(num_latents, in_features), dim=-1))
         self.bias_E = nn.Parameter(torch.zeros(num_latents))
         self.bias_pre_D = nn.Parameter(torch.zeros(in_features))
 
     def project(self, vectors_BD: Tensor) -> Tensor:
+        vectors_BD, _, _ = self._scaled(vectors_BD)
         latents_BE = F.linear(vectors_BD - self.bias_pre_D, self.weight_ED, self.bias_E)
         return keep(latents_BE, latents_BE.topk(self.k, dim=-1).indices).relu()
 
@@ -245,7 +249,20 @@ class SparseAutoencoder(Projector):
 
     def reconstruct(self, vectors_BD: Tensor) -> Tensor:
         """The vectors decoded from their k latents, [B, D]."""
-        return self._run(lambda x: self._decode(self.project(x)), vectors_BD, self.in_features)
+        return self._run(self._reconstruct, vectors_BD, self.in_features)
+
+    def _reconstruct(self, vectors_BD: Tensor) -> Tensor:
+        _, mean_B1, std_B1 = self._scaled(vectors_BD)
+        return self._decode(self.project(vectors_BD)) * std_B1 + mean_B1
+
+    def _scaled(self, vectors_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The vectors as the encoder reads them, and the mean and scale that were removed."""
+        mean_B1 = vectors_BD.mean(dim=-1, keepdim=True)
+        if not self.normalize:
+            return vectors_BD, torch.zeros_like(mean_B1), torch.ones_like(mean_B1)
+        std_B1 = vectors_BD.std(dim=-1, keepdim=True)
+        # The constant is sentence-transformers'.
+        return (vectors_BD - mean_B1) / (std_B1 + 1e-5), mean_B1, std_B1
 
     def _decode(self, latents_BE: Tensor) -> Tensor:
         return latents_BE @ self.weight_ED + self.bias_pre_D
