@@ -8,6 +8,7 @@ that are not zero, T tokens of all texts.
 import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -149,6 +150,11 @@ class RunOptions:
             raise InputError(
                 f"truncate={self.truncate!r} is not known. Known: error, silent, warn."
             )
+        for name in ("batch_size", "batch_tokens"):
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 1):
+                raise InputError(f"{name} is {value!r}, expected a whole number from 1")
 
 
 @dataclass(slots=True)

@@ -92,7 +92,7 @@ class Embedder(EncodeMethods):
         self.prompt_table = prompts or PromptTable()
         self.template, self.variants = template, variants
         self.similarity_fn_name = similarity_fn_name
-        self.truncate_dim = truncate_dim
+        self._truncate_dim = truncate_dim  # checked below, with what else has dimensions
         self.calibration = calibration
         self._fingerprints = Fingerprints()
         self._check_dimensions()

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from polyvec.embed import encoding
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.encoding import EncodeRun, Output
+from polyvec.embed.formats.transformer import check_device
+from polyvec.embed.inputs.contract import check_count
 from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.spans import Span
@@ -75,8 +77,8 @@ class EncodeMethods(nn.Module, TextEncoder):
     text_tokenizer: TextTokenizer
     template: Template | None
     prompt_table: PromptTable
-    truncate_dim: int | None
     calibration: Calibration | None
+    _truncate_dim: int | None
 
     @abc.abstractmethod
     def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
@@ -114,9 +116,22 @@ class EncodeMethods(nn.Module, TextEncoder):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         limit = self.backbone.max_positions
+        value = limit if value is None else value
+        if value is not None:
+            check_count("max_seq_length", value)
         if value is not None and limit is not None and value > limit:
             raise InputError(f"max_seq_length {value} is beyond the model's {limit} positions")
         self.text_tokenizer.max_length = value
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Numbers that are kept of each vector; None for all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        _check_dimension(value, self.full_dimension)
+        self._truncate_dim = value
 
     @property
     def device(self) -> torch.device:
@@ -299,8 +314,7 @@ class EncodeMethods(nn.Module, TextEncoder):
     ) -> Iterator[np.ndarray]:
         """Arrays [at most `chunk_size`, E], in order, for any number of texts in bounded memory."""
         encoding.check_texts(inputs)
-        if chunk_size < 1:
-            raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
+        check_count("chunk_size", chunk_size)
         self._check_finish("sentence_embedding", finish)
         self._move(device)
         run = EncodeRun(
@@ -349,7 +363,8 @@ class EncodeMethods(nn.Module, TextEncoder):
             states = [x.numpy() for window in windows for x in window]
             return MultiVectors.of(states, self.backbone.hidden_size), run.report
         parts = (self._finished(window, **finish) for window in windows)
-        values = _gather(parts, len(inputs), self._finished([], **finish))
+        total = len(inputs) if isinstance(inputs, Sequence) else None
+        values = _gather(parts, total, self._finished([], **finish))
         return DenseVectors(values), run.report
 
     def tokenize(
@@ -405,7 +420,7 @@ class EncodeMethods(nn.Module, TextEncoder):
         calibration: Calibration | None = None,
     ) -> np.ndarray:
         """Step 5 for a window: truncated, normalised and quantised."""
-        dim = truncate_dim or self.truncate_dim
+        dim = self.truncate_dim if truncate_dim is None else truncate_dim
         unit = normalize_embeddings or self.normalizes
         vectors_NE = torch.stack(list(vectors)) if vectors else torch.zeros(0, self.full_dimension)
         vectors_NE = quantization.truncate(vectors_NE, dim, renormalize=unit)
@@ -434,11 +449,20 @@ class EncodeMethods(nn.Module, TextEncoder):
             )
         if output_value == "token_embeddings" and finish.get("precision", "float32") != "float32":
             raise InputError("token_embeddings are float32 only")
+        _check_dimension(finish.get("truncate_dim"), self.full_dimension)
         self._finished([], **finish)
 
     def _move(self, device: str | None) -> None:
-        if device is not None and torch.device(device) != self.device:
+        if device is not None and check_device(device) != self.device:
             self.to(device)
+
+
+def _check_dimension(value: int | None, full: int) -> None:
+    if value is None:
+        return
+    check_count("truncate_dim", value)
+    if value > full:
+        raise InputError(f"truncate_dim {value} is not between 1 and {full}")
 
 
 def _only_one(**given: Texts | None) -> Texts:

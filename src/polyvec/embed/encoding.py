@@ -28,7 +28,7 @@ from polyvec.embed.inputs.tokens import (
     budget_batches,
 )
 from polyvec.embed.progress import progress
-from polyvec.errors import InputError, ModelError, TruncationWarning
+from polyvec.errors import InputError, ModelError, TokenizerError, TruncationWarning
 from polyvec.interfaces import CHUNK_SIZE, EncodeReport, Prompt, RunOptions
 
 # Tokens in a batch. A CPU gains nothing beyond a few thousand, a GPU is idle below.
@@ -138,7 +138,11 @@ class EncodeRun:
             warnings.warn(message, TruncationWarning, stacklevel=4)
 
     def _check_prompt(self) -> None:
-        """Raises InputError for a prompt that fills the model and leaves no room for a text."""
+        """Raises InputError for a prompt that fills the model and leaves no room for a text.
+
+        TokenizerError for a tokenizer with tokens that the model has no embedding of.
+        """
+        self.model.text_tokenizer.check_rows(self.model.backbone.num_rows)
         limit = self.model.max_seq_length
         if not self.prompt.text or limit is None or self.model.template is not None:
             return  # a template's tokens are counted text by text
@@ -200,6 +204,9 @@ class EncodeRun:
     def _forward(self, batch: TokenBatch, start: int) -> list[Tensor]:
         """The output of each text of a batch, on the CPU in float32."""
         began = time.perf_counter()
+        rows = self.model.backbone.num_rows
+        if rows is not None and len(batch.ids_T) and batch.ids_T.max() >= rows:
+            self._raise_without_row(batch, rows, start)
         with torch.inference_mode():
             if self.output == "token states":
                 padded_BTD, mask_BT = self.model.token_states(batch)
@@ -222,6 +229,16 @@ class EncodeRun:
         )
         self.report.forward_s += time.perf_counter() - began
         return out
+
+    def _raise_without_row(self, batch: TokenBatch, rows: int, start: int) -> None:
+        place = int(np.argmax(batch.ids_T))
+        row = batch.rows[int(np.searchsorted(np.cumsum(batch.lengths), place, side="right"))]
+        token = self.model.text_tokenizer.hf.convert_ids_to_tokens([int(batch.ids_T[place])])[0]
+        raise TokenizerError(
+            f"inputs[{start + row}]: token {token!r} (id {batch.ids_T[place]}) has no row in the "
+            f"embedding table, which has {rows} rows; leave it out of the prompt, or resize the "
+            "table with model.resize_token_embeddings(len(tokenizer))"
+        )
 
     def _means(self, rows: list[int], found: list[Tensor]) -> dict[int, Tensor]:
         """The output of each text by its row: the mean over its inputs."""

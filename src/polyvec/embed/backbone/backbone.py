@@ -132,6 +132,16 @@ class Backbone(nn.Module):
             return None
         return int(limit) - selection.declared_offset(self.model)
 
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of the table of token embeddings; None if the model has no such table."""
+        try:
+            table = self.model.get_input_embeddings()
+        except (AttributeError, NotImplementedError):  # of models with code of their own
+            return None
+        weight = getattr(table, "weight", None)
+        return None if weight is None else len(weight)
+
     def forward(
         self,
         batch: TokenBatch,

@@ -20,12 +20,13 @@ from polyvec.embed.formats.static import read_static
 from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
+    check_device,
     check_dtype,
     load_config,
     load_transformer,
     transformer_kind,
 )
-from polyvec.embed.inputs.contract import NO_LIMIT, read_contract
+from polyvec.embed.inputs.contract import NO_LIMIT, check_count, read_contract
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer
@@ -65,6 +66,11 @@ def read_parts(
     trust_remote_code: bool = False,
 ) -> EmbedderParts:
     """The parts of an embedder, read from a folder or hub id; see Embedder.from_pretrained."""
+    for name, count in (("max_seq_length", max_seq_length), ("truncate_dim", truncate_dim)):
+        if count is not None:
+            check_count(name, count)
+    if device is not None:
+        check_device(device)
     folder = model_folder(
         name_or_path,
         revision=revision,
@@ -127,6 +133,7 @@ def read_parts(
         max_length=_max_length(root, bert, tokenizer, backbone, max_seq_length),
         lower_case=bool(bert.get("do_lower_case", False)),
     )
+    text_tokenizer.check_rows(backbone.num_rows)
     _check_contract(folder, own, text_tokenizer)
     variants = own.get("variants")
     return EmbedderParts(

@@ -1,19 +1,245 @@
-"""The tokenizer of a folder: its ids are those of the folder's own tokenizer files."""
+"""The tokenizer of a folder: its ids are those of the folder's own tokenizer files.
 
+transformers 5 rebuilds a tokenizer from its class name or model_type, which overrules
+tokenizer.json (transformers#45701, #45920), and invents a vocabulary where the files are missing.
+Here tokenizer.json decides (SILENT rows 33 to 35).
+"""
+
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import (
+    TOKENIZER_MAPPING_NAMES,
+    tokenizer_class_from_name,
+)
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.errors import TokenizerError
+from polyvec.embed.formats.schema import read_json, write_json
+from polyvec.embed.inputs.contract import bare, keep_promises
+from polyvec.errors import MissingExtraError, TokenizerError
+
+CONFIG = "tokenizer_config.json"
+JSON = "tokenizer.json"
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+# Any one of these, where there is no tokenizer.json.
+VOCABULARIES = ("vocab.txt", "vocab.json", "tekken.json", *SENTENCEPIECE)
+# What tokenizers of all kinds split differently: spaces, lines, case, accents, digits, scripts.
+PROBES = (
+    "",
+    " ",
+    "a",
+    "The cat sat on the mat.",
+    " leading and trailing ",
+    "two  spaces,\ttabs\nand\r\n\nlines",
+    "Ünïcode Café İstanbul ﬁne e\u0301",
+    "don't; it's (so-called) #1: 3.14159 or 1,234,567 at 50%!?",
+    "漢字とかな 한국어 العربية हिन्दी ไทย Привет",
+    "🎉👩‍👩‍👧 x² µ",
+    "UPPER lowercase MiXeD snake_case camelCase",
+    "https://example.org/a?b=c&d=e def f(x): return x**2",
+)
+# Classes whose makers' code, like transformers 4 and 5, lets flags of tokenizer_config.json
+# overrule the normaliser or pre-tokeniser inside tokenizer.json.
+BERT_FLAGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MPNet", "MobileBert", "ConvBert", "SqueezeBert")
+PREFIX_SPACE_CLASSES = ("GPT2", "Roberta", "Bart", "Longformer", "LED", "CodeGen", "Deberta")
 
 
-def load_tokenizer(root: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; TokenizerError if it cannot be read."""
+def load_tokenizer(
+    root: Path, trust_remote_code: bool = False, **options: Any
+) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, with the ids of its tokenizer.json.
+
+    `options` replace settings of tokenizer_config.json. Where there is no tokenizer.json, its
+    vocabulary is converted by transformers. BOS and EOS that tokenizer_config.json promises
+    are added. Raises TokenizerError if the files are missing, unreadable, or give other ids.
+    """
+    config = read_json(root / CONFIG, {})
+    settings = {**_special_tokens_map(root), **config, **options}
+    options.pop("tokenizer_type", None)  # see write_tokenizer
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(root, trust_remote_code=trust_remote_code)
+            if (root / JSON).is_file():
+                found = _from_json(root, settings, options)
+            else:
+                found = _from_vocabulary(root, trust_remote_code, options)
+    except (TokenizerError, MissingExtraError):
+        raise
     except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
         raise TokenizerError(
             f"{root}: cannot read the tokenizer ({' '.join(str(error).split())[:200]})"
         ) from None
+    keep_promises(found, settings, where=root / CONFIG)
+    return found
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, str]:
+    """Write the tokenizer so that it loads to the same ids, in transformers, too.
+
+    Returns the `tokenizer_args` that sentence-transformers needs for that, mostly none.
+    """
+    with quiet_transformers():
+        tokenizer.save_pretrained(folder)
+        config = read_json(folder / CONFIG, {})
+        # The one name by which transformers 4 and 5 both leave tokenizer.json alone.
+        write_json(folder / CONFIG, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
+        model_type = read_json(folder / "config.json", {}).get("model_type")
+        if TOKENIZER_MAPPING_NAMES.get(model_type) in (None, "TokenizersBackend"):
+            return {}
+        theirs = AutoTokenizer.from_pretrained(folder)
+    if _first_difference(bare(theirs), bare(tokenizer)) is None:
+        return {}
+    # transformers 5 takes the class of model_type (qwen2) whatever the files say. This key
+    # names a type without a class of its own.
+    return {"tokenizer_type": "granite"}
+
+
+def _from_json(
+    root: Path, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> PreTrainedTokenizerBase:
+    """tokenizer.json as it is, with the settings beside it."""
+    own = Tokenizer.from_file(str(root / JSON))
+    own.no_padding()
+    own.no_truncation()
+    found = PreTrainedTokenizerFast.from_pretrained(root, **options)
+    difference = _first_difference(bare(found), own)
+    if difference is not None:
+        probe, got, expected = difference
+        raise TokenizerError(
+            f"{root / JSON}: transformers reads {probe!r} as {got[:8]}, the file says "
+            f"{expected[:8]}; update transformers, or save the tokenizer again with it"
+        )
+    name = _class_name(root, settings)
+    _take_defaults(found, name, settings)
+    _obey_flags(found, name, settings)
+    return found
+
+
+def _first_difference(
+    found: Tokenizer, expected: Tokenizer
+) -> tuple[str, list[int], list[int]] | None:
+    """The first probe that the two read differently, and the ids of both."""
+    for probe in PROBES:
+        pair = found.encode(probe).ids, expected.encode(probe).ids
+        if pair[0] != pair[1]:
+            return probe, *pair
+    return None
+
+
+def _class_name(root: Path, settings: Mapping[str, Any]) -> str:
+    """The tokenizer's class as the folder names it, else that of its model_type."""
+    config = read_json(root / "config.json", {})
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    name = name or TOKENIZER_MAPPING_NAMES.get(config.get("model_type"))
+    return str(name or "").removesuffix("Fast")
+
+
+def _take_defaults(
+    tokenizer: PreTrainedTokenizerBase, name: str, settings: Mapping[str, Any]
+) -> None:
+    """Special tokens that no file names, as the class has them: BERT's [PAD] and [MASK]."""
+    try:
+        found = tokenizer_class_from_name(name) if name else None
+        parameters = inspect.signature(found.__init__).parameters if found is not None else {}
+    except Exception:  # noqa: BLE001 - a class that needs a missing package has no defaults
+        return
+    names = list(getattr(found, "model_input_names", ()))
+    if names and "model_input_names" not in settings:
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+    for key, parameter in parameters.items():
+        token = parameter.default
+        unset = key.endswith("_token") and key not in settings and isinstance(token, str)
+        if unset and tokenizer.backend_tokenizer.token_to_id(token) is not None:
+            setattr(tokenizer, key, token)
+
+
+def _obey_flags(tokenizer: PreTrainedTokenizerBase, name: str, settings: Mapping[str, Any]) -> None:
+    """Flags beside tokenizer.json that the classes of BERT and GPT-2 put above it."""
+    backend = tokenizer.backend_tokenizer
+    family = name.removesuffix("Tokenizer")
+    if family in BERT_CLASSES and isinstance(backend.normalizer, normalizers.BertNormalizer):
+        state = json.loads(backend.normalizer.__getstate__())
+        flags = {ours: settings[key] for key, ours in BERT_FLAGS.items() if key in settings}
+        wanted = {"clean_text": state["clean_text"], **{k: state[k] for k in BERT_FLAGS.values()}}
+        if wanted != (wanted := {**wanted, **flags}):
+            backend.normalizer = normalizers.BertNormalizer(**wanted)
+    if family in PREFIX_SPACE_CLASSES and isinstance(
+        backend.pre_tokenizer, pre_tokenizers.ByteLevel
+    ):
+        asked = settings.get("add_prefix_space")
+        if asked is not None and asked != backend.pre_tokenizer.add_prefix_space:
+            regex = backend.pre_tokenizer.use_regex
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+                add_prefix_space=bool(asked), use_regex=regex
+            )
+
+
+def _from_vocabulary(
+    root: Path, trust_remote_code: bool, options: Mapping[str, Any]
+) -> PreTrainedTokenizerBase:
+    """A vocabulary without tokenizer.json, converted by the class that the folder names."""
+    file = next((root / name for name in VOCABULARIES if (root / name).is_file()), None)
+    if file is None:
+        raise TokenizerError(
+            f"{root}: no tokenizer (neither {JSON} nor {', '.join(VOCABULARIES)}); copy these "
+            "files from the base model"
+        )
+    if file.name in SENTENCEPIECE:
+        for package in ("sentencepiece", "google.protobuf"):
+            if not _is_installed(package):
+                raise MissingExtraError(
+                    package, "sentencepiece", f"{file} (there is no {JSON}): converting it"
+                )
+    found = AutoTokenizer.from_pretrained(root, trust_remote_code=trust_remote_code, **options)
+    _check_vocabulary(found, file)
+    return found
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the parent package
+        return False
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Raises TokenizerError if the tokenizer does not have the file's tokens (SILENT row 34)."""
+    found = tokenizer.get_vocab()
+    expected = _vocabulary(file)
+    lost = [t for t, i in expected.items() if (t not in found if i is None else found.get(t) != i)]
+    # Converters leave out or rename a few control tokens of sentencepiece.
+    if len(lost) > (0.05 * len(expected) + 3 if file.name in SENTENCEPIECE else 0):
+        raise TokenizerError(
+            f"{file}: {type(tokenizer).__name__} does not hold {len(lost)} of its "
+            f"{len(expected)} tokens, such as {lost[0]!r}; check tokenizer_class in {CONFIG}, or "
+            f"convert the tokenizer to {JSON}"
+        )
+
+
+def _vocabulary(file: Path) -> dict[str, int | None]:
+    """The tokens of a vocabulary file; sentencepiece's get their ids from the converter."""
+    if file.suffix == ".txt":
+        lines = file.read_text("utf-8").split("\n")
+        return {token.rstrip("\r"): i for i, token in enumerate(lines) if token.strip()}
+    if file.name == "vocab.json":
+        return dict(read_json(file))
+    if file.name in SENTENCEPIECE:
+        from sentencepiece import SentencePieceProcessor
+
+        pieces = SentencePieceProcessor(model_file=str(file))
+        return {pieces.id_to_piece(i): None for i in range(pieces.get_piece_size())}
+    return {}
+
+
+def _special_tokens_map(root: Path) -> dict[str, Any]:
+    return dict(read_json(root / "special_tokens_map.json", {}))

@@ -159,6 +159,19 @@ def _cpu_computes(name: str) -> bool:
     return bool(torch.cpu._is_amx_fp16_supported())
 
 
+def check_device(name: str | torch.device) -> torch.device:
+    """The device; InputError if it is not known, or not in this machine."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        first = str(error).split("\n")[0][:120]
+        raise InputError(f"device {name!r} cannot be used ({first}); try 'cpu'") from None
+    if device.type == "meta":
+        raise InputError("device 'meta' holds no numbers; try 'cpu'")
+    return device
+
+
 def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"

@@ -29,6 +29,7 @@ from polyvec.embed.formats.schema import (
 )
 from polyvec.embed.formats.sparse import max_active_dims
 from polyvec.embed.formats.static import StaticTable, write_static
+from polyvec.embed.formats.tokenizer import write_tokenizer
 from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
@@ -96,9 +97,9 @@ def _write_model(parts: EmbedderParts, folder: Path) -> tuple[str, str]:
 def _write_transformer(parts: EmbedderParts, folder: Path) -> None:
     backbone = parts.backbone
     model = backbone.model if backbone.lm is None else backbone.lm
+    parts.text_tokenizer.check_rows(backbone.num_rows)
     with quiet_transformers():
         model.save_pretrained(folder)
-        parts.text_tokenizer.hf.save_pretrained(folder)
     # A copy: other threads may be running the model on its own config.
     config = copy.deepcopy(model.config)
     if parts.layers is not None:
@@ -108,11 +109,13 @@ def _write_transformer(parts: EmbedderParts, folder: Path) -> None:
     if causal is not None:
         config.get_text_config().is_causal = causal  # the key that vLLM reads, and we do
     config.save_pretrained(folder)
+    tokenizer_args = write_tokenizer(parts.text_tokenizer.hf, folder)
     length = parts.text_tokenizer.max_length
-    write_json(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": length, "do_lower_case": parts.text_tokenizer.lower_case},
-    )
+    settings: dict[str, Any] = {"max_seq_length": length}
+    settings["do_lower_case"] = parts.text_tokenizer.lower_case
+    if tokenizer_args:
+        settings["tokenizer_args"] = tokenizer_args
+    write_json(folder / "sentence_bert_config.json", settings)
     if length is not None:
         # sentence-transformers 6 reads the length from here.
         path = folder / "tokenizer_config.json"

@@ -4,13 +4,17 @@ It is read from the tokenizer by probes at load and stored with the model: a mis
 EOS is an error at load instead of a worse vector later (SILENT row 7).
 """
 
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers, processors
 from transformers import PreTrainedTokenizerBase
 
-from polyvec.errors import TokenizerError
+from polyvec.errors import InputError, TokenizerError
 
 # A word, a sentence, and what byte-level and WordPiece tokenizers split into several tokens.
 PROBES = ("a", "the cat sat on the mat", "Ünïcode 漢字 42!")
@@ -36,6 +40,12 @@ class TokenizerContract:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
+def check_count(name: str, value: object) -> None:
+    """Raises InputError for a number of tokens, texts or dimensions that is not a whole one."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} is {value!r}, expected a whole number from 1")
+
+
 def read_contract(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> TokenizerContract:
     """The contract of a tokenizer, found by encoding probes with and without special tokens.
 
@@ -47,8 +57,9 @@ def read_contract(tokenizer: PreTrainedTokenizerBase, max_length: int | None) ->
             f"{type(tokenizer).__name__} is a slow tokenizer without tokenizer.json; convert it "
             "with: AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
         )
-    backend = bare(tokenizer)
-    prefix, suffix = _special_tokens(backend)
+    if max_length is not None:
+        check_count("max_seq_length", max_length)
+    prefix, suffix = _special_tokens(bare(tokenizer))
     _check_promises(tokenizer, prefix, suffix)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     if max_length is not None and max_length <= len(prefix) + len(suffix):
@@ -59,13 +70,99 @@ def read_contract(tokenizer: PreTrainedTokenizerBase, max_length: int | None) ->
     return TokenizerContract(prefix, suffix, pad_id, max_length, len(tokenizer))
 
 
-def bare(tokenizer: PreTrainedTokenizerBase, *, specials_are_text: bool = False) -> Tokenizer:
+def bare(
+    tokenizer: PreTrainedTokenizerBase, *, specials_are_text: bool = False, lower_case: bool = False
+) -> Tokenizer:
     """A private copy of the Rust tokenizer that neither pads nor truncates."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = specials_are_text
+    if lower_case:
+        # In front of its own steps, as sentence-transformers does: special tokens keep their case.
+        own = backend.normalizer
+        steps = [normalizers.Lowercase(), *([own] if own else [])]
+        backend.normalizer = normalizers.Sequence(steps)
     return backend
+
+
+def keep_promises(
+    tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], *, where: object
+) -> None:
+    """Adds BOS and EOS where `settings` say so and tokenizer.json does not (SILENT row 35).
+
+    e5-mistral and gte-Qwen2 pool the EOS that only tokenizer_config.json promises; transformers 5
+    drops `add_eos_token` where there is a tokenizer.json. A tokenizer.json that adds more than
+    is promised is left alone, as in transformers 5. Raises TokenizerError, saying where, if the
+    promised token is not named.
+    """
+    promised = [name for name in ("bos", "eos") if settings.get(f"add_{name}_token")]
+    if not promised or not getattr(tokenizer, "is_fast", False):
+        return
+    prefix, suffix = _special_tokens(bare(tokenizer))
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for name, token_id in (("bos", bos), ("eos", eos)):
+        if name in promised and token_id is None:
+            raise TokenizerError(
+                f"{where}: add_{name}_token=true, but the tokenizer has no {name}_token; name it"
+            )
+    added_bos = (bos,) if "bos" in promised and bos not in prefix else ()
+    added_eos = (eos,) if "eos" in promised and eos not in suffix else ()
+    if added_bos or added_eos:
+        _set_ends(tokenizer.backend_tokenizer, (*added_bos, *prefix), (*suffix, *added_eos))
+
+
+def _set_ends(backend: Tokenizer, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> None:
+    """Make the tokenizer put these ids around every text; ByteLevel's offsets stay trimmed."""
+    tokens = {i: str(backend.id_to_token(i)) for i in (*prefix, *suffix)}
+    # The syntax of templates has no quotes for tokens that hold its own signs.
+    names = {
+        i: f"token_{i}" if re.search(r"[:$\s]", token) else token for i, token in tokens.items()
+    }
+    before, after = [f"{names[i]}:0" for i in prefix], [f"{names[i]}:0" for i in suffix]
+    ends = processors.TemplateProcessing(
+        single=[*before, "$A:0", *after],
+        pair=[*before, "$A:0", *after, *before, "$B:0", *after],
+        special_tokens=[
+            {"id": names[i], "ids": [i], "tokens": [token]} for i, token in tokens.items()
+        ],
+    )
+    old = backend.post_processor
+    kinds = json.loads(old.__getstate__()) if old is not None else {}
+    steps = kinds.get("processors", [kinds])
+    keeps = [
+        processors.ByteLevel(**{k: step[k] for k in ("add_prefix_space", "trim_offsets")})
+        for step in steps
+        if step.get("type") == "ByteLevel"
+    ]
+    backend.post_processor = processors.Sequence([*keeps, ends]) if keeps else ends
+
+
+def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int | None, *, where: str) -> None:
+    """Raises TokenizerError if a text can have a token without a row in the embedding table.
+
+    Special tokens without a row, such as a [PAD] that was added for training, are let through
+    unless they are put around every text: in a text they are characters. `rows` is None where
+    the table is not known.
+    """
+    backend = tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder()
+    size = backend.get_vocab_size(with_added_tokens=False)
+    if rows is None or max(size - 1, *added) < rows:
+        return
+    special = {i for i, token in added.items() if token.special}
+    ends = _special_tokens(bare(tokenizer))
+    without = sorted(
+        (i, token)
+        for token, i in backend.get_vocab(with_added_tokens=True).items()
+        if i >= rows and (i not in special or i in ends[0] or i in ends[1])
+    )
+    if without:
+        raise TokenizerError(
+            f"{where}: token {without[0][1]!r} (id {without[0][0]}) has no row in the embedding "
+            f"table, which has {rows} rows for {len(tokenizer)} tokens; resize it with "
+            "model.resize_token_embeddings(len(tokenizer)), or take the model's own tokenizer"
+        )
 
 
 def _special_tokens(backend: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from polyvec.embed.inputs.spans import Span
 from polyvec.errors import InputError, known
-from polyvec.interfaces import Prompt
+from polyvec.interfaces import ROLES, Prompt
 
 # Stored names in use on the hub; encode_document takes the first of its three that is set.
 ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -27,6 +27,9 @@ class PromptTable:
     default_name: str | None = None
 
     def __post_init__(self) -> None:
+        for name, text in self.by_name.items():
+            if text is not None and not isinstance(text, str):
+                raise InputError(f"prompt {name!r} is {type(text).__name__}, not a string")
         if self.default_name is not None and self.default_name not in self.by_name:
             raise InputError(
                 f"default prompt {self.default_name!r} is not stored with the model."
@@ -36,14 +39,22 @@ class PromptTable:
     def resolve(
         self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None
     ) -> Prompt:
-        """The prompt to use: the given text, else a stored name, the role's, or the default."""
+        """The prompt to use: the given text, else a stored name, the role's, or the default.
+
+        Raises InputError for a prompt that is no string, and a name or role that is not known.
+        """
+        if role is not None and role not in ROLES:
+            hint = "; prompt_name chooses a stored prompt" if role in self.by_name else ""
+            raise InputError(f"role {role!r} is not known{hint}.{known(str(role), ROLES)}")
         if prompt is not None:
+            if not isinstance(prompt, str):
+                raise InputError(f"prompt is {type(prompt).__name__}, not a string")
             return Prompt(None, prompt, role, given=True)
         if prompt_name is not None:
-            if prompt_name not in self.by_name:
+            if not isinstance(prompt_name, str) or prompt_name not in self.by_name:
                 raise InputError(
                     f"prompt_name {prompt_name!r} is not stored with the model."
-                    + known(prompt_name, self.by_name)
+                    + known(str(prompt_name), self.by_name)
                 )
             return Prompt(prompt_name, self.by_name[prompt_name] or "", role, given=True)
         names = ROLE_PROMPTS[role] if role else ()

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from polyvec.embed.inputs.contract import bare, read_contract
+from polyvec.embed.inputs.contract import bare, check_rows, read_contract
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import ROLES, Template
 from polyvec.errors import InputError, TokenizerError
@@ -102,7 +103,7 @@ class TextTokenizer:
 
     A text's spans are data: "[SEP]" in a text is tokenised as characters, while a prompt's
     special tokens are special tokens. Threads and embedders may share one: nothing in it
-    changes while it works.
+    changes while it works, unless tokens were added to `hf`.
     """
 
     def __init__(
@@ -114,13 +115,33 @@ class TextTokenizer:
     ) -> None:
         self.hf = tokenizer
         self.lower_case = lower_case
-        self.contract = read_contract(tokenizer, max_length)
-        self._markup = bare(tokenizer)
-        self._data = bare(tokenizer, specials_are_text=True)
-        specials = [
-            t.content for t in self._markup.get_added_tokens_decoder().values() if t.special
-        ]
-        self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
+        self._read(max_length)
+
+    def _read(self, max_length: int | None) -> None:
+        """Take the contract and private copies of the tokenizer as it is now."""
+        self.contract = read_contract(self.hf, max_length)
+        self._markup = bare(self.hf, lower_case=self.lower_case)
+        self._data = bare(self.hf, specials_are_text=True, lower_case=self.lower_case)
+        self._inner = _without_prefix(self._data)
+        added = self._markup.get_added_tokens_decoder()
+        self._num_added = len(added)
+        self._specials = {t.content: t for t in added.values() if t.special}
+        # The longest first, as the tokenizer itself prefers them.
+        longest_first = sorted(self._specials, key=len, reverse=True)
+        pattern = "|".join(map(re.escape, longest_first))
+        self._special = re.compile(pattern) if pattern else None
+        self._checked_rows: int | None = None
+
+    def check_rows(self, rows: int | None) -> None:
+        """Raises TokenizerError if a token of the tokenizer has no row in the embedding table.
+
+        Tokens that were added to `hf` since the last call are read, too.
+        """
+        if len(self.hf.backend_tokenizer.get_added_tokens_decoder()) != self._num_added:
+            self._read(self.max_length)
+        if rows != self._checked_rows:
+            check_rows(self.hf, rows, where="tokenizer")
+            self._checked_rows = rows
 
     @property
     def max_length(self) -> int | None:
@@ -167,19 +188,29 @@ class TextTokenizer:
         Raises NoRoomError where fixed spans leave no room for the text.
         """
         fast = [i for i, spans in enumerate(batch) if self._is_plain(spans, text_mask)]
-        joined = [self._cased("".join(span.text for span in batch[i])) for i in fast]
+        joined = ["".join(span.text for span in batch[i]) for i in fast]
         encoded = self._data.encode_batch_fast(joined, add_special_tokens=False)
         out: list[Tokens | None] = [None] * len(batch)
         for i, encoding in zip(fast, encoded, strict=True):
             ids = np.asarray(encoding.ids, np.int32)
+            if len(batch[i]) > 1 and self._from_left and self._room < len(ids):
+                continue  # which tokens are the prompt's must be known
             out[i] = self._finish(ids, np.zeros(len(ids), np.intp), batch[i][-1:], i)
         return [
             t if t is not None else self._finish(*self._ids_of_spans(batch[i]), batch[i], i)
             for i, t in enumerate(out)
         ]
 
-    def _cased(self, text: str) -> str:
-        return text.lower() if self.lower_case else text
+    @property
+    def _from_left(self) -> bool:
+        return bool(self.hf.truncation_side == "left")
+
+    @property
+    def _room(self) -> float:
+        """Most tokens beside the special tokens."""
+        if self.max_length is None:
+            return float("inf")
+        return self.max_length - len(self.contract.prefix) - len(self.contract.suffix)
 
     def _is_plain(self, spans: tuple[Span, ...], text_mask: bool) -> bool:
         """Whether the tokens of all spans are alike, so that one fast call makes them."""
@@ -194,51 +225,66 @@ class TextTokenizer:
         )
 
     def _ids_of_spans(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of spans that need offsets or special tokens, and the span of each token."""
-        ids: list[int] = []
-        owners: list[int] = []
-        for stretch in self._stretches(spans):
-            if isinstance(stretch, tuple):
-                ids.append(stretch[0])
-                owners.append(stretch[1])
-            else:
-                found, of = self._ids_of_stretch(stretch)
+        """Ids of spans that need offsets or special tokens, and the span of each token.
+
+        What the tokenizer gives for the whole string, except that special-token strings in a
+        text, or across its border, stay characters.
+        """
+        whole = [(span.text, owner) for owner, span in enumerate(spans)]
+        if self._special is None or not any(
+            span.markup and self._special.search(span.text) for span in spans
+        ):
+            ids, owners = _ids_of_stretch(self._data, whole)
+        elif self._only_in_markup(spans):
+            ids, owners = _ids_of_stretch(self._markup, whole)
+        else:
+            ids, owners = [], []
+            for place, stretch in enumerate(self._stretches(spans)):
+                if isinstance(stretch, tuple):
+                    found, of = [stretch[0]], [stretch[1]]
+                else:
+                    found, of = _ids_of_stretch(self._inner if place else self._data, stretch)
                 ids += found
                 owners += of
         return np.asarray(ids, np.int32), np.asarray(owners, np.intp)
+
+    def _only_in_markup(self, spans: tuple[Span, ...]) -> bool:
+        """Whether every special-token string stands inside one span of markup."""
+        assert self._special is not None
+        ends = np.cumsum([len(span.text) for span in spans])
+        for hit in self._special.finditer("".join(span.text for span in spans)):
+            first, last = np.searchsorted(ends, [hit.start(), hit.end() - 1], side="right")
+            if first != last or not spans[first].markup:
+                return False
+        return True
 
     def _stretches(
         self, spans: tuple[Span, ...]
     ) -> Iterator[tuple[int, int] | list[tuple[str, int]]]:
         """Special tokens as (id, span), and between them lists of (text, span) to join."""
         joined: list[tuple[str, int]] = []
+        eats_spaces = False  # the last special token takes the spaces after it
         for owner, span in enumerate(spans):
             text = span.text
             while span.markup and self._special and (hit := self._special.search(text)):
-                if hit.start():
-                    joined.append((text[: hit.start()], owner))
+                token = self._specials[hit.group()]
+                before = text[: hit.start()].lstrip() if eats_spaces else text[: hit.start()]
+                before = before.rstrip() if token.lstrip else before
+                if before:
+                    joined.append((before, owner))
                 if joined:
                     yield joined
                     joined = []
                 token_id = self._markup.token_to_id(hit.group())
                 assert token_id is not None  # the pattern holds the vocabulary's own tokens
                 yield token_id, owner
-                text = text[hit.end() :]
+                text, eats_spaces = text[hit.end() :], token.rstrip
+            text = text.lstrip() if eats_spaces else text
             if text:
                 joined.append((text, owner))
+                eats_spaces = False
         if joined:
             yield joined
-
-    def _ids_of_stretch(self, stretch: list[tuple[str, int]]) -> tuple[list[int], list[int]]:
-        """Texts tokenised as one string, as in training; offsets give the span of each token."""
-        texts = [self._cased(text) for text, _ in stretch]
-        encoding = self._data.encode("".join(texts), add_special_tokens=False)
-        ends = np.cumsum([len(t) for t in texts])
-        # A token across a boundary belongs to the span it ends in: sentencepiece joins the
-        # space before a word to it, and that word is the text's.
-        last = [max(end - 1, start) for start, end in encoding.offsets]
-        place = np.searchsorted(ends, last, side="right").clip(max=len(stretch) - 1)
-        return encoding.ids, [stretch[i][1] for i in place]
 
     def _finish(
         self, ids: np.ndarray, owners: np.ndarray, spans: tuple[Span, ...], place: int
@@ -247,9 +293,10 @@ class TextTokenizer:
         prefix, suffix = self.contract.prefix, self.contract.suffix
         full_length = len(ids) + len(prefix) + len(suffix)
         fixed = np.array([span.fixed for span in spans], bool)
-        if self.max_length is not None and full_length > self.max_length:
-            room = self.max_length - len(prefix) - len(suffix)
-            keep = _keep(owners, fixed, room, self.hf.truncation_side == "left", place)
+        if len(ids) > (room := self._room):
+            # From the right the prompt is kept as the first; from the left it would go first.
+            whole = fixed | np.array([span.markup and self._from_left for span in spans], bool)
+            keep = _keep(owners, whole, int(room), self._from_left, place)
             ids, owners = ids[keep], owners[keep]
         pooled = np.array([span.pooled for span in spans], bool)[owners]
         if fixed.any() and len(pooled) and not pooled.any():
@@ -273,6 +320,31 @@ class TextTokenizer:
             around(0, segments, last_segment),
             full_length,
         )
+
+
+def _ids_of_stretch(
+    tokenizer: Tokenizer, stretch: list[tuple[str, int]]
+) -> tuple[list[int], list[int]]:
+    """Texts tokenised as one string, as in training; offsets give the span of each token."""
+    encoding = tokenizer.encode("".join(text for text, _ in stretch), add_special_tokens=False)
+    ends = np.cumsum([len(text) for text, _ in stretch])
+    # A token across a boundary belongs to the span it ends in: sentencepiece joins the
+    # space before a word to it, and that word is the text's.
+    last = [max(end - 1, start) for start, end in encoding.offsets]
+    place = np.searchsorted(ends, last, side="right").clip(max=len(stretch) - 1)
+    return encoding.ids, [stretch[i][1] for i in place]
+
+
+def _without_prefix(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer for a stretch inside a string: Metaspace "first" adds no "▁" there."""
+    first = b'"prepend_scheme":"first"'
+    splitter = tokenizer.pre_tokenizer
+    if splitter is None or first not in splitter.__getstate__():
+        return tokenizer
+    inner = tokenizer.to_str().replace(first.decode(), '"prepend_scheme":"never"')
+    found = Tokenizer.from_str(inner)
+    found.encode_special_tokens = tokenizer.encode_special_tokens
+    return found
 
 
 def _keep(
