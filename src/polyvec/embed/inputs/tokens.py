@@ -140,7 +140,7 @@ class TextTokenizer:
         if len(self.hf.backend_tokenizer.get_added_tokens_decoder()) != self._num_added:
             self._read(self.max_length)
         if rows != self._checked_rows:
-            check_rows(self.hf, rows, where="tokenizer")
+            check_rows(self.hf, rows, where=self.hf.name_or_path or "tokenizer")
             self._checked_rows = rows
 
     @property
