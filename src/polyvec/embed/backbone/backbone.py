@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from polyvec.embed.backbone import runners, selection
+from polyvec.embed.backbone import rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.heads import has_own_head, head_modules, own_logits
 from polyvec.embed.backbone.hooks import changing, install
@@ -62,6 +62,7 @@ class Backbone(nn.Module):
         if prepending is not None:
             prepending.check(self.num_layers)
             install(model)
+        rotary.install(model)
         spec = AttentionSpec.parse(attention) if isinstance(attention, str) else attention
         self.spec = spec if spec != selection.OWN else selection.stored_spec(model)
         self.runner, self.layout_reason = selection.choose(model, pad_id, self.spec, layout)
@@ -85,14 +86,14 @@ class Backbone(nn.Module):
         models = [model for model in (self.model, self.lm) if model is not None]
         tensors = [t for model in models for t in (*model.parameters(), *model.buffers())]
         state = copy.deepcopy(self.__dict__, {id(tensor): tensor for tensor in tensors})
-        for model in (state["_modules"]["model"], state["lm"]):
+        for model in (state["_modules"]["model"], state["lm"], _full(state["runner"])):
             if model is not None:
                 selection.remove_recording_hooks(model)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for model in (self.model, self.lm):
+        for model in (self.model, self.lm, _full(self.runner)):
             if model is not None:
                 selection.register_recording(model)
         # transformers adds its hooks at the first forward that asks for all layers; adding
@@ -130,7 +131,7 @@ class Backbone(nn.Module):
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is None or limit < 1:
             return None
-        return int(limit) - selection.declared_offset(self.model)
+        return int(limit * rotary.extension(self.model)) - selection.declared_offset(self.model)
 
     @property
     def num_rows(self) -> int | None:
@@ -252,6 +253,11 @@ class Backbone(nn.Module):
             logits = logits / config.logits_scaling
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         return logits if not cap else cap * torch.tanh(logits / cap)
+
+
+def _full(runner: runners.Native) -> PreTrainedModel | None:
+    """The copy with full attention that BigBird's short texts are run on."""
+    return getattr(runner, "full", None)
 
 
 def token_ids(found: int | list[int] | None) -> set[int]:

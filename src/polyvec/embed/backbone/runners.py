@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from polyvec.embed.backbone.attention import AttentionPlan, AttentionSpec
 from polyvec.embed.backbone.hooks import LayerMasks, changing, install
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.backbone.rotary import texts_of
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
 
@@ -40,7 +41,10 @@ class Native:
                 f"{type(self.model).__name__} runs its own attention, without segments"
             )
         ids_BT, attention_mask_BT = self._padded(batch)
-        return call(self.model, needs, input_ids=ids_BT, attention_mask=attention_mask_BT.long())
+        with texts_of(batch.lengths):
+            return call(
+                self.model, needs, input_ids=ids_BT, attention_mask=attention_mask_BT.long()
+            )
 
     def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
         """A state of the output as [B, T, D]; padding may hold anything."""
@@ -64,7 +68,8 @@ class Planned(Native):
         self.packed, self.offset = packed, offset
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
-        return call(self.model, needs, **self.inputs(batch, spec, needs))
+        with texts_of(batch.lengths):
+            return call(self.model, needs, **self.inputs(batch, spec, needs))
 
     def inputs(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> dict[str, Any]:
         """Arguments of the model's forward. The plan records the windows that layers ask for."""
@@ -106,7 +111,8 @@ class Hooked(Native):
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
         ids_BT, attention_mask_BT = self._padded(batch)
         plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT)
-        with changing(self.model, LayerMasks(self.model, plan, self.form)):
+        change = LayerMasks(self.model, plan, self.form)
+        with texts_of(batch.lengths), changing(self.model, change):
             return call(self.model, needs, input_ids=ids_BT)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from polyvec.embed.backbone import attention
+from polyvec.embed.backbone import attention, block_sparse
 from polyvec.embed.backbone import leak_probe as leaks
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.hooks import FORMS, open_buffers
@@ -40,7 +40,7 @@ def choose(
 
     Raises ModelError if no way satisfies spec and layout ("auto", "packed", "padded").
     """
-    native = Native(model, pad_id)
+    native = block_sparse.native(model, pad_id)
     if model.config._attn_implementation == attention.NAME:  # from an earlier backbone
         set_attention(model, "sdpa") or set_attention(model, "eager")
     if layout == "padded" and spec == OWN:
@@ -60,6 +60,8 @@ def choose(
         raise ModelError(f"{type(model).__name__} cannot run packed: {reason}")
     if spec == OWN or _does_by_itself(native, spec):
         return native, reason
+    if isinstance(native, block_sparse.BlockSparse):
+        return _only_native(native, spec, layout, reason)
     with quiet_transformers(), _own_causality(model):
         return _hooked(native, spec, alone), reason
 
@@ -160,6 +162,8 @@ def _alone(runner: Native, texts: Sequence[Tensor]) -> Tensor | None:
 def _planned(native: Native, alone: Tensor) -> tuple[Planned | None, str]:
     """Our attention function, if packed texts then have the states they have alone."""
     model = native.model
+    if isinstance(native, block_sparse.BlockSparse):  # any short text would switch it
+        return None, "its attention is block-sparse"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYER_KINDS
     if kinds:
         return None, f"its config has layers of type {sorted(kinds)[0]}"
