@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
 
 from polyvec import Embedder
-from polyvec.embed.formats.tokenizer import PROBES, load_tokenizer
-from polyvec.embed.inputs.contract import bare, read_contract
+from polyvec.embed.formats.tokenizer import load_tokenizer
+from polyvec.embed.inputs.contract import PROBES, bare, read_contract
 from polyvec.errors import TokenizerError
 
 TEXTS = ["the cat sat on the mat", "two very long text", "dog"]

@@ -5,7 +5,6 @@ tokenizer.json (transformers#45701, #45920), and invents a vocabulary where the 
 Here tokenizer.json decides (SILENT rows 33 to 35).
 """
 
-import importlib.util
 import inspect
 import json
 from collections.abc import Mapping
@@ -21,29 +20,12 @@ from transformers.models.auto.tokenization_auto import (
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.schema import read_json, write_json
-from polyvec.embed.inputs.contract import bare, keep_promises
+from polyvec.embed.formats.vocabularies import convert, promised_by_class
+from polyvec.embed.inputs.contract import PROBES, bare, keep_promises
 from polyvec.errors import MissingExtraError, TokenizerError
 
 CONFIG = "tokenizer_config.json"
 JSON = "tokenizer.json"
-SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
-# Any one of these, where there is no tokenizer.json.
-VOCABULARIES = ("vocab.txt", "vocab.json", "tekken.json", *SENTENCEPIECE)
-# What tokenizers of all kinds split differently: spaces, lines, case, accents, digits, scripts.
-PROBES = (
-    "",
-    " ",
-    "a",
-    "The cat sat on the mat.",
-    " leading and trailing ",
-    "two  spaces,\ttabs\nand\r\n\nlines",
-    "Ünïcode Café İstanbul ﬁne e\u0301",
-    "don't; it's (so-called) #1: 3.14159 or 1,234,567 at 50%!?",
-    "漢字とかな 한국어 العربية हिन्दी ไทย Привет",
-    "🎉👩‍👩‍👧 x² µ",
-    "UPPER lowercase MiXeD snake_case camelCase",
-    "https://example.org/a?b=c&d=e def f(x): return x**2",
-)
 # Classes whose makers' code, like transformers 4 and 5, lets flags of tokenizer_config.json
 # overrule the normaliser or pre-tokeniser inside tokenizer.json.
 BERT_FLAGS = {
@@ -65,14 +47,16 @@ def load_tokenizer(
     are added. Raises TokenizerError if the files are missing, unreadable, or give other ids.
     """
     config = read_json(root / CONFIG, {})
-    settings = {**_special_tokens_map(root), **config, **options}
+    settings = {**read_json(root / "special_tokens_map.json", {}), **config, **options}
     options.pop("tokenizer_type", None)  # see write_tokenizer
     try:
         with quiet_transformers():
             if (root / JSON).is_file():
                 found = _from_json(root, settings, options)
             else:
-                found = _from_vocabulary(root, trust_remote_code, options)
+                name = _class_name(root, settings)
+                found = convert(root, name, trust_remote_code, options)
+                settings = {**promised_by_class(root, name), **settings}
     except (TokenizerError, MissingExtraError):
         raise
     except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
@@ -182,64 +166,3 @@ def _obey_flags(tokenizer: PreTrainedTokenizerBase, name: str, settings: Mapping
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(
                 add_prefix_space=bool(asked), use_regex=regex
             )
-
-
-def _from_vocabulary(
-    root: Path, trust_remote_code: bool, options: Mapping[str, Any]
-) -> PreTrainedTokenizerBase:
-    """A vocabulary without tokenizer.json, converted by the class that the folder names."""
-    file = next((root / name for name in VOCABULARIES if (root / name).is_file()), None)
-    if file is None:
-        raise TokenizerError(
-            f"{root}: no tokenizer (neither {JSON} nor {', '.join(VOCABULARIES)}); copy these "
-            "files from the base model"
-        )
-    if file.name in SENTENCEPIECE:
-        for package in ("sentencepiece", "google.protobuf"):
-            if not _is_installed(package):
-                raise MissingExtraError(
-                    package, "sentencepiece", f"{file} (there is no {JSON}): converting it"
-                )
-    found = AutoTokenizer.from_pretrained(root, trust_remote_code=trust_remote_code, **options)
-    _check_vocabulary(found, file)
-    return found
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the parent package
-        return False
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Raises TokenizerError if the tokenizer does not have the file's tokens (SILENT row 34)."""
-    found = tokenizer.get_vocab()
-    expected = _vocabulary(file)
-    lost = [t for t, i in expected.items() if (t not in found if i is None else found.get(t) != i)]
-    # Converters leave out or rename a few control tokens of sentencepiece.
-    if len(lost) > (0.05 * len(expected) + 3 if file.name in SENTENCEPIECE else 0):
-        raise TokenizerError(
-            f"{file}: {type(tokenizer).__name__} does not hold {len(lost)} of its "
-            f"{len(expected)} tokens, such as {lost[0]!r}; check tokenizer_class in {CONFIG}, or "
-            f"convert the tokenizer to {JSON}"
-        )
-
-
-def _vocabulary(file: Path) -> dict[str, int | None]:
-    """The tokens of a vocabulary file; sentencepiece's get their ids from the converter."""
-    if file.suffix == ".txt":
-        lines = file.read_text("utf-8").split("\n")
-        return {token.rstrip("\r"): i for i, token in enumerate(lines) if token.strip()}
-    if file.name == "vocab.json":
-        return dict(read_json(file))
-    if file.name in SENTENCEPIECE:
-        from sentencepiece import SentencePieceProcessor
-
-        pieces = SentencePieceProcessor(model_file=str(file))
-        return {pieces.id_to_piece(i): None for i in range(pieces.get_piece_size())}
-    return {}
-
-
-def _special_tokens_map(root: Path) -> dict[str, Any]:
-    return dict(read_json(root / "special_tokens_map.json", {}))

@@ -16,8 +16,23 @@ from transformers import PreTrainedTokenizerBase
 
 from polyvec.errors import InputError, TokenizerError
 
+# What tokenizers of all kinds split differently: spaces, lines, case, accents, digits, scripts.
+PROBES = (
+    "",
+    " ",
+    "a",
+    "The cat sat on the mat.",
+    " leading and trailing ",
+    "two  spaces,\ttabs\nand\r\n\nlines",
+    "Ünïcode Café İstanbul ﬁne e\u0301",
+    "don't; it's (so-called) #1: 3.14159 or 1,234,567 at 50%!?",
+    "漢字とかな 한국어 العربية हिन्दी ไทย Привет",
+    "🎉👩‍👩‍👧 x² µ",
+    "UPPER lowercase MiXeD snake_case camelCase",
+    "https://example.org/a?b=c&d=e def f(x): return x**2",
+)
 # A word, a sentence, and what byte-level and WordPiece tokenizers split into several tokens.
-PROBES = ("a", "the cat sat on the mat", "Ünïcode 漢字 42!")
+WORDS = ("a", "the cat sat on the mat", "Ünïcode 漢字 42!")
 NO_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
 
 
@@ -168,7 +183,7 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int | None, *, where: s
 def _special_tokens(backend: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids before and after any text; TokenizerError if they depend on the text."""
     found = set()
-    for probe in PROBES:
+    for probe in WORDS:
         plain = backend.encode(probe, add_special_tokens=False).ids
         full = backend.encode(probe)
         if any(full.type_ids):
