@@ -29,6 +29,7 @@ def test_public_names():
         "Embedder",
         "EncodeReport",
         "Index",
+        "MultiVectorEmbedder",
         "PolyvecError",
         "Recipe",
         "__version__",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyvec.embed.embedder import Embedder
+    from polyvec.embed.multi_vectors import MultiVectorEmbedder
     from polyvec.embed.projection.quantization import Calibration, quantize
     from polyvec.errors import PolyvecError
     from polyvec.index.store import Index
@@ -23,6 +24,7 @@ _HOMES = {
     "Embedder": "polyvec.embed.embedder",
     "EncodeReport": "polyvec.interfaces",
     "Index": "polyvec.index.store",
+    "MultiVectorEmbedder": "polyvec.embed.multi_vectors",
     "PolyvecError": "polyvec.errors",
     "Recipe": "polyvec.recipe",
     "load_recipe": "polyvec.recipe",
@@ -36,6 +38,7 @@ __all__ = [
     "Embedder",
     "EncodeReport",
     "Index",
+    "MultiVectorEmbedder",
     "PolyvecError",
     "Recipe",
     "__version__",

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import (
     NoRoomError,
-    TextTokenizer,
     TokenBatch,
     Tokens,
     budget_batches,
@@ -36,13 +35,26 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768, "mps": 8192}
 Output = Literal["vectors", "sparse vectors", "token states"]
 
 
+class SpanTokenizer(Protocol):
+    """What an encode run asks of a tokenizer, as TextTokenizer has it."""
+
+    @property
+    def hf(self) -> Any: ...
+    def encode(
+        self, batch: Sequence[tuple[Span, ...]], *, text_mask: bool = False
+    ) -> list[Tokens]: ...
+    def check_rows(self, rows: int | None) -> None: ...
+
+
 class Model(Protocol):
     """What an encode run asks of an embedder."""
 
-    backbone: Backbone
-    text_tokenizer: TextTokenizer
-    template: Template | None
-
+    @property
+    def backbone(self) -> Backbone: ...
+    @property
+    def text_tokenizer(self) -> SpanTokenizer: ...
+    @property
+    def template(self) -> Template | None: ...
     @property
     def max_seq_length(self) -> int | None: ...
     @property

@@ -62,7 +62,7 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
         )
     modules = sorted(listed, key=lambda module: module["idx"])
     for position, module in enumerate(modules):
-        kind, inside = str(module["type"]), _inside(folder, module["path"])
+        kind, inside = str(module["type"]), module_folder(folder, module["path"])
         if kind.startswith("polyvec.") or ":" in kind:
             _read_own(kind, inside, declared, trust_remote_code)
             continue
@@ -82,7 +82,7 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
 
 
 def part_kind(part: object) -> str:
-    """ "sparse" or "dense", as a pooling or projection declares."""
+    """What a pooling or projection declares: "sparse" or "dense"."""
     return str(getattr(part, "output_kind", "dense"))
 
 
@@ -132,7 +132,7 @@ def _module_name(folder: Path, kind: str) -> str:
     return name
 
 
-def _inside(folder: Path, path: str) -> Path:
+def module_folder(folder: Path, path: str) -> Path:
     """A module's folder; modules.json may not point out of its own."""
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ModelError(f"{folder}/modules.json: path {path!r} points outside the model's folder")

@@ -12,6 +12,7 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
+from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import Declared, read_modules
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
 from polyvec.embed.formats.sources import model_folder
@@ -78,6 +79,7 @@ def read_parts(
         local_files_only=local_files_only,
         token=token,
     )
+    check_one_vector(folder)
     declared = read_modules(folder, trust_remote_code=trust_remote_code)
     root = declared.transformer or declared.sparse_static or folder
     table = declared.static or declared.sparse_static

@@ -66,7 +66,7 @@ def read_autoencoder(folder: Path) -> SparseAutoencoder:
     _check_keys(config, SAE_KEYS, path)
     size, latents = config["input_dim"], config.get("hidden_dim", 512)
     part = SparseAutoencoder(size, latents, config.get("k", 8), config.get("normalize", False))
-    weights = _tensors(folder)
+    weights = module_tensors(folder)
     if "encoder.weight" not in weights and "decoder.linear.weight" in weights:
         # One tensor under two names, of which safetensors keeps one.
         weights["encoder.weight"] = weights["decoder.linear.weight"]
@@ -106,13 +106,13 @@ def read_sparse_static(
 
 
 def _weight(folder: Path) -> Tensor:
-    found = _tensors(folder)
+    found = module_tensors(folder)
     if "weight" not in found or found["weight"].ndim != 1:
         raise ModelError(f"{folder}: expected a tensor weight with one number a token")
     return found["weight"]
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def module_tensors(folder: Path) -> dict[str, Tensor]:
     """The weights of a module."""
     path = folder / "model.safetensors"
     if not path.is_file() and (folder / "pytorch_model.bin").is_file():
@@ -167,7 +167,7 @@ def read_sparse_head(
     if (root / SPARSE_HEAD).is_file():
         ids = {getattr(tokenizer, name) for name in UNUSED} - {None}
         part = TokenWeights(int(config.hidden_size), vocab_size, tuple(sorted(ids)))
-        _load(part.weight, root / SPARSE_HEAD)
+        load_head(part.weight, root / SPARSE_HEAD)
         return part
     if not (root / "modules.json").is_file() and is_masked(config):
         return Lexical(vocab_size, "max", skip_first=False)
@@ -189,7 +189,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def _load(layer: nn.Module | None, path: Path) -> None:
+def load_head(layer: nn.Module | None, path: Path) -> None:
     assert layer is not None
     try:
         layer.load_state_dict(read_tensors(path))

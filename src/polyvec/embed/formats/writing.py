@@ -80,7 +80,7 @@ def _write_model(parts: EmbedderParts, folder: Path) -> tuple[str, str]:
     """The backbone and its tokenizer."""
     model = parts.backbone.model
     if not isinstance(model, StaticTable):
-        _write_transformer(parts, folder)
+        write_transformer(parts, folder)
         return "", "MLMTransformer" if _is_splade(parts) else "Transformer"
     if isinstance(parts.pooling, TokenWeights) and not parts.pooling.linear:
         tokenizer = parts.text_tokenizer
@@ -94,7 +94,8 @@ def _write_model(parts: EmbedderParts, folder: Path) -> tuple[str, str]:
     return "", "StaticEmbedding"
 
 
-def _write_transformer(parts: EmbedderParts, folder: Path) -> None:
+def write_transformer(parts: EmbedderParts, folder: Path) -> None:
+    """The model's weights and config, its tokenizer, and the length that is read."""
     backbone = parts.backbone
     model = backbone.model if backbone.lm is None else backbone.lm
     parts.text_tokenizer.check_rows(backbone.num_rows)
@@ -165,7 +166,7 @@ def _write_weighted_layers(parts: EmbedderParts, folder: Path, place: int) -> tu
         "layer_start": layers.layer_start,
         "num_hidden_layers": layers.num_hidden_layers,
     }
-    return _write_module(layers, "WeightedLayerPooling", config, folder, place)
+    return write_module(layers, "WeightedLayerPooling", config, folder, place)
 
 
 def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, str]:
@@ -178,9 +179,9 @@ def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, s
         }
         if step.use_residual:
             config["use_residual"] = True
-        return _write_module(step, "Dense", config, folder, place)
+        return write_module(step, "Dense", config, folder, place)
     if isinstance(step, LayerNorm):
-        return _write_module(step, "LayerNorm", {"dimension": step.dimension}, folder, place)
+        return write_module(step, "LayerNorm", {"dimension": step.dimension}, folder, place)
     if isinstance(step, Normalize):
         (folder / f"{place}_Normalize").mkdir()
         return f"{place}_Normalize", "Normalize"
@@ -218,10 +219,10 @@ def _write_own(part: nn.Module, table: Registry[Any], folder: Path, place: int) 
             f"{name!r} names a pooling and a projection: register it under another name"
         )
     kind = name if ":" in name else f"polyvec.{name}"
-    return _write_module(part, kind, part.settings(), folder, place)
+    return write_module(part, kind, part.settings(), folder, place)
 
 
-def _write_module(
+def write_module(
     module: nn.Module, kind: str, config: Mapping[str, Any], folder: Path, place: int
 ) -> tuple[str, str]:
     inside = folder / f"{place}_{re.split('[.:]', kind)[-1]}"
