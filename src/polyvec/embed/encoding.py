@@ -140,6 +140,8 @@ class EncodeRun:
         check_texts(inputs)
         self._check_prompt()
         total = len(inputs) if isinstance(inputs, Sequence) else None
+        if total is not None and total > size:
+            self._check_blanks(inputs)
         with progress(total, self.options.show_progress_bar) as advance:
             for start, texts in _split(inputs, size):
                 with evaluating(self.model):
@@ -158,12 +160,25 @@ class EncodeRun:
         limit = self.model.max_seq_length
         if not self.prompt.text or limit is None or self.model.template is not None:
             return  # a template's tokens are counted text by text
-        (tokens,) = self.model.text_tokenizer.encode([render("", self.prompt)])
-        if tokens.full_length >= limit:
+        words = self.model.text_tokenizer
+        try:
+            length = words.encode([render("", self.prompt)])[0].full_length
+        except NoRoomError as error:
+            length = error.fixed + len(words.contract.prefix) + len(words.contract.suffix)
+        if length >= limit:
             raise InputError(
-                f"the prompt alone has {tokens.full_length} tokens, the model reads {limit}: "
+                f"the prompt alone has {length} tokens, the model reads {limit}: "
                 "no text would be left"
             )
+
+    def _check_blanks(self, inputs: Iterable[str]) -> None:
+        """Raises InputError for an empty text of a later window before the first is computed."""
+        contract = self.model.text_tokenizer.contract
+        if contract.prefix or contract.suffix:
+            return
+        blanks = [i for i, x in enumerate(inputs) if isinstance(x, str) and not x.strip()][:1]
+        for index in blanks:
+            self._check_tokens(tokenize(self.model, [""], self.prompt)[0], index, 1)
 
     def _window(
         self, texts: list[str], start: int, advance: Callable[[float], None]
@@ -201,7 +216,7 @@ class EncodeRun:
         if not all(tokens.pooled.any() for tokens in inputs):
             raise InputError(
                 f"inputs[{index}] leaves no token to pool: it is empty for this tokenizer, "
-                "which adds no special tokens"
+                "which adds no special tokens; leave it out, or put a word in its place"
             )
         truncated = next((tokens for tokens in inputs if tokens.truncated), None)
         if truncated is None:

@@ -27,7 +27,7 @@ class NoRoomError(InputError):
             f"the template puts {fixed} tokens around the text, the model reads {room} beside its "
             "special tokens: no text would be left"
         )
-        self.place = place
+        self.place, self.fixed = place, fixed
 
 
 @dataclass(frozen=True, slots=True)
