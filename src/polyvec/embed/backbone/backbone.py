@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from polyvec.embed.backbone import rotary, runners, selection
+from polyvec.embed.backbone import precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.heads import has_own_head, head_modules, own_logits
 from polyvec.embed.backbone.hooks import changing, install
@@ -65,8 +65,9 @@ class Backbone(nn.Module):
         rotary.install(model)
         spec = AttentionSpec.parse(attention) if isinstance(attention, str) else attention
         self.spec = spec if spec != selection.OWN else selection.stored_spec(model)
-        self.runner, self.layout_reason = selection.choose(model, pad_id, self.spec, layout)
-        self.verdict = selection.verdict(self.runner, self.spec)
+        self.runner, self.layout_reason, self.verdict = precision.probed(
+            model, pad_id, self.spec, layout
+        )
 
     def prepare(self, needs: frozenset[str]) -> None:
         """Set the model up for a pooling's side outputs, once, before it computes batches.

@@ -60,7 +60,7 @@ def probe(run: Run, ids: Tensor, other: int) -> Verdict:
     Raises ModelError if states or verdict differ between alone and in a batch.
     """
     text, longer = ids[:PROBE_LENGTH], ids[: 2 * PROBE_LENGTH]
-    changed = _replaced(text, PROBE_LENGTH - 1, other)
+    changed = replaced(text, PROBE_LENGTH - 1, other)
     before_alone, before_beside = run([text], 0)[0], run([text, longer], 0)[0]
     error = (before_alone[-1] - before_beside[-1]).abs().max()
     allowed = tolerance(SAME, before_alone[-1].dtype)
@@ -105,8 +105,8 @@ def _check_prefix(run: Run, ids: Tensor, other: int) -> Verdict:
     threshold = _threshold(
         run([text, ids], PREFIX_LENGTH)[0], run([text, ids.flip(0)], PREFIX_LENGTH)[0]
     )
-    inside = run([_replaced(text, PREFIX_LENGTH - 1, other)], PREFIX_LENGTH)[0]
-    outside = run([_replaced(text, PROBE_LENGTH - 1, other)], PREFIX_LENGTH)[0]
+    inside = run([replaced(text, PREFIX_LENGTH - 1, other)], PREFIX_LENGTH)[0]
+    outside = run([replaced(text, PROBE_LENGTH - 1, other)], PREFIX_LENGTH)[0]
     verdict = _first_moved(before, inside, PREFIX_LENGTH - 1, threshold)
     beyond = _first_moved(before, outside, PROBE_LENGTH - 1, threshold)
     if verdict.first_layer != 1 or beyond.first_layer:
@@ -116,7 +116,7 @@ def _check_prefix(run: Run, ids: Tensor, other: int) -> Verdict:
     return verdict
 
 
-def _replaced(ids: Tensor, place: int, other: int) -> Tensor:
+def replaced(ids: Tensor, place: int, other: int) -> Tensor:
     changed = ids.clone()
     changed[place] = other if ids[place] != other else other - 1
     return changed
@@ -129,20 +129,18 @@ def _threshold(before: States, after: States) -> float:
     moves is rounding alone. Only routed experts round differently then, because other tokens
     form other groups; in half precision that is more than MOVED.
     """
-    noise = max(_movement(a, b) for a, b in zip(before, after, strict=True))
+    noise = max(movement(a, b) for a, b in zip(before, after, strict=True))
     return max(MOVED, NOISE_MARGIN * noise)
 
 
 def _first_moved(before: States, after: States, place: int, threshold: float) -> Verdict:
     """The first layer after which a state before `place` changed."""
-    moved = [
-        _movement(a[:place], b[:place]) > threshold for a, b in zip(before, after, strict=True)
-    ]
+    moved = [movement(a[:place], b[:place]) > threshold for a, b in zip(before, after, strict=True)]
     first = next((layer for layer, move in enumerate(moved) if move), 0)
     return Verdict(first, len(before) - 1)
 
 
-def _movement(before: Tensor, after: Tensor) -> float:
+def movement(before: Tensor, after: Tensor) -> float:
     """The largest change, relative to the largest state."""
     return float((before - after).abs().max() / before.abs().max().clamp(min=1e-3))
 

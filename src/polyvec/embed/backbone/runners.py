@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from polyvec.embed.backbone.attention import AttentionPlan, AttentionSpec
-from polyvec.embed.backbone.hooks import LayerMasks, changing, install
+from polyvec.embed.backbone.attention import NAME, AttentionPlan, AttentionSpec
+from polyvec.embed.backbone.hooks import LayerMasks, changing, install, open_buffers
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.backbone.rotary import texts_of
 from polyvec.embed.inputs.tokens import TokenBatch
@@ -33,6 +33,10 @@ class Native:
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model, self.pad_id = model, pad_id
+
+    def of(self, model: PreTrainedModel) -> "Native":
+        """The same way to run another copy of the model."""
+        return type(self)(model, self.pad_id)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
         """The model's output for the batch."""
@@ -66,6 +70,10 @@ class Planned(Native):
     def __init__(self, model: PreTrainedModel, pad_id: int, *, packed: bool, offset: int) -> None:
         super().__init__(model, pad_id)
         self.packed, self.offset = packed, offset
+
+    def of(self, model: PreTrainedModel) -> "Native":
+        set_attention(model, NAME)
+        return Planned(model, self.pad_id, packed=self.packed, offset=self.offset)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
         with texts_of(batch.lengths):
@@ -106,7 +114,12 @@ class Hooked(Native):
     def __init__(self, model: PreTrainedModel, pad_id: int, form: str) -> None:
         super().__init__(model, pad_id)
         self.form = form
+        set_attention(model, "eager")
+        open_buffers(model)
         install(model)
+
+    def of(self, model: PreTrainedModel) -> "Native":
+        return Hooked(model, self.pad_id, self.form)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
         ids_BT, attention_mask_BT = self._padded(batch)
