@@ -10,8 +10,9 @@ from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.sources import model_folder
-from polyvec.embed.formats.tokenizer import load_tokenizer
+from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
     check_num_layers,
@@ -63,10 +64,15 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
     """The embedder that the settings describe; `where` are options of `model_folder`."""
     check(settings)
     root = model_folder(settings.backbone, **where)
-    config = load_config(root)
+    adapted = find_adapters(root, **{**where, "revision": None})
+    body = adapted.body if adapted else root
+    config = load_config(body)
     parts.check_served(settings.pooling, config, where=WHERE)
     check_num_layers(config, settings.num_layers)
-    template, tokenizer = template_of(settings), load_tokenizer(root)
+    template, tokenizer = (
+        template_of(settings),
+        load_tokenizer(root if has_tokenizer(root) else body),
+    )
     new = add_tokens(tokenizer, template) if template is not None else []
     text_tokenizer = TextTokenizer(tokenizer, lower_case=settings.lower_case)  # checks for two EOS
     if template is not None:
@@ -88,7 +94,9 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
 
     kind = transformer_kind(needs | ({"lm_head"} if settings.variants else set()))
     # Whatever can be refused without weights has been refused above.
-    whole = load_transformer(root, kind=kind)
+    whole = load_transformer(body, kind=kind)
+    if adapted:
+        load_adapters(whole, adapted)
     if settings.num_layers is not None:
         keep_layers(whole.base_model if kind == "lm" else whole, settings.num_layers)
     add_rows(whole, tokenizer, new)

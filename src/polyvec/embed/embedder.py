@@ -123,6 +123,8 @@ class Embedder(EncodeMethods):
         local_files_only: bool = False,
         token: str | bool | None = None,
         trust_remote_code: bool = False,
+        base_model: str | Path | None = None,
+        merge_adapters: bool = False,
     ) -> "Embedder":
         """The embedder of a sentence-transformers or Hugging Face folder or hub id.
 
@@ -146,6 +148,9 @@ class Embedder(EncodeMethods):
         local_files_only: use downloaded files only.
         token: token for the hub; True uses the stored login.
         trust_remote_code: run code that comes with the model or that the folder names.
+        base_model: folder or hub id of an adapter's base, in place of the one it names.
+        merge_adapters: add an adapter's weights to its base; otherwise they are kept and saved
+            apart.
 
         Raises ModelError, naming the file, if the folder is not what it declares, and
         TokenizerError if the tokenizer breaks its contract.
@@ -170,6 +175,8 @@ class Embedder(EncodeMethods):
             local_files_only=local_files_only,
             token=token,
             trust_remote_code=trust_remote_code,
+            base_model=base_model,
+            merge_adapters=merge_adapters,
         )
         embedder = cls(**parts.keywords())
         return embedder.to(parts.backbone.device, parts.backbone.model.dtype)

@@ -12,13 +12,14 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
+from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import Declared, read_modules
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import limited, read_sparse_head, read_sparse_static
 from polyvec.embed.formats.static import read_static
-from polyvec.embed.formats.tokenizer import load_tokenizer
+from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
     check_device,
@@ -65,6 +66,8 @@ def read_parts(
     local_files_only: bool = False,
     token: str | bool | None = None,
     trust_remote_code: bool = False,
+    base_model: str | Path | None = None,
+    merge_adapters: bool = False,
 ) -> EmbedderParts:
     """The parts of an embedder, read from a folder or hub id; see Embedder.from_pretrained."""
     for name, count in (("max_seq_length", max_seq_length), ("truncate_dim", truncate_dim)):
@@ -72,18 +75,19 @@ def read_parts(
             check_count(name, count)
     if device is not None:
         check_device(device)
-    folder = model_folder(
-        name_or_path,
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        token=token,
-    )
+    hub: dict[str, Any] = {
+        "cache_folder": cache_folder,
+        "local_files_only": local_files_only,
+        "token": token,
+    }
+    folder = model_folder(name_or_path, revision=revision, **hub)
     check_one_vector(folder)
     declared = read_modules(folder, trust_remote_code=trust_remote_code)
     root = declared.transformer or declared.sparse_static or folder
     table = declared.static or declared.sparse_static
-    if not (root / "config.json").is_file() and table is None:
+    adapted = find_adapters(root, base_model, **hub)
+    body = adapted.body if adapted else root
+    if not (body / "config.json").is_file() and table is None:
         raise ModelError(f"{root}: not a model folder (no config.json)")
     stored = read_json(folder / "config_sentence_transformers.json", {})
     bert = read_json(root / "sentence_bert_config.json", {})
@@ -108,19 +112,21 @@ def read_parts(
         most = stored.get("max_active_dims")
         declared.pooling = limited(weights, most, folder / "config_sentence_transformers.json")
     else:
-        tokenizer = load_tokenizer(root, trust_remote_code)
+        tokenizer = load_tokenizer(root if has_tokenizer(root) else body, trust_remote_code)
         read_contract(tokenizer, None)  # reports a doubled EOS before any weight loads
         if pooling is not None:
-            config = load_config(root, trust_remote_code)
+            config = load_config(body, trust_remote_code)
             check_served(pooling, config, where=WHERE)
             facts = model_facts(config, tokenizer)
             declared.pooling = build_pooling(pooling, {}, facts, where=WHERE)
         if has_both:
-            config = load_config(root, trust_remote_code)
+            config = load_config(body, trust_remote_code)
             declared.pooling = read_sparse_head(folder, config, tokenizer)
             declared.projections = []
         kind = transformer_kind(_needs(declared, own))
-        model = load_transformer(root, check_dtype(dtype, device), trust_remote_code, kind=kind)
+        model = load_transformer(body, check_dtype(dtype, device), trust_remote_code, kind=kind)
+        if adapted:
+            load_adapters(model, adapted, merge=merge_adapters)
     model = model.to(device or best_device())
     backbone = Backbone(
         model.base_model if kind == "lm" else model,

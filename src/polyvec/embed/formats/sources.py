@@ -24,11 +24,13 @@ def model_folder(
     cache_folder: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    namespace: str | None = "sentence-transformers",
 ) -> Path:
     """The local folder of a model, downloaded from the hub if needed.
 
     The default model is looked up in the hub's cache, then in the offline package
     (the same file by its sha256, so no download is needed), then on the hub.
+    A name without "/" is looked up in `namespace`; None: it is an id itself, as "gpt2".
     Raises ModelError if there is no such folder or hub id.
     """
     if Path(name_or_path).is_dir():
@@ -38,7 +40,7 @@ def model_folder(
         return _embedded(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such folder")
-    repo_id = name if "/" in name else f"sentence-transformers/{name}"
+    repo_id = name if "/" in name or namespace is None else f"{namespace}/{name}"
     where = {"revision": revision, "cache_dir": cache_folder, "token": token}
     cached = _snapshot(repo_id, local_files_only=True, **where)
     if isinstance(cached, Path):

@@ -37,6 +37,11 @@ BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MPNet", "MobileBert", "ConvBer
 PREFIX_SPACE_CLASSES = ("GPT2", "Roberta", "Bart", "Longformer", "LED", "CodeGen", "Deberta")
 
 
+def has_tokenizer(root: Path) -> bool:
+    """Whether a folder has a tokenizer of its own; an adapter's may be its base model's."""
+    return any((root / name).is_file() for name in (JSON, CONFIG, *VOCABULARIES))
+
+
 def load_tokenizer(
     root: Path, trust_remote_code: bool = False, **options: Any
 ) -> PreTrainedTokenizerBase:

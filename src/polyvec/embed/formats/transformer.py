@@ -69,6 +69,8 @@ def load_transformer(
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # raised below, with the weight's name
+                # Adapters are not loaded here: transformers would lose the base's loading info.
+                adapter_kwargs={"subfolder": "no-adapter"},
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None

@@ -17,6 +17,7 @@ from polyvec import __version__
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats import sparse
+from polyvec.embed.formats.adapters import CONFIG, is_adapted, write_adapted
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
     OWN_WAY,
@@ -46,8 +47,10 @@ from polyvec.storage.files import atomic_folder
 
 def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
     """Write a model folder; see Embedder.save_pretrained. `card` is the text of its README.md."""
-    with atomic_folder(path, replaceable="config.json") as folder:
-        modules = [_write_model(parts, folder)]
+    # An adapter's folder has no config.json.
+    replaceable = CONFIG if (path / CONFIG).is_file() else "config.json"
+    with atomic_folder(path, replaceable=replaceable) as folder:
+        modules = [_write_model(parts, folder, path)]
         if parts.layers is not None:
             modules.append(_write_weighted_layers(parts, folder, len(modules)))
         if modules[0][1] not in ("StaticEmbedding", "SparseStaticEmbedding"):
@@ -73,19 +76,25 @@ def _reads_its_own_way(parts: EmbedderParts) -> bool:
     """
     spec = parts.backbone.spec
     plain = spec.kind in ("native", "causal", "bidirectional") and not spec.blocked
+    # Of an adapter alone, sentence-transformers reads its base's config.json.
+    base = parts.backbone.model.config if is_adapted(parts.backbone.model) else None
+    causal = getattr(base and base.get_text_config(), "is_causal", True) is not False
+    plain = plain and (base is None or spec.kind != "bidirectional" or not causal)
     return not plain or any((parts.template, parts.variants, parts.backbone.prepending))
 
 
-def _write_model(parts: EmbedderParts, folder: Path) -> tuple[str, str]:
+def _write_model(parts: EmbedderParts, folder: Path, target: Path) -> tuple[str, str]:
     """The backbone and its tokenizer."""
     model = parts.backbone.model
     if not isinstance(model, StaticTable):
-        write_transformer(parts, folder)
+        write_transformer(parts, folder, target)
         return "", "MLMTransformer" if _is_splade(parts) else "Transformer"
     if isinstance(parts.pooling, TokenWeights) and not parts.pooling.linear:
         tokenizer = parts.text_tokenizer
         sparse.write_static_weights(model, tokenizer.hf, tokenizer.max_length, folder)
         return "", "SparseStaticEmbedding"
+        _write_transformer(parts, folder, target)
+        return "", "Transformer"
     if parts.pooling not in ("mean", ("mean",)) or parts.text_tokenizer.max_length is not None:
         raise ModelError(
             "a static table can only be saved with pooling 'mean' and no max_seq_length"
@@ -94,13 +103,18 @@ def _write_model(parts: EmbedderParts, folder: Path) -> tuple[str, str]:
     return "", "StaticEmbedding"
 
 
-def write_transformer(parts: EmbedderParts, folder: Path) -> None:
-    """The model's weights and config, its tokenizer, and the length that is read."""
+def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = None) -> None:
+    """The model's weights and config, its tokenizer, and the length that is read.
+
+    `target` is the folder that will be replaced, see `write_adapted`.
+    """
     backbone = parts.backbone
     model = backbone.model if backbone.lm is None else backbone.lm
     parts.text_tokenizer.check_rows(backbone.num_rows)
     with quiet_transformers():
-        model.save_pretrained(folder)
+        alone = is_adapted(model) and not write_adapted(model, folder, target)
+        if not is_adapted(model):
+            model.save_pretrained(folder)
     # A copy: other threads may be running the model on its own config.
     config = copy.deepcopy(model.config)
     if parts.layers is not None:
@@ -109,7 +123,8 @@ def write_transformer(parts: EmbedderParts, folder: Path) -> None:
     causal = {"bidirectional": False, "causal": True}.get(backbone.spec.kind)
     if causal is not None:
         config.get_text_config().is_causal = causal  # the key that vLLM reads, and we do
-    config.save_pretrained(folder)
+    if not alone:  # else sentence-transformers would look for the base's weights here
+        config.save_pretrained(folder)
     tokenizer_args = write_tokenizer(parts.text_tokenizer.hf, folder)
     length = parts.text_tokenizer.max_length
     settings: dict[str, Any] = {"max_seq_length": length}
