@@ -20,7 +20,7 @@ from transformers.models.auto.tokenization_auto import (
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.schema import read_json, write_json
-from polyvec.embed.formats.vocabularies import convert, promised_by_class
+from polyvec.embed.formats.vocabularies import VOCABULARIES, convert, promised_by_class
 from polyvec.embed.inputs.contract import PROBES, bare, keep_promises
 from polyvec.errors import MissingExtraError, TokenizerError
 

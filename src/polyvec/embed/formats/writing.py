@@ -93,8 +93,6 @@ def _write_model(parts: EmbedderParts, folder: Path, target: Path) -> tuple[str,
         tokenizer = parts.text_tokenizer
         sparse.write_static_weights(model, tokenizer.hf, tokenizer.max_length, folder)
         return "", "SparseStaticEmbedding"
-        _write_transformer(parts, folder, target)
-        return "", "Transformer"
     if parts.pooling not in ("mean", ("mean",)) or parts.text_tokenizer.max_length is not None:
         raise ModelError(
             "a static table can only be saved with pooling 'mean' and no max_seq_length"
