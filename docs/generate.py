@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from polyvec.embed.sections import EMBEDDER
+from polyvec.embed.sections import EMBEDDER, RELEASED
 from polyvec.embed.settings import template_of
 from polyvec.evaluate import published
 from polyvec.evaluate.sections import EXPECT
@@ -70,6 +70,26 @@ def systems_table() -> str:
             f"| {template.name if template else ''} | {pooling} | `{parts.backbone}` "
             f"| {recipe.system.paper} | {measured} |"
         )
+    return "\n".join(lines)
+
+
+def released_table() -> str:
+    """Every recipe of the survey's Table 4, and what of it was compared with the authors' code."""
+    lines = [
+        "| row of Table 4 | recipe | form | compared with | equal | differs |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    recipes = [recipe for recipe in all_recipes() if recipe.system.table == 4]
+    for recipe in sorted(recipes, key=lambda each: (each.system.reference or 0, each.key)):
+        found = recipe[RELEASED]
+        name = f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})"
+        row = [f"{recipe.system.name} [{recipe.system.reference}]", name]
+        if found is None:
+            row += ["", "", "not compared", ""]
+        else:
+            equal = ", ".join(found.compared) or f"not compared: {found.why}"
+            row += [found.form, found.code, equal, found.differs]
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
@@ -141,7 +161,7 @@ def _gain(value: float | None, base: float | None) -> str:
 
 PARTS = {
     ROOT / "README.md": {"scores": scores_table},
-    ROOT / "docs" / "systems.md": {"systems": systems_table},
+    ROOT / "docs" / "systems.md": {"systems": systems_table, "released": released_table},
     ROOT / "docs" / "models.md": {"layouts": layouts_table},
     ROOT / "docs" / "embedders.md": {"training-free": training_free_table},
 }

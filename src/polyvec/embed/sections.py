@@ -1,8 +1,9 @@
-"""The section [embedder] of recipes."""
+"""The sections [embedder] and [released] of recipes."""
 
 import functools
 from typing import Any
 
+from polyvec.embed.released import Released, read_released
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.recipe import Section, register
 from polyvec.settings import fill
@@ -23,3 +24,6 @@ EMBEDDER: Section[EmbedderSettings] = register(
         build=_build,
     )
 )
+
+# None for a recipe of ours, which nobody released.
+RELEASED: Section[Released | None] = register(Section("released", read_released))

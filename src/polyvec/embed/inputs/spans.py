@@ -13,7 +13,8 @@ class Span:
 
     `pooled` says whether its states enter the vector; `markup` whether special-token strings
     in it are special tokens (in a prompt they are, in a text never); `fixed` that truncation
-    leaves it whole; `segment` is its number for masks between segments of an input.
+    leaves it whole; `segment` is its number for masks between segments of an input; `alone` that
+    it is tokenised by itself, so that no token crosses its ends.
     """
 
     text: str
@@ -21,3 +22,4 @@ class Span:
     markup: bool = False
     fixed: bool = False
     segment: int = 0
+    alone: bool = False

@@ -40,11 +40,13 @@ class Piece:
     pooled: bool
     segment: int = 0
 
-    def span(self, text: str) -> Span:
+    def span(self, text: str, *, alone: bool = False) -> Span:
         """The piece's span: slots hold data, and only the user's text may be truncated."""
         data = self.kind == "slot"
         fixed = not (data and self.value == "text")
-        return Span(text, self.pooled, markup=not data, fixed=fixed, segment=self.segment)
+        return Span(
+            text, self.pooled, markup=not data, fixed=fixed, segment=self.segment, alone=alone
+        )
 
 
 def compile_form(
@@ -115,7 +117,8 @@ class Template:
     (SILENT row 12). `example` is the format of one demonstration with {query}, {document} and
     {instruction}; `example_separator` follows each, and `examples` are the default ones.
     `fields` names further slots. `added_tokens` become special tokens; those that the tokenizer
-    already has keep their ids.
+    already has keep their ids. With `pieces` each literal and each slot is tokenised by itself, as
+    in repositories that join lists of ids; else the whole is one string.
 
     >>> mine = Template("mine", ("query: {text}",), ("passage: {text}",), pool_prompt=True)
     >>> "".join(span.text for span in mine.render("a cat", "document")[0])
@@ -134,6 +137,7 @@ class Template:
     example_separator: str = ""
     examples: tuple[Example, ...] = ()
     added_tokens: tuple[str, ...] = ()
+    pieces: bool = False
     source: str = ""
     forms: Mapping[str, tuple[tuple[Piece, ...], ...]] = field(init=False, repr=False)
     example_form: tuple[Piece, ...] = field(init=False, repr=False)
@@ -295,12 +299,12 @@ class Template:
     ) -> Iterator[Span]:
         """The spans of one piece of a form."""
         if piece.kind == "literal":
-            yield piece.span(piece.value)
+            yield piece.span(piece.value, alone=self.pieces)
         elif piece.kind == "slot" and piece.value == "examples":
             for example in examples:
                 yield from self._example_spans(example, piece, values.get("instruction"))
         elif piece.kind == "slot":
-            yield piece.span(values[piece.value])
+            yield piece.span(values[piece.value], alone=self.pieces)
         elif token := tokens[piece.value]:
             yield piece.span(token)
         elif piece.value == "mask":
@@ -329,7 +333,14 @@ class Template:
                 )
             if text:
                 markup = piece.kind == "literal"
-                yield Span(text, slot.pooled, markup=markup, fixed=True, segment=slot.segment)
+                yield Span(
+                    text,
+                    slot.pooled,
+                    markup=markup,
+                    fixed=True,
+                    segment=slot.segment,
+                    alone=self.pieces,
+                )
 
 
 def _side(role: str | None) -> str:

@@ -220,6 +220,7 @@ class TextTokenizer:
             span.pooled
             and not span.fixed
             and not span.segment
+            and not span.alone
             and not (span.markup and self._special and self._special.search(span.text))
             for span in spans
         )
@@ -265,6 +266,9 @@ class TextTokenizer:
         joined: list[tuple[str, int]] = []
         eats_spaces = False  # the last special token takes the spaces after it
         for owner, span in enumerate(spans):
+            if joined and (span.alone or spans[joined[-1][1]].alone):
+                yield joined
+                joined = []
             text = span.text
             while span.markup and self._special and (hit := self._special.search(text)):
                 token = self._specials[hit.group()]
