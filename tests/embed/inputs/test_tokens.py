@@ -7,6 +7,7 @@ from families import tokenizer
 from polyvec.embed.inputs.contract import read_contract
 from polyvec.embed.inputs.prompts import PromptTable, render
 from polyvec.embed.inputs.spans import Span
+from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch, budget_batches
 from polyvec.errors import InputError, TokenizerError
 from polyvec.interfaces import Prompt
@@ -195,3 +196,11 @@ def test_braces_in_a_text_stay():
         Span("p: ", markup=True),
         Span("{text} {0}"),
     )
+
+
+def test_pieces_are_tokenised_one_by_one():
+    """A released model that joined lists of ids never saw a token across two of them."""
+    text_tokenizer = TextTokenizer(tokenizer(bos=False, eos=False))
+    for pieces, expected in ((False, ["cat"]), (True, ["c", "a", "##t"])):
+        template = Template("t", ("c{text}",), ("c{text}",), pool_prompt=True, pieces=pieces)
+        assert words(text_tokenizer, *template.render("at")[0]) == expected
