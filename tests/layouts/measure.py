@@ -21,9 +21,11 @@ FLOAT32, BFLOAT16 = 1e-5, 0.99  # largest difference, smallest cosine
 
 def load(folder: Path, expected: Equal | Refused, **options: Any) -> Any:
     """The embedder of a folder, as a user loads it."""
-    from polyvec import Embedder
+    from polyvec import Embedder, MultiVectorEmbedder
 
-    return Embedder.from_pretrained(folder, **{**expected.load, **options})
+    several = isinstance(expected, Equal) and expected.kind == "multi-vector"
+    loader = MultiVectorEmbedder if several else Embedder
+    return loader.from_pretrained(folder, **{**expected.load, **options})
 
 
 def largest_difference(folder: Path, expected: Equal) -> float:
