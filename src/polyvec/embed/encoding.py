@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.modes import evaluating
+from polyvec.embed.inputs.contract import TokenizerContract
 from polyvec.embed.inputs.prompts import render
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
@@ -40,6 +41,8 @@ class SpanTokenizer(Protocol):
 
     @property
     def hf(self) -> Any: ...
+    @property
+    def contract(self) -> TokenizerContract: ...
     def encode(
         self, batch: Sequence[tuple[Span, ...]], *, text_mask: bool = False
     ) -> list[Tokens]: ...

@@ -22,6 +22,7 @@ from polyvec.embed.backbone import runners
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.encoding import EncodeRun
 from polyvec.embed.fingerprints import Fingerprints
+from polyvec.embed.inputs.contract import TokenizerContract
 from polyvec.embed.inputs.prompts import PromptTable, render
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
@@ -334,6 +335,10 @@ class _Expanding:
     @property
     def hf(self) -> Any:
         return self.base.hf
+
+    @property
+    def contract(self) -> TokenizerContract:
+        return self.base.contract
 
     def check_rows(self, rows: int | None) -> None:
         self.base.check_rows(rows)
