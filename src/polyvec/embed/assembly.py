@@ -1,7 +1,7 @@
 """The parts of an Embedder: its constructor's keywords, as reading and writing pass them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,9 @@ from polyvec.embed.variants import TextVariants
 class EmbedderParts:
     """The parts of an Embedder: `Embedder(**parts.keywords())` puts them together.
 
-    `pooling` is a name, several names whose vectors are concatenated, or a module.
+    `pooling` is a name, several names whose vectors are concatenated, or a module. `routes` are
+    the parts for each task of a model whose queries and documents go through different parts;
+    the others here are then those of `default_route`.
     """
 
     backbone: Backbone
@@ -35,6 +37,8 @@ class EmbedderParts:
     similarity_fn_name: str = "cosine"
     truncate_dim: int | None = None
     calibration: Calibration | None = None
+    routes: "Mapping[str, EmbedderParts]" = dataclasses.field(default_factory=dict)
+    default_route: str | None = None
 
     def keywords(self) -> dict[str, Any]:
         """The parts by the names that `Embedder` takes; not copied."""

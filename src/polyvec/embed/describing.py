@@ -1,12 +1,13 @@
 """What an embedder is: its settings as plain values, and a few lines for a person."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import nn
 
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.inputs.tables import TableTokenizer
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.pooling.base import PoolingModule
@@ -32,6 +33,8 @@ class Described(Protocol):
     variants: TextVariants | None
     similarity_fn_name: str
     truncate_dim: int | None
+    routes: nn.ModuleDict
+    default_route: str | None
 
     def get_embedding_dimension(self) -> int: ...
 
@@ -43,7 +46,7 @@ def settings(embedder: Described) -> dict[str, Any]:
     """
     backbone, template, variants = embedder.backbone, embedder.template, embedder.variants
     prepending = backbone.prepending
-    return {
+    described = {
         "backbone": type(backbone.model).__name__,
         "attention": str(backbone.spec),
         "blocked": [list(pair) for pair in backbone.spec.blocked],
@@ -62,6 +65,15 @@ def settings(embedder: Described) -> dict[str, Any]:
         "lower_case": embedder.text_tokenizer.lower_case,
         "tokenizer_contract": embedder.text_tokenizer.contract.as_dict(),
     }
+    # Only where there are any, so that other models keep their fingerprints.
+    if isinstance(embedder.text_tokenizer, TableTokenizer):
+        described |= embedder.text_tokenizer.table_settings()
+    if embedder.routes:
+        described["routes"] = {
+            task: settings(cast(Described, route)) for task, route in embedder.routes.items()
+        }
+        described["default_route"] = embedder.default_route
+    return described
 
 
 def lines(embedder: Described) -> list[str]:

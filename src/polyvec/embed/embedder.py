@@ -9,9 +9,9 @@ encode_methods.py has the methods that take texts, encoding.py runs them. B text
 longest, D state size, E vector size, N and M vectors.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.pooling.base import PoolingModule
-from polyvec.embed.pooling.functions import POOLINGS, pool
+from polyvec.embed.pooling.functions import MEANS, POOLINGS, pool
 from polyvec.embed.pooling.modules import WeightedLayers
+from polyvec.embed.pooling.steps import TokenSteps
 from polyvec.embed.projection import quantization
 from polyvec.embed.projection.dense import Normalize
 from polyvec.embed.projection.quantization import Calibration
@@ -68,6 +69,8 @@ class Embedder(EncodeMethods):
         similarity_fn_name: str = "cosine",
         truncate_dim: int | None = None,
         calibration: Calibration | None = None,
+        routes: Mapping[str, EmbedderParts] | None = None,
+        default_route: str | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -95,6 +98,10 @@ class Embedder(EncodeMethods):
         self._truncate_dim = truncate_dim  # checked below, with what else has dimensions
         self.calibration = calibration
         self._fingerprints = Fingerprints()
+        # Parts that are the same object stay shared.
+        made = {id(each): Embedder(**each.keywords()) for each in (routes or {}).values()}
+        self.routes = nn.ModuleDict({task: made[id(each)] for task, each in (routes or {}).items()})
+        self.default_route = default_route
         self._check_dimensions()
         self._check_parts()
         backbone.prepare(self.needs)
@@ -215,7 +222,13 @@ class Embedder(EncodeMethods):
             similarity_fn_name=self.similarity_fn_name,
             truncate_dim=self.truncate_dim,
             calibration=self.calibration,
+            routes={task: route._parts() for task, route in self._routes()},
+            default_route=self.default_route,
         )
+
+    def _routes(self) -> Iterator[tuple[str, "Embedder"]]:
+        for task, route in self.routes.items():
+            yield task, cast(Embedder, route)
 
     def _card(self) -> str:
         from polyvec.embed.formats.writing import model_card
@@ -234,7 +247,13 @@ class Embedder(EncodeMethods):
             vectors = self.pooling_module(states)
         else:
             tokens = self._pooled_states(states)
-            vectors = pool(self.pooling, tokens, states.pooling_mask_BT, states.attention_mask_BT)
+            vectors = pool(
+                self.pooling,
+                tokens,
+                states.pooling_mask_BT,
+                states.attention_mask_BT,
+                zero_if_empty=self.zero_if_empty,
+            )
         for step in list(self.projections)[:num_projections]:
             vectors = step(vectors)
         return vectors
@@ -274,6 +293,8 @@ class Embedder(EncodeMethods):
         return self._pooled_states(states), states.attention_mask_BT
 
     def _pooled_states(self, states: States) -> Tensor:
+        if isinstance(self.pooling_module, TokenSteps):
+            return self.pooling_module.token_states(states).last_BTD
         if self.layers is None or states.all_layers is None:
             return states.last_BTD
         return self.layers(states.all_layers)
@@ -330,10 +351,10 @@ class Embedder(EncodeMethods):
     ) -> tuple[str | None, ...]:
         """The prompt's text and, with a template, the side: equal keys give equal vectors.
 
-        Without a template a role only chooses the prompt.
+        Without a template or routes a role only chooses the prompt.
         """
         found = self.prompt_for(prompt, prompt_name, role)
-        return found.text, found.role if self.template is not None else None
+        return found.text, found.role if self.template is not None or self.routes else None
 
     @property
     def tokenizer(self) -> Any:
@@ -346,8 +367,9 @@ class Embedder(EncodeMethods):
 
     @property
     def normalizes(self) -> bool:
-        """Whether the model's own last step gives vectors of length 1."""
-        return len(self.projections) > 0 and isinstance(self.projections[-1], Normalize)
+        """Whether the model's own last step gives vectors of length 1, on every route."""
+        own = len(self.projections) > 0 and isinstance(self.projections[-1], Normalize)
+        return own and all(route.normalizes for _, route in self._routes())
 
     @property
     def output_kind(self) -> Literal["dense", "sparse"]:
@@ -361,12 +383,39 @@ class Embedder(EncodeMethods):
         """Whether the pooling reads which tokens belong to the user's text."""
         return bool(getattr(self.pooling_module, "text_only", False))
 
+    @property
+    def zero_if_empty(self) -> bool:
+        """Whether a text without tokens has zeros before the projections; else it is an error."""
+        module = self.pooling_module
+        zero = MEANS.issuperset(self.pooling) if module is None else module.zero_if_empty
+        return zero and self.text_tokenizer.zero_if_empty
+
+    def for_role(self, role: str | None) -> "Embedder":
+        """The embedder of a role: this one, or the route of queries, documents or another task.
+
+        Raises InputError if there are routes and none is for this role.
+        """
+        if not self.routes or (role is None and self.default_route is not None):
+            return self
+        if role is None or role not in self.routes:
+            raise InputError(
+                f"role {role!r} has no route in this model; use encode_query or encode_document, "
+                f"or pass role=.{known(str(role), self.routes)}"
+            )
+        return cast(Embedder, self.routes[role])
+
     def get_embedding_dimension(self) -> int:
         """Numbers in a vector."""
         return self.truncate_dim or self.full_dimension
 
     # sentence-transformers' older name, still common in code.
     get_sentence_embedding_dimension = get_embedding_dimension
+
+    @property
+    def token_dimension(self) -> int:
+        """Numbers in a token's embedding."""
+        steps = self.pooling_module if isinstance(self.pooling_module, TokenSteps) else None
+        return (steps.token_size if steps else None) or self.backbone.hidden_size
 
     @property
     def _pooled_dimension(self) -> int:
@@ -460,6 +509,11 @@ class Embedder(EncodeMethods):
             if takes != dim:
                 raise ModelError(f"{type(step).__name__} takes {takes} dimensions, but gets {dim}")
             dim = getattr(step, "out_features", dim)
+        for task, route in self._routes():
+            if route.full_dimension != dim:
+                raise ModelError(
+                    f"route {task!r} gives {route.full_dimension} dimensions, another one {dim}"
+                )
         if self.truncate_dim is not None and not 1 <= self.truncate_dim <= dim:
             raise ModelError(f"truncate_dim {self.truncate_dim} is not between 1 and {dim}")
         if self.calibration is not None:

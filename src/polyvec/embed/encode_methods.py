@@ -79,6 +79,7 @@ class EncodeMethods(nn.Module, TextEncoder):
     prompt_table: PromptTable
     calibration: Calibration | None
     _truncate_dim: int | None
+    routes: nn.ModuleDict  # by task, where queries and documents go through different parts
 
     @abc.abstractmethod
     def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
@@ -87,6 +88,15 @@ class EncodeMethods(nn.Module, TextEncoder):
     @abc.abstractmethod
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """What is pooled: states [B, T, D], and which of them are real, [B, T]."""
+
+    def for_role(self, role: str | None) -> "EncodeMethods":
+        """The embedder that a role's texts go through; InputError if it has none."""
+        return self
+
+    @property
+    @abc.abstractmethod
+    def token_dimension(self) -> int:
+        """Numbers in a token's embedding."""
 
     @property
     @abc.abstractmethod
@@ -102,6 +112,11 @@ class EncodeMethods(nn.Module, TextEncoder):
     @abc.abstractmethod
     def reads_text_mask(self) -> bool:
         """Whether the pooling reads which tokens belong to the user's text."""
+
+    @property
+    @abc.abstractmethod
+    def zero_if_empty(self) -> bool:
+        """Whether a text without tokens has zeros before the projections; else it is an error."""
 
     @property
     @abc.abstractmethod
@@ -122,6 +137,9 @@ class EncodeMethods(nn.Module, TextEncoder):
         if value is not None and limit is not None and value > limit:
             raise InputError(f"max_seq_length {value} is beyond the model's {limit} positions")
         self.text_tokenizer.max_length = value
+        for route in self.routes.values():
+            if route is not self and isinstance(route, EncodeMethods):
+                route.max_seq_length = value
 
     @property
     def truncate_dim(self) -> int | None:
@@ -287,7 +305,7 @@ class EncodeMethods(nn.Module, TextEncoder):
         self._check_finish(output_value, finish)
         self._move(device)
         run = EncodeRun(
-            self,
+            self.for_role(role),
             self.prompt_for(prompt, prompt_name, role, examples),
             options or RunOptions(),
             EncodeReport(),
@@ -318,7 +336,7 @@ class EncodeMethods(nn.Module, TextEncoder):
         self._check_finish("sentence_embedding", finish)
         self._move(device)
         run = EncodeRun(
-            self,
+            self.for_role(role),
             self.prompt_for(prompt, prompt_name, role),
             options or RunOptions(),
             EncodeReport() if report is None else report,
@@ -350,7 +368,7 @@ class EncodeMethods(nn.Module, TextEncoder):
         self._check_finish(output_value, finish)
         sparse = output_value == "sentence_embedding" and self.output_kind == "sparse"
         run = EncodeRun(
-            self,
+            self.for_role(role),
             self.prompt_for(prompt, prompt_name, role, examples),
             options or RunOptions(),
             EncodeReport(),
@@ -361,7 +379,8 @@ class EncodeMethods(nn.Module, TextEncoder):
             return self._sparse(windows, finish), run.report
         if output_value == "token_embeddings":
             states = [x.numpy() for window in windows for x in window]
-            return MultiVectors.of(states, self.backbone.hidden_size), run.report
+            dimension = self.for_role(role).token_dimension
+            return MultiVectors.of(states, dimension), run.report
         parts = (self._finished(window, **finish) for window in windows)
         total = len(inputs) if isinstance(inputs, Sequence) else None
         values = _gather(parts, total, self._finished([], **finish))
@@ -383,7 +402,9 @@ class EncodeMethods(nn.Module, TextEncoder):
         """
         encoding.check_texts(inputs)
         texts = [encoding.check_text(text, index) for index, text in enumerate(inputs)]
-        return encoding.tokenize(self, texts, self.prompt_for(prompt, prompt_name, role, examples))
+        return encoding.tokenize(
+            self.for_role(role), texts, self.prompt_for(prompt, prompt_name, role, examples)
+        )
 
     def prompt_for(
         self,

@@ -64,6 +64,8 @@ class Model(Protocol):
     def device(self) -> torch.device: ...
     @property
     def reads_text_mask(self) -> bool: ...
+    @property
+    def zero_if_empty(self) -> bool: ...
 
     def __call__(self, batch: TokenBatch, *, num_projections: int | None = None) -> Tensor: ...
     def modules(self) -> Iterator[nn.Module]: ...
@@ -216,7 +218,7 @@ class EncodeRun:
 
     def _check_tokens(self, inputs: list[Tokens], index: int, count: int) -> None:
         """Refuses or counts what `count` equal texts, the first at `index`, lose."""
-        if not all(tokens.pooled.any() for tokens in inputs):
+        if not self.model.zero_if_empty and not all(tokens.pooled.any() for tokens in inputs):
             raise InputError(
                 f"inputs[{index}] leaves no token to pool: it is empty for this tokenizer, "
                 "which adds no special tokens; leave it out, or put a word in its place"

@@ -365,6 +365,7 @@ class _Side:
 
     template: Template | None = None
     reads_text_mask = False
+    zero_if_empty = False
 
     def __init__(
         self, embedder: MultiVectorEmbedder, role: str | None, text_tokenizer: _Expanding

@@ -1,22 +1,30 @@
 """modules.json and the folders it lists: what a model folder declares beside its transformer."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from polyvec.embed.formats import sparse
-from polyvec.embed.formats.schema import OWN_WAY, POOLING_FLAGS, POOLING_FUNCTIONS, read_json
+from polyvec.embed.formats.routing import Module, read_routing
+from polyvec.embed.formats.schema import (
+    OWN_WAY,
+    POOLING_FLAGS,
+    POOLING_FUNCTIONS,
+    module_folder,
+    read_json,
+)
 from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.modules import POOLING_MODULES, WeightedLayers
+from polyvec.embed.pooling.steps import CNN, LSTM, TokenSteps, WordCounts, WordWeights
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
 from polyvec.embed.projection.modules import PROJECTIONS
 from polyvec.errors import ModelError, SettingsError, known
@@ -30,11 +38,50 @@ class Declared:
     pooling: tuple[str, ...] | PoolingModule | None = None
     pool_prompt: bool = True
     layers: WeightedLayers | None = None
+    steps: list[nn.Module] = field(default_factory=list)  # over tokens, before the pooling
     projections: list[nn.Module] = field(default_factory=list)
     transformer: Path | None = None
     static: Path | None = None
     sparse_static: Path | None = None
     masked: bool = False
+    words: Path | None = None
+    bag_of_words: Path | None = None
+    routes: "dict[str, Declared]" = field(default_factory=dict)  # by task; of a Router
+    default_route: str | None = None
+    routed: bool = False  # one of several routes
+    loaded: dict[Path, nn.Module] = field(default_factory=dict)
+
+    @property
+    def input(self) -> Path:
+        """The folder of the first module; ModelError if there is none."""
+        found = (
+            self.transformer or self.static or self.sparse_static or self.words or self.bag_of_words
+        )
+        if found is None:
+            raise ModelError("modules.json: a route of the Router starts with no Transformer")
+        return found
+
+    @property
+    def pooled_layers(self) -> WeightedLayers | None:
+        """The weights of layers, where no steps over tokens take them over."""
+        return None if isinstance(self.pooling, TokenSteps) else self.layers
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it starts from a table of vectors and no transformer."""
+        return not (self.static is self.words is self.bag_of_words is None)
+
+    def pool_by(self, pooling: tuple[str, ...] | PoolingModule) -> None:
+        """Pool what the steps over tokens give, where there are any."""
+        if self.steps and isinstance(pooling, PoolingModule):
+            raise ModelError(
+                f"{type(pooling).__name__} reads the backbone's states, but this model goes over "
+                f"them with {type(self.steps[0]).__name__} first"
+            )
+        if self.steps and not isinstance(pooling, PoolingModule):
+            self.pooling = TokenSteps(self.steps, pooling, self.layers)
+        else:
+            self.pooling = pooling
 
     @property
     def is_sparse(self) -> bool:
@@ -48,9 +95,25 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
     A part of a user's package is imported only with `trust_remote_code`, unless the running
     program has registered it under that name. Raises ModelError for anything else.
     """
-    declared = Declared()
+    modules = _listed(folder)
+    routing = read_routing(folder, modules)
+    if routing is None:
+        return _declared(folder, modules, Declared(), trust_remote_code)
+    loaded: dict[Path, nn.Module] = {}  # routes may share modules
+    found = {
+        name: _declared(folder, chain, Declared(routed=True, loaded=loaded), trust_remote_code)
+        for name, chain in routing.chains.items()
+    }
+    main = found[routing.default or next(iter(found))]
+    main.routes = {task: found[name] for task, name in routing.tasks.items()}
+    main.default_route = routing.default
+    return main
+
+
+def _listed(folder: Path) -> list[Module]:
+    """The modules of modules.json in order; none if there is no such file."""
     if not (folder / "modules.json").is_file():
-        return declared
+        return []
     listed = read_json(folder / "modules.json")
     types = {"idx": int, "path": str, "type": str}
     if not isinstance(listed, list) or not all(
@@ -60,11 +123,20 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
         raise ModelError(
             f"{folder}/modules.json: expected a list of modules with idx (a number), path and type"
         )
-    modules = sorted(listed, key=lambda module: module["idx"])
+    # sentence-transformers goes by the order of the list, not by idx; of two modules of one name
+    # it keeps the second, in the place of the first.
+    modules = {str(m.get("name", place)): m for place, m in enumerate(listed)}.values()
+    return [Module(str(m["type"]), module_folder(folder, m["path"])) for m in modules]
+
+
+def _declared(
+    folder: Path, modules: Sequence[Module], declared: Declared, trusted: bool
+) -> Declared:
+    """What a chain of modules declares."""
     for position, module in enumerate(modules):
-        kind, inside = str(module["type"]), module_folder(folder, module["path"])
+        kind = module.kind
         if kind.startswith("polyvec.") or ":" in kind:
-            _read_own(kind, inside, declared, trust_remote_code)
+            _read_own(kind, module.folder, declared, trusted)
             continue
         name = _module_name(folder, kind)
         if (position == 0) != (name in FIRST):
@@ -73,9 +145,11 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
                 f"{', '.join(FIRST)}"
             )
         try:
-            MODULES[name](inside, declared)
+            MODULES[name](module.folder, declared)
         except KeyError as error:
-            raise ModelError(f"{inside}/config.json: key {error} is missing") from None
+            raise ModelError(
+                f"{module.folder}: key {error} is missing from its configuration"
+            ) from None
     _check_logits(folder, declared)
     _limit(folder, declared)
     return declared
@@ -132,13 +206,6 @@ def _module_name(folder: Path, kind: str) -> str:
     return name
 
 
-def module_folder(folder: Path, path: str) -> Path:
-    """A module's folder; modules.json may not point out of its own."""
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise ModelError(f"{folder}/modules.json: path {path!r} points outside the model's folder")
-    return folder / path
-
-
 def _read_own(kind: str, folder: Path, declared: Declared, trusted: bool) -> None:
     """A part that sentence-transformers does not have, found by its name."""
     if kind == OWN_WAY:
@@ -167,7 +234,7 @@ def _read_own(kind: str, folder: Path, declared: Declared, trusted: bool) -> Non
     found = _find(kind.removeprefix("polyvec."), every, folder, trusted)
     part = build(found, config, where=f"{folder}/config.json")
     if part.state_dict():
-        _with_weights(part, folder)
+        _with_weights(part, folder, declared)
     if isinstance(part, PoolingModule):
         declared.pooling = part
     else:
@@ -218,6 +285,18 @@ def _read_static(folder: Path, declared: Declared) -> None:
     declared.static, declared.pooling = folder, ("mean",)
 
 
+def _read_words(folder: Path, declared: Declared) -> None:
+    declared.words = folder
+
+
+def _read_bag_of_words(folder: Path, declared: Declared) -> None:
+    """A bag of words is its own pooling."""
+    config = read_json(folder / "config.json")
+    size = len(dict.fromkeys(config["vocab"]))
+    declared.bag_of_words = folder
+    declared.pooling = WordCounts(size, config.get("cumulative_term_frequency", True))
+
+
 def _read_pooling(folder: Path, declared: Declared) -> None:
     """Poolings by legacy flags or `pooling_mode`; both are accepted if they agree."""
     path = folder / "config.json"
@@ -238,17 +317,17 @@ def _read_pooling(folder: Path, declared: Declared) -> None:
     by_mode = tuple(modes[name] for name in mode)
     if by_flag and by_mode and sorted(by_flag) != sorted(by_mode):
         raise ModelError(f"{path}: flags {by_flag} contradict pooling_mode {by_mode}")
-    declared.pooling = by_mode or by_flag
-    if not declared.pooling:
+    pooling = by_mode or by_flag
+    if not pooling:
         raise ModelError(f"{path}: declares no pooling. Known: {', '.join(modes)}.")
+    declared.pool_by(pooling)
+    # A second pooling reads the tokens again, and replaces the vectors made so far.
+    declared.projections.clear()
     declared.pool_prompt = bool(config.get("include_prompt", True))
 
 
 def _read_dense(folder: Path, declared: Declared) -> None:
     config = read_json(folder / "config.json")
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise ModelError(f"{folder}/config.json: {key} {config[key]!r} is not supported")
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     if not name.startswith("torch.nn."):
         raise ModelError(
@@ -261,31 +340,110 @@ def _read_dense(folder: Path, declared: Declared) -> None:
         activation=name.rpartition(".")[2],
         use_residual=config.get("use_residual", False),
     )
-    declared.projections.append(_with_weights(dense, folder))
+    _add(_with_weights(dense, folder, declared), _of_tokens(config, folder), folder, declared)
 
 
 def _read_layer_norm(folder: Path, declared: Declared) -> None:
     norm = LayerNorm(read_json(folder / "config.json")["dimension"])
-    declared.projections.append(_with_weights(norm, folder))
+    _add(_with_weights(norm, folder, declared), False, folder, declared)
 
 
 def _read_normalize(folder: Path, declared: Declared) -> None:
-    config = read_json(folder / "config.json", {})
-    if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise ModelError(f"{folder}/config.json: token-wise Normalize is not supported")
-    declared.projections.append(Normalize())
+    of_tokens = _of_tokens(read_json(folder / "config.json", {}), folder)
+    # Before there are vectors, sentence-transformers' Normalize of them does nothing.
+    if of_tokens or declared.pooling is not None:
+        _add(Normalize(), of_tokens, folder, declared)
+
+
+def _read_dropout(folder: Path, declared: Declared) -> None:
+    """Dropout does nothing to a trained model's vectors; there must be some."""
+    _check_pooled("Dropout", folder, declared)
+
+
+def _read_cnn(folder: Path, declared: Declared) -> None:
+    config = renamed(read_json(folder / "cnn_config.json"), "in_embedding_dimension")
+    _add_step(CNN, config, folder, declared)
+
+
+def _read_lstm(folder: Path, declared: Declared) -> None:
+    config = renamed(read_json(folder / "lstm_config.json"), "embedding_dimension")
+    _add_step(LSTM, config, folder, declared)
+
+
+def _read_word_weights(folder: Path, declared: Declared) -> None:
+    _add_step(WordWeights, read_json(folder / "config.json"), folder, declared)
 
 
 def _read_weighted_layers(folder: Path, declared: Declared) -> None:
     config = read_json(folder / "config.json")
     layers = WeightedLayers(config["num_hidden_layers"], config["layer_start"])
-    declared.layers = _with_weights(layers, folder)
+    declared.layers = _with_weights(layers, folder, declared)
+    declared.steps = []  # what was computed from the last layer's states is dropped
 
 
-FIRST = ("Transformer", "StaticEmbedding", "MLMTransformer", "SparseStaticEmbedding")
+def _of_tokens(config: dict[str, Any], folder: Path) -> bool:
+    """Whether a module reads and writes token embeddings; else it is the sentence embedding."""
+    names = config.get("module_input_name") or "sentence_embedding"
+    output = config.get("module_output_name") or names
+    if names != output or names not in ("sentence_embedding", "token_embeddings"):
+        raise ModelError(
+            f"{folder}/config.json: module_input_name {names!r} to module_output_name {output!r} "
+            "is not supported, only sentence_embedding or token_embeddings to itself"
+        )
+    return bool(names == "token_embeddings")
+
+
+def _add(step: nn.Module, of_tokens: bool, folder: Path, declared: Declared) -> None:
+    """A step over tokens or vectors."""
+    if of_tokens:
+        # A static table and a bag of words have no tokens to go over.
+        if declared.static is None and declared.bag_of_words is None:
+            declared.steps = [*declared.steps, step]
+        elif not isinstance(step, Normalize):
+            raise ModelError(f"{folder}: {type(step).__name__} of tokens, but there are none here")
+        return
+    _check_pooled(type(step).__name__, folder, declared)
+    declared.projections.append(step)
+
+
+def _add_step(
+    kind: type[nn.Module], config: dict[str, Any], folder: Path, declared: Declared
+) -> None:
+    """A module that is always one over tokens."""
+    try:
+        step = kind(**config)
+    except TypeError as error:
+        reason = str(error).partition("__init__() ")[2] or str(error)
+        raise ModelError(f"{folder}: {kind.__name__}: {reason}") from None
+    _add(_with_weights(step, folder, declared), True, folder, declared)
+
+
+def _check_pooled(name: str, folder: Path, declared: Declared) -> None:
+    if declared.pooling is None:
+        raise ModelError(
+            f"{folder}: {name} of the vectors comes before the Pooling that makes them"
+        )
+
+
+def renamed(config: dict[str, Any], new: str) -> dict[str, Any]:
+    """A configuration with the dimension's name of before sentence-transformers 5.4 replaced."""
+    old = new.replace("embedding_dimension", "word_embedding_dimension")
+    return {new if key == old else key: value for key, value in config.items()}
+
+
+FIRST = (
+    "Transformer",
+    "StaticEmbedding",
+    "WordEmbeddings",
+    "BoW",
+    "MLMTransformer",
+    "SparseStaticEmbedding",
+)
 MODULES: dict[str, Callable[[Path, Declared], None]] = {
     "Transformer": _read_transformer,
     "StaticEmbedding": _read_static,
+    "WordEmbeddings": _read_words,
+    "BoW": _read_bag_of_words,
     "MLMTransformer": _read_masked,
     "SparseStaticEmbedding": _read_sparse_static,
     "SpladePooling": _read_splade,
@@ -294,19 +452,34 @@ MODULES: dict[str, Callable[[Path, Declared], None]] = {
     "Dense": _read_dense,
     "LayerNorm": _read_layer_norm,
     "Normalize": _read_normalize,
+    "Dropout": _read_dropout,
+    "CNN": _read_cnn,
+    "LSTM": _read_lstm,
+    "WordWeights": _read_word_weights,
     "WeightedLayerPooling": _read_weighted_layers,
 }
 
 
-def _with_weights(module: Any, folder: Path) -> Any:
+def _with_weights(module: Any, folder: Path, declared: Declared) -> Any:
+    """The module with its folder's weights; the same object for routes that share it."""
+    if folder not in declared.loaded:
+        try:
+            module.load_state_dict(read_weights(folder))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{folder}: weights do not fit its config.json: {reason}") from None
+        declared.loaded[folder] = module
+    return declared.loaded[folder]
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a module; ModelError names a file that is missing or damaged."""
     path = folder / "model.safetensors"
     if not path.is_file():
         # Unpickling runs code, so only safetensors files are read.
         pickled = "; pytorch_model.bin can run code and is not read, convert it"
         raise ModelError(f"{path} is missing{pickled if any(folder.glob('*.bin')) else ''}")
     try:
-        module.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: does not fit its config.json: {reason}") from None
-    return module
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None

@@ -23,8 +23,7 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.formats.late import COLBERT_HEAD, PYLATE_KEYS, SETTINGS, late_kind
-from polyvec.embed.formats.modules import module_folder
-from polyvec.embed.formats.schema import POLYVEC_FILE, read_json, write_json
+from polyvec.embed.formats.schema import POLYVEC_FILE, module_folder, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import load_head, module_tensors, read_tensors
 from polyvec.embed.formats.tokenizer import load_tokenizer

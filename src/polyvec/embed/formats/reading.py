@@ -1,5 +1,6 @@
 """The parts of an embedder, from a folder or hub id."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.late import check_one_vector
-from polyvec.embed.formats.modules import Declared, read_modules
+from polyvec.embed.formats.modules import Declared, read_modules, read_weights
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import limited, read_sparse_head, read_sparse_static
-from polyvec.embed.formats.static import read_static
+from polyvec.embed.formats.static import StaticTable, read_static
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
@@ -28,12 +29,14 @@ from polyvec.embed.formats.transformer import (
     load_transformer,
     transformer_kind,
 )
+from polyvec.embed.formats.words import read_bag_of_words, read_words
 from polyvec.embed.inputs.contract import NO_LIMIT, check_count, read_contract
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.parts import build_pooling, check_pooling, check_served, model_facts
 from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.steps import TokenSteps
 from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import (
@@ -83,15 +86,91 @@ def read_parts(
     folder = model_folder(name_or_path, revision=revision, **hub)
     check_one_vector(folder)
     declared = read_modules(folder, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "max_seq_length": max_seq_length,
+        "pooling": pooling,
+        "output": output,
+        "prompts": prompts,
+        "default_prompt_name": default_prompt_name,
+        "similarity_fn_name": similarity_fn_name,
+        "truncate_dim": truncate_dim,
+        "attention": attention,
+        "layout": layout,
+        "trust_remote_code": trust_remote_code,
+        "base_model": base_model,
+        "merge_adapters": merge_adapters,
+        "hub": hub,
+    }
+    main = _read_route(folder, declared, **options)
+    if not declared.routes:
+        return main
+    read = [(declared, main)]
+    for route in declared.routes.values():
+        if all(route is not other for other, _ in read):
+            read.append((route, _route_beside(read, folder, route, options)))
+    routes = {
+        task: next(parts for other, parts in read if other is route)
+        for task, route in declared.routes.items()
+    }
+    return dataclasses.replace(main, routes=routes, default_route=declared.default_route)
+
+
+def _route_beside(
+    read: list[tuple[Declared, EmbedderParts]],
+    folder: Path,
+    route: Declared,
+    options: Mapping[str, Any],
+) -> EmbedderParts:
+    """The parts of a route, which shares the input of one that is read already, if it can."""
+    for other, parts in read:
+        if other.input == route.input and _needs(other, {}) == _needs(route, {}):
+            if options["pooling"] is not None:
+                facts = model_facts(parts.backbone.model.config, parts.text_tokenizer.hf)
+                route.pool_by(build_pooling(options["pooling"], {}, facts, where=WHERE))
+            if isinstance(route.pooling, TokenSteps):
+                route.pooling.fit_to(parts.backbone.hidden_size)
+            return dataclasses.replace(
+                parts,
+                pooling=route.pooling or parts.pooling,
+                pool_prompt=route.pool_prompt or route.is_table,
+                layers=route.pooled_layers,
+                projections=tuple(route.projections),
+            )
+    return _read_route(folder, route, **options)
+
+
+def _read_route(
+    folder: Path,
+    declared: Declared,
+    *,
+    device: str | None,
+    dtype: str,
+    max_seq_length: int | None,
+    pooling: str | Sequence[str] | None,
+    output: str | None,
+    prompts: Mapping[str, str] | None,
+    default_prompt_name: str | None,
+    similarity_fn_name: str | None,
+    truncate_dim: int | None,
+    attention: str | None,
+    layout: str,
+    trust_remote_code: bool,
+    base_model: str | Path | None,
+    merge_adapters: bool,
+    hub: Mapping[str, Any],
+) -> EmbedderParts:
+    """The parts of one chain of modules."""
     root = declared.transformer or declared.sparse_static or folder
-    table = declared.static or declared.sparse_static
+    table = declared.is_table or declared.sparse_static is not None
     adapted = find_adapters(root, base_model, **hub)
     body = adapted.body if adapted else root
-    if not (body / "config.json").is_file() and table is None:
+    if not (body / "config.json").is_file() and not table:
         raise ModelError(f"{root}: not a model folder (no config.json)")
     stored = read_json(folder / "config_sentence_transformers.json", {})
     bert = read_json(root / "sentence_bert_config.json", {})
-    own = read_json(folder / POLYVEC_FILE, {})
+    own = read_json((declared.input if declared.routed else folder) / POLYVEC_FILE, {})
     check_output(output, folder, declared)
     has_both = output == "sparse" and not declared.is_sparse  # its own output is dense
     # Before anything is loaded: names, and settings that the pooling requires.
@@ -100,12 +179,14 @@ def read_parts(
     kind = "body"
     model: Any
     tokenizer: Any
-    if declared.static is not None:
-        model, tokenizer = read_static(declared.static)
+    table_tokenizer: TextTokenizer | None = None
+    if declared.is_table:
+        model, table_tokenizer = _read_table(declared, max_seq_length)
+        tokenizer = table_tokenizer.hf
         model = model.to(check_dtype(dtype, device))
         if pooling is not None:
             facts = model_facts(model.config, tokenizer)
-            declared.pooling = build_pooling(pooling, {}, facts, where=WHERE)
+            declared.pool_by(build_pooling(pooling, {}, facts, where=WHERE))
     elif declared.sparse_static is not None:
         model, tokenizer, weights = read_sparse_static(root, folder)
         model = model.to(check_dtype(dtype, device))
@@ -118,7 +199,7 @@ def read_parts(
             config = load_config(body, trust_remote_code)
             check_served(pooling, config, where=WHERE)
             facts = model_facts(config, tokenizer)
-            declared.pooling = build_pooling(pooling, {}, facts, where=WHERE)
+            declared.pool_by(build_pooling(pooling, {}, facts, where=WHERE))
         if has_both:
             config = load_config(body, trust_remote_code)
             declared.pooling = read_sparse_head(folder, config, tokenizer)
@@ -136,7 +217,9 @@ def read_parts(
         lm=model if kind == "lm" else None,
         prepending=TokenPrepending(**own["prepending"]) if "prepending" in own else None,
     )
-    text_tokenizer = TextTokenizer(
+    if isinstance(declared.pooling, TokenSteps):
+        declared.pooling.fit_to(backbone.hidden_size)
+    text_tokenizer = table_tokenizer or TextTokenizer(
         tokenizer,
         max_length=_max_length(root, bert, tokenizer, backbone, max_seq_length),
         lower_case=bool(bert.get("do_lower_case", False)),
@@ -148,8 +231,9 @@ def read_parts(
         backbone=backbone,
         text_tokenizer=text_tokenizer,
         pooling=declared.pooling or _default_pooling(folder, model.config),
-        pool_prompt=own.get("pool_prompt", declared.pool_prompt),
-        layers=declared.layers,
+        # sentence-transformers knows a prompt's length only of a transformer's tokenizer.
+        pool_prompt=own.get("pool_prompt", declared.pool_prompt) or declared.is_table,
+        layers=declared.pooled_layers,
         projections=tuple(declared.projections),
         prompts=PromptTable(
             # An empty mapping removes the stored prompts.
@@ -160,7 +244,7 @@ def read_parts(
         variants=None if variants is None else TextVariants(backbone, tokenizer, **variants),
         similarity_fn_name=similarity_fn_name or _similarity(stored, sparse_head=has_both),
         truncate_dim=truncate_dim or stored.get("truncate_dim"),
-        calibration=_read_calibration(folder, own),
+        calibration=_read_calibration(folder),
     )
 
 
@@ -179,6 +263,16 @@ def _similarity(stored: Mapping[str, Any], *, sparse_head: bool) -> str:
         return "dot"  # the folder's own is of its dense vectors
     default = "dot" if stored.get("model_type") == "SparseEncoder" else "cosine"
     return str(stored.get("similarity_fn_name") or default)
+
+
+def _read_table(declared: Declared, max_length: int | None) -> tuple[StaticTable, TextTokenizer]:
+    """A table of vectors, and the tokenizer of its words."""
+    if declared.static is not None:
+        return read_static(declared.static, read_weights, max_length)
+    if declared.words is not None:
+        return read_words(declared.words, read_weights, max_length)
+    assert declared.bag_of_words is not None
+    return read_bag_of_words(declared.bag_of_words)
 
 
 def _needs(declared: Declared, own: Mapping[str, Any]) -> frozenset[str]:
@@ -249,8 +343,9 @@ def _max_length(
     return limit
 
 
-def _read_calibration(folder: Path, own: Mapping[str, Any]) -> Calibration | None:
+def _read_calibration(folder: Path) -> Calibration | None:
     path = folder / CALIBRATION_FILE
+    own = read_json(folder / POLYVEC_FILE, {})
     if not path.is_file():
         return None
     return Calibration(load_file(path)["ranges"].numpy(), own.get("calibration_texts", 0))

@@ -1,7 +1,7 @@
 """Names and JSON files shared by reading and writing."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from polyvec.errors import ModelError
@@ -35,6 +35,13 @@ def module_type(kind: str) -> str:
         return kind
     place = "sparse_encoder.models" if kind in SPARSE_MODULES else "models"
     return f"sentence_transformers.{place}.{kind}"
+
+
+def module_folder(folder: Path, path: str) -> Path:
+    """A module's folder; a file of a model may not point out of the model's own folder."""
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ModelError(f"{folder}/modules.json: path {path!r} points outside the model's folder")
+    return folder / path
 
 
 def read_json(path: Path, default: Any = None) -> Any:

@@ -31,11 +31,16 @@ from polyvec.embed.formats.schema import (
 from polyvec.embed.formats.sparse import max_active_dims
 from polyvec.embed.formats.static import StaticTable, write_static
 from polyvec.embed.formats.tokenizer import write_tokenizer
+from polyvec.embed.formats.words import CONFIG as WORDS_CONFIG
+from polyvec.embed.formats.words import bag_of_words_config, write_words
+from polyvec.embed.inputs.tables import TableTokenizer
+from polyvec.embed.inputs.words import WordTokenizer
 from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
 from polyvec.embed.pooling.lexical import Lexical
-from polyvec.embed.pooling.modules import POOLING_MODULES
+from polyvec.embed.pooling.modules import POOLING_MODULES, WeightedLayers
+from polyvec.embed.pooling.steps import CNN, LSTM, TokenSteps, WordCounts, WordWeights
 from polyvec.embed.pooling.token_weights import TokenWeights
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
 from polyvec.embed.projection.modules import PROJECTIONS
@@ -44,20 +49,19 @@ from polyvec.errors import ModelError
 from polyvec.registry import Registry
 from polyvec.storage.files import atomic_folder
 
+OF_TOKENS = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+
 
 def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
     """Write a model folder; see Embedder.save_pretrained. `card` is the text of its README.md."""
     # An adapter's folder has no config.json.
     replaceable = CONFIG if (path / CONFIG).is_file() else "config.json"
     with atomic_folder(path, replaceable=replaceable) as folder:
-        modules = [_write_model(parts, folder, path)]
-        if parts.layers is not None:
-            modules.append(_write_weighted_layers(parts, folder, len(modules)))
-        if modules[0][1] not in ("StaticEmbedding", "SparseStaticEmbedding"):
-            modules.append(_write_pooling(parts, folder, len(modules)))
-        for step in parts.projections:
-            modules.append(_write_projection(step, folder, len(modules)))
-        if _reads_its_own_way(parts):
+        if parts.routes:
+            modules = _write_router(parts, folder)
+        else:
+            modules = _write_modules(parts, folder, path)
+        if any(_reads_its_own_way(each) for each in (parts, *parts.routes.values())):
             modules.append(("", OWN_WAY))
         types = [
             {"idx": i, "name": str(i), "path": place, "type": module_type(kind)}
@@ -66,6 +70,55 @@ def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
         write_json(folder / "modules.json", types)
         _write_settings(parts, folder)
         (folder / "README.md").write_text(card, "utf-8")
+
+
+def _write_modules(
+    parts: EmbedderParts, folder: Path, target: Path | None = None, *, with_model: bool = True
+) -> list[tuple[str, str]]:
+    """The place and kind of each module of a chain; the first only `with_model`."""
+    modules = [_write_model(parts, folder, target)] if with_model else []
+    pooling = parts.pooling
+    layers = pooling.layers if isinstance(pooling, TokenSteps) else parts.layers
+    if layers is not None:
+        modules.append(_write_weighted_layers(layers, parts, folder, 1))
+    for step in pooling.steps if isinstance(pooling, TokenSteps) else ():
+        modules.append(_write_step(step, folder, len(modules) + 1 - with_model))
+    table = isinstance(parts.text_tokenizer, TableTokenizer)
+    pooled_by_itself = table or isinstance(pooling, WordCounts) or _is_weights(parts)
+    if not pooled_by_itself:
+        modules.append(_write_pooling(parts, folder, len(modules) + 1 - with_model))
+    for step in parts.projections:
+        modules.append(_write_projection(step, folder, len(modules) + 1 - with_model))
+    return modules
+
+
+def _write_router(parts: EmbedderParts, folder: Path) -> list[tuple[str, str]]:
+    """A Router whose routes are the tasks, each in a folder of its own.
+
+    A backbone that routes share is written once.
+    """
+    routes = dict(parts.routes)
+    types: dict[str, str] = {}
+    structure: dict[str, list[str]] = {}
+    written: dict[int, list[str]] = {}
+    inputs: dict[int, str] = {}
+    for number, (task, route) in enumerate(routes.items()):
+        if id(route) not in written:
+            place = f"{number}_{re.sub(r'[^A-Za-z0-9-]', '_', task)}"
+            (folder / place).mkdir()
+            source = inputs.get(id(route.backbone.model))
+            modules = _write_modules(route, folder / place, with_model=source is None)
+            ids = [f"{place}/{inside}" if inside else place for inside, _ in modules]
+            types |= {name: module_type(k) for name, (_, k) in zip(ids, modules, strict=True)}
+            written[id(route)] = ids if source is None else [source, *ids]
+            if source is None:
+                inputs[id(route.backbone.model)] = ids[0]
+                write_json(folder / place / POLYVEC_FILE, _own_settings(route))
+        structure[task] = written[id(route)]
+    parameters = {"default_route": parts.default_route, "allow_empty_key": False}
+    config = {"types": types, "structure": structure, "parameters": parameters}
+    write_json(folder / "router_config.json", config)
+    return [("", "Router")]
 
 
 def _reads_its_own_way(parts: EmbedderParts) -> bool:
@@ -80,25 +133,45 @@ def _reads_its_own_way(parts: EmbedderParts) -> bool:
     base = parts.backbone.model.config if is_adapted(parts.backbone.model) else None
     causal = getattr(base and base.get_text_config(), "is_causal", True) is not False
     plain = plain and (base is None or spec.kind != "bidirectional" or not causal)
+    tokenizer = parts.text_tokenizer
+    if isinstance(tokenizer, TableTokenizer) and tokenizer.as_model2vec:
+        # sentence-transformers keeps unknown words, and reads texts to their end.
+        plain = plain and tokenizer.unknown_id is None and tokenizer.max_length is None
     return not plain or any((parts.template, parts.variants, parts.backbone.prepending))
 
 
-def _write_model(parts: EmbedderParts, folder: Path, target: Path) -> tuple[str, str]:
+def _write_model(parts: EmbedderParts, folder: Path, target: Path | None) -> tuple[str, str]:
     """The backbone and its tokenizer."""
     model = parts.backbone.model
     if not isinstance(model, StaticTable):
         write_transformer(parts, folder, target)
         return "", "MLMTransformer" if _is_splade(parts) else "Transformer"
-    if isinstance(parts.pooling, TokenWeights) and not parts.pooling.linear:
-        tokenizer = parts.text_tokenizer
+    tokenizer = parts.text_tokenizer
+    if _is_weights(parts):
         sparse.write_static_weights(model, tokenizer.hf, tokenizer.max_length, folder)
         return "", "SparseStaticEmbedding"
-    if parts.pooling not in ("mean", ("mean",)) or parts.text_tokenizer.max_length is not None:
-        raise ModelError(
-            "a static table can only be saved with pooling 'mean' and no max_seq_length"
-        )
-    write_static(model, parts.text_tokenizer.hf, folder)
+    if isinstance(tokenizer, WordTokenizer):
+        return _write_words(parts, model, tokenizer, folder)
+    assert isinstance(tokenizer, TableTokenizer)
+    if parts.pooling not in ("mean", ("mean",)):
+        raise ModelError("a static table can only be saved with pooling 'mean'")
+    normalize = any(isinstance(step, Normalize) for step in parts.projections)
+    write_static(model, tokenizer, folder, normalize=normalize)
     return "", "StaticEmbedding"
+
+
+def _write_words(
+    parts: EmbedderParts, model: StaticTable, tokenizer: WordTokenizer, folder: Path
+) -> tuple[str, str]:
+    if isinstance(parts.pooling, WordCounts):
+        config = bag_of_words_config(model, tokenizer, parts.pooling.cumulative)
+        (folder / "0_BoW").mkdir()
+        write_json(folder / "0_BoW" / "config.json", config)
+        return "0_BoW", "BoW"
+    config, weights = write_words(model, tokenizer, folder)
+    write_json(folder / WORDS_CONFIG, config)
+    save_file(weights, folder / "model.safetensors")
+    return "", "WordEmbeddings"
 
 
 def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = None) -> None:
@@ -115,7 +188,7 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
             model.save_pretrained(folder)
     # A copy: other threads may be running the model on its own config.
     config = copy.deepcopy(model.config)
-    if parts.layers is not None:
+    if parts.layers is not None or "all_layers" in getattr(parts.pooling, "needs", ()):
         # sentence-transformers passes all layers on only if the config asks for them.
         config.output_hidden_states = True
     causal = {"bidirectional": False, "causal": True}.get(backbone.spec.kind)
@@ -142,13 +215,14 @@ def _write_pooling(parts: EmbedderParts, folder: Path, place: int) -> tuple[str,
         inside.mkdir()
         sparse.write_splade(cast(Lexical, parts.pooling), inside)
         return inside.name, "SpladePooling"
-    if isinstance(parts.pooling, PoolingModule):
+    if isinstance(parts.pooling, PoolingModule) and not isinstance(parts.pooling, TokenSteps):
         return _write_own(parts.pooling, POOLING_MODULES, folder, place)
-    names = (parts.pooling,) if isinstance(parts.pooling, str) else parts.pooling
+    pooling = parts.pooling.pooling if isinstance(parts.pooling, TokenSteps) else parts.pooling
+    names = (pooling,) if isinstance(pooling, str) else tuple(pooling)
     if not set(names) <= set(POOLING_FLAGS):
         return _write_pooling_functions(names, parts, folder, place)
     modes = [POOLING_FLAGS[name][1] for name in names]
-    config: dict[str, Any] = {"word_embedding_dimension": parts.backbone.hidden_size}
+    config: dict[str, Any] = {"word_embedding_dimension": _token_size(parts)}
     config |= {flag: name in names for name, (flag, _) in POOLING_FLAGS.items()}
     config |= {"include_prompt": parts.pool_prompt}
     config |= {"pooling_mode": modes[0] if len(modes) == 1 else modes}
@@ -166,14 +240,36 @@ def _is_splade(parts: EmbedderParts) -> bool:
 
 def _is_sparse_encoder(parts: EmbedderParts) -> bool:
     """Whether the folder is one of sentence-transformers' SparseEncoder."""
-    static = isinstance(parts.pooling, TokenWeights) and not parts.pooling.linear
     coded = any(isinstance(step, SparseAutoencoder) for step in parts.projections)
-    return static or coded or _is_splade(parts)
+    return _is_weights(parts) or coded or _is_splade(parts)
 
 
-def _write_weighted_layers(parts: EmbedderParts, folder: Path, place: int) -> tuple[str, str]:
-    layers = parts.layers
-    assert layers is not None
+def _is_weights(parts: EmbedderParts) -> bool:
+    """Whether it is a SparseStaticEmbedding: one weight a token."""
+    return isinstance(parts.pooling, TokenWeights) and not parts.pooling.linear
+
+
+def _token_size(parts: EmbedderParts) -> int:
+    steps = parts.pooling if isinstance(parts.pooling, TokenSteps) else None
+    return (steps.token_size if steps else None) or parts.backbone.hidden_size
+
+
+def _write_step(step: nn.Module, folder: Path, place: int) -> tuple[str, str]:
+    """A module over tokens."""
+    if isinstance(step, Dense):
+        config = _dense_config(step) | OF_TOKENS
+        return write_module(step, "Dense", config, folder, place)
+    if isinstance(step, Normalize):
+        return write_module(step, "Normalize", OF_TOKENS, folder, place)
+    assert isinstance(step, CNN | LSTM | WordWeights)
+    name = type(step).__name__
+    file = {"CNN": "cnn_config.json", "LSTM": "lstm_config.json"}.get(name, "config.json")
+    return write_module(step, name, step.settings(), folder, place, file=file)
+
+
+def _write_weighted_layers(
+    layers: WeightedLayers, parts: EmbedderParts, folder: Path, place: int
+) -> tuple[str, str]:
     config = {
         "word_embedding_dimension": parts.backbone.hidden_size,
         "layer_start": layers.layer_start,
@@ -184,15 +280,7 @@ def _write_weighted_layers(parts: EmbedderParts, folder: Path, place: int) -> tu
 
 def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, str]:
     if isinstance(step, Dense):
-        config = {
-            "in_features": step.in_features,
-            "out_features": step.out_features,
-            "bias": step.linear.bias is not None,
-            "activation_function": f"{type(step.activation).__module__}.{step.activation_name}",
-        }
-        if step.use_residual:
-            config["use_residual"] = True
-        return write_module(step, "Dense", config, folder, place)
+        return write_module(step, "Dense", _dense_config(step), folder, place)
     if isinstance(step, LayerNorm):
         return write_module(step, "LayerNorm", {"dimension": step.dimension}, folder, place)
     if isinstance(step, Normalize):
@@ -204,6 +292,16 @@ def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, s
         sparse.write_autoencoder(step, inside)
         return inside.name, "SparseAutoEncoder"
     return _write_own(step, PROJECTIONS, folder, place)
+
+
+def _dense_config(step: Dense) -> dict[str, Any]:
+    config = {
+        "in_features": step.in_features,
+        "out_features": step.out_features,
+        "bias": step.linear.bias is not None,
+        "activation_function": f"{type(step.activation).__module__}.{step.activation_name}",
+    }
+    return config | ({"use_residual": True} if step.use_residual else {})
 
 
 def _write_pooling_functions(
@@ -236,11 +334,17 @@ def _write_own(part: nn.Module, table: Registry[Any], folder: Path, place: int) 
 
 
 def write_module(
-    module: nn.Module, kind: str, config: Mapping[str, Any], folder: Path, place: int
+    module: nn.Module,
+    kind: str,
+    config: Mapping[str, Any],
+    folder: Path,
+    place: int,
+    *,
+    file: str = "config.json",
 ) -> tuple[str, str]:
     inside = folder / f"{place}_{re.split('[.:]', kind)[-1]}"
     inside.mkdir()
-    write_json(inside / "config.json", config)
+    write_json(inside / file, config)
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     if weights:
         save_file(weights, inside / "model.safetensors")
@@ -262,13 +366,23 @@ def _write_settings(parts: EmbedderParts, folder: Path) -> None:
     if parts.truncate_dim is not None:
         settings["truncate_dim"] = parts.truncate_dim
     write_json(folder / "config_sentence_transformers.json", settings)
+    own = {"format": 1} if parts.routes else _own_settings(parts)  # routes have their own
+    if parts.calibration is not None:
+        own["calibration_texts"] = parts.calibration.num_texts
+        ranges = torch.from_numpy(parts.calibration.ranges_2E)
+        save_file({"ranges": ranges.contiguous()}, folder / CALIBRATION_FILE)
+    write_json(folder / POLYVEC_FILE, own)
+
+
+def _own_settings(parts: EmbedderParts) -> dict[str, Any]:
     own: dict[str, Any] = {
         "format": 1,
         "tokenizer_contract": parts.text_tokenizer.contract.as_dict(),
         "attention": str(parts.backbone.spec),
         "blocked": [list(pair) for pair in parts.backbone.spec.blocked],
     }
-    if isinstance(parts.pooling, PoolingModule) and not parts.pool_prompt:
+    module = isinstance(parts.pooling, PoolingModule) and not isinstance(parts.pooling, TokenSteps)
+    if module and not parts.pool_prompt:
         own["pool_prompt"] = False
     if parts.template is not None:
         own["template"] = parts.template.as_dict()
@@ -276,11 +390,7 @@ def _write_settings(parts: EmbedderParts, folder: Path) -> None:
         own["prepending"] = dataclasses.asdict(parts.backbone.prepending)
     if parts.variants is not None:
         own["variants"] = parts.variants.settings()
-    if parts.calibration is not None:
-        own["calibration_texts"] = parts.calibration.num_texts
-        ranges = torch.from_numpy(parts.calibration.ranges_2E)
-        save_file({"ranges": ranges.contiguous()}, folder / CALIBRATION_FILE)
-    write_json(folder / POLYVEC_FILE, own)
+    return own
 
 
 def model_card(settings: Mapping[str, Any], dimension: int) -> str:

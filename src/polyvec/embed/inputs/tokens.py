@@ -106,6 +106,9 @@ class TextTokenizer:
     changes while it works, unless tokens were added to `hf`.
     """
 
+    # Whether a text may have no tokens, and zeros as its vector.
+    zero_if_empty = False
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,

@@ -22,6 +22,8 @@ class PoolingModule(Part):
     needs: frozenset[str] = frozenset()
     hidden_size: int | None = None
     out_features: int
+    # Whether a text without a pooled token has zeros; else it is an error.
+    zero_if_empty: bool = False
 
     def forward(self, states: States) -> Tensor:
         """The vectors, [B, E].
@@ -53,7 +55,7 @@ class PoolingModule(Part):
         if any(mask.shape != size[:2] for mask in masks):
             shapes = [tuple(mask.shape) for mask in masks]
             raise ShapeError(f"{name}: states {tuple(size)} with masks and ids {shapes}")
-        if not bool(states.pooling_mask_BT.any(dim=1).all()):
+        if not self.zero_if_empty and not bool(states.pooling_mask_BT.any(dim=1).all()):
             raise ShapeError(f"{name}: a text has no token to pool")
 
 

@@ -41,7 +41,7 @@ def weighted_mean(
     attention_mask_BT = mask_BT if attention_mask_BT is None else attention_mask_BT
     place_BT = attention_mask_BT.to(_wide(states_BTD)).cumsum(dim=1)
     weight_BT = torch.where(mask_BT.bool(), place_BT, 0)
-    total_B1 = weight_BT.sum(dim=1, keepdim=True)
+    total_B1 = weight_BT.sum(dim=1, keepdim=True).clamp(min=1)
     return (torch.einsum("btd,bt->bd", _real(states_BTD, mask_BT), weight_BT) / total_B1).to(
         states_BTD.dtype
     )
@@ -81,10 +81,21 @@ POOLINGS: Registry[Pooling] = Registry(
 )
 
 
+# Those that give zeros for a text of which nothing is pooled.
+MEANS = frozenset({"mean", "mean_sqrt_len", "weighted_mean"})
+
+
 def pool(
-    names: Sequence[str], states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor
+    names: Sequence[str],
+    states_BTD: Tensor,
+    mask_BT: Tensor,
+    attention_mask_BT: Tensor,
+    *,
+    zero_if_empty: bool = False,
 ) -> Tensor:
     """The named poolings side by side, [B, D * number of names].
+
+    With `zero_if_empty` a text without a pooled token has zeros, if all poolings are means.
 
     Raises ShapeError if masks and states are of different batches or a text has no pooled token.
     """
@@ -93,7 +104,7 @@ def pool(
             f"pooling: states {tuple(states_BTD.shape)} with masks {tuple(mask_BT.shape)} "
             f"and {tuple(attention_mask_BT.shape)}"
         )
-    if not bool(mask_BT.any(dim=1).all()):
+    if not zero_if_empty and not bool(mask_BT.any(dim=1).all()):
         raise ShapeError("pooling: a text has no token to pool")
     found = []
     for name in names:
@@ -122,7 +133,8 @@ def _sum(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def _count(mask_BT: Tensor) -> Tensor:
-    return mask_BT.sum(dim=1, keepdim=True)
+    # At least 1, so that a text of which nothing is pooled has zeros.
+    return mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _rows(states_BTD: Tensor) -> Tensor:
