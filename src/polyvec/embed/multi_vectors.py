@@ -187,12 +187,15 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         *,
+        convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         truncate: Any = "warn",
         role: str | None = None,
     ) -> Any:
         """A float32 array [tokens, E] for each text, in order; for a single string one array.
 
+        Tensors with `convert_to_tensor` or without `convert_to_numpy`; lengths differ, so nothing
+        is stacked.
         `role` is "query" or "document"; without, no length and no expansion of a side applies.
         """
         single = isinstance(inputs, str)
@@ -202,7 +205,7 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
             texts, options=options, prompt=prompt, prompt_name=prompt_name, role=role
         )
         found: list[Any] = [vectors[row] for row in range(len(vectors))]
-        if convert_to_tensor:
+        if convert_to_tensor or not convert_to_numpy:
             found = [torch.from_numpy(each) for each in found]
         return found[0] if single else found
 

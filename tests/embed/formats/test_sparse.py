@@ -203,6 +203,14 @@ def test_output_that_the_folder_lacks(tmp_path, tiny_bert):
         Embedder.from_pretrained(splade(tmp_path / "splade"), output="dense")
 
 
+def test_bare_model_whose_queries_have_another_way(tmp_path):
+    """opensearch-neural-sparse-encoding-doc-v1 before it had modules.json."""
+    folder = masked(tmp_path)
+    write(folder / "idf.json", {"cat": 1.0})
+    with pytest.raises(ModelError, match=r"queries of this model are weighted by its idf\.json"):
+        Embedder.from_pretrained(folder, output="sparse")
+
+
 def test_pickled_code_in_a_head_is_refused(tmp_path):
     folder = m3(tmp_path / "m3")
     torch.save(torch.nn.Linear(32, 1), folder / "sparse_linear.pt")

