@@ -4,6 +4,7 @@ Masks are made from lengths, never from ids, so a PAD that is also EOS does no h
 T tokens of all texts in a batch, one text after another.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -229,7 +230,20 @@ class TextTokenizer:
         )
 
     def _ids_of_spans(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of spans that need offsets or special tokens, and the span of each token.
+        """Ids of spans that need offsets or special tokens, and the span of each token."""
+        if not any(span.alone for span in spans):
+            return self._ids_of_string(spans)
+        found, start = [], 0
+        for alone, group in itertools.groupby(spans, key=lambda span: span.alone):
+            together = tuple(group)
+            for string in ((span,) for span in together) if alone else (together,):
+                ids, owners = self._ids_of_string(string)
+                found.append((ids, owners + start))
+                start += len(string)
+        return np.concatenate([ids for ids, _ in found]), np.concatenate([of for _, of in found])
+
+    def _ids_of_string(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of spans that are tokenised as one string, and the span of each token.
 
         What the tokenizer gives for the whole string, except that special-token strings in a
         text, or across its border, stay characters.
@@ -269,9 +283,6 @@ class TextTokenizer:
         joined: list[tuple[str, int]] = []
         eats_spaces = False  # the last special token takes the spaces after it
         for owner, span in enumerate(spans):
-            if joined and (span.alone or spans[joined[-1][1]].alone):
-                yield joined
-                joined = []
             text = span.text
             while span.markup and self._special and (hit := self._special.search(text)):
                 token = self._specials[hit.group()]
