@@ -169,7 +169,7 @@ class EncodeRun:
         try:
             length = words.encode([render("", self.prompt)])[0].full_length
         except NoRoomError as error:
-            length = error.fixed + len(words.contract.prefix) + len(words.contract.suffix)
+            length = error.fixed + limit - error.room
         if length >= limit:
             raise InputError(
                 f"the prompt alone has {length} tokens, the model reads {limit}: "
@@ -178,11 +178,9 @@ class EncodeRun:
 
     def _check_blanks(self, inputs: Iterable[str]) -> None:
         """Raises InputError for an empty text of a later window before the first is computed."""
-        contract = self.model.text_tokenizer.contract
-        if contract.prefix or contract.suffix:
-            return
-        blanks = [i for i, x in enumerate(inputs) if isinstance(x, str) and not x.strip()][:1]
-        for index in blanks:
+        blanks = (i for i, x in enumerate(inputs) if isinstance(x, str) and not x.strip())
+        index = next(blanks, None)
+        if index is not None:
             self._check_tokens(tokenize(self.model, [""], self.prompt)[0], index, 1)
 
     def _window(

@@ -57,6 +57,8 @@ class Backbone(nn.Module):
         self.model = model
         self.lm_head = head_modules(lm) if lm is not None else None
         object.__setattr__(self, "lm", lm)
+        # Padding is masked, but its id needs a row: a [PAD] added for training may have none.
+        pad_id = pad_id if self.num_rows is None or pad_id < self.num_rows else 0
         self.pad_id = pad_id
         self.prepending = prepending
         if prepending is not None:

@@ -21,7 +21,7 @@ from transformers.models.auto.tokenization_auto import (
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.formats.vocabularies import VOCABULARIES, convert, promised_by_class
-from polyvec.embed.inputs.contract import PROBES, bare, keep_promises
+from polyvec.embed.inputs.contract import PROBES, bare, keep_promises, unlimited
 from polyvec.errors import MissingExtraError, TokenizerError
 
 CONFIG = "tokenizer_config.json"
@@ -86,7 +86,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[st
         if TOKENIZER_MAPPING_NAMES.get(model_type) in (None, "TokenizersBackend"):
             return {}
         theirs = AutoTokenizer.from_pretrained(folder)
-    if _first_difference(bare(theirs), bare(tokenizer)) is None:
+    if _first_difference(bare(theirs), bare(tokenizer), ends=True) is None:
         return {}
     # transformers 5 takes the class of model_type (qwen2) whatever the files say. This key
     # names a type without a class of its own.
@@ -98,10 +98,9 @@ def _from_json(
 ) -> PreTrainedTokenizerBase:
     """tokenizer.json as it is, with the settings beside it."""
     own = Tokenizer.from_file(str(root / JSON))
-    own.no_padding()
-    own.no_truncation()
     found = PreTrainedTokenizerFast.from_pretrained(root, **options)
-    difference = _first_difference(bare(found), own)
+    with unlimited(own), unlimited(found.backend_tokenizer) as theirs:
+        difference = _first_difference(theirs, own, ends=False)
     if difference is not None:
         probe, got, expected = difference
         raise TokenizerError(
@@ -115,13 +114,16 @@ def _from_json(
 
 
 def _first_difference(
-    found: Tokenizer, expected: Tokenizer
+    found: Tokenizer, expected: Tokenizer, *, ends: bool
 ) -> tuple[str, list[int], list[int]] | None:
-    """The first probe that the two read differently, and the ids of both."""
+    """The first probe that the two read differently, and the ids of both.
+
+    `ends`: with the special tokens around it, which options may change.
+    """
     for probe in PROBES:
-        pair = found.encode(probe).ids, expected.encode(probe).ids
+        pair = [each.encode(probe, add_special_tokens=ends).ids for each in (found, expected)]
         if pair[0] != pair[1]:
-            return probe, *pair
+            return probe, pair[0], pair[1]
     return None
 
 

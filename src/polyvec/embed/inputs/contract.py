@@ -4,9 +4,10 @@ It is read from the tokenizer by probes at load and stored with the model: a mis
 EOS is an error at load instead of a worse vector later (SILENT row 7).
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any
@@ -55,26 +56,39 @@ class TokenizerContract:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises TokenizerError for a tokenizer in Python, which has no offsets."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise TokenizerError(
+            f"{type(tokenizer).__name__} is a slow tokenizer without tokenizer.json; convert it "
+            "with: AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
+        )
+
+
 def check_count(name: str, value: object) -> None:
     """Raises InputError for a number of tokens, texts or dimensions that is not a whole one."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise InputError(f"{name} is {value!r}, expected a whole number from 1")
 
 
-def read_contract(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> TokenizerContract:
+def read_contract(
+    tokenizer: PreTrainedTokenizerBase, max_length: int | None, *, copy: Tokenizer | None = None
+) -> TokenizerContract:
     """The contract of a tokenizer, found by encoding probes with and without special tokens.
+
+    `copy` is its `bare` copy, if there is one already: copies cost the most of loading.
 
     Raises TokenizerError if special tokens differ from text to text, if BOS or EOS is added
     twice, or if the tokenizer promises one (`add_eos_token`) and does not add it.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise TokenizerError(
-            f"{type(tokenizer).__name__} is a slow tokenizer without tokenizer.json; convert it "
-            "with: AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
-        )
+    check_fast(tokenizer)
     if max_length is not None:
         check_count("max_seq_length", max_length)
-    prefix, suffix = _special_tokens(bare(tokenizer))
+    if copy is None:
+        with unlimited(tokenizer.backend_tokenizer) as backend:
+            prefix, suffix = _special_tokens(backend)
+    else:
+        prefix, suffix = _special_tokens(copy)
     _check_promises(tokenizer, prefix, suffix)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     if max_length is not None and max_length <= len(prefix) + len(suffix):
@@ -83,6 +97,21 @@ def read_contract(tokenizer: PreTrainedTokenizerBase, max_length: int | None) ->
             f"{len(prefix) + len(suffix)} special tokens"
         )
     return TokenizerContract(prefix, suffix, pad_id, max_length, len(tokenizer))
+
+
+@contextlib.contextmanager
+def unlimited(backend: Tokenizer) -> Iterator[Tokenizer]:
+    """Inside, the tokenizer itself neither pads nor truncates; not for use beside other threads."""
+    padding, truncation = backend.padding, backend.truncation
+    backend.no_padding()
+    backend.no_truncation()
+    try:
+        yield backend
+    finally:
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
 
 
 def bare(

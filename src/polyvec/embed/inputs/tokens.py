@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from polyvec.embed.inputs.contract import bare, check_rows, read_contract
+from polyvec.embed.inputs.contract import bare, check_fast, check_rows, read_contract
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import ROLES, Template
 from polyvec.errors import InputError, TokenizerError
@@ -28,7 +28,7 @@ class NoRoomError(InputError):
             f"the template puts {fixed} tokens around the text, the model reads {room} beside its "
             "special tokens: no text would be left"
         )
-        self.place, self.fixed = place, fixed
+        self.place, self.fixed, self.room = place, fixed, room
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,9 @@ class TextTokenizer:
 
     def _read(self, max_length: int | None) -> None:
         """Take the contract and private copies of the tokenizer as it is now."""
-        self.contract = read_contract(self.hf, max_length)
+        check_fast(self.hf)
         self._markup = bare(self.hf, lower_case=self.lower_case)
+        self.contract = read_contract(self.hf, max_length, copy=self._markup)
         self._data = bare(self.hf, specials_are_text=True, lower_case=self.lower_case)
         self._inner = _without_prefix(self._data)
         added = self._markup.get_added_tokens_decoder()
@@ -153,7 +154,7 @@ class TextTokenizer:
 
     @max_length.setter
     def max_length(self, value: int | None) -> None:
-        self.contract = read_contract(self.hf, value)
+        self.contract = read_contract(self.hf, value, copy=self._markup)
 
     def special_tokens(self) -> dict[str, str | None]:
         """What a template writes for {bos}, {eos} and {mask}: None where the tokenizer adds it."""
