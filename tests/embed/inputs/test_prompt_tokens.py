@@ -63,6 +63,17 @@ def test_special_tokens_of_a_text_stay_characters_behind_a_prompt(scheme):
     assert found.text.tolist() == [False] * (len(prompt) - 1) + [True] * 6
 
 
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "prepend"])
+def test_pieces_have_the_ids_of_each_by_itself(scheme):
+    """As released code joins lists of ids: each begins a string of its own."""
+    made = prefixed() if scheme == "prepend" else metaspace(scheme)
+    pieces = ["<s>find", "a cat", "<|embed|>", "cat <mask>"]
+    spans = tuple(Span(piece, markup=True, alone=True) for piece in pieces)
+    expected = [made.backend_tokenizer.encode(p, add_special_tokens=False).ids for p in pieces]
+    (found,) = TextTokenizer(made).encode([spans])
+    assert found.ids.tolist() == [i for ids in expected for i in ids]
+
+
 def test_a_special_token_across_the_border_is_characters():
     made = metaspace("first")
     (found,) = TextTokenizer(made).encode([(Span("<s>a <", markup=True), Span("s>cat"))])
