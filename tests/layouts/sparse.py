@@ -8,17 +8,17 @@ import torch
 import transformers as tf
 from families import VOCAB
 from layouts import Equal, layout
-from sparse_folders import m3, masked, splade, static
+from sparse_folders import inference_free, m3, masked, splade, static
 
 ST = "sentence-transformers 6.2, SparseEncoder"
 
 
-def sparse_encoder(folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
+def sparse_encoder(folder: Path, method: str = "encode") -> Callable[[Sequence[str]], np.ndarray]:
     def vectors(texts: Sequence[str]) -> np.ndarray:
         from sentence_transformers import SparseEncoder
 
         model = SparseEncoder(str(folder), device="cpu", local_files_only=True)
-        return model.encode(list(texts), convert_to_sparse_tensor=False).numpy()
+        return getattr(model, method)(list(texts), convert_to_sparse_tensor=False).numpy()
 
     return vectors
 
@@ -87,6 +87,21 @@ def _(folder):
 @layout("sparse static weights", like=[], answer=ST)
 def _(folder):
     return Equal(sparse_encoder(static(folder)), kind="sparse")
+
+
+OPENSEARCH = ["opensearch-project/opensearch-neural-sparse-encoding-doc-v3-distill"]
+
+
+@layout("SPLADE, inference-free, queries", like=OPENSEARCH, answer=ST)
+def _(folder):
+    vectors = sparse_encoder(inference_free(folder), "encode_query")
+    return Equal(vectors, encode={"role": "query"}, kind="sparse")
+
+
+@layout("SPLADE, inference-free, documents", like=OPENSEARCH, answer=ST)
+def _(folder):
+    vectors = sparse_encoder(inference_free(folder), "encode_document")
+    return Equal(vectors, encode={"role": "document"}, kind="sparse")
 
 
 @layout("bge-m3, sparse head", like=["BAAI/bge-m3"], answer="FlagEmbedding's steps")

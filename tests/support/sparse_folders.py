@@ -102,3 +102,26 @@ def m3(folder: Path) -> Path:
     for name, size in (("sparse_linear.pt", 1), ("colbert_linear.pt", 16)):
         torch.save(torch.nn.Linear(32, size).state_dict(), folder / name)
     return folder
+
+
+def inference_free(folder: Path, **options) -> Path:
+    """As opensearch's doc models: a Router of static weights (query) and SPLADE (document)."""
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sparse_encoder import modules
+
+    bare = masked(folder.parent / "bare", "distilbert")
+    words = tokenizer()
+    words.model_max_length = 48
+    router = Router.for_query_document(
+        query_modules=[
+            modules.SparseStaticEmbedding(words, weight=torch.rand(VOCAB) + 0.1, frozen=True)
+        ],
+        document_modules=[
+            Transformer(str(bare), transformer_task="fill-mask"),
+            modules.SpladePooling("max", activation_function="log1p_relu"),
+        ],
+    )
+    made = SparseEncoder(modules=[router], device="cpu", similarity_fn_name="dot", **options)
+    made.save_pretrained(str(folder))
+    return folder

@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 from families import VOCAB, tokenizer
 from numpy.testing import assert_allclose
-from sparse_folders import m3, masked, splade, static, write
+from sparse_folders import inference_free, m3, masked, splade, static, write
 
 from polyvec import Embedder
 from polyvec.errors import InputError, ModelError
@@ -156,6 +156,24 @@ def test_static_sparse_embedding_from_idf(tmp_path):
     write(folder / "config.json", {"path": "other.json"})
     with pytest.raises(ModelError, match=r"path 'other\.json' is not among the model's files"):
         Embedder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("most", [None, 6])
+def test_inference_free_splade(tmp_path, most):
+    """A Router: the weights of a query come from a table, those of a document from a model."""
+    folder = inference_free(tmp_path / "st", max_active_dims=most)
+    embedder = Embedder.from_pretrained(folder)
+    embedder.save_pretrained(tmp_path / "out")
+    again = Embedder.from_pretrained(tmp_path / "out")
+    saved = SparseEncoder(str(tmp_path / "out"), device="cpu")
+    reference = SparseEncoder(str(folder), device="cpu")
+    for method in ("encode_query", "encode_document"):
+        expected = getattr(reference, method)(TEXTS[:2], convert_to_sparse_tensor=False).numpy()
+        assert np.count_nonzero(expected)
+        for each in (embedder, again):
+            assert_allclose(getattr(each, method)(TEXTS[:2]), expected, atol=1e-5)
+        found = getattr(saved, method)(TEXTS[:2], convert_to_sparse_tensor=False)
+        assert_allclose(found, expected, atol=1e-5)
 
 
 def lexical_weights(folder: Path, text: str) -> np.ndarray:
