@@ -40,7 +40,7 @@ from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix, similarity_pairs
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import CalibrationError, InputError, ModelError, known
-from polyvec.interfaces import Prompt
+from polyvec.interfaces import DenseVectors, MultiVectors, Prompt, SparseVectors
 
 
 class Embedder(EncodeMethods):
@@ -468,6 +468,10 @@ class Embedder(EncodeMethods):
 
     def _matrix(self, vectors: Any) -> Tensor:
         """Vectors as floating-point numbers, [N, E]; InputError for what is not vectors."""
+        if isinstance(vectors, DenseVectors | SparseVectors | MultiVectors):
+            vectors = vectors.to_dense()  # an error for several vectors a text
+        if isinstance(vectors, Tensor) and vectors.layout != torch.strided:
+            vectors = vectors.to_dense()
         try:
             if isinstance(vectors, list | tuple) and any(isinstance(v, Tensor) for v in vectors):
                 vectors = torch.stack([torch.as_tensor(v) for v in vectors])

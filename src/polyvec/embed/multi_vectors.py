@@ -297,6 +297,17 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
             "tokenizer_contract": self.text_tokenizer.contract.as_dict(),
         }
 
+    def described(self) -> list[str]:
+        """How the model is run, a line each, for a person."""
+        backbone = self.backbone
+        return [
+            f"{type(backbone.model).__name__}: {backbone.num_layers} layers, a vector of "
+            f"{self.get_embedding_dimension()} dimensions for each token",
+            f"attention {backbone.spec}; leak probe: {backbone.verdict or 'not run'}",
+            f"batches {backbone.layout} ({backbone.mechanism}: {backbone.layout_reason})",
+            f"query and document: {self.late}",
+        ]
+
     def fingerprint(self) -> str:
         """sha256 over weights, tokenizer and settings: equal if and only if vectors are."""
         tokenizer = self.tokenizer.backend_tokenizer

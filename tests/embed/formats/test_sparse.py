@@ -57,6 +57,10 @@ def test_splade_folder(tmp_path, family):
     vectors, _ = embedder.encode_vectors(["a cat"])
     assert isinstance(vectors, SparseVectors)
     assert_allclose(vectors.to_dense(), embedder.encode(["a cat"]))
+    dense = embedder.encode(TEXTS, truncate="silent")
+    expected = (dense @ dense[0])[:, None]
+    for one in (vectors, torch.from_numpy(dense[:1]).to_sparse()):
+        assert_allclose(embedder.similarity(dense, one), expected, rtol=1e-4)
     saved_equal(embedder, tmp_path / "out")
 
 
