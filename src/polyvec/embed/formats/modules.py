@@ -19,6 +19,7 @@ from polyvec.embed.formats.schema import (
     module_folder,
     read_json,
 )
+from polyvec.embed.formats.static import is_model2vec
 from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
@@ -95,7 +96,7 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
     A part of a user's package is imported only with `trust_remote_code`, unless the running
     program has registered it under that name. Raises ModelError for anything else.
     """
-    modules = _listed(folder)
+    modules = _listed(folder) or _of_model2vec(folder)
     routing = read_routing(folder, modules)
     if routing is None:
         return _declared(folder, modules, Declared(), trust_remote_code)
@@ -108,6 +109,13 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
     main.routes = {task: found[name] for task, name in routing.tasks.items()}
     main.default_route = routing.default
     return main
+
+
+def _of_model2vec(folder: Path) -> list[Module]:
+    """The modules that model2vec lists since 0.3; older folders have no modules.json."""
+    if not is_model2vec(folder):
+        return []
+    return [Module("sentence_transformers.models.StaticEmbedding", folder)]
 
 
 def _listed(folder: Path) -> list[Module]:
@@ -283,6 +291,8 @@ def _read_sparse_static(folder: Path, declared: Declared) -> None:
 def _read_static(folder: Path, declared: Declared) -> None:
     """Static models are always mean-pooled: no pooling module follows."""
     declared.static, declared.pooling = folder, ("mean",)
+    if is_model2vec(folder) and read_json(folder / "config.json").get("normalize"):
+        declared.projections.append(Normalize())
 
 
 def _read_words(folder: Path, declared: Declared) -> None:
@@ -395,6 +405,7 @@ def _of_tokens(config: dict[str, Any], folder: Path) -> bool:
 
 def _add(step: nn.Module, of_tokens: bool, folder: Path, declared: Declared) -> None:
     """A step over tokens or vectors."""
+    projections = declared.projections
     if of_tokens:
         # A static table and a bag of words have no tokens to go over.
         if declared.static is None and declared.bag_of_words is None:
@@ -403,7 +414,9 @@ def _add(step: nn.Module, of_tokens: bool, folder: Path, declared: Declared) -> 
             raise ModelError(f"{folder}: {type(step).__name__} of tokens, but there are none here")
         return
     _check_pooled(type(step).__name__, folder, declared)
-    declared.projections.append(step)
+    if isinstance(step, Normalize) and any(isinstance(s, Normalize) for s in projections[-1:]):
+        return  # model2vec says it in config.json and modules.json
+    projections.append(step)
 
 
 def _add_step(

@@ -192,7 +192,7 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int | None, *, where: s
     backend = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
     size = backend.get_vocab_size(with_added_tokens=False)
-    if rows is None or max(size - 1, *added) < rows:
+    if rows is None or max([size - 1, *added]) < rows:
         return
     special = {i for i, token in added.items() if token.special}
     ends = _special_tokens(bare(tokenizer))
