@@ -498,6 +498,14 @@ class Embedder(EncodeMethods):
             raise ModelError(
                 "weighted layers and a pooling with settings both choose the layer; use one of them"
             )
+        num_states = self.backbone.num_layers + 1
+        if self.pooling_module is not None:
+            self.pooling_module.check_layers(num_states)
+        if self.layers is not None and self.layers.num_hidden_layers != num_states - 1:
+            raise ModelError(
+                f"WeightedLayerPooling is for {self.layers.num_hidden_layers} layers, "
+                f"{type(self.backbone.model).__name__} has {num_states - 1}"
+            )
         if "lm_head" in self.needs and self.backbone.lm_head is None:
             raise ModelError(
                 f"{type(self.backbone.model).__name__} was loaded without its LM head, which "

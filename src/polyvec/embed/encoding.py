@@ -237,7 +237,8 @@ class EncodeRun:
         rows = self.model.backbone.num_rows
         if rows is not None and len(batch.ids_T) and batch.ids_T.max() >= rows:
             self._raise_without_row(batch, rows, start)
-        with torch.inference_mode():
+        # Under a caller's autocast the same text would have another vector.
+        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
             if self.output == "token states":
                 padded_BTD, mask_BT = self.model.token_states(batch)
                 out = [s[m].float().cpu() for s, m in zip(padded_BTD, mask_BT, strict=True)]

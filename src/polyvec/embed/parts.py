@@ -22,6 +22,8 @@ from polyvec.registry import Registry
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in configs of MoE families
 WHERE = "[[embedder.projections]]"
 HEADS = ("ForCausalLM", "ForMaskedLM", "LMHeadModel", "ForPreTraining")
+# Families whose last states are projected, and the entry of their config that says to which size.
+STATE_SIZES = {"opt": "word_embed_proj_dim", "embedding_gemma2_text": "embedding_dim"}
 
 
 def pooling_class(names: str | Sequence[str], *, where: str) -> type[PoolingModule] | None:
@@ -95,7 +97,7 @@ def model_facts(
     count = num_layers or int(getattr(text, "num_hidden_layers", 0))
     experts = num_experts(text)
     return {
-        "hidden_size": text.hidden_size,
+        "hidden_size": state_size(text),
         "num_hidden_states": count + 1,  # the word embeddings are the first
         "vocab_size": getattr(text, "vocab_size", None),
         "num_experts": experts or None,
@@ -103,6 +105,11 @@ def model_facts(
         "mask_token_id": tokenizer.mask_token_id,
         "token_ids": _token_ids(tokenizer),
     }
+
+
+def state_size(config: PretrainedConfig) -> int:
+    """Size of a model's last states, which some families project to another one."""
+    return int(getattr(config, STATE_SIZES.get(config.model_type, "hidden_size")))
 
 
 def build_pooling(

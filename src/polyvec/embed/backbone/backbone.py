@@ -118,7 +118,9 @@ class Backbone(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
+        """Size of the last states: not the config's where they are projected (OPT-350m)."""
+        measured = self.runner.state_size
+        return measured or int(self.model.config.get_text_config().hidden_size)
 
     @property
     def num_layers(self) -> int:
@@ -225,7 +227,7 @@ class Backbone(nn.Module):
     def next_token_logits(self, ids_T: np.ndarray, attention: AttentionSpec) -> Tensor:
         """Logits of the token after one text, [V]; without token prepending."""
         batch = TokenBatch.of_ids([ids_T])
-        with evaluating(self.model):
+        with evaluating(self.model), torch.autocast(self.device.type, enabled=False):
             out = self.runner.run(batch, attention, frozenset())
         return self.logits(self.runner.to_padded(out.last_hidden_state, batch)[0, -1])
 

@@ -30,6 +30,7 @@ class Native:
     """
 
     name, packed = "native", False
+    state_size: int | None = None  # as the probes measured it
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model, self.pad_id = model, pad_id

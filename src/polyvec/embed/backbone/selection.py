@@ -95,8 +95,11 @@ def layers(
     if prefix:
         place_T = np.concatenate([np.arange(length) for length in batch.lengths])
         batch.segments_T[:] = place_T >= prefix
-    with evaluating(runner.model):
+    device = runner.model.device.type
+    with evaluating(runner.model), torch.autocast(device, enabled=False):
         out = runner.run(batch, spec, frozenset({"all_layers"}))
+    last = getattr(out, "encoder_last_hidden_state", None)
+    runner.state_size = int((out.last_hidden_state if last is None else last).shape[-1])
     found = [runner.to_padded(state, batch) for state in out.hidden_states]
     return [tuple(state[i, :length] for state in found) for i, length in enumerate(batch.lengths)]
 
@@ -147,7 +150,9 @@ def stored_spec(model: PreTrainedModel) -> AttentionSpec:
 
 def _texts(model: PreTrainedModel, lengths: Sequence[int]) -> list[Tensor]:
     """Random ids without the first few, which are special tokens and padding."""
-    vocab = model.config.get_text_config().vocab_size
+    vocab = getattr(model.config.get_text_config(), "vocab_size", None)
+    if vocab is None:
+        raise ModelError(f"{type(model).__name__} has no vocabulary of tokens; it is not supported")
     generator = torch.Generator().manual_seed(0)
     low = min(5, vocab - 1)
     return [torch.randint(low, vocab, (n,), generator=generator) for n in lengths]

@@ -203,6 +203,10 @@ class LMORT(PoolingModule):
         self.blocks = nn.ModuleList(_LMORTBlock(hidden_size, num_heads) for _ in range(num_blocks))
         self.norm_out = nn.LayerNorm(hidden_size)
 
+    @property
+    def chosen_layers(self) -> tuple[int, ...]:
+        return (self.align_layer, self.uniform_layer)
+
     def vectors(self, states: States) -> Tensor:
         aligned, uniform = (
             real(layer_states(states, layer, "LMORT"), states.attention_mask_BT)

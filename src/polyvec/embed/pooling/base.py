@@ -37,6 +37,19 @@ class PoolingModule(Part):
     def vectors(self, states: States) -> Tensor:
         raise NotImplementedError
 
+    def check_layers(self, num_states: int) -> None:
+        """Raises SettingsError for a layer that a model of so many states does not have.
+
+        The word embeddings are the first of them.
+        """
+        for layer in self.chosen_layers:
+            check_layer(layer, num_states, type(self).__name__)
+
+    @property
+    def chosen_layers(self) -> tuple[int, ...]:
+        """The layers that the settings name: 0 is the word embeddings, -1 the last layer."""
+        return ()
+
     def _check(self, states: States) -> None:
         # Broadcasting would turn a mask of another batch into wrong vectors without an error.
         name, size = type(self).__name__, states.last_BTD.shape
@@ -70,9 +83,14 @@ def layer_states(states: States, layer: int, where: str) -> Tensor:
     Raises SettingsError if the model has no such layer.
     """
     layers = states.all_layers or ()
-    if not -len(layers) <= layer < len(layers):
+    check_layer(layer, len(layers), where)
+    return layers[layer]
+
+
+def check_layer(layer: int, num_states: int, where: str) -> None:
+    """Raises SettingsError for a layer that is not among so many states."""
+    if not -num_states <= layer < num_states:
         raise SettingsError(
             f"{where}: layer {layer} does not exist; the model has layers 0 (word embeddings) to "
-            f"{len(layers) - 1}"
+            f"{num_states - 1}"
         )
-    return layers[layer]

@@ -34,6 +34,10 @@ class LayerChoice(PoolingModule):
         self.hidden_size = self.out_features = hidden_size
         self.layer, self.pooling = layer, pooling
 
+    @property
+    def chosen_layers(self) -> tuple[int, ...]:
+        return (self.layer,)
+
     def vectors(self, states: States) -> Tensor:
         layer_BTD = layer_states(states, self.layer, "LayerChoice")
         return POOLINGS[self.pooling](layer_BTD, states.pooling_mask_BT, states.attention_mask_BT)
@@ -52,6 +56,10 @@ class LayerConcat(PoolingModule):
         at_least(1, "LayerConcat", num_layers=len(layers))
         self.hidden_size, self.layers, self.pooling = hidden_size, tuple(layers), pooling
         self.out_features = hidden_size * len(layers)
+
+    @property
+    def chosen_layers(self) -> tuple[int, ...]:
+        return self.layers
 
     def vectors(self, states: States) -> Tensor:
         chosen = [layer_states(states, layer, "LayerConcat") for layer in self.layers]
