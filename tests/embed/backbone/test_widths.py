@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from decoders import VOCAB
-from families import FAMILIES, build, tokenizer
+from families import FAMILIES, VOCAB, build, tokenizer
 from numpy.testing import assert_allclose, assert_array_equal
 
 from polyvec import Embedder
