@@ -76,7 +76,11 @@ BACKBONES = {
 
 @functools.cache
 def checkpoint(backbone: str) -> Path:
-    """A folder with random weights of the backbone's family, made once a run."""
+    """A folder with random weights of the backbone's family, made once a run.
+
+    The tokenizer adds BOS after a prefix "bos:", as Llama's does.
+    """
+    bos, backbone = backbone.startswith("bos:"), backbone.removeprefix("bos:")
     start = max((name for name in BACKBONES if backbone.startswith(name)), key=len)
     torch.manual_seed(0)
     model = BACKBONES[start]().eval()
@@ -84,9 +88,9 @@ def checkpoint(backbone: str) -> Path:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2)
-    folder = Path(_root.name) / start.replace("/", "-")
+    folder = Path(_root.name) / (start.replace("/", "-") + ("bos" if bos else ""))
     model.save_pretrained(folder)
-    words = tokenizer(bos=False, eos=start == "google-t5/")
+    words = tokenizer(bos=bos, eos=start == "google-t5/")
     words.model_max_length = LENGTH
     words.save_pretrained(folder)
     return folder

@@ -90,10 +90,14 @@ _EMB_TOKENS = tuple(f"<|emb_{i}|>" for i in range(3))
 _QWEN_TOKENS = tuple(f"<|extra_{i}|>" for i in range(3))
 _LLARA_TOKENS = tuple(f"<s{i}>" for i in range(1, 17))
 _LLARA_SAME = (
-    '{#1}", summarize the above passage within eight words: {+' + "".join(_LLARA_TOKENS[:8]) + "}"
+    '{|}{#1}", summarize the above passage within eight words: {+'
+    + "".join(_LLARA_TOKENS[:8])
+    + "}"
 )
 _LLARA_NEXT = (
-    '{#2}", predict the following passage within eight words: {+' + "".join(_LLARA_TOKENS[8:]) + "}"
+    '{|}{#2}", predict the following passage within eight words: {+'
+    + "".join(_LLARA_TOKENS[8:])
+    + "}"
 )
 
 
@@ -290,8 +294,8 @@ _ALL = (
     ),
     Template(
         "llama2vec",
-        ('{bos}"{!text}' + _LLARA_NEXT,),
-        ('{bos}"{!text}' + _LLARA_SAME,),
+        ('{bos}"{|}{!text}' + _LLARA_NEXT,),
+        ('{bos}"{|}{!text}' + _LLARA_SAME,),
         pool_prompt=False,
         added_tokens=_LLARA_TOKENS,
         source="Llama2Vec, arXiv:2312.15503; FlagEmbedding LLARA: the eight slots are pooled",
@@ -299,7 +303,7 @@ _ALL = (
     replace(
         _both(
             "llama2vec_pretrain",
-            '{bos}"{!text}' + _LLARA_SAME + _LLARA_NEXT,
+            '{bos}"{|}{!text}' + _LLARA_SAME + _LLARA_NEXT,
             pool_prompt=False,
             source="Llama2Vec's EBAE and EBAR on one input: parts 1 and 2 must not see each other",
         ),
@@ -397,10 +401,10 @@ _ALL = (
     # Repetition.
     Template(
         "echo",
-        ("{bos}Instruct:{!instruction},\nQuery:{!text}\nQuery again:{text}{+eos}",),
-        ("{bos}Document:{!text}\nDocument again:{text}{+eos}",),
+        ("{bos}Instruct:{|}{!instruction},{|}\nQuery:{|}{!text}{|}\nQuery again:{|}{text}{+eos}",),
+        ("{bos}Document:{|}{!text}{|}\nDocument again:{|}{text}{+eos}",),
         pool_prompt=False,
-        source="Echo, arXiv:2402.15449; jakespringer/echo-embeddings README",
+        source="Echo, arXiv:2402.15449; jakespringer/echo-embeddings README, in its pieces",
     ),
     _both(
         "echo_rewrite",

@@ -13,8 +13,8 @@ class Span:
 
     `pooled` says whether its states enter the vector; `markup` whether special-token strings
     in it are special tokens (in a prompt they are, in a text never); `fixed` that truncation
-    leaves it whole; `segment` is its number for masks between segments of an input; `alone` that
-    it is tokenised by itself, so that no token crosses its ends.
+    leaves it whole; `segment` is its number for masks between segments of an input; `cut` that
+    a new string begins with it, so that no token crosses its beginning.
     """
 
     text: str
@@ -22,4 +22,4 @@ class Span:
     markup: bool = False
     fixed: bool = False
     segment: int = 0
-    alone: bool = False
+    cut: bool = False

@@ -8,6 +8,7 @@ A template is one string per side. Read once, it holds:
     {+literal}          literal text, always pooled
     {bos} {eos} {mask}  the tokenizer's token, at most once; also {+eos} and {!eos}
     {#2}                what follows is segment 2, for masks between segments
+    {|}                 what follows is tokenised as a string of its own
     {{ }}               braces
 
 Braces and special-token strings in a value stay characters (SILENT row 32).
@@ -15,7 +16,7 @@ Braces and special-token strings in a value stay characters (SILENT row 32).
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from polyvec.embed.inputs.demonstrations import Example
@@ -39,13 +40,19 @@ class Piece:
     value: str
     pooled: bool
     segment: int = 0
+    cut: bool = False
 
-    def span(self, text: str, *, alone: bool = False) -> Span:
+    def span(self, text: str, *, cut: bool = False) -> Span:
         """The piece's span: slots hold data, and only the user's text may be truncated."""
         data = self.kind == "slot"
         fixed = not (data and self.value == "text")
         return Span(
-            text, self.pooled, markup=not data, fixed=fixed, segment=self.segment, alone=alone
+            text,
+            self.pooled,
+            markup=not data,
+            fixed=fixed,
+            segment=self.segment,
+            cut=cut or self.cut,
         )
 
 
@@ -57,7 +64,13 @@ def compile_form(
     Raises SettingsError for an unmatched brace, an unknown slot or a token that occurs twice.
     """
     pieces: list[Piece] = []
-    literal, segment, end = "", 0, 0
+    literal, segment, end, cut = "", 0, 0, False
+
+    def add(piece: Piece) -> None:
+        nonlocal cut
+        pieces.append(replace(piece, cut=cut))
+        cut = False
+
     for match in _PIECE.finditer(form):
         literal += form[end : match.start()]
         end = match.end()
@@ -71,14 +84,16 @@ def compile_form(
                 f"write {match.group() * 2!r} for a literal brace"
             )
         if literal:
-            pieces.append(Piece("literal", literal, pool_prompt, segment))
+            add(Piece("literal", literal, pool_prompt, segment))
             literal = ""
-        if re.fullmatch(r"#\d+", body):
+        if body == "|":
+            cut = True
+        elif re.fullmatch(r"#\d+", body):
             segment = int(body[1:])
         else:
-            pieces.append(_braced(body, segment, where, slots, tokens, pool_prompt))
+            add(_braced(body, segment, where, slots, tokens, pool_prompt))
     if literal := literal + form[end:]:
-        pieces.append(Piece("literal", literal, pool_prompt, segment))
+        add(Piece("literal", literal, pool_prompt, segment))
     named = [piece.value for piece in pieces if piece.kind == "token"]
     if twice := [name for name in tokens if named.count(name) > 1]:
         raise SettingsError(
@@ -117,8 +132,8 @@ class Template:
     (SILENT row 12). `example` is the format of one demonstration with {query}, {document} and
     {instruction}; `example_separator` follows each, and `examples` are the default ones.
     `fields` names further slots. `added_tokens` become special tokens; those that the tokenizer
-    already has keep their ids. With `pieces` each literal and each slot is tokenised by itself, as
-    in repositories that join lists of ids; else the whole is one string.
+    already has keep their ids. With `pieces` each literal and each slot is tokenised as a string of
+    its own, as in repositories that join lists of ids; {|} does so at one place.
 
     >>> mine = Template("mine", ("query: {text}",), ("passage: {text}",), pool_prompt=True)
     >>> "".join(span.text for span in mine.render("a cat", "document")[0])
@@ -299,12 +314,12 @@ class Template:
     ) -> Iterator[Span]:
         """The spans of one piece of a form."""
         if piece.kind == "literal":
-            yield piece.span(piece.value, alone=self.pieces)
+            yield piece.span(piece.value, cut=self.pieces)
         elif piece.kind == "slot" and piece.value == "examples":
             for example in examples:
                 yield from self._example_spans(example, piece, values.get("instruction"))
         elif piece.kind == "slot":
-            yield piece.span(values[piece.value], alone=self.pieces)
+            yield piece.span(values[piece.value], cut=self.pieces)
         elif token := tokens[piece.value]:
             yield piece.span(token)
         elif piece.value == "mask":
@@ -339,7 +354,7 @@ class Template:
                     markup=markup,
                     fixed=True,
                     segment=slot.segment,
-                    alone=self.pieces,
+                    cut=self.pieces,
                 )
 
 

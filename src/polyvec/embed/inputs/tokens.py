@@ -225,22 +225,20 @@ class TextTokenizer:
             span.pooled
             and not span.fixed
             and not span.segment
-            and not span.alone
+            and not span.cut
             and not (span.markup and self._special and self._special.search(span.text))
             for span in spans
         )
 
     def _ids_of_spans(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of spans that need offsets or special tokens, and the span of each token."""
-        if not any(span.alone for span in spans):
+        starts = [0, *(place for place, span in enumerate(spans) if place and span.cut)]
+        if len(starts) == 1:
             return self._ids_of_string(spans)
-        found, start = [], 0
-        for alone, group in itertools.groupby(spans, key=lambda span: span.alone):
-            together = tuple(group)
-            for string in ((span,) for span in together) if alone else (together,):
-                ids, owners = self._ids_of_string(string)
-                found.append((ids, owners + start))
-                start += len(string)
+        found = []
+        for start, stop in itertools.pairwise([*starts, len(spans)]):
+            ids, owners = self._ids_of_string(spans[start:stop])
+            found.append((ids, owners + start))
         return np.concatenate([ids for ids, _ in found]), np.concatenate([of for _, of in found])
 
     def _ids_of_string(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
