@@ -254,6 +254,26 @@ def test_a_late_interaction_folder_is_never_a_dense_one(late, tmp_path):
             Embedder.from_pretrained(folder)
 
 
+def test_colbert_architecture_with_modules_is_never_a_dense_model(tmp_path):
+    folder = stanford(tmp_path)
+    transformer = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.Transformer"}
+    pooling = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.Pooling"}
+    write(folder / "modules.json", [transformer, pooling])
+    with pytest.raises(ModelError, match="late-interaction"):
+        Embedder.from_pretrained(folder)
+    with pytest.raises(ModelError, match="module 'Pooling' is not supported"):
+        MultiVectorEmbedder.from_pretrained(folder)
+
+
+def test_models_of_pages_are_refused(tmp_path):
+    folder = stanford(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", config | {"architectures": ["ColPaliForRetrieval"]})
+    for loader in (Embedder, MultiVectorEmbedder):
+        with pytest.raises(ModelError, match=r"ColPaliForRetrieval is .* images of pages"):
+            loader.from_pretrained(folder)
+
+
 def test_a_dense_folder_is_no_late_interaction_one(tiny_bert):
     with pytest.raises(ModelError, match="is not a late-interaction model"):
         MultiVectorEmbedder.from_pretrained(tiny_bert)

@@ -28,7 +28,9 @@ def late_kind(folder: Path) -> str | None:
         return "modules"
     config: dict[str, Any] = read_json(folder / "config.json", {})
     named = config.get("architectures") or []
-    return "stanford" if "HF_ColBERT" in named and not listed else None
+    if "HF_ColBERT" not in named:
+        return None
+    return "modules" if listed else "stanford"
 
 
 def check_one_vector(folder: Path) -> None:
@@ -37,4 +39,16 @@ def check_one_vector(folder: Path) -> None:
         raise ModelError(
             f"{folder} is a late-interaction (ColBERT) model with a vector for each token, not "
             "one for each text; load it with: polyvec.MultiVectorEmbedder.from_pretrained"
+        )
+    check_reads_texts(folder)
+
+
+def check_reads_texts(folder: Path) -> None:
+    """Raises ModelError for ColPali and its kin, whose documents are images."""
+    config: dict[str, Any] = read_json(folder / "config.json", {})
+    named = [str(name) for name in config.get("architectures") or []]
+    if any(name.endswith("ForRetrieval") for name in named):
+        raise ModelError(
+            f"{folder}: {named[0]} is a late-interaction model of images of pages (ColPali), not "
+            "of texts; use sentence-transformers' MultiVectorEncoder"
         )

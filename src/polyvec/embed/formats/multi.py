@@ -22,7 +22,13 @@ from polyvec import __version__
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
-from polyvec.embed.formats.late import COLBERT_HEAD, PYLATE_KEYS, SETTINGS, late_kind
+from polyvec.embed.formats.late import (
+    COLBERT_HEAD,
+    PYLATE_KEYS,
+    SETTINGS,
+    check_reads_texts,
+    late_kind,
+)
 from polyvec.embed.formats.schema import POLYVEC_FILE, module_folder, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import load_head, module_tensors, read_tensors
@@ -141,6 +147,7 @@ def read_multi(
 
 
 def _declared(folder: Path) -> _Found:
+    check_reads_texts(folder)
     kind = late_kind(folder)
     if kind == "stanford":
         return _read_stanford(folder)
