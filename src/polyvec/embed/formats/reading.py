@@ -14,6 +14,7 @@ from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.families import family_of, follow_family
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import Declared, read_modules, read_weights
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
@@ -30,7 +31,7 @@ from polyvec.embed.formats.transformer import (
     transformer_kind,
 )
 from polyvec.embed.formats.words import read_bag_of_words, read_words
-from polyvec.embed.inputs.contract import NO_LIMIT, check_count, read_contract
+from polyvec.embed.inputs.contract import NO_LIMIT, check_count, keep_promises, read_contract
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer
@@ -171,6 +172,8 @@ def _read_route(
     stored = read_json(folder / "config_sentence_transformers.json", {})
     bert = read_json(root / "sentence_bert_config.json", {})
     own = read_json((declared.input if declared.routed else folder) / POLYVEC_FILE, {})
+    makers = (*(adapted.folders if adapted else ()), body)
+    family = None if own or table else family_of(*makers)
     check_output(output, folder, declared)
     has_both = output == "sparse" and not declared.is_sparse  # its own output is dense
     # Before anything is loaded: names, and settings that the pooling requires.
@@ -179,6 +182,7 @@ def _read_route(
     kind = "body"
     model: Any
     tokenizer: Any
+    template = Template.from_dict(own["template"]) if "template" in own else None
     table_tokenizer: TextTokenizer | None = None
     if declared.is_table:
         model, table_tokenizer = _read_table(declared, max_seq_length)
@@ -194,9 +198,11 @@ def _read_route(
         declared.pooling = limited(weights, most, folder / "config_sentence_transformers.json")
     else:
         tokenizer = load_tokenizer(root if has_tokenizer(root) else body, trust_remote_code)
+        if family and family.add_eos:
+            keep_promises(tokenizer, {"add_eos_token": True}, where=root)
         read_contract(tokenizer, None)  # reports a doubled EOS before any weight loads
         if pooling is not None:
-            config = load_config(body, trust_remote_code)
+            config = load_config(body, trust_remote_code, family)
             check_served(pooling, config, where=WHERE)
             facts = model_facts(config, tokenizer)
             declared.pool_by(build_pooling(pooling, {}, facts, where=WHERE))
@@ -204,8 +210,16 @@ def _read_route(
             config = load_config(body, trust_remote_code)
             declared.pooling = read_sparse_head(folder, config, tokenizer)
             declared.projections = []
+        if family is not None:
+            bare = not (folder / "modules.json").is_file()
+            template = follow_family(family, declared, tokenizer, makers, bare=bare)
+            if bare:
+                stored = {"prompts": family.prompts, "default_prompt_name": family.default_prompt}
+                bert = {"max_seq_length": family.max_length, **bert}
         kind = transformer_kind(_needs(declared, own))
-        model = load_transformer(body, check_dtype(dtype, device), trust_remote_code, kind=kind)
+        model = load_transformer(
+            body, check_dtype(dtype, device), trust_remote_code, kind=kind, family=family
+        )
         if adapted:
             load_adapters(model, adapted, merge=merge_adapters)
     model = model.to(device or best_device())
@@ -240,7 +254,7 @@ def _read_route(
             prompts if prompts is not None else stored.get("prompts") or {},
             default_prompt_name or stored.get("default_prompt_name"),
         ),
-        template=Template.from_dict(own["template"]) if "template" in own else None,
+        template=template,
         variants=None if variants is None else TextVariants(backbone, tokenizer, **variants),
         similarity_fn_name=similarity_fn_name or _similarity(stored, sparse_head=has_both),
         truncate_dim=truncate_dim or stored.get("truncate_dim"),

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
 from polyvec.embed.formats.schema import read_json
 from polyvec.errors import (
     HalfPrecisionWarning,
@@ -45,13 +46,14 @@ def load_transformer(
     trust_remote_code: bool = False,
     *,
     kind: str = "body",
+    family: Family | None = None,
 ) -> Any:
     """The transformer; ModelError if weights are missing, which transformers would draw at random.
 
     `kind`: "body" is the model without heads, of an encoder-decoder the encoder only; "both" is
     encoder and decoder; "lm" the language model with its head.
     """
-    config = load_config(root, trust_remote_code)
+    config = load_config(root, trust_remote_code, family)
     if not any(root.glob("*.safetensors")):
         raise ModelError(f"{root}: no safetensors file; other weight formats are not supported")
     auto: Any = AutoModel
@@ -66,11 +68,12 @@ def load_transformer(
                 config=config,
                 dtype=dtype,
                 use_safetensors=True,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=trust_remote_code and family is None,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # raised below, with the weight's name
                 # Adapters are not loaded here: transformers would lose the base's loading info.
                 adapter_kwargs={"subfolder": "no-adapter"},
+                **({"key_mapping": KEY_MAPPING} if family is not None else {}),
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None
@@ -82,6 +85,8 @@ def load_transformer(
         raise ModelError(
             f"{root}: weight {name} has shape {tuple(found)}, config.json expects {tuple(wanted)}"
         )
+    if family is not None:
+        model._weight_conversions = []  # saved under the names of transformers' class
     return model.eval()
 
 
@@ -123,9 +128,13 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
     raise ModelError(f"{type(model).__name__} has no list of {total} layers")
 
 
-def load_config(root: Path, trust_remote_code: bool = False) -> PretrainedConfig:
+def load_config(
+    root: Path, trust_remote_code: bool = False, family: Family | None = None
+) -> PretrainedConfig:
     """The folder's configuration; ModelError if it needs code that is not trusted."""
     raw = read_json(root / "config.json")
+    if family is not None:
+        return family_config(family, root)
     if "auto_map" in raw and not trust_remote_code:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -1,0 +1,364 @@
+"""Makers' own code: known families load as it computes, and trusted code runs as it is.
+
+References are plain transformers with an explicit mask of zeros (every token sees every token),
+and the makers' poolings written out.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import tokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from polyvec import Embedder
+from polyvec.embed.formats.families import FAMILIES, family_of
+from polyvec.errors import ModelError
+
+pytestmark = [pytest.mark.medium, pytest.mark.filterwarnings("ignore")]
+TEXTS = ["the cat sat", "two very long text : nobody looks while a cat sat on the mat", "dog"]
+CONFIGS = {"qwen2": Qwen2Config, "mistral": MistralConfig, "llama": LlamaConfig,
+           "gemma": GemmaConfig}  # fmt: skip
+
+
+def words(eos: bool = False):
+    found = tokenizer(eos=eos)
+    found.model_max_length = 256
+    return found
+
+
+def decoder(folder: Path, kind: str, *, eos: bool = False, **more) -> Path:
+    """A tiny decoder of a family with its tokenizer; `more` goes into config.json only."""
+    torch.manual_seed(0)
+    config = CONFIGS[kind](
+        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=256,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, sliding_window=None,
+    )  # fmt: skip
+    model = AutoModel.from_config(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    words(eos).save_pretrained(folder)
+    change(folder / "config.json", **more)
+    return folder
+
+
+def change(path: Path, **values) -> None:
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**old, **values}))
+
+
+def code(name: str) -> dict:
+    """auto_map as on the hub, where classes may be those of another repository."""
+    return {"auto_map": {"AutoModel": name, "AutoModelForCausalLM": "modeling_x.XForCausalLM"}}
+
+
+def states(model, ids: list[int]) -> torch.Tensor:
+    """States of one text where every token sees every token, [T, D]."""
+    model.eval().set_attn_implementation("eager")
+    seen = torch.zeros(1, 1, len(ids), len(ids))
+    with torch.no_grad():
+        return model(torch.tensor([ids]), attention_mask=seen).last_hidden_state[0]
+
+
+def ids(text: str) -> list[int]:
+    return tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+
+def same(found, wanted, atol=1e-5) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), atol=atol)
+
+
+def unit(vectors: list[torch.Tensor]) -> torch.Tensor:
+    return F.normalize(torch.stack(vectors), dim=-1)
+
+
+@pytest.mark.parametrize(
+    "name", ["modeling_qwen.Qwen2Model", "Alibaba-NLP/gte-Qwen2-7B--modeling_qwen.Qwen2Model"]
+)
+@pytest.mark.parametrize("trusted", [False, True])
+def test_gte_qwen2_sees_every_token_and_pools_eos(tmp_path, name, trusted):
+    folder = decoder(tmp_path / "m", "qwen2", architectures=["Qwen2ForCausalLM"], **code(name))
+    change(folder / "tokenizer_config.json", add_eos_token=True)
+    model = AutoModel.from_pretrained(folder)
+    wanted = unit([states(model, [1, *ids(text), 2])[-1] for text in TEXTS])
+    embedder = Embedder.from_pretrained(folder, trust_remote_code=trusted)
+    assert str(embedder.backbone.verdict).startswith("bidirectional from the first")
+    same(embedder.encode(TEXTS), wanted)
+    embedder.save_pretrained(tmp_path / "saved")
+    same(Embedder.from_pretrained(tmp_path / "saved").encode(TEXTS), wanted)
+    same(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS), wanted)
+
+
+def test_gritlm_is_bidirectional_without_a_window_and_leaves_its_prompt_out(tmp_path):
+    folder = decoder(
+        tmp_path / "m", "mistral", sliding_window=4, **code("modeling_gritlm7b.MistralModel")
+    )
+    config = MistralConfig.from_pretrained(folder, sliding_window=None)
+    model = AutoModel.from_pretrained(folder, config=config)
+
+    def grit(prompt: str) -> torch.Tensor:
+        first = [1, *ids(prompt)]
+        return unit([states(model, first + ids(t))[len(first) :].mean(0) for t in TEXTS])
+
+    embedder = Embedder.from_pretrained(folder)
+    same(embedder.encode(TEXTS), grit("<|embed|>\n"))
+    same(embedder.encode_document(TEXTS), grit("<|embed|>\n"))
+    query = "<|user|>\nlooks for text\n<|embed|>\n"
+    same(embedder.encode_query(TEXTS, prompt=query), grit(query))
+
+
+def llm2vec_vectors(model, start: str, end: str, instruction: str = "") -> torch.Tensor:
+    first, last = [1, *ids(start + instruction)], ids(end)
+    kept = [states(model, first + ids(t) + last)[len(first) :] for t in TEXTS]
+    return torch.stack([each.mean(0) for each in kept])
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "start", "end"),
+    [
+        ("mistral", "mistralai/Mistral-7B-Instruct-v0.2", "[INST] ", " [/INST]"),
+        ("llama", "princeton-nlp/Sheared-LLaMA-1.3B", "", ""),
+        ("llama", "meta-llama/Meta-Llama-3-8B-Instruct",
+         "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("qwen2", "Qwen/Qwen2-7B-Instruct", "<|im_start|>user\n", "<|im_end|>"),
+    ],
+)  # fmt: skip
+def test_llm2vec_merges_the_first_adapter_and_keeps_the_second(tmp_path, kind, base, start, end):
+    plain = decoder(tmp_path / "base", kind)
+    folders, model = [], AutoModel.from_pretrained(plain)
+    for seed, name in enumerate(("LLM2Vec-X-mntp", "LLM2Vec-X-mntp-supervised")):
+        torch.manual_seed(seed)
+        settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        get_peft_model(AutoModel.from_pretrained(plain), settings).save_pretrained(tmp_path / name)
+        folders.append(tmp_path / name)
+        model = PeftModel.from_pretrained(model, tmp_path / name).merge_and_unload()
+    raw = json.loads((plain / "config.json").read_text())
+    cls = f"modeling_{kind}_encoder.{kind.title()}EncoderModel"
+    change(folders[0] / "config.json", **raw, **code(cls))
+    change(folders[0] / "config.json", _name_or_path=base)
+    words().save_pretrained(folders[0])
+    change(folders[0] / "adapter_config.json", base_model_name_or_path=str(plain))
+    change(folders[1] / "adapter_config.json", base_model_name_or_path=str(plain))
+    embedder = Embedder.from_pretrained(folders[1])
+    assert str(embedder.backbone.verdict).startswith("bidirectional from the first")
+    same(embedder.encode(TEXTS), llm2vec_vectors(model, start, end))
+    task = "looks for text: "
+    same(embedder.encode(TEXTS, prompt=task), llm2vec_vectors(model, start, end, task))
+    embedder.save_pretrained(tmp_path / "saved")
+    saved = Embedder.from_pretrained(tmp_path / "saved")
+    same(saved.encode(TEXTS, prompt=task), llm2vec_vectors(model, start, end, task))
+    merged = Embedder.from_pretrained(folders[1], merge_adapters=True)
+    same(merged.encode(TEXTS), llm2vec_vectors(model, start, end))
+
+
+def test_llm2vecs_own_settings_are_read(tmp_path):
+    folder = decoder(tmp_path / "m", "llama", **code("llm2vec.models.bidirectional_llama.X"))
+    change(folder / "config.json", auto_map={"AutoModel": "bidirectional_llama.LlamaBiModel"})
+    change(folder / "llm2vec_config.json", pooling_mode="last_token")
+    model = AutoModel.from_pretrained(folder)
+    wanted = torch.stack([states(model, [1, *ids(text)])[-1] for text in TEXTS])
+    same(Embedder.from_pretrained(folder).encode(TEXTS), wanted)
+    change(folder / "llm2vec_config.json", pooling_mode="weighted_mean")
+    with pytest.raises(ModelError, match="'weighted_mean' of LLM2Vec is not supported"):
+        Embedder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("pooling", "place"), [("avg", None), ("last", -1), ("cls", 0)])
+def test_llama_nemotron_needs_none_of_its_code(tmp_path, pooling, place):
+    folder = decoder(tmp_path / "m", "llama")
+    model = AutoModel.from_pretrained(folder)
+    change(
+        folder / "config.json", model_type="llama_bidirec", pooling=pooling,
+        architectures=["LlamaBidirectionalModel"],
+        **code("llama_bidirectional_model.LlamaBidirectionalModel"),
+    )  # fmt: skip
+    found = [states(model, [1, *ids(text)]) for text in TEXTS]
+    wanted = torch.stack([f.mean(0) if place is None else f[place] for f in found])
+    same(Embedder.from_pretrained(folder).encode(TEXTS), wanted)
+
+
+def nv_embed(folder: Path) -> Path:
+    """A replica of NV-Embed-v2: a decoder and latents in one file, under its names."""
+    decoder(folder, "mistral")
+    weights = {
+        f"embedding_model.{k}": v for k, v in load_file(folder / "model.safetensors").items()
+    }
+    generator = torch.Generator().manual_seed(1)
+    shapes = {
+        "latents": (6, 32), "0.norm.weight": (32,), "0.norm.bias": (32,),
+        "0.norm_context.weight": (32,), "0.norm_context.bias": (32,),
+        "0.fn.to_q.weight": (64, 32), "0.fn.to_kv.weight": (128, 32),
+        "0.fn.to_out.weight": (32, 64),
+        "1.norm.weight": (32,), "1.norm.bias": (32,), "1.fn.net.0.weight": (256, 32),
+        "1.fn.net.0.bias": (256,), "1.fn.net.2.weight": (32, 128), "1.fn.net.2.bias": (32,),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        inside = name if name == "latents" else f"cross_attend_blocks.{name}"
+        values = 0.3 * torch.randn(shape, generator=generator)
+        weights[f"latent_attention_model.{inside}"] = values
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    text = json.loads((folder / "config.json").read_text())
+    latents = {
+        "model_type": "latent_attention", "num_latents_value": 6, "num_cross_heads": 2,
+        "cross_dim_head": 32, "hidden_dim": 32, "latent_dim": 32, "output_normalize": True,
+    }  # fmt: skip
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "nvembed", "architectures": ["NVEmbedModel"], "add_eos": True,
+                "auto_map": {"AutoConfig": "configuration_nvembed.NVEmbedConfig",
+                             "AutoModel": "modeling_nvembed.NVEmbedModel"},
+                "hidden_size": 32, "is_mask_instruction": True, "mask_type": "b",
+                "text_config": {**text, "model_type": "bidir_mistral", "sliding_window": 4},
+                "latent_attention_config": latents,
+            }
+        )
+    )  # fmt: skip
+    return folder
+
+
+def latent_vectors(folder: Path, prompt: str = "") -> torch.Tensor:
+    """NV-Embed's vectors step by step: decoder, latents, mean without BOS and instruction."""
+    weights = load_file(folder / "model.safetensors")
+    body = {
+        k.removeprefix("embedding_model."): v for k, v in weights.items() if k.startswith("emb")
+    }
+    w = {k.partition("model.")[2]: v for k, v in weights.items() if k.startswith("latent")}
+    b = "cross_attend_blocks"
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    drop = ("model_type", "sliding_window", "layer_types", "architectures")
+    config = MistralConfig(**{k: v for k, v in text.items() if k not in drop}, sliding_window=None)
+    model = AutoModel.from_config(config)
+    model.load_state_dict(body)
+
+    def norm(x, name):
+        return F.layer_norm(x, (32,), w[f"{b}.{name}.weight"], w[f"{b}.{name}.bias"])
+
+    def vector(line: str) -> torch.Tensor:
+        first = [1, *ids(prompt)] if prompt else []
+        hidden = states(model, (first or [1]) + ids(line) + [2])
+        context = norm(w["latents"], "0.norm_context")
+        q = norm(hidden, "0.norm") @ w[f"{b}.0.fn.to_q.weight"].T
+        k, v = (context @ w[f"{b}.0.fn.to_kv.weight"].T).split(64, dim=-1)
+        heads = []
+        for h in range(2):
+            part = slice(32 * h, 32 * h + 32)
+            share = (q[:, part] @ k[:, part].T / 32**0.5).softmax(-1)
+            heads.append(share @ v[:, part])
+        hidden = hidden + torch.cat(heads, -1) @ w[f"{b}.0.fn.to_out.weight"].T
+        up = norm(hidden, "1.norm") @ w[f"{b}.1.fn.net.0.weight"].T + w[f"{b}.1.fn.net.0.bias"]
+        value, gate = up.split(128, dim=-1)
+        fed = value * F.gelu(gate) @ w[f"{b}.1.fn.net.2.weight"].T + w[f"{b}.1.fn.net.2.bias"]
+        return (hidden + fed)[len(first) :].mean(0)
+
+    return unit([vector(line) for line in TEXTS])
+
+
+@pytest.mark.parametrize("modules", [False, True], ids=["bare", "modules.json"])
+def test_nv_embed_loads_its_decoder_and_its_latents(tmp_path, modules):
+    folder = nv_embed(tmp_path / "m")
+    if modules:
+        kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        types = [
+            {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{k}"}
+            for i, (p, k) in enumerate(kinds)
+        ]
+        (folder / "modules.json").write_text(json.dumps(types))
+        pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+        change(folder / "1_Pooling/config.json", **pooling, include_prompt=False)
+    embedder = Embedder.from_pretrained(folder)
+    same(embedder.encode(TEXTS), latent_vectors(folder))
+    task = "Instruct: looks for text\nQuery: "
+    same(embedder.encode(TEXTS, prompt=task), latent_vectors(folder, task))
+    embedder.save_pretrained(tmp_path / "saved")
+    saved = Embedder.from_pretrained(tmp_path / "saved")
+    same(saved.encode(TEXTS, prompt=task), latent_vectors(folder, task))
+    found = Embedder.from_pretrained(folder, dtype="bfloat16").encode(TEXTS)
+    assert (found * latent_vectors(folder).numpy()).sum(1).min() > 0.99
+
+
+def test_nv_embed_without_all_of_its_latents_is_refused(tmp_path):
+    folder = nv_embed(tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    del weights["latent_attention_model.latents"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"latents \['latents_ND'\] are missing"):
+        Embedder.from_pretrained(folder)
+
+
+def test_classes_of_other_makers_are_of_no_family(tmp_path):
+    for name in ("modeling_own.OwnModel", "modeling_qwen.Qwen2ForCausalLM", "modeling_llama.A"):
+        change(tmp_path / "config.json", model_type="qwen2", auto_map={"AutoModel": name})
+        assert family_of(tmp_path) is None
+    change(tmp_path / "config.json", auto_map={"AutoModelForCausalLM": next(iter(FAMILIES))})
+    assert family_of(tmp_path) is None
+
+
+OWN = """
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own_model"
+    def __init__(self, vocab_size=100, hidden_size=32, num_hidden_layers=1, **kwargs):
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        super().__init__(**kwargs)
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.mix = nn.Linear(config.hidden_size, config.hidden_size)
+        self.post_init()
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        first = self.words(input_ids)
+        real = attention_mask[..., None].to(first.dtype)
+        all_ = (first * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+        last = torch.tanh(self.mix(first + all_))
+        return BaseModelOutput(last_hidden_state=last{HIDDEN})
+"""
+
+
+@pytest.mark.parametrize("hidden", [", hidden_states=(first, last)", ""], ids=["layers", "last"])
+def test_code_in_the_folder_runs_only_if_it_is_trusted(tmp_path, hidden):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "modeling_own.py").write_text(OWN.replace("{HIDDEN}", hidden))
+    classes = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    change(
+        folder / "config.json", model_type="own_model", vocab_size=len(tokenizer()),
+        architectures=["OwnModel"], auto_map=classes,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"words.weight": (len(tokenizer()), 32), "mix.weight": (32, 32), "mix.bias": (32,)}
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    tokenizer().save_pretrained(folder)
+    with pytest.raises(ModelError, match="trust_remote_code=True"):
+        Embedder.from_pretrained(folder)
+    embedder = Embedder.from_pretrained(folder, trust_remote_code=True, pooling="mean")
+    theirs = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+    same(embedder.encode(TEXTS), theirs.encode(TEXTS))
+    embedder.save_pretrained(tmp_path / "saved")
+    saved = Embedder.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    same(saved.encode(TEXTS), theirs.encode(TEXTS))
