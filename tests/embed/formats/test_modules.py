@@ -344,3 +344,18 @@ def test_pieces_of_a_hugging_face_tokenizer(tmp_path):
     ours.save_pretrained(tmp_path / "ours")
     again = Embedder.from_pretrained(tmp_path / "ours")
     assert_allclose(again.encode(TEXTS), right, atol=1e-5)
+
+
+@pytest.mark.equality
+def test_instructors_leave_the_instruction_out(tmp_path):
+    """T5, Pooling without the prompt, Dense, Normalize, as hkunlp/instructor-base has them."""
+    build("t5_encoder").save_pretrained(tmp_path / "t5")
+    tokenizer(bos=False).save_pretrained(tmp_path / "t5")
+    chain = seeded(lambda: [Dense(32, 24, bias=False, activation_function=nn.Identity())])
+    pooling = Pooling(32, include_prompt=False)
+    saved([transformer(tmp_path / "t5"), pooling, *chain, Normalize()], tmp_path / "theirs")
+    for prompt in ("query of the cat: ", "the"):
+        ours = check(tmp_path / "theirs", tmp_path / "ours", prompt=prompt)
+        with_prompt = Embedder(**{**ours._parts().keywords(), "pool_prompt": True})
+        differs = with_prompt.encode(TEXTS, prompt=prompt) - ours.encode(TEXTS, prompt=prompt)
+        assert np.abs(differs).max() > 1e-3
