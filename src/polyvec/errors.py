@@ -73,11 +73,11 @@ class UntrainedAttentionWarning(UserWarning):
     """A model was given another attention than it was trained with."""
 
 
-def known(word: str, choices: Iterable[str]) -> str:
+def known(word: object, choices: Iterable[str]) -> str:
     """The tail of an error about an unknown `word`: a suggestion and what is known."""
     choices = sorted(choices)
     if not choices:
         return " None is known."
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.6)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Known: {', '.join(choices)}."

@@ -5,7 +5,7 @@ N texts, E vector size.
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
@@ -267,6 +267,7 @@ class EncodeMethods(nn.Module, TextEncoder):
     def encode_query(self, inputs: Texts, **options: Any) -> Any: ...
     def encode_query(self, inputs: Texts | None = None, *positional: Any, **options: Any) -> Any:
         """`encode` with the model's "query" prompt or its template's query side, if it has one."""
+        _refuse_role("query", options)
         return self.encode(inputs, *positional, role="query", **options)
 
     @overload
@@ -286,6 +287,7 @@ class EncodeMethods(nn.Module, TextEncoder):
     def encode_document(self, inputs: Texts | None = None, *positional: Any, **options: Any) -> Any:
         """`encode` with the template's document side, or the first set of the prompts "document",
         "passage" and "corpus"."""
+        _refuse_role("document", options)
         return self.encode(inputs, *positional, role="document", **options)
 
     def encode_with_report(
@@ -471,11 +473,22 @@ class EncodeMethods(nn.Module, TextEncoder):
         if output_value == "token_embeddings" and finish.get("precision", "float32") != "float32":
             raise InputError("token_embeddings are float32 only")
         _check_dimension(finish.get("truncate_dim"), self.full_dimension)
+        calibration = finish.get("calibration")
+        if not isinstance(calibration, Calibration | None):
+            kind = type(calibration).__name__
+            raise InputError(f"calibration is {kind}; pass what `calibrate` gives")
         self._finished([], **finish)
 
     def _move(self, device: str | None) -> None:
         if device is not None and check_device(device) != self.device:
             self.to(device)
+
+
+def _refuse_role(role: str, options: Mapping[str, Any]) -> None:
+    if "role" in options:
+        raise InputError(
+            f"encode_{role} takes no role: its role is {role!r}; pass another to encode"
+        )
 
 
 def _check_dimension(value: int | None, full: int) -> None:

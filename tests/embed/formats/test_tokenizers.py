@@ -240,6 +240,14 @@ def test_model_max_length_may_be_a_float(tmp_path, length):
     assert Embedder.from_pretrained(made).max_seq_length == (64 if length > 64 else 32)
 
 
+@pytest.mark.parametrize("length", ["512", 0, -1, True])
+def test_a_model_max_length_that_is_no_length(tmp_path, length):
+    tokenizer().save_pretrained(tmp_path)
+    change(tmp_path / "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(TokenizerError, match=r"tokenizer_config.json: model_max_length is"):
+        load_tokenizer(tmp_path)
+
+
 def test_the_side_of_truncation_is_read(tmp_path):
     made = folder(tmp_path / "made", tokenizer())
     change(made / "tokenizer_config.json", truncation_side="left", padding_side="left")

@@ -230,6 +230,9 @@ def test_impossible_options_of_loading(option, message):
         ({"batch_size": 1.5}, "batch_size is 1.5"),
         ({"truncate": "right"}, "truncate='right' is not known"),
         ({"precision": "int4"}, "int4"),
+        ({"precision": None}, "None"),
+        ({"calibration": 3, "precision": "int8"}, "calibration is int"),
+        ({"output_value": None}, "output_value None is not known"),
         ({"output_value": "words"}, "output_value 'words' is not known"),
     ],
 )
@@ -239,7 +242,14 @@ def test_impossible_options_of_encode(options, message):
         model.encode("a cat", **options)
 
 
+def test_the_role_of_encode_query_is_its_own():
+    with pytest.raises(InputError, match="encode_query takes no role"):
+        embedder(tokenizer()).encode_query("a cat", role="document")
+
+
 def test_a_prompt_of_the_table_is_a_string():
+    with pytest.raises(InputError, match="prompts is str, not a table"):
+        PromptTable("query: ")
     with pytest.raises(InputError, match="prompt 'query' is int, not a string"):
         PromptTable({"query": 3})
 

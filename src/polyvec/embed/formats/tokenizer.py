@@ -54,6 +54,7 @@ def load_tokenizer(
     config = read_json(root / CONFIG, {})
     settings = {**read_json(root / "special_tokens_map.json", {}), **config, **options}
     options.pop("tokenizer_type", None)  # see write_tokenizer
+    _check_length(settings.get("model_max_length"), root / CONFIG)
     try:
         with quiet_transformers():
             if (root / JSON).is_file():
@@ -91,6 +92,14 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[st
     # transformers 5 takes the class of model_type (qwen2) whatever the files say. This key
     # names a type without a class of its own.
     return {"tokenizer_type": "granite"}
+
+
+def _check_length(length: object, where: Path) -> None:
+    """Raises TokenizerError for a length that is no number; a float is one, as 1e30 for none."""
+    if length is None:
+        return
+    if isinstance(length, bool) or not isinstance(length, int | float) or length < 1:
+        raise TokenizerError(f"{where}: model_max_length is {length!r}, expected a number from 1")
 
 
 def _from_json(

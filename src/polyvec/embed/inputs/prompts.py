@@ -27,6 +27,9 @@ class PromptTable:
     default_name: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.by_name, Mapping):
+            kind = type(self.by_name).__name__
+            raise InputError(f"prompts is {kind}, not a table of names and strings")
         for name, text in self.by_name.items():
             if text is not None and not isinstance(text, str):
                 raise InputError(f"prompt {name!r} is {type(text).__name__}, not a string")
@@ -45,7 +48,7 @@ class PromptTable:
         """
         if role is not None and role not in ROLES:
             hint = "; prompt_name chooses a stored prompt" if role in self.by_name else ""
-            raise InputError(f"role {role!r} is not known{hint}.{known(str(role), ROLES)}")
+            raise InputError(f"role {role!r} is not known{hint}.{known(role, ROLES)}")
         if prompt is not None:
             if not isinstance(prompt, str):
                 raise InputError(f"prompt is {type(prompt).__name__}, not a string")
@@ -54,7 +57,7 @@ class PromptTable:
             if not isinstance(prompt_name, str) or prompt_name not in self.by_name:
                 raise InputError(
                     f"prompt_name {prompt_name!r} is not stored with the model."
-                    + known(str(prompt_name), self.by_name)
+                    + known(prompt_name, self.by_name)
                 )
             return Prompt(prompt_name, self.by_name[prompt_name] or "", role, given=True)
         names = ROLE_PROMPTS[role] if role else ()
