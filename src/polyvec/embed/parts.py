@@ -98,6 +98,7 @@ def model_facts(
     experts = num_experts(text)
     return {
         "hidden_size": state_size(text),
+        "num_layers": count,
         "num_hidden_states": count + 1,  # the word embeddings are the first
         "vocab_size": getattr(text, "vocab_size", None),
         "num_experts": experts or None,

@@ -1,11 +1,10 @@
-"""Poolings by attention: NV-Embed's latents, trainable queries (MLTP), LMORT.
+"""Poolings by attention: NV-Embed's latents, LMORT.
 
 B texts, T tokens of the longest, D state size, N latents or vectors, L layers, H heads,
 Q queries, S keys.
 """
 
 import math
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from polyvec.embed.part import HiddenSize, at_least, one_of, wide
 from polyvec.embed.pooling.base import PoolingModule, layer_states, real
 from polyvec.embed.pooling.functions import POOLINGS, mean
 from polyvec.errors import SettingsError, ShapeError
-from polyvec.registry import Fact
 
 
 class Attention(nn.Module):
@@ -97,78 +95,6 @@ class LatentAttention(PoolingModule):
         # index_put, not assignment in place: gradients flow through it.
         empty_BTD = tokens_1TD.new_zeros(states.last_BTD.shape)
         return mean(empty_BTD.index_put((pooling_mask_BT,), tokens_1TD[0]), pooling_mask_BT)
-
-
-class TrainablePooling(PoolingModule):
-    """Learned queries attend to the states, then a feed-forward, then their mean, [B, D].
-
-    `over="last_layer"`: keys are the pooled states of the last layer. `over="all_layers"`:
-    keys are one vector a layer, pooled by `layer_pooling`, each with a learned embedding of
-    its layer (MLTP, Tang and Yang 2024, arXiv:2409.02727); `num_layers` counts the word
-    embeddings too. Keys are normalised first, so that layers with long states do not dominate;
-    queries have no residual, which would add the same vector to every text.
-    """
-
-    needs = frozenset({"all_layers"})
-
-    def __init__(
-        self,
-        hidden_size: HiddenSize,
-        num_latents: int = 8,
-        num_heads: int = 8,
-        head_size: int | None = None,
-        over: str = "last_layer",
-        num_layers: Annotated[
-            int | None, Fact("num_hidden_states", when=("over", "all_layers"))
-        ] = None,
-        layer_pooling: str | None = None,
-    ) -> None:
-        super().__init__()
-        at_least(1, "TrainablePooling", num_latents=num_latents, num_heads=num_heads)
-        self.hidden_size = self.out_features = hidden_size
-        self.num_latents, self.num_heads = num_latents, num_heads
-        self.head_size = head_size or _head_size("TrainablePooling", hidden_size, num_heads)
-        self.over, self.num_layers, self.layer_pooling = over, num_layers, layer_pooling
-        # On the instance: only all_layers makes the backbone return them.
-        self.needs = self._needed()
-        self.queries_ND = nn.Parameter(torch.randn(num_latents, hidden_size))
-        self.norm_keys, self.norm_queries = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
-        if num_layers:
-            # The name is stored in saved models; K are the layers L.
-            self.layers_KD = nn.Parameter(0.02 * torch.randn(num_layers, hidden_size))
-        self.attention = Attention(hidden_size, num_heads, self.head_size)
-        self.norm_feed, self.feed = nn.LayerNorm(hidden_size), GatedFeedForward(hidden_size)
-
-    def vectors(self, states: States) -> Tensor:
-        keys_BSD, mask_BS = self._layers(states) if self.num_layers else self._tokens(states)
-        queries_BND = self.norm_queries(self.queries_ND).expand(len(keys_BSD), -1, -1)
-        out_BND = self.attention(queries_BND, keys_BSD, mask_BS)
-        return (out_BND + self.feed(self.norm_feed(out_BND))).mean(dim=1)
-
-    def _tokens(self, states: States) -> tuple[Tensor, Tensor | None]:
-        return self.norm_keys(real(states.last_BTD, states.pooling_mask_BT)), states.pooling_mask_BT
-
-    def _layers(self, states: States) -> tuple[Tensor, Tensor | None]:
-        layers = states.all_layers or ()
-        if len(layers) != self.num_layers:
-            raise ShapeError(
-                f"TrainablePooling expects {self.num_layers} layers, got {len(layers)}"
-            )
-        pool = POOLINGS[self.layer_pooling or "last"]
-        keys_BLD = torch.stack([pool(wide(x), states.pooling_mask_BT) for x in layers], dim=1)
-        return self.norm_keys(keys_BLD) + self.layers_KD, None
-
-    def _needed(self) -> frozenset[str]:
-        one_of("TrainablePooling: over", self.over, ("last_layer", "all_layers"))
-        if self.over == "last_layer":
-            if self.num_layers is not None or self.layer_pooling is not None:
-                raise SettingsError(
-                    "TrainablePooling: num_layers and layer_pooling do nothing over last_layer"
-                )
-            return frozenset()
-        one_of("TrainablePooling: layer_pooling", self.layer_pooling, ("last", "mean"))
-        at_least(1, "TrainablePooling over all_layers", num_layers=self.num_layers or 0)
-        return frozenset({"all_layers"})
 
 
 class LMORT(PoolingModule):

@@ -5,7 +5,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from polyvec.embed.pooling.attention import LMORT, LatentAttention, TrainablePooling
+from polyvec.embed.pooling.attention import LMORT, LatentAttention
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.layers import (
     LayerChoice,
@@ -18,6 +18,7 @@ from polyvec.embed.pooling.layers import (
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.side import DecoderStart, Generated
 from polyvec.embed.pooling.token_weights import TokenWeights
+from polyvec.embed.pooling.trainable import TrainablePooling
 from polyvec.registry import Registry
 
 # Add yours here; tests walk the table. A program adds its own with `register`.
