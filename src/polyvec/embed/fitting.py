@@ -29,9 +29,10 @@ def fit(model: FittedModel, texts: Sequence[str], prompt: Prompt) -> None:
     """
     found = False
     pooling = model.pooling_module
-    routed = isinstance(pooling, RouterWeights) and pooling.mode == "concat"
-    if isinstance(pooling, RouterWeights) and routed and not pooling.standardize.fitted:
-        pooling.fit(_vectors(model, 0, texts, prompt))
+    if isinstance(pooling, RouterWeights) and pooling.fits and not pooling.standardize.fitted:
+        with pooling.collect():
+            sample = _vectors(model, 0, texts, prompt)
+        pooling.fit(sample)
         found = True
     for place, step in enumerate(model.projections):
         if isinstance(step, Fitted) and not step.fitted:

@@ -72,8 +72,10 @@ def check_served(names: str | Sequence[str], config: PretrainedConfig, *, where:
     """Raises SettingsError if a model of this config cannot serve the pooling."""
     module = pooling_class(names, where=where)
     text, architectures = config.get_text_config(), " ".join(config.architectures or ())
+    no_experts = None if num_experts(text) else "has no experts to route to"
     refusals = {
-        "router": None if num_experts(text) else "has no experts to route to",
+        "router": no_experts,
+        "router_logits": no_experts,
         "lm_head": None if any(head in architectures for head in HEADS) else "has no LM head",
         "decoder_start": None if config.is_encoder_decoder else "has no decoder",
     }

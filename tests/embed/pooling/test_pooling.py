@@ -17,6 +17,7 @@ BY_HAND = {
     "mean_sqrt_len": [9 / 3**0.5, 2 / 3**0.5],
     "weighted_mean": [(1 + 6 + 15) / 6, (4 - 4 + 0) / 6],
     "last": [5.0, 0.0],
+    "weighted_mean_text": [(1 + 6 + 15) / 6, (4 - 4 + 0) / 6],
 }
 
 
@@ -50,10 +51,11 @@ def test_padding_changes_nothing(name, side, junk):
         ("mean_sqrt_len", [8 / 2**0.5, -2 / 2**0.5]),
         ("weighted_mean", [(2 * 3 + 3 * 5) / 5, (2 * -2 + 3 * 0) / 5]),
         ("last", [5.0, 0.0]),
+        ("weighted_mean_text", [(1 * 3 + 2 * 5) / 3, (1 * -2 + 2 * 0) / 3]),
     ],
 )
 def test_partial_pooling_leaves_the_prompt_out(name, value, side):
-    """The first token is read but not pooled; its position still counts (SILENT row 12)."""
+    """The first token is read but not pooled; its position still counts in weighted_mean."""
     pad = torch.full((1, 2, 2), 9.0)
     pooled, seen = torch.tensor([[False, True, True]]), torch.ones(1, 3, dtype=torch.bool)
     no = torch.zeros(1, 2, dtype=torch.bool)
@@ -67,7 +69,7 @@ def test_partial_pooling_leaves_the_prompt_out(name, value, side):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["mean", "weighted_mean", "mean_sqrt_len"])
+@pytest.mark.parametrize("name", ["mean", "weighted_mean", "weighted_mean_text", "mean_sqrt_len"])
 def test_half_precision_is_summed_in_float32(name, dtype):
     """4,096 equal states: a sum in half precision would stop growing at 2,048 or overflow."""
     states = torch.full((1, 4096, 1), 20.0, dtype=dtype)

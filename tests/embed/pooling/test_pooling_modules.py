@@ -118,6 +118,7 @@ def one_text(length: int, seed: int) -> States:
         all_layers=tuple(layers),
         attentions=tuple(scores.masked_fill(~causal, float("-inf")).softmax(-1)),
         router=tuple(router.softmax(-1)),
+        router_logits=tuple(router),
         lm_head=HEAD,
         decoder_start=torch.randn(1, D, generator=random),
         generate=written([layers[0][:, :2]]),
@@ -156,6 +157,7 @@ def padded(states: States, left: int, right: int, junk: float = float("nan")) ->
         all_layers=tuple(pad(x, junk) for x in states.all_layers),
         attentions=tuple(pad_both(x) for x in states.attentions),
         router=tuple(pad(x, junk) for x in states.router),
+        router_logits=tuple(pad(x, junk) for x in states.router_logits),
     )
 
 
@@ -448,6 +450,30 @@ def test_router_concat_is_standardised_by_what_was_stored():
         module.fit(sample)
 
 
+@pytest.mark.parametrize(("mode", "alpha"), [("router", None), ("concat", None), ("sum", 0.5)])
+def test_router_logits_are_standardised_by_what_was_stored(mode, alpha):
+    """As MoEE's code for OLMoE and Qwen, with stored statistics in place of the batch's."""
+    module, states = POOLING_MODULES["route_weights"](D, 2, E, mode, alpha, "logits"), batch("left")
+    with pytest.raises(CalibrationError, match="call fit with a sample"):
+        module(states)
+    with module.collect():
+        sample = torch.cat([module(one_text(8, seed)) for seed in range(20)])
+    logits = torch.cat([torch.cat([x[:, -1] for x in t.router_logits], -1) for t in TEXTS])
+    raw = torch.cat([torch.cat([t.last_BTD[:, -1] for t in TEXTS]), logits], -1)
+    raw = raw[:, -sample.shape[1] :]
+    module.fit(sample)
+    scores = ((raw - sample.mean(0)) / sample.std(0, correction=0)).numpy()
+    if mode == "sum":
+        parts = scores[:, :D], scores[:, D:]
+        scores = np.hstack([x / np.linalg.norm(x, axis=1, keepdims=True) for x in parts])
+        scores[:, D:] *= 0.5**0.5
+    np.testing.assert_allclose(module(states), scores, rtol=1e-4, atol=1e-5)
+    assert_close(module(TEXTS[1]), module(states)[1:2])
+    again = POOLING_MODULES["route_weights"](**module.settings())
+    again.load_state_dict(module.state_dict())
+    assert_close(again(states), module(states))
+
+
 def test_router_settings_that_cannot_be():
     make = POOLING_MODULES["route_weights"]
     for mode, alpha in (("sum", None), ("sum", -1.0), ("concat", 1.0), ("router", 0.0)):
@@ -455,6 +481,8 @@ def test_router_settings_that_cannot_be():
             make(D, 2, E, mode, alpha)
     with pytest.raises(SettingsError, match="Did you mean 'concat'"):
         make(D, 2, E, "concatt")
+    with pytest.raises(SettingsError, match="Did you mean 'logits'"):
+        make(D, 2, E, weights="logit")
     with pytest.raises(SettingsError, match="nothing to fit"):
         make(D, 2, E).fit(torch.randn(3, 2 * E))
     with pytest.raises(ShapeError, match="expects 3 layers of 3 experts"):

@@ -184,7 +184,9 @@ class Backbone(nn.Module):
         encoder = getattr(out, "encoder_last_hidden_state", None)
         layers = getattr(out, "hidden_states" if encoder is None else "encoder_hidden_states", None)
         layers = self._side("all_layers", needs, layers)
-        routes = self._side("router", needs, getattr(out, "router_logits", None))
+        logits = getattr(out, "router_logits", None)
+        routes = self._side("router", needs, logits)
+        raw_routes = self._side("router_logits", needs, logits)
         start_BD = out.last_hidden_state[:, 0] if encoder is not None else None
         return States(
             to_padded(out.last_hidden_state if encoder is None else encoder),
@@ -195,6 +197,7 @@ class Backbone(nn.Module):
             all_layers=layers and tuple(to_padded(state) for state in layers),
             attentions=self._side("attentions", needs, getattr(out, "attentions", None)),
             router=routes and tuple(to_padded(logits).float().softmax(-1) for logits in routes),
+            router_logits=raw_routes and tuple(to_padded(logits).float() for logits in raw_routes),
             lm_head=self._side("lm_head", needs, self.lm_head) and self.logits,
             decoder_start=self._side("decoder_start", needs, start_BD),
             generate=self._side("generate", needs, self.lm_head)

@@ -144,7 +144,7 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
         body = model.get_encoder()
     if "use_cache" in takes and body is model:
         inputs["use_cache"] = False  # nothing reads the cache
-    if "router" in needs:
+    if needs & {"router", "router_logits"}:
         inputs["output_router_logits"] = True
     if "attentions" in needs:
         inputs["output_attentions"] = True

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 # What a pooling may need beside the last layer's states; it names them in `needs`.
-SIDE_OUTPUTS = ("all_layers", "attentions", "router", "lm_head", "decoder_start", "generate")
+SIDE_OUTPUTS = (
+    "all_layers",
+    "attentions",
+    "router",
+    "router_logits",
+    "lm_head",
+    "decoder_start",
+    "generate",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,8 @@ class States:
     those of the user's text (not the prompt's, not special tokens). Side outputs are None unless
     needed: `all_layers` are the states of the word embeddings and of every
     layer, the last normalised as in `last_BTD`; `attentions` each layer's weights, [B, H, T, T];
-    `router` the softmax over experts of each layer that has them, [B, T, E]; `lm_head` turns
+    `router` the softmax over experts of each layer that has them, [B, T, E], `router_logits` the
+    same without softmax; `lm_head` turns
     states [..., D] into next-token logits [..., V]; `decoder_start` is an
     encoder-decoder's decoder state at its start token, [B, D]; `generate` writes up to n tokens
     greedily and returns the states that chose them, [B, n, D], and which are real, [B, n].
@@ -34,6 +43,7 @@ class States:
     all_layers: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     router: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None
     lm_head: Callable[[Tensor], Tensor] | None = None
     decoder_start: Tensor | None = None
     generate: Callable[[int], tuple[Tensor, Tensor]] | None = None

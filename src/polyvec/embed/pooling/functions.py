@@ -36,10 +36,26 @@ def weighted_mean(
     """Mean weighted by position 1, 2, 3, ... in the text (Muennighoff 2022, arXiv:2202.08904).
 
     In a causal model later states have seen more of the text. Positions count from the start of
-    the input, an excluded prompt included.
+    the input, an excluded prompt included, as in sentence-transformers;
+    `weighted_mean_text` counts from the first pooled token.
     """
     attention_mask_BT = mask_BT if attention_mask_BT is None else attention_mask_BT
     place_BT = attention_mask_BT.to(_wide(states_BTD)).cumsum(dim=1)
+    return _weighted(states_BTD, mask_BT, place_BT)
+
+
+def weighted_mean_text(
+    states_BTD: Tensor, mask_BT: Tensor, attention_mask_BT: Tensor | None = None
+) -> Tensor:
+    """Mean weighted by 1, 2, 3, ... over the pooled tokens alone.
+
+    As `weighted_mean`, but for an excluded prompt, which is not counted: LLM2Vec's, GritLM's and
+    L3Prune's weights (Thennal et al. 2024, arXiv:2410.14578).
+    """
+    return _weighted(states_BTD, mask_BT, mask_BT.to(_wide(states_BTD)).cumsum(dim=1))
+
+
+def _weighted(states_BTD: Tensor, mask_BT: Tensor, place_BT: Tensor) -> Tensor:
     weight_BT = torch.where(mask_BT.bool(), place_BT, 0)
     total_B1 = weight_BT.sum(dim=1, keepdim=True).clamp(min=1)
     return (torch.einsum("btd,bt->bd", _real(states_BTD, mask_BT), weight_BT) / total_B1).to(
@@ -75,6 +91,7 @@ POOLINGS: Registry[Pooling] = Registry(
         "mean_sqrt_len": mean_sqrt_len,
         "weighted_mean": weighted_mean,
         "last": last,
+        "weighted_mean_text": weighted_mean_text,
     },
     accepts=lambda found: callable(found) and not inspect.isclass(found),
     expected="a function (states_BTD, mask_BT, attention_mask_BT)",

@@ -4,7 +4,8 @@ B texts, T tokens of the longest, D state size, H heads, R router weights of all
 size.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -126,11 +127,15 @@ class SpecialMean(PoolingModule):
 class RouterWeights(PoolingModule):
     """Router weights of the last pooled token, alone or with its state, [B, E].
 
-    `router`: softmax weights of all layers, [B, R = layers * experts]. `concat`: [state;
-    weights], each dimension standardised by the statistics that `fit` stores (unchanged before
-    `fit`). `sum`: [unit state; sqrt(alpha) * unit weights], whose dot product is
-    cosine(states) + alpha * cosine(weights); all vectors have length sqrt(1 + alpha).
-    MoEE (Li and Zhou 2024, arXiv:2410.10814), whose code uses the statistics of the batch.
+    `router`: the weights of all layers, [B, R = layers * experts]. `concat`: [state; weights],
+    each dimension standardised by the statistics that `fit` stores (unchanged before `fit`).
+    `sum`: [unit state; sqrt(alpha) * unit weights], whose dot product is cosine(states) + alpha
+    * cosine(weights); all vectors have length sqrt(1 + alpha).
+
+    `weights`: the routers' softmax, as in the paper (MoEE, Li and Zhou 2024, arXiv:2410.10814),
+    or their raw logits, as in its code for OLMoE and Qwen, which standardises states and logits
+    by the statistics of the batch: here by those that `fit` stores, in each mode, so that a
+    vector does not depend on its neighbours. Raises CalibrationError for logits before `fit`.
     """
 
     needs = frozenset({"router"})
@@ -142,9 +147,11 @@ class RouterWeights(PoolingModule):
         num_experts: Annotated[int, Fact("num_experts")],
         mode: str = "router",
         alpha: float | None = None,
+        weights: str = "softmax",
     ) -> None:
         super().__init__()
         one_of("RouterWeights: mode", mode, ("router", "concat", "sum"))
+        one_of("RouterWeights: weights", weights, ("softmax", "logits"))
         at_least(1, "RouterWeights", num_layers=num_layers, num_experts=num_experts)
         if (mode == "sum") != (alpha is not None) or (alpha or 0) < 0:
             raise SettingsError(
@@ -152,39 +159,63 @@ class RouterWeights(PoolingModule):
                 "modes do not use it"
             )
         self.hidden_size, self.num_layers, self.num_experts = hidden_size, num_layers, num_experts
-        self.mode, self.alpha = mode, alpha
+        self.mode, self.alpha, self.weights = mode, alpha, weights
+        # On the instance: the backbone returns only what is read.
+        self.needs = frozenset({"router" if weights == "softmax" else "router_logits"})
         self.out_features = num_layers * num_experts + (0 if mode == "router" else hidden_size)
-        if mode == "concat":
+        self.fits = mode == "concat" or weights == "logits"
+        self.collecting = False  # whether vectors are a sample for `fit`
+        if self.fits:
             self.standardize = Standardize(self.out_features)
 
     def vectors(self, states: States) -> Tensor:
-        router_BR = self._router(states)
-        if self.mode == "router":
-            return router_BR
-        state_BD = wide(last(states.last_BTD, states.pooling_mask_BT))
-        if self.mode == "concat":
-            both_BE = torch.cat([state_BD, router_BR], dim=-1)
-            return self.standardize(both_BE) if self.standardize.fitted else both_BE
-        unit_BD, unit_BR = F.normalize(state_BD, dim=-1), F.normalize(router_BR, dim=-1)
+        vectors_BE = self._weights(states)
+        if self.mode != "router":
+            state_BD = wide(last(states.last_BTD, states.pooling_mask_BT))
+            vectors_BE = torch.cat([state_BD, vectors_BE], dim=-1)
+        if self.fits and self.standardize.fitted:
+            vectors_BE = self.standardize(vectors_BE)
+        elif self.collecting:
+            return vectors_BE
+        elif self.weights == "logits":
+            raise CalibrationError(
+                "RouterWeights of logits are standardised by stored statistics and have none yet: "
+                "call fit with a sample of texts"
+            )
+        if self.mode != "sum":
+            return vectors_BE
+        num_weights = self.num_layers * self.num_experts
+        parts = vectors_BE.split([self.out_features - num_weights, num_weights], dim=-1)
+        unit_BD, unit_BR = (F.normalize(part, dim=-1) for part in parts)
         return torch.cat([unit_BD, (self.alpha or 0) ** 0.5 * unit_BR], dim=-1)
 
     def fit(self, vectors_NE: Sample) -> "RouterWeights":
-        """Store the mean and standard deviation of vectors from this module before fitting, [N, E].
+        """Store mean and standard deviation of raw [state; weights], those of `collect`, [N, E].
 
-        Raises SettingsError unless the mode is concat, CalibrationError if it is already fitted
+        Raises SettingsError if nothing is standardised, CalibrationError if it is already fitted
         or the sample is too small.
         """
-        if self.mode != "concat":
+        if not self.fits:
             raise SettingsError(
-                f"RouterWeights: mode {self.mode} has nothing to fit, only concat has"
+                f"RouterWeights: mode {self.mode} of softmax weights has nothing to fit, only "
+                "concat and logits have"
             )
         if self.standardize.fitted:
             raise CalibrationError("RouterWeights is already fitted; fit a new one on raw vectors")
         self.standardize.fit(vectors_NE)
         return self
 
-    def _router(self, states: States) -> Tensor:
-        layers = states.router or ()
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Inside it a module that is not fitted gives raw vectors, a sample for `fit`."""
+        self.collecting = True
+        try:
+            yield
+        finally:
+            self.collecting = False
+
+    def _weights(self, states: States) -> Tensor:
+        layers = (states.router if self.weights == "softmax" else states.router_logits) or ()
         sizes = [layer.shape[-1] for layer in layers]
         if sizes != [self.num_experts] * self.num_layers:
             raise ShapeError(
