@@ -44,6 +44,8 @@ def check(settings: EmbedderSettings) -> None:
     parts.check_pooling(settings.pooling, settings.pooling_settings, where=WHERE)
     parts.check_projections(settings.projections)
     one_of(f"{WHERE} similarity", settings.similarity, SIMILARITIES)
+    if settings.truncation_side is not None:
+        one_of(f"{WHERE} truncation_side", settings.truncation_side, ("left", "right"))
     template = template_of(settings)
     if template is not None and settings.pool_prompt is not None:
         raise SettingsError(f"{WHERE} pool_prompt does nothing with a template")
@@ -73,6 +75,8 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
         template_of(settings),
         load_tokenizer(root if has_tokenizer(root) else body),
     )
+    if settings.truncation_side is not None:
+        tokenizer.truncation_side = settings.truncation_side
     new = add_tokens(tokenizer, template) if template is not None else []
     text_tokenizer = TextTokenizer(tokenizer, lower_case=settings.lower_case)  # checks for two EOS
     if template is not None:

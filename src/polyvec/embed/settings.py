@@ -27,6 +27,8 @@ class EmbedderSettings:
     pool_prompt: whether a prompt's states are pooled. Required if there are prompts and no
         template, since models of both kinds exist and the wrong one gives no error (SILENT
         row 12).
+    truncation_side: "left" cuts the start of long texts, "right" their end (the tokenizer's side if
+        not set); a template's own text stays whole.
     prepending: settings of TokenPrepending (start, stop).
     variants: settings of TextVariants (num_variants, ...).
     """
@@ -41,6 +43,7 @@ class EmbedderSettings:
     projections: tuple[Mapping[str, Any], ...] = ()
     normalize: bool = False
     max_length: int | None = None
+    truncation_side: str | None = None
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None

@@ -21,6 +21,8 @@ KE = (
     "descriptive terms provide additional but less central details. With this in mind , this "
     "sentence : "
 )
+LLAMA3 = "<s><|start_header_id|>user<|end_header_id|>\n\n"
+ENDS = "<|endoftext|><|endoftext|><|endoftext|>"
 EIGHT = "<s1><s2><s3><s4><s5><s6><s7><s8>"
 NEXT_EIGHT = "<s9><s10><s11><s12><s13><s14><s15><s16>"
 COD = "[CoD1][CoD2][CoD3][CoD4][CoD5][CoD6][CoD7][CoD8]"
@@ -40,7 +42,28 @@ BYTES: dict[str, tuple] = {
     "e5_mistral": ("<s>Instruct: Find it\nQuery: A cat.</s>", None, "<s>A cat.</s>", None),
     "nv_embed": ("Instruct: Find it\nQuery: A cat.</s>", "A cat.</s>", "A cat.</s>", None),
     "qwen3_instruct": ("Instruct: Find it\nQuery:A cat.", None, "A cat.", None),
-    "llm2vec": ("Find it; A cat.", "A cat.", "A cat.", None),
+    "llm2vec": (
+        "<s>[INST] Find it: A cat. [/INST]",
+        "A cat. [/INST]",
+        "<s>[INST] A cat. [/INST]",
+        "A cat. [/INST]",
+    ),
+    "llm2vec_llama3": (
+        LLAMA3 + "Find it: A cat.<|eot_id|>",
+        "A cat.<|eot_id|>",
+        LLAMA3 + "A cat.<|eot_id|>",
+        "A cat.<|eot_id|>",
+    ),
+    "llm2vec_training": ("Find it; A cat.", "A cat.", "A cat.", None),
+    "l3prune": (
+        LLAMA3 + "Find it A cat.<|eot_id|>",
+        "A cat.<|eot_id|>",
+        LLAMA3 + "A cat.<|eot_id|>",
+        "A cat.<|eot_id|>",
+    ),
+    "mltp": ("<s>Find itA cat.</s>", None, "<s>A cat.</s>", None),
+    "ullme": ("Find it\nA cat.", None, "Find it\nCandidate:\nA cat.", None),
+    "nv_retriever": ("Find it:  A cat.", None, "passage:  A cat.", None),
     "instructor": (
         "Represent the Wikipedia question for retrieval:A cat.",
         "A cat.",
@@ -87,6 +110,12 @@ BYTES: dict[str, tuple] = {
         "<|extra_0|><|extra_1|><|extra_2|>",
         "<|im_start|>assistant\nA cat.<|im_end|><|extra_0|><|extra_1|><|extra_2|>",
         "<|extra_0|><|extra_1|><|extra_2|>",
+    ),
+    "chatretriever_qwen15": (
+        "<|im_start|>user\nA cat.<|im_end|>" + ENDS,
+        ENDS,
+        "<|im_start|>assistant\nA cat.<|im_end|>" + ENDS,
+        ENDS,
     ),
     "debater": ("<s>Instruct: Find it\nQuery: A cat.</s>", "</s>", "<s>A cat." + COD, COD),
     "prompteol": ('This sentence : "A cat." means in one word:"', None, SAME, None),
@@ -197,7 +226,7 @@ BYTES: dict[str, tuple] = {
         SAME,
         "A cat.",
     ),
-    "repeat_2": ("A cat. A cat.", "A cat.", SAME, "A cat."),
+    "repeat_2": ("A cat.A cat.", "A cat.", SAME, "A cat."),
     "bge_icl": (
         "<s><instruct>Find it\n<query>A cat.\n<response></s>",
         None,
@@ -377,7 +406,7 @@ def test_a_session_is_earlier_turns_and_its_vector_tokens_are_another_part():
 
 def test_repeat_pools_the_last_copy_and_numbers_them():
     (spans,) = repeat(3).render("x")
-    assert written(spans) == "x x x"
+    assert written(spans) == "xxx"
     assert [(s.pooled, s.segment) for s in spans if s.text == "x"] == [
         (False, 0),
         (False, 1),

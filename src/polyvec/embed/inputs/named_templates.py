@@ -9,6 +9,7 @@ piece in repositories that tokenise piece by piece.
 from dataclasses import replace
 
 from polyvec.embed.inputs.demonstrations import Example
+from polyvec.embed.inputs.encoder_templates import ENCODER_TEMPLATES
 from polyvec.embed.inputs.templates import Template
 from polyvec.errors import SettingsError
 from polyvec.registry import Registry
@@ -86,8 +87,6 @@ PROMPTREPS_CHAT = {
 }
 
 _COD_TOKENS = tuple(f"[CoD{i}]" for i in range(1, 9))  # DEBATER's chain of deliberation
-_EMB_TOKENS = tuple(f"<|emb_{i}|>" for i in range(3))
-_QWEN_TOKENS = tuple(f"<|extra_{i}|>" for i in range(3))
 _LLARA_TOKENS = tuple(f"<s{i}>" for i in range(1, 17))
 _LLARA_SAME = (
     '{|}{#1}", summarize the above passage within eight words: {+'
@@ -104,17 +103,17 @@ _LLARA_NEXT = (
 def repeat(times: int) -> Template:
     """The text repeated `times` times, copy i being segment i, the last one pooled.
 
-    For ReBA (Duan et al. 2025, arXiv:2502.20726); the space between copies is ours.
+    Nothing stands between copies, as in ReBA's code (Duan et al. 2025, arXiv:2502.20726).
     Raises SettingsError below one.
     """
     if times < 1:
         raise SettingsError(f"repeat: times must be 1 or more, got {times}")
-    copies = "".join(f"{{#{i}}}{{!text}} " for i in range(times - 1))
+    copies = "".join(f"{{#{i}}}{{!text}}" for i in range(times - 1))
     return _both(
         f"repeat_{times}",
         f"{copies}{{#{times - 1}}}{{text}}",
         pool_prompt=False,
-        source="ReBA, arXiv:2502.20726: the text k times; the separator is ours",
+        source="ReBA, arXiv:2502.20726; cqdyf099/ReBA models.py: the text k times",
     )
 
 
@@ -129,21 +128,6 @@ def _prepended(template: Template, name: str) -> Template:
     source = "Token Prepending, arXiv:2412.11556; fuyuchenIfyw/token_prepending evaluate.py"
     return replace(
         template, name=name, query=forms, document=forms, added_tokens=("<PST>",), source=source
-    )
-
-
-def _chat_retriever(name: str, tokens: tuple[str, ...], source: str) -> Template:
-    """A session in ChatML, earlier turns as examples (query: user, document: assistant)."""
-    end = "{#1}{+" + "".join(tokens) + "}"
-    return Template(
-        name,
-        ("{!examples}<|im_start|>user\n{!text}<|im_end|>" + end,),
-        ("<|im_start|>assistant\n{!text}<|im_end|>" + end,),
-        pool_prompt=False,
-        example="<|im_start|>user\n{query}<|im_end|>\n<|im_start|>assistant\n{document}<|im_end|>",
-        example_separator="\n",
-        added_tokens=tokens,
-        source=source,
     )
 
 
@@ -227,13 +211,6 @@ _ALL = (
         source="Qwen3-Embedding, arXiv:2506.05176: no space after 'Query:'",
     ),
     Template(
-        "llm2vec",
-        ("{!instruction}; {text}",),
-        ("{text}",),
-        pool_prompt=False,
-        source="LLM2Vec, arXiv:2404.05961: skip_instruction; McGill-NLP/llm2vec",
-    ),
-    Template(
         "instructor",
         ("Represent the {!domain} {!text_type} for {!task_objective}:{text}",),
         ("Represent the {!domain} {!text_type} for {!task_objective}:{text}",),
@@ -308,16 +285,6 @@ _ALL = (
             source="Llama2Vec's EBAE and EBAR on one input: parts 1 and 2 must not see each other",
         ),
         added_tokens=_LLARA_TOKENS,
-    ),
-    _chat_retriever(
-        "chatretriever",
-        _EMB_TOKENS,
-        "ChatRetriever, arXiv:2404.13556; its new tokens in its ChatML framing",
-    ),
-    _chat_retriever(
-        "chatretriever_qwen",
-        _QWEN_TOKENS,
-        "ChatRetriever, arXiv:2404.13556; kyriemao/ChatRetriever qwen_chat_cot: spare tokens",
     ),
     Template(
         "debater",
@@ -435,10 +402,10 @@ _ALL = (
     ),
 )
 
-# Add yours above; tests walk the table. A program adds its own with `register`.
+# Add yours here or in encoder_templates.py; tests walk the table. A program adds its own with `register`.
 TEMPLATES: Registry[Template] = Registry(
     "template",
-    {template.name: template for template in _ALL},
+    {template.name: template for template in (*_ALL, *ENCODER_TEMPLATES)},
     accepts=lambda found: isinstance(found, Template),
     expected="a Template",
 )
