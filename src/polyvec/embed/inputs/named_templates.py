@@ -402,7 +402,8 @@ _ALL = (
     ),
 )
 
-# Add yours here or in encoder_templates.py; tests walk the table. A program adds its own with `register`.
+# Add yours here or in encoder_templates.py; tests walk the table. A program adds its own with
+# `register`.
 TEMPLATES: Registry[Template] = Registry(
     "template",
     {template.name: template for template in (*_ALL, *ENCODER_TEMPLATES)},
