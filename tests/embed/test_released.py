@@ -3,7 +3,8 @@
 The values in released/ were computed once by the authors' functions, on the tiny tokenizers and
 weights of support/checkpoints.py. A case has "text", "role" and "instruction", then as far as they
 were compared "ids" and "pooled" (positions), one list a form of the template, and "vector". The
-file's "settings" replace those of the recipe that tiny weights cannot have, such as layer 27.
+file's "settings" replace those of the recipe that tiny weights cannot have, such as layer 27. A
+case may have "examples", pairs of a query and a document.
 """
 
 import dataclasses
@@ -15,11 +16,14 @@ import pytest
 from checkpoints import checkpoint
 
 from polyvec.embed.compose import compose
+from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.sections import EMBEDDER, RELEASED
 from polyvec.recipe import all_recipes
 
 VALUES = {path.stem: path for path in sorted((Path(__file__).parent / "released").glob("*.json"))}
 RECIPES = {recipe.key: recipe for recipe in all_recipes()}
+# Poolings, and settings of theirs, that read the last pooled token alone.
+LAST = {"last", "last_token", "reba", "generated", "route_weights"}
 
 
 def build(key, monkeypatch, changed):
@@ -32,7 +36,7 @@ def pooled(settings, tokens):
     """The positions whose states enter the vector."""
     found = np.flatnonzero(tokens.pooled).tolist()
     how = {settings.pooling, *map(str, settings.pooling_settings.values())}
-    return found[-1:] if "last" in how else found
+    return found[-1:] if how & LAST else found
 
 
 @pytest.mark.parametrize("key", VALUES)
@@ -43,6 +47,8 @@ def test_a_recipe_equals_the_released_code(key, monkeypatch):
         prompt = {name: case[name] for name in ("role", "prompt", "prompt_name") if name in case}
         if case.get("instruction") is not None:
             prompt["prompt"] = case["instruction"]
+        if "examples" in case:
+            prompt["examples"] = [Example(*each) for each in case["examples"]]
         (forms,) = embedder.tokenize([case["text"]], **prompt)
         if "ids" in case:
             assert [each.ids.tolist() for each in forms] == case["ids"]
