@@ -225,6 +225,14 @@ def test_output_that_the_folder_lacks(tmp_path, tiny_bert):
         Embedder.from_pretrained(splade(tmp_path / "splade"), output="dense")
 
 
+def test_a_table_of_dense_vectors_has_no_sparse_output(tmp_path):
+    words = tokenizer()
+    module = dense_modules.StaticEmbedding(words.backend_tokenizer, embedding_dim=8)
+    st.SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(tmp_path))
+    with pytest.raises(InputError, match="output 'sparse', but the model is a table"):
+        Embedder.from_pretrained(tmp_path, output="sparse")
+
+
 def test_bare_model_whose_queries_have_another_way(tmp_path):
     """opensearch-neural-sparse-encoding-doc-v1 before it had modules.json."""
     folder = masked(tmp_path)

@@ -269,6 +269,8 @@ def check_output(output: str | None, folder: Path, declared: Declared) -> None:
         raise InputError(f"output {output!r} is not known. Known: dense, sparse{hint}")
     if output == "dense" and (declared.is_sparse or declared.sparse_static is not None):
         raise InputError(f"{folder}: output 'dense', but the model's vectors are sparse")
+    if output == "sparse" and declared.is_table and not declared.is_sparse:
+        raise InputError(f"{folder}: output 'sparse', but the model is a table of dense vectors")
 
 
 def _similarity(stored: Mapping[str, Any], *, sparse_head: bool) -> str:
