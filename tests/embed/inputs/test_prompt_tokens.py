@@ -68,7 +68,7 @@ def test_pieces_have_the_ids_of_each_by_itself(scheme):
     """As released code joins lists of ids: each begins a string of its own."""
     made = prefixed() if scheme == "prepend" else metaspace(scheme)
     pieces = ["<s>find", "a cat", "<|embed|>", "cat <mask>"]
-    spans = tuple(Span(piece, markup=True, alone=True) for piece in pieces)
+    spans = tuple(Span(piece, markup=True, cut=True) for piece in pieces)
     expected = [made.backend_tokenizer.encode(p, add_special_tokens=False).ids for p in pieces]
     (found,) = TextTokenizer(made).encode([spans])
     assert found.ids.tolist() == [i for ids in expected for i in ids]
