@@ -69,6 +69,10 @@ class UndeclaredPoolingWarning(UserWarning):
     """A checkpoint does not say how it is pooled, so a default was taken."""
 
 
+class OwnCodeWarning(UserWarning):
+    """A checkpoint names its maker's own code, and transformers' class is used instead."""
+
+
 class UntrainedAttentionWarning(UserWarning):
     """A model was given another attention than it was trained with."""
 

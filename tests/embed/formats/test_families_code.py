@@ -25,7 +25,7 @@ from transformers import (
 
 from polyvec import Embedder
 from polyvec.embed.formats.families import FAMILIES, family_of
-from polyvec.errors import ModelError
+from polyvec.errors import ModelError, OwnCodeWarning
 
 pytestmark = [pytest.mark.medium, pytest.mark.filterwarnings("ignore")]
 TEXTS = ["the cat sat", "two very long text : nobody looks while a cat sat on the mat", "dog"]
@@ -308,6 +308,15 @@ def test_classes_of_other_makers_are_of_no_family(tmp_path):
         assert family_of(tmp_path) is None
     change(tmp_path / "config.json", auto_map={"AutoModelForCausalLM": next(iter(FAMILIES))})
     assert family_of(tmp_path) is None
+
+
+def test_code_that_does_not_run_is_told(tmp_path):
+    folder = decoder(tmp_path / "m", "llama", **code("modeling_own.OwnModel"))
+    with pytest.warns(OwnCodeWarning, match=r"modeling_own.OwnModel.*trust_remote_code=True"):
+        Embedder.from_pretrained(folder)
+    for broken in ("modeling_own.OwnModel", ["a"]):
+        change(folder / "config.json", auto_map=broken)
+        Embedder.from_pretrained(folder)
 
 
 OWN = """

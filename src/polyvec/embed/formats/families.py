@@ -5,6 +5,7 @@ gives the same states once it is told what the maker's class changes, so no code
 are from the makers' public code and model cards; their tests recompute each by another way.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from polyvec.embed.inputs.templates import Template
 from polyvec.embed.pooling.attention import LatentAttention
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.projection.dense import Normalize
-from polyvec.errors import ModelError
+from polyvec.errors import ModelError, OwnCodeWarning
 
 # LLM2Vec.prepare_for_tokenization: what surrounds instruction and text, by the base model.
 FRAMES = {
@@ -98,6 +99,8 @@ TYPES: dict[str, Family] = {"llama_bidirec": Family("Llama-Nemotron"), "nvembed"
 CONFIGS = ("adapter_config.json", "config.json")
 # Where the decoder's weights are in a maker's files, if not as in transformers' class.
 KEY_MAPPING = {r"^embedding_model\.": ""}
+# model_types under which transformers has taken over the maker's model itself.
+ADOPTED = ("nomic_bert", "gte", "jina_embeddings_v3")
 # The latents' weights in NV-Embed's files, and in LatentAttention.
 LATENTS, BLOCK = "latent_attention_model.", "cross_attend_blocks"
 LATENT_KEYS = {
@@ -118,16 +121,40 @@ LATENT_KEYS = {
 def family_of(*folders: Path) -> Family | None:
     """The family that the first config.json with an auto_map belongs to; None for others."""
     for folder in folders:
-        raw = read_json(folder / "config.json", {})
-        if raw.get("model_type") in TYPES:
-            return TYPES[raw["model_type"]]
-        named = raw.get("auto_map", {}).get("AutoModel") if isinstance(raw, dict) else None
-        if isinstance(named, str):
+        kind, named = _own_class(folder)
+        if kind in TYPES:
+            return TYPES[kind]
+        if named is not None:
             where, _, cls = named.rpartition("--")[2].rpartition(".")
             found = FAMILIES.get(f"{where}.{cls}") or FAMILIES.get(f"{where}.*")
             if found is not None:
                 return found
     return None
+
+
+def _own_class(folder: Path) -> tuple[str | None, str | None]:
+    """The model_type of a folder, and the maker's class that auto_map names for AutoModel."""
+    raw = read_json(folder / "config.json", {})
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    classes = raw.get("auto_map") if isinstance(raw, dict) else None
+    named = classes.get("AutoModel") if isinstance(classes, dict) else None
+    return (
+        kind if isinstance(kind, str) else None,
+        named if isinstance(named, str) else None,
+    )
+
+
+def warn_of_own_code(folder: Path) -> None:
+    """Warns that transformers' class is used in place of one that the folder names."""
+    kind, named = _own_class(folder)
+    if named is not None and kind not in ADOPTED:
+        warnings.warn(
+            f"{folder}: config.json names the maker's own code ({named}), which does not run; "
+            f"transformers' {kind} is used and may give other vectors (a mask, a pooling). Read "
+            "that code, then pass trust_remote_code=True",
+            OwnCodeWarning,
+            stacklevel=5,
+        )
 
 
 def family_config(family: Family, root: Path) -> PretrainedConfig:

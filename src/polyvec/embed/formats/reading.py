@@ -14,7 +14,7 @@ from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
-from polyvec.embed.formats.families import family_of, follow_family
+from polyvec.embed.formats.families import family_of, follow_family, warn_of_own_code
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import Declared, read_modules, read_weights
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
@@ -174,6 +174,8 @@ def _read_route(
     own = read_json((declared.input if declared.routed else folder) / POLYVEC_FILE, {})
     makers = (*(adapted.folders if adapted else ()), body)
     family = None if own or table else family_of(*makers)
+    if family is None and not trust_remote_code and not table:
+        warn_of_own_code(makers[0])
     check_output(output, folder, declared)
     has_both = output == "sparse" and not declared.is_sparse  # its own output is dense
     # Before anything is loaded: names, and settings that the pooling requires.
