@@ -25,7 +25,8 @@ LLAMA3 = "<s><|start_header_id|>user<|end_header_id|>\n\n"
 ENDS = "<|endoftext|><|endoftext|><|endoftext|>"
 EIGHT = "<s1><s2><s3><s4><s5><s6><s7><s8>"
 NEXT_EIGHT = "<s9><s10><s11><s12><s13><s14><s15><s16>"
-COD = "[CoD1][CoD2][CoD3][CoD4][CoD5][CoD6][CoD7][CoD8]"
+COD = "".join(f"<reserved_{i}>" for i in range(12, 20))
+ASPECTS = " Use eight words to represent the above text in multiple aspects: "
 LLARA_A = '", summarize the above passage within eight words: ' + EIGHT
 LLARA_B = '", predict the following passage within eight words: ' + NEXT_EIGHT
 ASK = " Use one word to represent the {} in a retrieval task. Make sure your word is in lowercase."
@@ -39,6 +40,7 @@ BYTES: dict[str, tuple] = {
     "gecko": ("task: Find it | query: A cat.", None, "title: none | text: A cat.", None),
     "instruction": ("Find it A cat.", None, "A cat.", None),
     "e5_instruct": ("Instruct: Find it\nQuery: A cat.", None, "A cat.", None),
+    "gte_qwen2": ("Instruct: Find it\nQuery: A cat.</s>", None, "A cat.</s>", None),
     "e5_mistral": ("<s>Instruct: Find it\nQuery: A cat.</s>", None, "<s>A cat.</s>", None),
     "nv_embed": ("Instruct: Find it\nQuery: A cat.</s>", "A cat.</s>", "A cat.</s>", None),
     "qwen3_instruct": ("Instruct: Find it\nQuery:A cat.", None, "A cat.", None),
@@ -78,9 +80,9 @@ BYTES: dict[str, tuple] = {
     ),
     "gritlm_plain": ("<s><|embed|>\nA cat.", "A cat.", SAME, "A cat."),
     "bmretriever": (
-        "<s>Find it\nQuery: A cat.</s>",
+        "Find it\nQuery: A cat.</s>",
         None,
-        "<s>Represent this passage\npassage: A cat.</s>",
+        "Represent this passage\npassage: A cat.</s>",
         None,
     ),
     "inbedder": (
@@ -117,7 +119,7 @@ BYTES: dict[str, tuple] = {
         "<|im_start|>assistant\nA cat.<|im_end|>" + ENDS,
         ENDS,
     ),
-    "debater": ("<s>Instruct: Find it\nQuery: A cat.</s>", "</s>", "<s>A cat." + COD, COD),
+    "debater": ("<s>Find it: A cat.</s>", "</s>", f"<s>A cat.{ASPECTS}{COD}", COD),
     "prompteol": ('This sentence : "A cat." means in one word:"', None, SAME, None),
     "prompteol_icl": (
         'This sentence : "A jockey riding a horse." means in one word:"Equestrian".'
@@ -599,3 +601,14 @@ def test_reading_the_table_loads_no_torch():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout) == []
+
+
+def test_white_space_around_a_stripped_form_is_dropped():
+    form = "{bos}query:  {text} {instruction}{eos}"
+    settings = {"pool_prompt": True, "defaults": {"instruction": ""}}
+    stripped = Template("t", (form,), (form,), strip=True, **settings)
+    kept = Template("t", (form,), (form,), **settings)
+    for instruction, expected in (("", "<s>query:  a cat</s>"), (" b ", "<s>query:  a cat b</s>")):
+        (spans,) = stripped.render(" a cat\n", instruction=instruction, **TOKENS)
+        assert written(spans) == expected
+    assert written(kept.render("a", **TOKENS)[0]) == "<s>query:  a </s>"

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from families import tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from polyvec.embed.inputs.contract import read_contract
+from polyvec.embed.inputs.named_templates import TEMPLATES
 from polyvec.embed.inputs.prompts import PromptTable, render
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
@@ -204,3 +207,16 @@ def test_pieces_are_tokenised_one_by_one():
     for pieces, expected in ((False, ["cat"]), (True, ["c", "a", "##t"])):
         template = Template("t", ("c{text}",), ("c{text}",), pool_prompt=True, pieces=pieces)
         assert words(text_tokenizer, *template.render("at")[0]) == expected
+
+
+def test_brackets_are_tokens_of_their_own():
+    """SGPT's: GPT-2's vocabulary has merges such as ".]"."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<pad>", *letters, "[a", ".]"])}
+    backend = Tokenizer(models.BPE(vocab, [("[", "a"), (".", "]")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+    (spans,) = TEMPLATES["sgpt_specb"].render("a.", "query")
+    assert words(TextTokenizer(hf), *spans) == ["[", "a", ".", "]"]
+    joined = Template("joined", ("[{text}]",), ("[{text}]",), pool_prompt=True)
+    assert words(TextTokenizer(hf), *joined.render("a.")[0]) == ["[a", ".]"]

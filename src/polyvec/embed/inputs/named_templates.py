@@ -86,7 +86,7 @@ PROMPTREPS_CHAT = {
     for role, word in (("query", "Query"), ("document", "Passage"))
 }
 
-_COD_TOKENS = tuple(f"[CoD{i}]" for i in range(1, 9))  # DEBATER's chain of deliberation
+_COD_TOKENS = tuple(f"<reserved_{i}>" for i in range(12, 20))  # DEBATER's chain of deliberation
 _LLARA_TOKENS = tuple(f"<s{i}>" for i in range(1, 17))
 _LLARA_SAME = (
     '{|}{#1}", summarize the above passage within eight words: {+'
@@ -190,6 +190,13 @@ _ALL = (
         source="E5-instruct, arXiv:2402.05672",
     ),
     Template(
+        "gte_qwen2",
+        ("Instruct: {instruction}\nQuery: {text}{eos}",),
+        ("{text}{eos}",),
+        pool_prompt=True,
+        source="GTE-Qwen2, arXiv:2308.03281; its tokenizer_config.json adds EOS",
+    ),
+    Template(
         "e5_mistral",
         ("{bos}Instruct: {instruction}\nQuery: {text}{eos}",),
         ("{bos}{text}{eos}",),
@@ -233,10 +240,10 @@ _ALL = (
     ),
     Template(
         "bmretriever",
-        ("{bos}{instruction}\nQuery: {text}{eos}",),
-        ("{bos}Represent this passage\npassage: {text}{eos}",),
+        ("{instruction}\nQuery: {text}{eos}",),
+        ("Represent this passage\npassage: {text}{eos}",),
         pool_prompt=True,
-        source="BMRetriever, arXiv:2404.18443; the model card's code and mteb's wrapper",
+        source="BMRetriever, arXiv:2404.18443; ritaranx/BMRetriever eval.py",
     ),
     _both(
         "inbedder",
@@ -247,10 +254,9 @@ _ALL = (
     # Delimiter tokens.
     Template(
         "sgpt_specb",
-        ("[{text}]",),
-        ("{{{text}}}",),
+        ("[{|}{text}{|}]",),
+        ("{{{|}{text}{|}}}",),
         pool_prompt=True,
-        added_tokens=("[", "]", "{", "}"),  # in GPT vocabularies already: they keep their ids
         source="SGPT, arXiv:2202.08904; Muennighoff/sgpt beir_dense_retriever.py (--specb)",
     ),
     Template(
@@ -288,12 +294,15 @@ _ALL = (
     ),
     Template(
         "debater",
-        ("{bos}Instruct: {!instruction}\nQuery: {!text}{+eos}",),
-        ("{bos}{!text}{+" + "".join(_COD_TOKENS) + "}",),
+        ("{bos}{!instruction}: {!text}{+eos}",),
+        (
+            "{bos}{!text} Use eight words to represent the above text in multiple aspects: {+"
+            + "".join(_COD_TOKENS)
+            + "}",
+        ),
         pool_prompt=False,
         added_tokens=_COD_TOKENS,
-        source="DEBATER, arXiv:2502.12974: eight tokens after a document; their names from "
-        "OpenBMB/DEBATER implementation/debater.py, the rest ours (E5's format)",
+        source="DEBATER, arXiv:2502.12974; OpenBMB/DEBATER llm2vec_models.py: spare tokens",
     ),
     # One-word prompts.
     _PROMPTEOL,

@@ -133,7 +133,8 @@ class Template:
     {instruction}; `example_separator` follows each, and `examples` are the default ones.
     `fields` names further slots. `added_tokens` become special tokens; those that the tokenizer
     already has keep their ids. With `pieces` each literal and each slot is tokenised as a string of
-    its own, as in repositories that join lists of ids; {|} does so at one place.
+    its own, as in repositories that join lists of ids; {|} does so at one place. With `strip`
+    white space around each value, and at the end of what is written, is dropped.
 
     >>> mine = Template("mine", ("query: {text}",), ("passage: {text}",), pool_prompt=True)
     >>> "".join(span.text for span in mine.render("a cat", "document")[0])
@@ -153,6 +154,7 @@ class Template:
     examples: tuple[Example, ...] = ()
     added_tokens: tuple[str, ...] = ()
     pieces: bool = False
+    strip: bool = False
     source: str = ""
     forms: Mapping[str, tuple[tuple[Piece, ...], ...]] = field(init=False, repr=False)
     example_form: tuple[Piece, ...] = field(init=False, repr=False)
@@ -280,14 +282,35 @@ class Template:
             raise InputError(self._no_slot(side, "examples"))
         shown = self.examples if examples is None else examples
         tokens = {"bos": bos, "eos": eos, "mask": mask}
+        values["text"] = text
+        if self.strip:
+            values = {name: value.strip() for name, value in values.items()}
         return tuple(
-            tuple(
-                span
-                for piece in form
-                for span in self._spans(piece, {**values, "text": text}, tokens, shown, side)
-            )
-            for form in self.forms[side]
+            tuple(self._form(form, values, tokens, shown, side)) for form in self.forms[side]
         )
+
+    def _form(
+        self,
+        form: tuple[Piece, ...],
+        values: Mapping[str, str],
+        tokens: Mapping[str, str | None],
+        examples: Sequence[Example],
+        side: str,
+    ) -> list[Span]:
+        """The spans of one form."""
+        found: list[Span] = []
+        ends: list[Span] = []  # the tokens after what is written
+        for piece in form:
+            spans = self._spans(piece, values, tokens, examples, side)
+            if piece.kind == "token":
+                ends += spans
+            else:
+                found, ends = [*found, *ends, *spans], []
+        while self.strip and found and found[-1].text != found[-1].text.rstrip():
+            found[-1] = replace(found[-1], text=found[-1].text.rstrip())
+            if not found[-1].text and len(found) > 1:
+                found.pop()
+        return found + ends
 
     def _values(self, side: str, given: Mapping[str, str]) -> dict[str, str]:
         """The values of a side's slots other than the text: the given ones and the defaults."""
