@@ -34,6 +34,8 @@ from sentence_transformers.sentence_transformer.modules.tokenizer.word import (
 from torch import nn
 
 from polyvec import Embedder
+from polyvec.embed.projection.dense import ACTIVATIONS
+from polyvec.embed.projection.dense import Dense as OurDense
 from polyvec.errors import InputError, ModelError
 
 TEXTS = ["The cat sat on the mat, while nobody looks!", "dog", "a very long text of two cats."]
@@ -278,6 +280,46 @@ def test_the_order_of_the_list_counts(change, bert, tmp_path):
     check(tmp_path / "theirs", tmp_path / "ours")
 
 
+@pytest.mark.equality
+def test_layers_that_the_transformer_does_not_give_have_no_weights(bert, tmp_path):
+    chain = [transformer(bert), WeightedLayerPooling(32, 2, 1), Pooling(32)]
+    saved(chain, tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "output_hidden_states": False}))
+    with pytest.warns(UserWarning, match="1_WeightedLayerPooling: has no effect"):
+        check(tmp_path / "theirs", tmp_path / "ours")
+
+
+@pytest.mark.equality
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation(name, tmp_path):
+    """The dense layer alone: their module on the same vectors."""
+    theirs = Dense(32, 8, activation_function=getattr(nn, name)())
+    theirs.save(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    activation = config["activation_function"].rpartition(".")[2]
+    ours = OurDense(32, 8, activation=activation)
+    ours.load_state_dict(theirs.state_dict())
+    vectors = torch.randn(4, 32)
+    right = theirs({"sentence_embedding": vectors})["sentence_embedding"]
+    assert torch.equal(ours(vectors), right)
+
+
+WRONG = {
+    "2_Dense/config.json": [{"in_features": "32", "out_features": 8}, [1], 3],
+    "1_Pooling/config.json": [[1], {"pooling_mode": 3}, {"pooling_mode": None}],
+}
+
+
+@pytest.mark.parametrize("file", WRONG)
+def test_configurations_of_another_type_are_refused(file, bert, tmp_path):
+    saved([transformer(bert), Pooling(32), Dense(32, 8)], tmp_path / "theirs")
+    for wrong in WRONG[file]:
+        (tmp_path / "theirs" / file).write_text(json.dumps(wrong))
+        with pytest.raises(ModelError, match=file.partition("/")[0]):
+            Embedder.from_pretrained(tmp_path / "theirs")
+
+
 REFUSED = {
     "dense before pooling": (lambda: [Dense(32, 8), Pooling(32)], "comes before the Pooling"),
     "tokens to a vector": (
@@ -291,6 +333,10 @@ REFUSED = {
     "steps of other sizes": (
         lambda: [Dense(32, 8, **TOKENS), Dense(9, 8, **TOKENS), Pooling(8)],
         "Dense takes 9 dimensions, but gets 8",
+    ),
+    "weights of fewer words": (
+        lambda: [WordWeights(["a", "b"], {"a": 2.0}), Pooling(32)],
+        "WordWeights has 2 words, the tokenizer",
     ),
     "a step of another size": (
         lambda: [Dense(16, 8, **TOKENS), Pooling(8)],

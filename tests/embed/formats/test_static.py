@@ -69,6 +69,15 @@ def test_what_is_no_table_is_refused(folder):
     save_file({"embedding.weight": torch.zeros(2, 4)}, folder / "model.safetensors")
     with pytest.raises(ModelError, match="2 rows for"):
         Embedder.from_pretrained(folder)
+    size = len(tokenizer())
+    for tensors, message in (
+        ({"embedding.weight": torch.zeros(size)}, r"expected \[V, D\]"),
+        ({"embeddings": torch.zeros(3, 4), "mapping": torch.arange(size)}, "out of bounds"),
+        ({"embeddings": torch.zeros(size, 4), "weights": torch.zeros(3)}, "must match"),
+    ):
+        save_file(tensors, folder / "model.safetensors")
+        with pytest.raises(ModelError, match=message):
+            Embedder.from_pretrained(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
         Embedder.from_pretrained(folder)

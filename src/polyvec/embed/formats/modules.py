@@ -1,6 +1,7 @@
 """modules.json and the folders it lists: what a model folder declares beside its transformer."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +159,9 @@ def _declared(
             raise ModelError(
                 f"{module.folder}: key {error} is missing from its configuration"
             ) from None
+        except (TypeError, AttributeError) as error:  # a list for a table, a text for a number
+            reason = " ".join(str(error).split())[:150]
+            raise ModelError(f"{module.folder}: {name}: wrong configuration ({reason})") from None
     _check_logits(folder, declared)
     _limit(folder, declared)
     return declared
@@ -385,10 +389,25 @@ def _read_word_weights(folder: Path, declared: Declared) -> None:
 
 
 def _read_weighted_layers(folder: Path, declared: Declared) -> None:
+    if declared.transformer is not None and not _gives_all_layers(declared.transformer):
+        warnings.warn(
+            f"{folder}: has no effect, since the transformer's config.json lacks "
+            "output_hidden_states: true; sentence-transformers does not use it either",
+            stacklevel=2,
+        )
+        return
     config = read_json(folder / "config.json")
     layers = WeightedLayers(config["num_hidden_layers"], config["layer_start"])
     declared.layers = _with_weights(layers, folder, declared)
     declared.steps = []  # what was computed from the last layer's states is dropped
+
+
+def _gives_all_layers(transformer: Path) -> bool:
+    """Whether sentence-transformers asks the transformer for the states of all layers."""
+    settings = read_json(transformer / "sentence_bert_config.json", {})
+    over = {**(settings.get("config_args") or {}), **(settings.get("config_kwargs") or {})}
+    own = read_json(transformer / "config.json").get("output_hidden_states", False)
+    return bool(over.get("output_hidden_states", own))
 
 
 def _of_tokens(config: dict[str, Any], folder: Path) -> bool:

@@ -131,7 +131,8 @@ def _route_beside(
                 facts = model_facts(parts.backbone.model.config, parts.text_tokenizer.hf)
                 route.pool_by(build_pooling(options["pooling"], {}, facts, where=WHERE))
             if isinstance(route.pooling, TokenSteps):
-                route.pooling.fit_to(parts.backbone.hidden_size)
+                vocab_size = parts.text_tokenizer.contract.vocab_size
+                route.pooling.fit_to(parts.backbone.hidden_size, vocab_size)
             return dataclasses.replace(
                 parts,
                 pooling=route.pooling or parts.pooling,
@@ -234,7 +235,7 @@ def _read_route(
         prepending=TokenPrepending(**own["prepending"]) if "prepending" in own else None,
     )
     if isinstance(declared.pooling, TokenSteps):
-        declared.pooling.fit_to(backbone.hidden_size)
+        declared.pooling.fit_to(backbone.hidden_size, len(tokenizer))
     text_tokenizer = table_tokenizer or TextTokenizer(
         tokenizer,
         max_length=_max_length(root, bert, tokenizer, backbone, max_seq_length),

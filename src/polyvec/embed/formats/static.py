@@ -83,10 +83,12 @@ def read_static(
         backend = Tokenizer.from_file(str(words))
     except ModelError:
         raise
-    except IndexError as error:
+    except (IndexError, RuntimeError) as error:  # mapping and weights of another number
         raise ModelError(f"{folder}: {' '.join(str(error).split())[:200]}") from None
     except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
         raise ModelError(f"{words}: {' '.join(str(error).split())[:200]}") from None
+    if rows_VD.ndim != 2:
+        raise ModelError(f"{folder}: the table has shape {tuple(rows_VD.shape)}, expected [V, D]")
     if len(rows_VD) < backend.get_vocab_size():
         raise ModelError(
             f"{folder}: {len(rows_VD)} rows for {backend.get_vocab_size()} tokens of the tokenizer"

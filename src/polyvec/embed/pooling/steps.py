@@ -199,13 +199,18 @@ class TokenSteps(PoolingModule):
         self.hidden_size = int(sizes[0].in_features) if sizes else None  # type: ignore[arg-type]
         self.token_size = int(sizes[-1].out_features) if sizes else None  # type: ignore[arg-type]
 
-    def fit_to(self, hidden_size: int) -> None:
-        """Take states of this size; ModelError if the first step takes another."""
+    def fit_to(self, hidden_size: int, vocab_size: int) -> None:
+        """Take states of this size; ModelError for steps of another, or of fewer words."""
         if self.hidden_size not in (None, hidden_size):
             raise ModelError(
                 f"{type(self.steps[0]).__name__} takes {self.hidden_size} dimensions, but gets "
                 f"{hidden_size}"
             )
+        for step in self.steps:
+            if isinstance(step, WordWeights) and len(step.vocab) < vocab_size:
+                raise ModelError(
+                    f"WordWeights has {len(step.vocab)} words, the tokenizer {vocab_size}"
+                )
         self.out_features = (self.token_size or hidden_size) * len(self.pooling)
 
     def settings(self) -> dict[str, Any]:

@@ -63,7 +63,10 @@ class Normalize(nn.Module):
 
 
 # The only classes that a model file can name; names are looked up here and never imported.
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    name: getattr(nn, name)
-    for name in ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Mish")
-}
+# Of torch.nn those that need no argument; Softmax guesses a dimension, so it is not among them.
+_NAMES = (
+    *("CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity"),
+    *("LeakyReLU", "LogSigmoid", "Mish", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus"),
+    *("Softshrink", "Softsign", "Tanh", "Tanhshrink"),
+)
+ACTIVATIONS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _NAMES}
