@@ -170,7 +170,9 @@ def family_config(family: Family, root: Path) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(root)
     else:
         config = cls(**{key: value for key, value in values.items() if key not in drop})
-        config.architectures = [cls.__name__.replace("Config", "Model")]
+    if not any(name.endswith("ForCausalLM") for name in config.architectures or ()):
+        # A maker's LlamaEncoderModel is no encoder of an encoder-decoder.
+        config.architectures = [type(config).__name__.replace("Config", "Model")]
     if hasattr(config, "auto_map"):
         del config.auto_map  # a saved folder needs no code: the next line says it all
     config.is_causal = False
