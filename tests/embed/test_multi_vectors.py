@@ -210,6 +210,21 @@ def test_unknown_modules_and_settings_are_refused(tmp_path):
         MultiVectorEmbedder.from_pretrained(folder)
 
 
+def test_settings_of_the_transformer_are_obeyed_or_refused(tmp_path):
+    folder = pylate(tmp_path, "bert", model_type="ColBERT")
+    path = folder / "sentence_bert_config.json"
+    stored = json.loads(path.read_text())
+    write(path, stored | {"tokenizer_args": {"truncation_side": "left"}})
+    found = MultiVectorEmbedder.from_pretrained(folder).encode(TEXTS)  # without markers, which stay
+    close(found, theirs(folder).encode(TEXTS, convert_to_numpy=True))
+    write(path, stored | {"processing_kwargs": {"text": {"max_length": 8}}})
+    with pytest.raises(ModelError, match=r"processing_kwargs .* is not supported"):
+        MultiVectorEmbedder.from_pretrained(folder)
+    write(path, stored | {"max_length": 8})
+    with pytest.raises(ModelError, match="key 'max_length' is not known"):
+        MultiVectorEmbedder.from_pretrained(folder)
+
+
 # ---- bge-m3 -------------------------------------------------------------------------------------
 
 

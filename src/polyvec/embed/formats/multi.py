@@ -50,6 +50,11 @@ from polyvec.embed.projection.late_interaction import SIMILARITIES
 from polyvec.errors import InputError, ModelError, known
 from polyvec.storage.files import atomic_folder
 
+# Keys of sentence_bert_config.json: those that are obeyed, and those that change no vector.
+OBEYED = ("max_seq_length", "do_lower_case", "query_length", "document_length", "query_expansion")
+HARMLESS = ("transformer_task", "module_output_name", "modality_config", "unpad_inputs", "backend")
+TOKENIZER_OPTIONS = ("tokenizer_args", "tokenizer_kwargs", "processor_kwargs")
+EMPTY = ("model_args", "model_kwargs", "config_args", "config_kwargs", "processing_kwargs")
 EXPANSION_KEYS = ("strategy", "attend", "token", "length")
 MASK_KEYS = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
 MODULES = "sentence_transformers.base.modules"
@@ -103,7 +108,9 @@ def read_multi(
     found = _declared(folder)
     # A library's own code is refused before any weight loads.
     config = load_config(found.root, trust_remote_code)
-    tokenizer = load_tokenizer(found.root, trust_remote_code)
+    bert = read_json(found.root / "sentence_bert_config.json", {})
+    options = _tokenizer_options(bert, found.root / "sentence_bert_config.json")
+    tokenizer = load_tokenizer(found.root, trust_remote_code, **options)
     _register(found.markers.values(), tokenizer)
     if (folder / COLBERT_HEAD).is_file() and late_kind(folder) is None:
         _read_m3(folder, int(config.hidden_size), tokenizer, found)
@@ -126,7 +133,6 @@ def read_multi(
         _ids(found.skipped, tokenizer),
         found.skipped_on,
     )
-    bert = read_json(found.root / "sentence_bert_config.json", {})
     length = bert.get("max_seq_length") or tokenizer.model_max_length
     text_tokenizer = TextTokenizer(
         tokenizer,
@@ -330,6 +336,20 @@ def _read_m3(
     load_head(dense.linear, folder / COLBERT_HEAD)
     found.projections = [dense, Normalize()]
     found.skipped, found.skipped_on = (str(tokenizer.cls_token),), ("query", "document")
+
+
+def _tokenizer_options(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Options for the tokenizer; ModelError for a setting that is not known or not obeyed."""
+    _check_keys(settings, (*OBEYED, *HARMLESS, *TOKENIZER_OPTIONS, *EMPTY), path)
+    for key in EMPTY:
+        if settings.get(key):
+            raise ModelError(
+                f"{path}: {key} {settings[key]!r} is not supported in a late-interaction model"
+            )
+    found: dict[str, Any] = {}
+    for key in TOKENIZER_OPTIONS:
+        found |= settings.get(key) or {}
+    return found
 
 
 # ---- shared -------------------------------------------------------------------------------------
