@@ -306,10 +306,10 @@ class Template:
                 ends += spans
             else:
                 found, ends = [*found, *ends, *spans], []
-        while self.strip and found and found[-1].text != found[-1].text.rstrip():
-            found[-1] = replace(found[-1], text=found[-1].text.rstrip())
-            if not found[-1].text and len(found) > 1:
+        if self.strip:
+            while len(found) > 1 and not found[-1].text.strip():
                 found.pop()
+            found[-1] = replace(found[-1], text=found[-1].text.rstrip())
         return found + ends
 
     def _values(self, side: str, given: Mapping[str, str]) -> dict[str, str]:
