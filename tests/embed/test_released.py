@@ -36,6 +36,8 @@ def pooled(settings, tokens):
     """The positions whose states enter the vector."""
     found = np.flatnonzero(tokens.pooled).tolist()
     how = {settings.pooling, *map(str, settings.pooling_settings.values())}
+    if settings.pooling == "first":
+        return found[:1]
     return found[-1:] if how & LAST else found
 
 
