@@ -99,6 +99,32 @@ def test_truncation_keeps_what_stands_around_the_text():
     assert (whole.ids == dog).sum() == 2
 
 
+def test_copies_with_nothing_between_them_are_cut_alike():
+    """ReBA repeats the text bare: without this the second copy, which is pooled, would go."""
+    model = embedder_of(template="repeat_2", pooling="reba", max_length=21)
+    tokens = tokens_of(model, "cat " * 50)
+    first = tokens.ids[~tokens.pooled]
+    assert len(first) == 10 and tokens.ids[tokens.pooled].tolist() == first.tolist()
+    assert np.isfinite(model.encode("cat " * 50)).all()
+
+
+def test_a_text_is_cut_on_the_side_that_the_settings_name(tmp_path):
+    """InBedder cuts the start of a long input, here of the text alone; a saved model does, too."""
+    prompt = {"prompts": {"i": "dog"}, "default_prompt": "i"}
+    parts = {"template": "inbedder", "pooling": "last", "max_length": 60, **prompt}
+    left = embedder_of(truncation_side="left", **parts)
+    left.save_pretrained(tmp_path / "left")
+    cat, dog = left.tokenizer.convert_tokens_to_ids(["cat", "dog"])
+    for model, kept in (
+        (left, dog),
+        (Embedder.from_pretrained(tmp_path / "left"), dog),
+        (embedder_of(truncation_side="right", **parts), cat),
+    ):
+        tokens = tokens_of(model, "cat " * 50 + "dog " * 50)
+        assert set(tokens.ids[tokens.text]) == {kept}
+        assert tokens.ids[~tokens.text].tolist() == tokens_of(model, "").ids.tolist()
+
+
 def test_a_template_that_fills_the_model_is_refused():
     model = embedder_of(template="prompteol", pooling="last", max_length=12)
     with pytest.raises(InputError, match=r"inputs\[0\].*no text would be left"):
@@ -315,6 +341,7 @@ def test_sentence_transformers_gives_a_bidirectional_decoder_the_same_vectors(tm
     ({"pooling": "mean", "pooling_settings": {"k": 1}}, "do nothing for pooling 'mean'"),
     ({"projections": ({"kind": "whitn"},)}, "Did you mean 'whiten'"),
     ({"prepending": {"start": 1, "stop": 2}}, "needs a template with the placeholder <PST>"),
+    ({"truncation_side": "lft"}, "truncation_side 'lft' is not known. Did you mean 'left'"),
     ({"attention": "bidirectinal"}, "Did you mean 'bidirectional'"),
     ({"template": "prompteol", "pool_prompt": True, "prompts": {"a": "b"}}, "with a template"),
     ({"fields": {"domain": "x"}}, "fields do nothing without a template"),

@@ -116,7 +116,12 @@ def test_llm2vecs_own_settings_are_read(tmp_path):
     wanted = torch.stack([states(model, [1, *ids(text)])[-1] for text in TEXTS])
     same(Embedder.from_pretrained(folder).encode(TEXTS), wanted)
     change(folder / "llm2vec_config.json", pooling_mode="weighted_mean")
-    with pytest.raises(ModelError, match="'weighted_mean' of LLM2Vec is not supported"):
+    pooled = [states(model, [1, *ids(text)])[1:] for text in TEXTS]
+    places = [torch.arange(1.0, 1 + len(each))[:, None] for each in pooled]
+    wanted = [(x * n).sum(0) / n.sum() for x, n in zip(pooled, places, strict=True)]
+    same(Embedder.from_pretrained(folder).encode(TEXTS), torch.stack(wanted))
+    change(folder / "llm2vec_config.json", pooling_mode="bos_token")
+    with pytest.raises(ModelError, match="'bos_token' of LLM2Vec is not supported"):
         Embedder.from_pretrained(folder)
 
 

@@ -37,8 +37,9 @@ FRAMES = {
     "Qwen/Qwen2-7B-Instruct": ("<|im_start|>user\n", "<|im_end|>"),
 }
 # Our names of the poolings in llm2vec_config.json and in NVIDIA's config.json. LLM2Vec's
-# weighted_mean counts from the text, not from BOS as sentence-transformers' does: not here.
+# weighted_mean counts from the text, not from BOS as sentence-transformers' does.
 POOLINGS = {
+    "weighted_mean": "weighted_mean_text",
     "mean": "mean", "avg": "mean", "eos_token": "last", "last_token": "last", "last": "last",
     "cls": "first",
 }  # fmt: skip

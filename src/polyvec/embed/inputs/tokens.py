@@ -313,7 +313,8 @@ class TextTokenizer:
         if len(ids) > (room := self._room):
             # From the right the prompt is kept as the first; from the left it would go first.
             whole = fixed | np.array([span.markup and self._from_left for span in spans], bool)
-            keep = _keep(owners, whole, int(room), self._from_left, place)
+            copied = sum(not (span.fixed or span.markup) for span in spans) > 1
+            keep = _keep(owners, whole, copied, int(room), self._from_left, place)
             ids, owners = ids[keep], owners[keep]
         pooled = np.array([span.pooled for span in spans], bool)[owners]
         if fixed.any() and len(pooled) and not pooled.any():
@@ -365,14 +366,14 @@ def _without_prefix(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _keep(
-    owners: np.ndarray, fixed: np.ndarray, room: int, from_left: bool, place: int
+    owners: np.ndarray, fixed: np.ndarray, copied: bool, room: int, from_left: bool, place: int
 ) -> np.ndarray | slice:
     """The tokens to keep, at most `room`: fixed spans whole, the others truncated alike.
 
     All copies of a text (echo) keep the same number of tokens: the second copy is pooled, and
     must not lose what the first still shows.
     """
-    if not fixed.any():
+    if not fixed.any() and not copied:
         return slice(-room, None) if from_left else slice(room)
     counts = np.bincount(owners, minlength=len(fixed))
     left = room - int(counts[fixed].sum())
