@@ -77,6 +77,14 @@ class UntrainedAttentionWarning(UserWarning):
     """A model was given another attention than it was trained with."""
 
 
+class SkippedSettingWarning(UserWarning):
+    """A setting of a model folder is not read."""
+
+
+class PickledWeightsWarning(UserWarning):
+    """Weights were read from a pickle, by torch's loader that runs no code."""
+
+
 def known(word: object, choices: Iterable[str]) -> str:
     """The tail of an error about an unknown `word`: a suggestion and what is known."""
     choices = sorted(choices)

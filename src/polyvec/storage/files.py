@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,11 +69,14 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, replaceable: str) -> Iterator[Path]:
+def atomic_folder(
+    path: Path, *, replaceable: str, is_own: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
     """A new folder that replaces `path` when the block ends without an error.
 
     An existing folder is replaced only if it is empty or contains a file named `replaceable`,
-    so that a wrong path never deletes a user's other files.
+    so that a wrong path never deletes a user's other files. Of an existing folder, files and
+    folders for whose names `is_own` is false are kept; by default all are replaced.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
@@ -85,9 +88,30 @@ def atomic_folder(path: Path, *, replaceable: str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        if is_own is not None and path.is_dir():
+            _keep(path, temporary, is_own)
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _keep(old: Path, new: Path, is_own: Callable[[str], bool]) -> None:
+    """Links of what is not ours; copies where the file system has no links."""
+    for each in old.iterdir():
+        target = new / each.name
+        if is_own(each.name) or target.exists():
+            continue
+        if each.is_dir() and not each.is_symlink():
+            shutil.copytree(each, target, symlinks=True, copy_function=_link)
+        else:
+            _link(str(each), str(target))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _beside(path: Path) -> Path:

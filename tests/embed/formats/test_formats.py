@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from safetensors.torch import load_file
 
 from polyvec import Embedder
 from polyvec.embed.backbone.backbone import Backbone
@@ -21,6 +22,7 @@ from polyvec.errors import (
     HalfPrecisionWarning,
     InputError,
     ModelError,
+    PickledWeightsWarning,
     TokenizerError,
     UndeclaredPoolingWarning,
 )
@@ -246,12 +248,12 @@ BREAKAGES = {
         "declares no pooling",
     ),
     "pooling config gone": (lambda f: (f / "1_Pooling" / "config.json").unlink(), "missing"),
-    "weights gone": (lambda f: (f / "model.safetensors").unlink(), "no safetensors file"),
+    "weights gone": (lambda f: (f / "model.safetensors").unlink(), "no weights"),
     "weights cut": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:999]
         ),
-        "deserializ",
+        "truncated",
     ),
     "config gone": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "code of its own": (
@@ -280,12 +282,36 @@ def test_a_folder_that_is_not_what_it_declares_is_refused(folder, kind):
     assert str(folder) in str(caught.value) or kind == "unknown similarity"
 
 
-def test_pickled_weights_are_not_read(made, tmp_path):
+def pickle_weights(folder):
+    """Replace the safetensors of a folder with a pickle, as older programs wrote them."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def test_pickled_weights_are_read_by_the_weights_only_loader(made, tmp_path):
+    """Of the transformer and of a Dense module, with a notice."""
     made["dense"].save_pretrained(tmp_path / "model")
-    weights = tmp_path / "model" / "2_Dense" / "model.safetensors"
-    weights.rename(weights.with_name("pytorch_model.bin"))
-    with pytest.raises(ModelError, match="can run code"):
+    pickle_weights(tmp_path / "model")
+    pickle_weights(tmp_path / "model" / "2_Dense")
+    with pytest.warns(PickledWeightsWarning, match=r"pytorch_model\.bin"):
+        found = Embedder.from_pretrained(tmp_path / "model")
+    assert np.array_equal(found.encode(["a cat"]), made["dense"].encode(["a cat"]))
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("this code must not run",)
+
+
+@pytest.mark.parametrize("inside", [".", "2_Dense"])
+def test_a_pickle_with_code_is_refused(made, tmp_path, capsys, inside):
+    made["dense"].save_pretrained(tmp_path / "model")
+    folder = tmp_path / "model" / inside
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Malicious()}, folder / "pytorch_model.bin")
+    with pytest.warns(PickledWeightsWarning), pytest.raises(ModelError, match="could run code"):
         Embedder.from_pretrained(tmp_path / "model")
+    assert "must not run" not in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_changed_since_the_save_is_refused(tmp_path):

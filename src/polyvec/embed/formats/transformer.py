@@ -1,12 +1,11 @@
 """The transformer of a folder; what it declares is checked."""
 
 import warnings
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,11 +20,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
+from polyvec.embed.formats.refusals import check_quantised, no_model
 from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.weights import find_weights, pickle_refusal, tell_pickled
 from polyvec.errors import (
     HalfPrecisionWarning,
     InputError,
     ModelError,
+    PolyvecError,
     SettingsError,
     known,
 )
@@ -47,15 +49,21 @@ def load_transformer(
     *,
     kind: str = "body",
     family: Family | None = None,
+    config_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """The transformer; ModelError if weights are missing, which transformers would draw at random.
 
     `kind`: "body" is the model without heads, of an encoder-decoder the encoder only; "both" is
     encoder and decoder; "lm" the language model with its head.
     """
-    config = load_config(root, trust_remote_code, family)
-    if not any(root.glob("*.safetensors")):
-        raise ModelError(f"{root}: no safetensors file; other weight formats are not supported")
+    config = load_config(root, trust_remote_code, family, **(config_options or {}))
+    check_quantised(config.to_dict(), root)
+    files = find_weights(root)
+    if not files:
+        raise ModelError(no_model(root))
+    pickled = files[0].suffix != ".safetensors"
+    if pickled:
+        tell_pickled(files[0])
     auto: Any = AutoModel
     if kind == "lm":
         auto = AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
@@ -67,7 +75,7 @@ def load_transformer(
                 root,
                 config=config,
                 dtype=dtype,
-                use_safetensors=True,
+                use_safetensors=not pickled,
                 trust_remote_code=trust_remote_code and family is None,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # raised below, with the weight's name
@@ -75,7 +83,11 @@ def load_transformer(
                 adapter_kwargs={"subfolder": "no-adapter"},
                 **({"key_mapping": KEY_MAPPING} if family is not None else {}),
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except PolyvecError:
+        raise
+    except Exception as error:  # noqa: BLE001 - code of the folder's own and a pickle raise anything
+        if pickled:
+            raise ModelError(pickle_refusal(files[0], error)) from None
         raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None
     # Poolers are not used here, so a missing one changes no vector.
     missing = [name for name in info["missing_keys"] if "pooler" not in name]
@@ -129,9 +141,12 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
 
 
 def load_config(
-    root: Path, trust_remote_code: bool = False, family: Family | None = None
+    root: Path, trust_remote_code: bool = False, family: Family | None = None, **options: Any
 ) -> PretrainedConfig:
-    """The folder's configuration; ModelError if it needs code that is not trusted."""
+    """The folder's configuration; ModelError if it needs code that is not trusted.
+
+    `options` replace settings of config.json.
+    """
     raw = read_json(root / "config.json")
     if family is not None:
         return family_config(family, root)
@@ -144,8 +159,8 @@ def load_config(
                 "read that code, then pass trust_remote_code=True"
             )
     try:
-        return AutoConfig.from_pretrained(root, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(root, trust_remote_code=trust_remote_code, **options)
+    except Exception as error:  # noqa: BLE001 - code of the folder's own raises anything
         raise ModelError(f"{root}/config.json: {' '.join(str(error).split())[:300]}") from None
 
 

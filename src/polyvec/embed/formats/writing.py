@@ -56,7 +56,7 @@ def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
     """Write a model folder; see Embedder.save_pretrained. `card` is the text of its README.md."""
     # An adapter's folder has no config.json.
     replaceable = CONFIG if (path / CONFIG).is_file() else "config.json"
-    with atomic_folder(path, replaceable=replaceable) as folder:
+    with atomic_folder(path, replaceable=replaceable, is_own=_is_own) as folder:
         if parts.routes:
             modules = _write_router(parts, folder)
         else:
@@ -119,6 +119,22 @@ def _write_router(parts: EmbedderParts, folder: Path) -> list[tuple[str, str]]:
     config = {"types": types, "structure": structure, "parameters": parameters}
     write_json(folder / "router_config.json", config)
     return [("", "Router")]
+
+
+# What a model's folder is made of, by any program that saves one: left in place, it would mix
+# with the new files. Checkpoints of a training run, a repository's .git and other files stay.
+OWN_FILES = re.compile(
+    r"(model|pytorch_model|adapter_model)[\w-]*\.(safetensors|bin)(\.index\.json)?|\d+_\w+|"
+    r"(config|modules|generation_config|adapter_config|router_config|polyvec)\.json|README\.md|"
+    r"(config_sentence_transformers|sentence_[\w-]+_config)\.json|polyvec_calibration\.safetensors|"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|"
+    r"vocab\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model|chat_template\.jinja"
+)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a save replaces a file or folder of this name."""
+    return OWN_FILES.fullmatch(name) is not None
 
 
 def _reads_its_own_way(parts: EmbedderParts) -> bool:

@@ -61,7 +61,9 @@ class PromptTable:
                 )
             return Prompt(prompt_name, self.by_name[prompt_name] or "", role, given=True)
         names = ROLE_PROMPTS[role] if role else ()
-        for name in (*names, self.default_name):
+        # A side's own empty prompt keeps the default, made for the other side, from it.
+        declared = any(self.by_name.get(name) is not None for name in names)
+        for name in (*names, None if declared else self.default_name):
             if name is not None and self.by_name.get(name):
                 return Prompt(name, self.by_name[name], role)
         return Prompt(role=role)

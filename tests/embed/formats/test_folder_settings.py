@@ -1,0 +1,167 @@
+"""Settings that sentence-transformers obeys: obeyed as it does, or refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+from folders import bert, modules, write
+
+from polyvec import Embedder
+from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.errors import ModelError, OwnCodeWarning, SkippedSettingWarning
+
+LONG = "a cat sat on the mat and the dog looked while nobody looked " * 4
+BERT = "sentence_bert_config.json"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    bert(tmp_path)
+    modules(tmp_path, "mean")
+    return tmp_path
+
+
+def settings(folder, **values):
+    write(folder / BERT, values)
+    return folder
+
+
+def by_sentence_transformers(folder):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode([LONG, "the dog"])
+
+
+def agrees(folder):
+    ours = Embedder.from_pretrained(folder).encode([LONG, "the dog"], truncate="silent")
+    return np.abs(ours - by_sentence_transformers(folder)).max() < 1e-5
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_seq_length": 8, "tokenizer_args": {"truncation_side": "left"}},
+        {"max_seq_length": 16, "processor_kwargs": {"model_max_length": 8}},
+        {"processing_kwargs": {"text": {"max_length": 6, "padding": True}}},
+        {"max_seq_length": 20, "config_args": {"num_hidden_layers": 1}},
+        {"max_seq_length": 9, "model_args": {"attn_implementation": "sdpa"}, "unpad_inputs": None},
+        {
+            "transformer_task": "feature-extraction",
+            "module_output_name": "token_embeddings",
+            "modality_config": {
+                "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+            },
+        },
+    ],
+    ids=lambda values: "+".join(values),
+)
+def test_settings_are_obeyed(folder, values):
+    assert agrees(settings(folder, **values))
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "distilbert", "camembert", "albert"])
+def test_older_names_of_the_file(folder, name):
+    """The first in sentence-transformers' order that is not empty."""
+    write(folder / BERT, {})
+    write(folder / f"sentence_{name}_config.json", {"max_seq_length": 7})
+    assert Embedder.from_pretrained(folder).max_seq_length == 7
+    assert agrees(folder)
+
+
+def test_a_file_that_sentence_transformers_does_not_read_is_told(folder):
+    (folder / BERT).rename(folder / "sentence_mpnet_config.json")
+    with pytest.warns(SkippedSettingWarning, match="sentence_mpnet_config"):
+        Embedder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_seq_len": 8}, "Did you mean 'max_seq_length'"),
+        ({"model_args": {"variant": "fp16"}}, "model_kwargs 'variant'"),
+        ({"processing_kwargs": {"text": {"add_special_tokens": False}}}, "add_special_tokens"),
+        ({"processing_kwargs": {"text": {"truncation": False}}}, "truncation"),
+        ({"modality_config": {"message": {"method": "forward"}}}, "chat template"),
+        ({"modality_config": {"image": {"method": "forward"}}}, "reads no texts"),
+        (
+            {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler"}}},
+            "output 'pooler'",
+        ),
+        ({"module_output_name": "sentence_embedding"}, "module_output_name"),
+        ({"transformer_task": "text-generation"}, "reranker"),
+        ({"query_length": 32}, "query_length"),
+        ({"max_seq_length": 0}, "max length 0"),
+        ({"tokenizer_name_or_path": "bert-base-uncased"}, "tokenizer_name_or_path"),
+        ({"config_args": ["is_causal"]}, "expected a table"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_are_not_obeyed_are_refused(folder, values, message):
+    with pytest.raises(ModelError, match=message):
+        Embedder.from_pretrained(settings(folder, **values))
+
+
+def test_a_folder_cannot_trust_its_own_code(folder):
+    """trust_remote_code inside a folder is dropped."""
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", {**config, "auto_map": {"AutoModel": "own.Model"}})
+    (folder / "own.py").write_text("raise RuntimeError('ran')")
+    trust = {"trust_remote_code": True}
+    settings(folder, model_args=trust, config_args=trust, tokenizer_args=trust)
+    with pytest.warns(OwnCodeWarning, match="own"):
+        Embedder.from_pretrained(folder)
+
+
+STORED = "config_sentence_transformers.json"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "message"),
+    [
+        (
+            {"transformers": ">=99"},
+            r"requires transformers>=99 .*pip install",
+        ),
+        ({"pytorch": "<1"}, "torch<1"),
+        ({"python": "<3"}, "python<3"),
+        (
+            {"no-such-package": {"specifier": ">=1", "reason": "mask"}},
+            "not installed; mask",
+        ),
+    ],
+)
+def test_unmet_requirements_are_an_error(folder, requirements, message):
+    write(folder / STORED, {"requirements": requirements})
+    with pytest.raises(ModelError, match=message) as caught:
+        Embedder.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_requirements_that_are_met_or_cannot_be_read(folder):
+    write(folder / STORED, {"requirements": {"torch": ">=2", "transformers": "five"}})
+    with pytest.warns(SkippedSettingWarning, match="five"):
+        Embedder.from_pretrained(folder)
+
+
+def test_a_sides_empty_prompt_keeps_the_default_from_it():
+    """As sentence-transformers: the default was made for queries."""
+    table = PromptTable({"query": "query: ", "document": ""}, "query")
+    assert table.resolve(role="document").text == ""
+    assert table.resolve(role="query").text == table.resolve().text == "query: "
+    assert PromptTable({"query": "query: "}, "query").resolve(role="document").text == "query: "
+
+
+def test_foreign_files_survive_a_save(folder):
+    """A training run's checkpoints beside the model, and files of the user."""
+    model = Embedder.from_pretrained(folder)
+    (folder / "checkpoint-500").mkdir()
+    (folder / "checkpoint-500" / "optimizer.pt").write_text("x")
+    (folder / "notes.md").write_text("mine")
+    (folder / "adapter_config.json").write_text("{}")  # of another model: it would be applied
+    model.save_pretrained(folder)
+    assert (folder / "checkpoint-500" / "optimizer.pt").read_text() == "x"
+    assert (folder / "notes.md").read_text() == "mine"
+    assert not (folder / "adapter_config.json").exists()
+    assert np.array_equal(Embedder.from_pretrained(folder).encode("a cat"), model.encode("a cat"))
