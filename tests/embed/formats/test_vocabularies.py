@@ -25,6 +25,8 @@ BPE = {
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,
 }
+# Without bytes: letters that the file does not have are unknown.
+BPE_OF_LETTERS = {"model_type": "bpe", "vocab_size": 350}
 UNIGRAM = {"model_type": "unigram", "vocab_size": 120}
 T5 = UNIGRAM | {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 DEBERTA = UNIGRAM | {
@@ -67,7 +69,9 @@ def vocabulary(root: Path, name: str, **settings) -> Path:
         ("deberta-v2", "spm.model", DEBERTA, {}, ("[CLS]", "[SEP]")),
         ("big_bird", "spiece.model", UNIGRAM, {}, ("[CLS]", "[SEP]")),
         ("llama", "tokenizer.model", BPE, LLAMA, ("<s>",)),
+        ("llama", "tokenizer.model", BPE_OF_LETTERS, LLAMA, ("<s>",)),
         ("mistral", "tokenizer.model", BPE, {}, ("<s>",)),
+        ("mistral", "tokenizer.model", BPE_OF_LETTERS, {}, ("<s>",)),
         ("mistral", "tokenizer.model", BPE, LLAMA | {"add_eos_token": True}, ("<s>", "</s>")),
         ("llama", "tokenizer.model", BPE, LLAMA | {"add_bos_token": False}, ()),
         ("gemma2", "tokenizer.model", BPE, {"tokenizer_class": "GemmaTokenizer"}, ("<bos>",)),

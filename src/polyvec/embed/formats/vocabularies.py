@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from polyvec.embed.formats.schema import read_json
@@ -105,9 +105,12 @@ def _follow_sentencepiece(tokenizer: PreTrainedTokenizerBase, file: Path, family
     own_steps = family in OWN_STEPS or any(tokenizer.init_kwargs.get(flag) for flag in flags)
     if own_steps or _reads_alike(tokenizer, file, PROBES):
         return
-    backend = tokenizer.backend_tokenizer
-    backend.normalizer = _normalizer(file)
+    backend, proto = tokenizer.backend_tokenizer, _proto(file)
+    backend.normalizer = _normalizer(proto.normalizer_spec)
     backend.pre_tokenizer = None  # the model itself never crosses a space
+    if isinstance(backend.model, models.BPE):
+        backend.model.byte_fallback = proto.trainer_spec.byte_fallback
+        backend.model.unk_token = proto.pieces[proto.trainer_spec.unk_id].piece
     # tokenizers' map of characters differs from sentencepiece's on a few combining characters.
     if not _reads_alike(tokenizer, file, [probe for probe in PROBES if probe.isascii()]):
         raise TokenizerError(
@@ -131,13 +134,16 @@ def _reads_alike(tokenizer: PreTrainedTokenizerBase, file: Path, probes: Iterabl
     )
 
 
-def _normalizer(file: Path) -> normalizers.Normalizer:
-    """sentencepiece's own steps: its map of characters, spaces, the space before the first word."""
+def _proto(file: Path) -> Any:
     from transformers.convert_slow_tokenizer import import_protobuf
 
     proto = import_protobuf().ModelProto()
     proto.ParseFromString(file.read_bytes())
-    spec = proto.normalizer_spec
+    return proto
+
+
+def _normalizer(spec: Any) -> normalizers.Normalizer:
+    """sentencepiece's own steps: its map of characters, spaces, the space before the first word."""
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))

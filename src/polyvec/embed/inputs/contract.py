@@ -60,8 +60,8 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises TokenizerError for a tokenizer in Python, which has no offsets."""
     if not getattr(tokenizer, "is_fast", False):
         raise TokenizerError(
-            f"{type(tokenizer).__name__} is a slow tokenizer without tokenizer.json; convert it "
-            "with: AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
+            f"{type(tokenizer).__name__} is a tokenizer in Python, which transformers cannot "
+            "convert; write a tokenizer.json of the same vocabulary beside it"
         )
 
 
