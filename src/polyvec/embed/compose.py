@@ -11,6 +11,7 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.families import NV_EMBED, family_of, read_latents
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
@@ -26,6 +27,7 @@ from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.part import one_of
+from polyvec.embed.pooling.attention import LatentAttention
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.projection.dense import Normalize
 from polyvec.embed.projection.similarity import SIMILARITIES
@@ -68,7 +70,8 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
     root = model_folder(settings.backbone, **where)
     adapted = find_adapters(root, **{**where, "revision": None})
     body = adapted.body if adapted else root
-    config = load_config(body)
+    family = family_of(*(adapted.folders if adapted else ()), body)
+    config = load_config(body, family=family)
     parts.check_served(settings.pooling, config, where=WHERE)
     check_num_layers(config, settings.num_layers)
     template, tokenizer = (
@@ -100,7 +103,9 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
 
     kind = transformer_kind(needs | ({"lm_head"} if settings.variants else set()))
     # Whatever can be refused without weights has been refused above.
-    whole = load_transformer(body, kind=kind)
+    whole = load_transformer(body, kind=kind, family=family)
+    if family is NV_EMBED and isinstance(pooling, LatentAttention):
+        pooling = read_latents(body)  # trained, beside the decoder
     if adapted:
         load_adapters(whole, adapted)
     if settings.num_layers is not None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from families import tokenizer
+from late_folders import pylate
+from own_code import latent_vectors, nv_embed
 from peft import (
     IA3Config,
     LoHaConfig,
@@ -23,7 +25,9 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from polyvec import Embedder
+from polyvec import Embedder, MultiVectorEmbedder
+from polyvec.embed.compose import compose
+from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import InputError, MissingExtraError, ModelError
 
 TEXTS = ["the cat sleeps", "a river flows under the mountain and over it", "money"]
@@ -408,3 +412,38 @@ def test_an_adapter_in_half_precision(tmp_path):
         (wanted * found).sum(1) / np.linalg.norm(wanted, axis=1) / np.linalg.norm(found, axis=1)
     )
     assert cosine.min() > 0.99
+
+
+def test_a_late_interaction_model_with_an_adapter(tmp_path):
+    folder = pylate(tmp_path / "m", "bert", model_type="ColBERT")
+    plain = MultiVectorEmbedder.from_pretrained(folder).encode_document(TEXTS)
+    adapter(folder, folder, lora(target_modules=["query"]))
+    found = MultiVectorEmbedder.from_pretrained(folder).encode_document(TEXTS)
+    assert np.abs(found[0] - plain[0]).max() > 1e-3
+    for name in (CONFIG, "adapter_model.safetensors"):
+        shutil.move(folder / name, tmp_path / name)
+    model = PeftModel.from_pretrained(AutoModel.from_pretrained(folder), tmp_path)
+    model.merge_and_unload().save_pretrained(folder)
+    wanted = MultiVectorEmbedder.from_pretrained(folder).encode_document(TEXTS)
+    for ours, theirs in zip(found, wanted, strict=True):
+        same(ours, theirs)
+
+
+def test_a_recipe_takes_an_adapter_as_its_backbone(tmp_path):
+    base = base_model(tmp_path / "base")
+    folder = adapter(tmp_path / "adapter", base, lora())
+    embedder = compose(EmbedderSettings(backbone=str(folder), pooling="last"))
+    wanted = Embedder.from_pretrained(folder, pooling="last").encode(TEXTS)
+    same(embedder.encode(TEXTS), wanted)
+
+
+def test_a_recipe_takes_published_latents(tmp_path):
+    folder = nv_embed(tmp_path / "m")
+    settings = {"num_latents": 6, "num_heads": 2, "head_size": 32}
+    embedder = compose(
+        EmbedderSettings(
+            backbone=str(folder), pooling="latent_attn", pooling_settings=settings,
+            attention="bidirectional", normalize=True, template="nv_embed",
+        )
+    )  # fmt: skip
+    same(embedder.encode_document(TEXTS), latent_vectors(folder, TEXTS))

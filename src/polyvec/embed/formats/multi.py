@@ -22,6 +22,8 @@ from polyvec import __version__
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.families import family_of
 from polyvec.embed.formats.late import (
     COLBERT_HEAD,
     PYLATE_KEYS,
@@ -32,7 +34,7 @@ from polyvec.embed.formats.late import (
 from polyvec.embed.formats.schema import POLYVEC_FILE, module_folder, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import load_head, module_tensors, read_tensors
-from polyvec.embed.formats.tokenizer import load_tokenizer
+from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
     check_device,
@@ -107,14 +109,20 @@ def read_multi(
     folder = model_folder(name_or_path, **where)
     found = _declared(folder)
     # A library's own code is refused before any weight loads.
-    config = load_config(found.root, trust_remote_code)
+    adapted = find_adapters(found.root, **{k: v for k, v in where.items() if k != "revision"})
+    body = adapted.body if adapted else found.root
+    family = family_of(*(adapted.folders if adapted else ()), body)
+    config = load_config(body, trust_remote_code, family)
     bert = read_json(found.root / "sentence_bert_config.json", {})
     options = _tokenizer_options(bert, found.root / "sentence_bert_config.json")
-    tokenizer = load_tokenizer(found.root, trust_remote_code, **options)
+    words = found.root if has_tokenizer(found.root) else body
+    tokenizer = load_tokenizer(words, trust_remote_code, **options)
     _register(found.markers.values(), tokenizer)
     if (folder / COLBERT_HEAD).is_file() and late_kind(folder) is None:
         _read_m3(folder, int(config.hidden_size), tokenizer, found)
-    model = load_transformer(found.root, check_dtype(dtype, device), trust_remote_code)
+    model = load_transformer(body, check_dtype(dtype, device), trust_remote_code, family=family)
+    if adapted:
+        load_adapters(model, adapted)
     own = read_json(folder / POLYVEC_FILE, {})
     backbone = Backbone(
         model.to(device or best_device()),
