@@ -41,7 +41,7 @@ FRAMES = {
 POOLINGS = {
     "weighted_mean": "weighted_mean_text",
     "mean": "mean", "avg": "mean", "eos_token": "last", "last_token": "last", "last": "last",
-    "cls": "first", "weighted_mean": "weighted_mean_text",
+    "cls": "first",
 }  # fmt: skip
 
 
