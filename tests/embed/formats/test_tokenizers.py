@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Qwen2Co
 from polyvec import Embedder
 from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.inputs.contract import PROBES, bare, read_contract
-from polyvec.errors import TokenizerError
+from polyvec.errors import InputError, TokenizerError
 
 TEXTS = ["the cat sat on the mat", "two very long text", "dog"]
 
@@ -238,6 +238,12 @@ def test_model_max_length_may_be_a_float(tmp_path, length):
     change(made / "tokenizer_config.json", model_max_length=length)
     (made / "sentence_bert_config.json").unlink()
     assert Embedder.from_pretrained(made).max_seq_length == (64 if length > 64 else 32)
+
+
+def test_a_length_beyond_the_positions_is_an_error(tmp_path):
+    made = folder(tmp_path / "made", tokenizer())
+    with pytest.raises(InputError, match="max_seq_length 1000000000 exceeds the model's 64"):
+        Embedder.from_pretrained(made, max_seq_length=10**9)
 
 
 @pytest.mark.parametrize("length", ["512", 0, -1, True])

@@ -370,7 +370,8 @@ def _max_length(
     """The declared length, at most the size of the position table."""
     declared = asked or stored or tokenizer.model_max_length
     # transformers writes 1e30 for "no limit".
-    declared = None if declared is None or declared > NO_LIMIT else int(declared)
+    no_limit = declared is None or (asked is None and declared > NO_LIMIT)
+    declared = None if no_limit else int(declared)
     limit = backbone.max_positions
     if declared is None or limit is None or declared <= limit:
         return declared or limit
