@@ -1,7 +1,8 @@
 """What an embedder is: its settings as plain values, and a few lines for a person."""
 
 import dataclasses
-from typing import Any, Protocol, cast
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -33,8 +34,10 @@ class Described(Protocol):
     variants: TextVariants | None
     similarity_fn_name: str
     truncate_dim: int | None
-    routes: nn.ModuleDict
     default_route: str | None
+
+    @property
+    def routes(self) -> Mapping[str, Any]: ...
 
     def get_embedding_dimension(self) -> int: ...
 
@@ -69,9 +72,7 @@ def settings(embedder: Described) -> dict[str, Any]:
     if isinstance(embedder.text_tokenizer, TableTokenizer):
         described |= embedder.text_tokenizer.table_settings()
     if embedder.routes:
-        described["routes"] = {
-            task: settings(cast(Described, route)) for task, route in embedder.routes.items()
-        }
+        described["routes"] = {task: settings(route) for task, route in embedder.routes.items()}
         described["default_route"] = embedder.default_route
     return described
 

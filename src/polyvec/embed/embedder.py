@@ -9,9 +9,9 @@ encode_methods.py has the methods that take texts, encoding.py runs them. B text
 longest, D state size, E vector size, N and M vectors.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -100,7 +100,11 @@ class Embedder(EncodeMethods):
         self._fingerprints = Fingerprints()
         # Parts that are the same object stay shared.
         made = {id(each): Embedder(**each.keywords()) for each in (routes or {}).values()}
-        self.routes = nn.ModuleDict({task: made[id(each)] for task, each in (routes or {}).items()})
+        # No ModuleDict: a task's name may hold a dot.
+        self.routes: dict[str, Embedder] = {
+            task: made[id(each)] for task, each in (routes or {}).items()
+        }
+        self._routed = nn.ModuleList(made.values())
         self.default_route = default_route
         self._check_dimensions()
         self._check_parts()
@@ -222,13 +226,14 @@ class Embedder(EncodeMethods):
             similarity_fn_name=self.similarity_fn_name,
             truncate_dim=self.truncate_dim,
             calibration=self.calibration,
-            routes={task: route._parts() for task, route in self._routes()},
+            routes=self._route_parts(),
             default_route=self.default_route,
         )
 
-    def _routes(self) -> Iterator[tuple[str, "Embedder"]]:
-        for task, route in self.routes.items():
-            yield task, cast(Embedder, route)
+    def _route_parts(self) -> dict[str, EmbedderParts]:
+        """The parts of each route; the same object for tasks that share one."""
+        found = {id(route): route._parts() for route in self.routes.values()}
+        return {task: found[id(route)] for task, route in self.routes.items()}
 
     def _card(self) -> str:
         from polyvec.embed.formats.writing import model_card
@@ -369,7 +374,7 @@ class Embedder(EncodeMethods):
     def normalizes(self) -> bool:
         """Whether the model's own last step gives vectors of length 1, on every route."""
         own = len(self.projections) > 0 and isinstance(self.projections[-1], Normalize)
-        return own and all(route.normalizes for _, route in self._routes())
+        return own and all(route.normalizes for route in self.routes.values())
 
     @property
     def output_kind(self) -> Literal["dense", "sparse"]:
@@ -390,7 +395,7 @@ class Embedder(EncodeMethods):
         zero = MEANS.issuperset(self.pooling) if module is None else module.zero_if_empty
         return zero and self.text_tokenizer.zero_if_empty
 
-    def for_role(self, role: str | None) -> "Embedder":
+    def for_role(self, role: str | None) -> EncodeMethods:
         """The embedder of a role: this one, or the route of queries, documents or another task.
 
         Raises InputError if there are routes and none is for this role.
@@ -402,7 +407,7 @@ class Embedder(EncodeMethods):
                 f"role {role!r} has no route in this model; use encode_query or encode_document, "
                 f"or pass role=.{known(str(role), self.routes)}"
             )
-        return cast(Embedder, self.routes[role])
+        return self.routes[role]
 
     def get_embedding_dimension(self) -> int:
         """Numbers in a vector."""
@@ -521,7 +526,7 @@ class Embedder(EncodeMethods):
             if takes != dim:
                 raise ModelError(f"{type(step).__name__} takes {takes} dimensions, but gets {dim}")
             dim = getattr(step, "out_features", dim)
-        for task, route in self._routes():
+        for task, route in self.routes.items():
             if route.full_dimension != dim:
                 raise ModelError(
                     f"route {task!r} gives {route.full_dimension} dimensions, another one {dim}"

@@ -27,6 +27,7 @@ from polyvec.embed.projection.quantization import Calibration, Precision
 from polyvec.errors import InputError, ShapeError, known
 from polyvec.interfaces import (
     CHUNK_SIZE,
+    ROLES,
     DenseVectors,
     EncodeReport,
     MultiVectors,
@@ -79,7 +80,8 @@ class EncodeMethods(nn.Module, TextEncoder):
     prompt_table: PromptTable
     calibration: Calibration | None
     _truncate_dim: int | None
-    routes: nn.ModuleDict  # by task, where queries and documents go through different parts
+    # By task, where queries and documents go through different parts.
+    routes: Mapping[str, "EncodeMethods"]
 
     @abc.abstractmethod
     def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
@@ -138,8 +140,7 @@ class EncodeMethods(nn.Module, TextEncoder):
             raise InputError(f"max_seq_length {value} is beyond the model's {limit} positions")
         self.text_tokenizer.max_length = value
         for route in self.routes.values():
-            if route is not self and isinstance(route, EncodeMethods):
-                route.max_seq_length = value
+            route.max_seq_length = value
 
     @property
     def truncate_dim(self) -> int | None:
@@ -416,7 +417,10 @@ class EncodeMethods(nn.Module, TextEncoder):
         examples: Examples | None = None,
     ) -> Prompt:
         """The prompt of a call; InputError for examples if there is no template to show them."""
-        found = self.prompt_table.resolve(prompt, prompt_name, role)
+        # A route may have a name of its own, for which no prompt is stored.
+        own_route = role is not None and role not in ROLES and role in self.routes
+        found = self.prompt_table.resolve(prompt, prompt_name, None if own_route else role)
+        found = dataclasses.replace(found, role=role)
         if examples is None:
             return found
         if self.template is None:

@@ -175,6 +175,24 @@ def test_asym_of_before_sentence_transformers_5(bert, tmp_path):
     check(tmp_path / "theirs", tmp_path / "ours")
 
 
+@pytest.mark.equality
+def test_a_route_of_another_name(bert, tmp_path):
+    router = Router({"query": [dense(1)], "doc": [dense(2)], "other one/x": [dense(3)]})
+    modules = [Transformer(str(bert)), Pooling(32), router]
+    prompts = {"query": "the ", "usual": "a "}
+    theirs = SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name="usual")
+    theirs.save(str(tmp_path / "theirs"))
+    ours = Embedder.from_pretrained(tmp_path / "theirs")
+    ours.save_pretrained(tmp_path / "ours")
+    again = Embedder.from_pretrained(tmp_path / "ours")
+    for role in ("query", "doc", "other one/x", None):
+        right = theirs.encode(TEXTS, task=role, prompt_name="query" if role == "query" else None)
+        for model in (ours, again):
+            assert_allclose(model.encode(TEXTS, role=role), right, atol=1e-5)
+    with pytest.raises(InputError, match="role 'text' has no route"):
+        ours.encode(TEXTS, role="text")
+
+
 BROKEN = {
     "no structure": (lambda c: {"types": c["types"]}, "expected types, structure"),
     "an unknown module": (

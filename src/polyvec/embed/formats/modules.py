@@ -105,7 +105,7 @@ def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
         name: _declared(folder, chain, Declared(routed=True, loaded=loaded), trust_remote_code)
         for name, chain in routing.chains.items()
     }
-    main = found[routing.default or next(iter(found))]
+    main = found[routing.main]
     main.routes = {task: found[name] for task, name in routing.tasks.items()}
     main.default_route = routing.default
     return main

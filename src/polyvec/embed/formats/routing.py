@@ -34,10 +34,14 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The modules of each route, the route of each task, and that of calls without a task."""
+    """The modules of each route, and the route of each task.
+
+    `main` is the route of calls without a task, if there is a `default`, which names it.
+    """
 
     chains: Mapping[str, list[Module]]
     tasks: Mapping[str, str]
+    main: str
     default: str | None
 
 
@@ -70,9 +74,14 @@ def read_routing(folder: Path, modules: Sequence[Module]) -> Routing | None:
     if any(module.is_router for route in routes.values() for module in route):
         raise ModelError(f"{path}: a Router inside a Router is not supported")
     tasks, default = _resolved(routes, parameters, path)
-    used = dict.fromkeys([*([default] if default else []), *tasks.values()])
+    # Routes of the same modules are one, so that they share all parts.
+    first: dict[tuple[Module, ...], str] = {}
+    same = {name: first.setdefault(tuple(listed), name) for name, listed in routes.items()}
+    tasks = {task: same[name] for task, name in tasks.items()}
+    main = next(iter(tasks.values())) if default is None else same[default]
+    used = dict.fromkeys([main, *tasks.values()])
     chains = {name: [*before, *routes[name], *after] for name in used}
-    return Routing(chains, tasks, default)
+    return Routing(chains, tasks, main, default)
 
 
 def _resolved(

@@ -219,7 +219,8 @@ class TokenSteps(PoolingModule):
         for step in self.steps:
             describe = getattr(step, "settings", None)
             own = describe() if callable(describe) else {}
-            steps.append({type(step).__name__: {k: v for k, v in own.items() if k != "vocab"}})
+            kept = {k: v for k, v in own.items() if k not in ("vocab", "word_weights")}  # long
+            steps.append({type(step).__name__: kept})
         start = self.layers.layer_start if self.layers else None
         return {"steps": steps, "pooling": list(self.pooling), "layer_start": start}
 
