@@ -242,3 +242,12 @@ def test_a_limit_and_a_calibration_hold_for_all_routes(bert, tmp_path):
         assert len(model.tokenize([TEXTS[0]], role="document")[0][0]) == 4
     found = again.encode_query(TEXTS, precision="int8", truncate="silent")
     assert (found == ours.encode_query(TEXTS, precision="int8", truncate="silent")).all()
+
+
+def test_a_save_replaces_a_folder_without_config_json(bert, tmp_path):
+    SentenceTransformer(modules=static_queries(bert)).save(str(tmp_path / "theirs"))
+    ours = Embedder.from_pretrained(tmp_path / "theirs")
+    for _ in range(2):
+        ours.save_pretrained(tmp_path / "ours")
+    right = ours.encode_query(TEXTS)
+    assert_allclose(Embedder.from_pretrained(tmp_path / "ours").encode_query(TEXTS), right)

@@ -54,8 +54,9 @@ OF_TOKENS = {"module_input_name": "token_embeddings", "module_output_name": "tok
 
 def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
     """Write a model folder; see Embedder.save_pretrained. `card` is the text of its README.md."""
-    # An adapter's folder has no config.json.
-    replaceable = CONFIG if (path / CONFIG).is_file() else "config.json"
+    # Folders of adapters, tables, word vectors and Routers have no config.json.
+    names = ("config.json", CONFIG, "modules.json")
+    replaceable = next((name for name in names if (path / name).is_file()), names[0])
     with atomic_folder(path, replaceable=replaceable, is_own=_is_own) as folder:
         if parts.routes:
             modules = _write_router(parts, folder)
@@ -126,7 +127,8 @@ def _write_router(parts: EmbedderParts, folder: Path) -> list[tuple[str, str]]:
 OWN_FILES = re.compile(
     r"(model|pytorch_model|adapter_model)[\w-]*\.(safetensors|bin)(\.index\.json)?|\d+_\w+|"
     r"(config|modules|generation_config|adapter_config|router_config|polyvec)\.json|README\.md|"
-    r"(config_sentence_transformers|sentence_[\w-]+_config)\.json|polyvec_calibration\.safetensors|"
+    r"(config_sentence_transformers|(sentence_[\w-]+|\w+tokenizer|wordembedding)_config)\.json|"
+    r"polyvec_calibration\.safetensors|"
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|"
     r"vocab\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model|chat_template\.jinja"
 )
