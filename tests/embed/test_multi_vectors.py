@@ -218,7 +218,7 @@ def test_settings_of_the_transformer_are_obeyed_or_refused(tmp_path):
     found = MultiVectorEmbedder.from_pretrained(folder).encode(TEXTS)  # without markers, which stay
     close(found, theirs(folder).encode(TEXTS, convert_to_numpy=True))
     write(path, stored | {"processing_kwargs": {"text": {"max_length": 8}}})
-    with pytest.raises(ModelError, match=r"processing_kwargs .* is not supported"):
+    with pytest.raises(ModelError, match="processing_kwargs is not supported"):
         MultiVectorEmbedder.from_pretrained(folder)
     write(path, stored | {"max_length": 8})
     with pytest.raises(ModelError, match="key 'max_length' is not known"):

@@ -32,8 +32,9 @@ from polyvec.embed.formats.late import (
     late_kind,
 )
 from polyvec.embed.formats.schema import POLYVEC_FILE, module_folder, read_json, write_json
+from polyvec.embed.formats.settings import read_transformer_settings
 from polyvec.embed.formats.sources import model_folder
-from polyvec.embed.formats.sparse import load_head, module_tensors, read_tensors
+from polyvec.embed.formats.sparse import load_head, read_tensors
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
     best_device,
@@ -42,6 +43,7 @@ from polyvec.embed.formats.transformer import (
     load_config,
     load_transformer,
 )
+from polyvec.embed.formats.weights import load_weights
 from polyvec.embed.formats.writing import write_module, write_transformer
 from polyvec.embed.inputs.contract import NO_LIMIT, check_count
 from polyvec.embed.inputs.prompts import PromptTable
@@ -52,11 +54,6 @@ from polyvec.embed.projection.late_interaction import SIMILARITIES
 from polyvec.errors import InputError, ModelError, known
 from polyvec.storage.files import atomic_folder
 
-# Keys of sentence_bert_config.json: those that are obeyed, and those that change no vector.
-OBEYED = ("max_seq_length", "do_lower_case", "query_length", "document_length", "query_expansion")
-HARMLESS = ("transformer_task", "module_output_name", "modality_config", "unpad_inputs", "backend")
-TOKENIZER_OPTIONS = ("tokenizer_args", "tokenizer_kwargs", "processor_kwargs")
-EMPTY = ("model_args", "model_kwargs", "config_args", "config_kwargs", "processing_kwargs")
 EXPANSION_KEYS = ("strategy", "attend", "token", "length")
 MASK_KEYS = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
 MODULES = "sentence_transformers.base.modules"
@@ -112,15 +109,20 @@ def read_multi(
     adapted = find_adapters(found.root, **{k: v for k, v in where.items() if k != "revision"})
     body = adapted.body if adapted else found.root
     family = family_of(*(adapted.folders if adapted else ()), body)
-    config = load_config(body, trust_remote_code, family)
-    bert = read_json(found.root / "sentence_bert_config.json", {})
-    options = _tokenizer_options(bert, found.root / "sentence_bert_config.json")
+    options = read_transformer_settings(found.root, late=True)
+    config = load_config(body, trust_remote_code, family, **options.config)
     words = found.root if has_tokenizer(found.root) else body
-    tokenizer = load_tokenizer(words, trust_remote_code, **options)
+    tokenizer = load_tokenizer(words, trust_remote_code, **options.tokenizer)
     _register(found.markers.values(), tokenizer)
     if (folder / COLBERT_HEAD).is_file() and late_kind(folder) is None:
         _read_m3(folder, int(config.hidden_size), tokenizer, found)
-    model = load_transformer(body, check_dtype(dtype, device), trust_remote_code, family=family)
+    model = load_transformer(
+        body,
+        check_dtype(dtype, device),
+        trust_remote_code,
+        family=family,
+        config_options=options.config,
+    )
     if adapted:
         load_adapters(model, adapted)
     own = read_json(folder / POLYVEC_FILE, {})
@@ -141,11 +143,11 @@ def read_multi(
         _ids(found.skipped, tokenizer),
         found.skipped_on,
     )
-    length = bert.get("max_seq_length") or tokenizer.model_max_length
+    length = options.max_length or tokenizer.model_max_length
     text_tokenizer = TextTokenizer(
         tokenizer,
         max_length=_at_most(limit, "max_seq_length", None, length),
-        lower_case=bool(bert.get("do_lower_case", False)),
+        lower_case=options.lower_case,
     )
     text_tokenizer.check_rows(backbone.num_rows)
     # An empty mapping removes the stored prompts.
@@ -325,7 +327,7 @@ def _projection(name: str, config: Mapping[str, Any], path: Path) -> nn.Module:
         use_residual=config.get("use_residual", False),
     )
     try:
-        dense.load_state_dict(module_tensors(path))
+        dense.load_state_dict(load_weights(path))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: does not fit its config.json: {reason}") from None
@@ -344,20 +346,6 @@ def _read_m3(
     load_head(dense.linear, folder / COLBERT_HEAD)
     found.projections = [dense, Normalize()]
     found.skipped, found.skipped_on = (str(tokenizer.cls_token),), ("query", "document")
-
-
-def _tokenizer_options(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Options for the tokenizer; ModelError for a setting that is not known or not obeyed."""
-    _check_keys(settings, (*OBEYED, *HARMLESS, *TOKENIZER_OPTIONS, *EMPTY), path)
-    for key in EMPTY:
-        if settings.get(key):
-            raise ModelError(
-                f"{path}: {key} {settings[key]!r} is not supported in a late-interaction model"
-            )
-    found: dict[str, Any] = {}
-    for key in TOKENIZER_OPTIONS:
-        found |= settings.get(key) or {}
-    return found
 
 
 # ---- shared -------------------------------------------------------------------------------------

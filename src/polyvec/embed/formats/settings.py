@@ -39,6 +39,7 @@ HARMLESS_PROCESSING = {
     "return_attention_mask", "return_length", "verbose",
 }  # fmt: skip
 RUNS_ANYHOW = {"unpad_inputs", "backend", "cache_dir", "query_expansion"}
+SIDES = ("query_length", "document_length", "query_expansion")  # of late interaction
 TASKS = ("feature-extraction", "fill-mask")
 OTHER_TASKS = {
     "sequence-classification": "a cross-encoder",
@@ -62,8 +63,11 @@ class TransformerSettings:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_transformer_settings(root: Path) -> TransformerSettings:
-    """The settings beside a transformer; ModelError names a key that is not known or not obeyed."""
+def read_transformer_settings(root: Path, *, late: bool = False) -> TransformerSettings:
+    """The settings beside a transformer; ModelError names a key that is not known or not obeyed.
+
+    A late-interaction model has lengths of its own for queries and documents.
+    """
     found = ((root / name, read_json(root / name, {})) for name in TRANSFORMER_FILES)
     path, raw = next(((p, r) for p, r in found if r), (root / TRANSFORMER_FILES[0], {}))
     _check_table(raw, path)
@@ -75,6 +79,10 @@ def read_transformer_settings(root: Path) -> TransformerSettings:
             stacklevel=4,
         )
     raw = {RENAMED.get(key, key): value for key, value in raw.items()}
+    if late:
+        raw = {key: value for key, value in raw.items() if key not in SIDES}
+        if raw.get("processing_kwargs"):
+            raise ModelError(f"{path}: processing_kwargs is not supported in late interaction")
     for key in raw:
         if key not in READERS and key not in RUNS_ANYHOW:
             raise ModelError(f"{path}: key {key!r} is not known.{known(key, READERS)}")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import processors
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -23,6 +22,7 @@ from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.formats.static import StaticTable
 from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import is_masked
+from polyvec.embed.formats.weights import load_weights
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.token_weights import TokenWeights
 from polyvec.embed.projection.trained import SparseAutoencoder
@@ -66,7 +66,7 @@ def read_autoencoder(folder: Path) -> SparseAutoencoder:
     _check_keys(config, SAE_KEYS, path)
     size, latents = config["input_dim"], config.get("hidden_dim", 512)
     part = SparseAutoencoder(size, latents, config.get("k", 8), config.get("normalize", False))
-    weights = module_tensors(folder)
+    weights = load_weights(folder)
     if "encoder.weight" not in weights and "decoder.linear.weight" in weights:
         # One tensor under two names, of which safetensors keeps one.
         weights["encoder.weight"] = weights["decoder.linear.weight"]
@@ -106,23 +106,10 @@ def read_sparse_static(
 
 
 def _weight(folder: Path) -> Tensor:
-    found = module_tensors(folder)
+    found = load_weights(folder)
     if "weight" not in found or found["weight"].ndim != 1:
         raise ModelError(f"{folder}: expected a tensor weight with one number a token")
     return found["weight"]
-
-
-def module_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights of a module."""
-    path = folder / "model.safetensors"
-    if not path.is_file() and (folder / "pytorch_model.bin").is_file():
-        return read_tensors(folder / "pytorch_model.bin")
-    if not path.is_file():
-        raise ModelError(f"{path} is missing")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def _idf(name: str, folder: Path, root: Path, tokenizer: PreTrainedTokenizerBase) -> Tensor:
