@@ -73,6 +73,10 @@ class OwnCodeWarning(UserWarning):
     """A checkpoint names its maker's own code, and transformers' class is used instead."""
 
 
+class EncoderOnlyWarning(UserWarning):
+    """sentence-transformers pools the decoder's states of this model, polyvec the encoder's."""
+
+
 class UntrainedAttentionWarning(UserWarning):
     """A model was given another attention than it was trained with."""
 

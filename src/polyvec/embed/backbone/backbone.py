@@ -136,7 +136,11 @@ class Backbone(nn.Module):
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is None or limit < 1:
             return None
-        return int(limit * rotary.extension(self.model)) - selection.declared_offset(self.model)
+        longest = max(
+            int(limit * rotary.extension(self.model)),
+            int(getattr(self.model.config, "n_positions", None) or 0),  # nomic-embed's scaled ones
+        )
+        return longest - selection.declared_offset(self.model)
 
     @property
     def num_rows(self) -> int | None:

@@ -1,5 +1,6 @@
 """The transformer of a folder; what it declares is checked."""
 
+import importlib
 import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -20,10 +21,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
+from polyvec.embed.formats.nomic import is_nomic, nomic_config
 from polyvec.embed.formats.refusals import check_quantised, no_model
 from polyvec.embed.formats.schema import read_json
 from polyvec.embed.formats.weights import find_weights, pickle_refusal, tell_pickled
 from polyvec.errors import (
+    EncoderOnlyWarning,
     HalfPrecisionWarning,
     InputError,
     ModelError,
@@ -32,6 +35,8 @@ from polyvec.errors import (
     known,
 )
 
+# Encoder-decoders that sentence-transformers (6.2) loads whole: it pools the last states of all.
+DECODER_POOLED = {"bart", "mbart", "plbart", "led", "mvp", "bigbird_pegasus", "nllb-moe", "fsmt"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -68,7 +73,8 @@ def load_transformer(
     if kind == "lm":
         auto = AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
     elif kind == "body" and (config.is_encoder_decoder or _only_encoder(config)):
-        auto = AutoModelForTextEncoding
+        auto = _encoder_class(config)
+        _tell_decoder(root, config)
     try:
         with quiet_transformers():
             model, info = auto.from_pretrained(
@@ -90,9 +96,14 @@ def load_transformer(
             raise ModelError(pickle_refusal(files[0], error)) from None
         raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None
     # Poolers are not used here, so a missing one changes no vector.
-    missing = [name for name in info["missing_keys"] if "pooler" not in name]
+    missing = [
+        name for name in info["missing_keys"] if "pooler" not in name and not _computed(model, name)
+    ]
     if missing:
-        raise ModelError(f"{root}: {len(missing)} weights are missing, the first {missing[0]}")
+        raise ModelError(
+            f"{root}: {len(missing)} weights are missing, the first {missing[0]}"
+            + _own_code(read_json(root / "config.json"), trust_remote_code)
+        )
     for name, found, wanted in info["mismatched_keys"]:
         raise ModelError(
             f"{root}: weight {name} has shape {tuple(found)}, config.json expects {tuple(wanted)}"
@@ -111,9 +122,55 @@ def is_masked(config: PretrainedConfig) -> bool:
     return not other and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
+def _tell_decoder(root: Path, config: Any) -> None:
+    """Warns of a sentence-transformers folder whose vectors are of the decoder there."""
+    folder = any((each / "modules.json").is_file() for each in (root, root.parent))
+    if folder and config.model_type in DECODER_POOLED:
+        warnings.warn(
+            f"{root}: sentence-transformers pools the decoder's states of a {config.model_type} "
+            "model, polyvec its encoder's; their vectors differ",
+            EncoderOnlyWarning,
+            stacklevel=2,
+        )
+
+
+def _computed(model: nn.Module, name: str) -> bool:
+    """Whether a weight is computed and not stored: Marian's table of sines."""
+    return "Sinusoidal" in type(model.get_submodule(name.rpartition(".")[0])).__name__
+
+
+def _own_code(raw: Mapping[str, Any], trusted: bool) -> str:
+    """What an error says of a folder whose maker's own code was not run; "" for others."""
+    if trusted or "auto_map" not in raw:
+        return ""
+    return (
+        f"; the folder names its own code ({raw['auto_map']}): read it, then pass "
+        "trust_remote_code=True"
+    )
+
+
 def _only_encoder(config: Any) -> bool:
     """Whether the checkpoint has only the encoder of an encoder-decoder, as T5EncoderModel."""
-    return any(name.endswith("EncoderModel") for name in config.architectures or ())
+    return any(name.endswith(("EncoderModel", "Encoder")) for name in config.architectures or ())
+
+
+def _encoder_class(config: Any) -> Any:
+    """The class that reads a checkpoint's encoder; AutoModel where only the whole model can.
+
+    AutoModelForTextEncoding does not know all families: LongT5 and Switch have such a class, and
+    checkpoints of one half (SONAR's M2M100Encoder) name theirs.
+    """
+    module = importlib.import_module(
+        type(config).__module__.replace(".configuration_", ".modeling_")
+    )
+    named = [name for name in config.architectures or () if name.endswith("Encoder")]
+    bodies = [name for name in vars(module) if name.endswith("EncoderModel")]
+    for name in named + bodies:
+        if hasattr(module, name):
+            config.is_encoder_decoder = False  # T5Gemma's demands it, T5's sets it itself
+            return getattr(module, name)
+    known_ones = AutoModelForTextEncoding._model_mapping
+    return AutoModelForTextEncoding if type(config) in known_ones else AutoModel
 
 
 def check_num_layers(config: PretrainedConfig, count: int | None) -> None:
@@ -150,6 +207,15 @@ def load_config(
     raw = read_json(root / "config.json")
     if family is not None:
         return family_config(family, root)
+    if is_nomic(raw) and not trust_remote_code:
+        return nomic_config(raw, root)
+    if raw.get("position_embedding_type") == "alibi" and not trust_remote_code:
+        # jina-embeddings-v2 under the name of BERT, whose class has learned positions only.
+        raise ModelError(
+            f"{root}: ALiBi positions in a {raw.get('model_type')} model need its own code "
+            f"({raw.get('auto_map', 'none is named')}); read that code, then pass "
+            "trust_remote_code=True"
+        )
     if "auto_map" in raw and not trust_remote_code:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
