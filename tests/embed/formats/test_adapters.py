@@ -27,6 +27,7 @@ from transformers import AutoModel, BertConfig, BertModel, LlamaConfig, LlamaFor
 
 from polyvec import Embedder, MultiVectorEmbedder
 from polyvec.embed.compose import compose
+from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import InputError, MissingExtraError, ModelError
 
@@ -447,3 +448,20 @@ def test_a_recipe_takes_published_latents(tmp_path):
         )
     )  # fmt: skip
     same(embedder.encode_document(TEXTS), latent_vectors(folder, TEXTS))
+
+
+def test_an_adapter_whose_hub_has_only_a_bin_file_is_downloaded_whole(tmp_path, monkeypatch):
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    asked = []
+
+    def download(repo_id, *, allow_patterns, local_files_only, **options):
+        asked.append((local_files_only, allow_patterns))
+        if local_files_only:
+            raise OSError("not here")
+        (folder / CONFIG).write_text("{}")
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert model_folder("some-lab/adapter") == folder
+    assert asked[-1] == (False, ["adapter_model.bin"])

@@ -212,7 +212,11 @@ def _pickles(folder: Path) -> list[str]:
     # Of the root, "pytorch_model*.bin" would match every folder's.
     inside = [name.rpartition("/")[0] for name in missing if not name.endswith(".json")]
     names = ("pytorch_model.bin", "pytorch_model-?????-of-?????.bin")
-    return [f"{path}/{name}" if path else name for path in inside for name in names]
+    found = [f"{path}/{name}" if path else name for path in inside for name in names]
+    adapter = (folder / "adapter_config.json").is_file()
+    if adapter and not (folder / "adapter_model.safetensors").is_file():
+        found.append("adapter_model.bin")
+    return found
 
 
 def _mark_whole(folder: Path, code: bool) -> None:
