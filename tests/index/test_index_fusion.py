@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polyvec.errors import InputError, ShapeError
-from polyvec.index.fusion import min_max_fusion
+from polyvec.index.fusion import min_max_fusion, retrieved
 
 
 def test_each_query_is_scaled_by_itself():
@@ -21,3 +21,19 @@ def test_what_does_not_fit_is_refused():
         min_max_fusion([np.zeros((1, 2)), np.zeros((2, 1))])
     with pytest.raises(InputError, match="1 weights for 2"):
         min_max_fusion([np.zeros((1, 2)), np.zeros((1, 2))], [1.0])
+
+
+def test_scores_over_retrieved_documents_are_those_of_promptreps_code():
+    """Values by fuse() of ielab/PromptReps@e063628, hybrid.py, for lists of five."""
+    dense = np.array([[2.04, -2.56, 0.42, -0.57, -0.45, -0.22, -2.02, -0.23]], np.float32)
+    sparse = np.array([[0, 3.3, 0.2, 0, 0, 0, 0, 0]], np.float32)
+    masks = [retrieved(dense, 5), retrieved(sparse, 5, positive=True)]
+    fused = min_max_fusion([dense, sparse], [0.5, 0.5], masks)
+    expected = {0: 0.5, 1: 0.5, 2: 0.174699, 4: 0.0, 5: 0.046185, 7: 0.044177}
+    assert_allclose(fused[0], [expected.get(row, -1) for row in range(8)], atol=1e-6)
+
+
+def test_a_member_that_retrieves_nothing_adds_nothing():
+    dense, nothing = np.array([[1.0, 3.0, 2.0]]), np.zeros((1, 3))
+    masks = [retrieved(dense, 2), retrieved(nothing, 2, positive=True)]
+    assert_allclose(min_max_fusion([dense, nothing], [0.5, 0.5], masks), [[-1, 0.5, 0]])

@@ -389,6 +389,11 @@ class Embedder(EncodeMethods):
         return bool(getattr(self.pooling_module, "text_only", False))
 
     @property
+    def reads_words(self) -> bool:
+        """Whether the pooling reads the ids of the user's content words."""
+        return bool(getattr(self.pooling_module, "words", False))
+
+    @property
     def zero_if_empty(self) -> bool:
         """Whether a text without tokens has zeros before the projections; else it is an error."""
         module = self.pooling_module

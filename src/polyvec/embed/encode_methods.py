@@ -117,6 +117,11 @@ class EncodeMethods(nn.Module, TextEncoder):
 
     @property
     @abc.abstractmethod
+    def reads_words(self) -> bool:
+        """Whether the pooling reads the ids of the user's content words."""
+
+    @property
+    @abc.abstractmethod
     def zero_if_empty(self) -> bool:
         """Whether a text without tokens has zeros before the projections; else it is an error."""
 

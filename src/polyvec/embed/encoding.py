@@ -4,6 +4,7 @@ Texts are taken in windows, so a generator of any length needs bounded memory. W
 equal texts are computed once, and batches are sorted by token count.
 """
 
+import dataclasses
 import itertools
 import time
 import warnings
@@ -46,6 +47,7 @@ class SpanTokenizer(Protocol):
     def encode(
         self, batch: Sequence[tuple[Span, ...]], *, text_mask: bool = False
     ) -> list[Tokens]: ...
+    def word_ids(self, text: str) -> np.ndarray: ...
     def check_rows(self, rows: int | None) -> None: ...
 
 
@@ -64,6 +66,8 @@ class Model(Protocol):
     def device(self) -> torch.device: ...
     @property
     def reads_text_mask(self) -> bool: ...
+    @property
+    def reads_words(self) -> bool: ...
     @property
     def zero_if_empty(self) -> bool: ...
 
@@ -120,6 +124,12 @@ def tokenize(
         )
     except NoRoomError as error:
         raise InputError(f"inputs[{indices[owners[error.place]]}]: {error}") from None
+    if model.reads_words:
+        words = model.text_tokenizer.word_ids
+        found = [
+            dataclasses.replace(each, word_ids=words(texts[owner]))
+            for each, owner in zip(found, owners, strict=True)
+        ]
     tokens = iter(found)
     return [list(itertools.islice(tokens, len(inputs))) for inputs in rendered]
 

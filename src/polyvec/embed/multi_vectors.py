@@ -342,6 +342,9 @@ class _Expanding:
     base: TextTokenizer
     expansion: Expansion | None
 
+    def word_ids(self, text: str) -> np.ndarray:
+        return self.base.word_ids(text)
+
     def encode(self, batch: Sequence[tuple[Span, ...]], *, text_mask: bool = False) -> list[Tokens]:
         """Tokens of each text, in order; those of the expansion are in segment 1."""
         return [self._expanded(each) for each in self.base.encode(batch, text_mask=text_mask)]
@@ -379,6 +382,7 @@ class _Side:
 
     template: Template | None = None
     reads_text_mask = False
+    reads_words = False
     zero_if_empty = False
 
     def __init__(

@@ -11,9 +11,14 @@ from polyvec.errors import DataError, InputError, ShapeError
 
 
 def min_max_fusion(
-    scores_QN: Sequence[np.ndarray], weights: Sequence[float] | None = None
+    scores_QN: Sequence[np.ndarray],
+    weights: Sequence[float] | None = None,
+    retrieved_QN: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Weighted sum of score matrices, each query's scores first scaled to 0 ... 1, [Q, N].
+
+    With `retrieved_QN`, a mask for each matrix, scores are scaled over the documents that a model
+    retrieved, and add 0 elsewhere; a document that none retrieved scores -1.
 
     PromptReps' hybrid (Zhuang et al. 2024, arXiv:2404.18424) is dense and sparse scores with
     weights of one half. A query whose scores are all equal adds zeros. Raises ShapeError for
@@ -35,10 +40,28 @@ def min_max_fusion(
                 f"fusion: the score of query {query} and document {document} is NaN or infinite; "
                 "encode the texts again"
             )
+    masks_QN = retrieved_QN or [np.ones(each.shape, bool) for each in scores_QN]
     fused_QN = np.zeros(scores_QN[0].shape, np.float32)
-    for weight, each_QN in zip(weights, scores_QN, strict=True):
-        low_Q1, high_Q1 = each_QN.min(axis=1, keepdims=True), each_QN.max(axis=1, keepdims=True)
+    for weight, each_QN, mask_QN in zip(weights, scores_QN, masks_QN, strict=True):
+        low_Q1 = np.where(mask_QN, each_QN, np.inf).min(axis=1, keepdims=True)
+        high_Q1 = np.where(mask_QN, each_QN, -np.inf).max(axis=1, keepdims=True)
         # 1 where all scores are equal, so that 0 is divided by 1 and not by 0.
         range_Q1 = np.where(high_Q1 > low_Q1, high_Q1 - low_Q1, 1)
-        fused_QN += weight * (each_QN - low_Q1) / range_Q1
+        low_Q1 = np.where(np.isfinite(low_Q1), low_Q1, 0)  # nothing was retrieved
+        fused_QN += np.where(mask_QN, weight * (each_QN - low_Q1) / range_Q1, 0)
+    if retrieved_QN:
+        fused_QN[~np.logical_or.reduce(masks_QN)] = -1
     return fused_QN
+
+
+def retrieved(scores_QN: np.ndarray, depth: int, *, positive: bool = False) -> np.ndarray:
+    """Which documents are among a query's best `depth`, [Q, N]; with `positive` those above 0.
+
+    An index of words finds no document that shares none with the query. Equal scores at the end
+    come in the order of the documents.
+    """
+    mask_QN = scores_QN > 0 if positive else np.ones(scores_QN.shape, bool)
+    if depth < scores_QN.shape[1]:
+        last_QN = np.argsort(-scores_QN, axis=1, kind="stable")[:, depth:]
+        np.put_along_axis(mask_QN, last_QN, False, axis=1)
+    return mask_QN

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import check_texts
 from polyvec.errors import InputError, ModelError
-from polyvec.index.fusion import min_max_fusion
+from polyvec.index.fusion import min_max_fusion, retrieved
 from polyvec.interfaces import CHUNK_SIZE, EncodeReport, PromptChoice, RunOptions, TextEncoder
 from polyvec.storage.files import atomic_file
 
@@ -29,15 +29,22 @@ class HybridEmbedder(TextEncoder):
 
     PromptReps' hybrid (Zhuang et al. 2024, arXiv:2404.18424) is a dense and a sparse embedder
     with weights of one half. A vector is the members' vectors joined, [E1 + E2 + ...]. Only
-    `similarity` can score them, because a query's scores are scaled over all documents.
+    `similarity` can score them, because a query's scores are scaled over all documents, or over
+    the best `depth` of each member, as in PromptReps' code.
     """
 
     similarity_fn_name = "min-max"
 
     def __init__(
-        self, members: Sequence[TextEncoder], weights: Sequence[float] | None = None
+        self,
+        members: Sequence[TextEncoder],
+        weights: Sequence[float] | None = None,
+        *,
+        depth: int | None = None,
     ) -> None:
-        self.members = tuple(members)
+        if depth is not None and depth < 1:
+            raise InputError(f"hybrid: depth must be at least 1, got {depth}")
+        self.members, self.depth = tuple(members), depth
         num = len(self.members)
         self.weights = tuple([1 / max(num, 1)] * num if weights is None else map(float, weights))
         if num < 2 or len(self.weights) != num:
@@ -89,7 +96,16 @@ class HybridEmbedder(TextEncoder):
         """Fused scores of each a with each b, [N, M], every row scaled over all of b."""
         sides = zip(self.members, self._split(a), self._split(b), strict=True)
         scores = [np.asarray(each.similarity(one, two)) for each, one, two in sides]
-        return torch.from_numpy(min_max_fusion(scores, self.weights))
+        found = None if self.depth is None else self._retrieved(scores, self.depth)
+        return torch.from_numpy(min_max_fusion(scores, self.weights, found))
+
+    def _retrieved(self, scores_QN: Sequence[np.ndarray], depth: int) -> list[np.ndarray]:
+        """The documents that each member retrieves, [Q, N]."""
+        kinds = [getattr(each, "output_kind", "dense") for each in self.members]
+        return [
+            retrieved(each_QN, depth, positive=kind == "sparse")
+            for each_QN, kind in zip(scores_QN, kinds, strict=True)
+        ]
 
     def similarity_pairwise(self, a: Any, b: Any) -> Tensor:
         """Raises InputError: a single pair has nothing to be scaled over."""
@@ -147,7 +163,8 @@ class HybridEmbedder(TextEncoder):
     def fingerprint(self) -> str:
         """sha256 over the members' fingerprints and the weights."""
         parts = [each.fingerprint() for each in self.members]
-        return hashlib.sha256(json.dumps([parts, self.weights]).encode()).hexdigest()
+        depth = [] if self.depth is None else [self.depth]
+        return hashlib.sha256(json.dumps([parts, self.weights, *depth]).encode()).hexdigest()
 
     def vectors_fingerprint(self) -> str:
         """sha256 over the members' own; weights decide scores, but no vector."""
@@ -177,7 +194,7 @@ class HybridEmbedder(TextEncoder):
                 )
             each.save_pretrained(folder / str(number))
         with atomic_file(folder / FILE, "w") as file:
-            json.dump({"weights": self.weights, "fusion": "min-max"}, file)
+            json.dump({"weights": self.weights, "fusion": "min-max", "depth": self.depth}, file)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "HybridEmbedder":
@@ -186,10 +203,13 @@ class HybridEmbedder(TextEncoder):
         try:
             raw = json.loads((folder / FILE).read_text("utf-8"))
             weights = [float(weight) for weight in raw["weights"]]
+            depth = None if raw.get("depth") is None else int(raw["depth"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder / FILE}: cannot be read ({error})") from None
         parts = [folder / str(number) for number in range(len(weights))]
-        return cls([Embedder.from_pretrained(part, **options) for part in parts], weights)
+        return cls(
+            [Embedder.from_pretrained(part, **options) for part in parts], weights, depth=depth
+        )
 
 
 def _joined(

@@ -10,10 +10,14 @@ from polyvec.settings import fill
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """Recipes whose embedders rank beside this one's; the first weight is this one's own."""
+    """Recipes whose embedders rank beside this one's; the first weight is this one's own.
+
+    `depth`: scores are scaled over the best documents of each, so many; unset: over all.
+    """
 
     members: tuple[str, ...]
     weights: tuple[float, ...]
+    depth: int | None = None
 
 
 def _read(raw: dict[str, Any], where: str) -> Hybrid:
@@ -33,7 +37,7 @@ def _build(hybrid: Hybrid, model: Any, scale: str, **options: Any) -> Any:
         if recipe[HYBRID] is not None:  # or a recipe that names itself would never end
             raise SettingsError(f"[hybrid] member {recipe.key!r} is a hybrid itself")
     members = [recipe.build(scale, **options) for recipe in recipes]
-    return HybridEmbedder([model, *members], hybrid.weights)
+    return HybridEmbedder([model, *members], hybrid.weights, depth=hybrid.depth)
 
 
 HYBRID: Section[Hybrid | None] = register(

@@ -33,6 +33,18 @@ ASK = " Use one word to represent the {} in a retrieval task. Make sure your wor
 
 # What a query and a document become, byte for byte, and what of it is pooled (None: all).
 SAME = object()
+
+
+def chat(word, end):
+    """PromptReps' question in Llama 3's format, byte for byte."""
+    return (
+        f"<s><|start_header_id|>system<|end_header_id|>{end}You are an AI assistant that can "
+        f"understand human language.<|eot_id|><|start_header_id|>user<|end_header_id|>{end}"
+        f'{word}: "A cat.".{ASK.format(word.lower())}<|eot_id|><|start_header_id|>assistant'
+        f'<|end_header_id|>{end}The word is: "'
+    )
+
+
 BYTES: dict[str, tuple] = {
     "raw": ("A cat.", None, SAME, None),
     "query_passage": ("query: A cat.", None, "passage: A cat.", None),
@@ -208,6 +220,10 @@ BYTES: dict[str, tuple] = {
         'Passage: "A cat.".' + ASK.format("passage") + ' The word is: "',
         None,
     ),
+    **{
+        f"promptreps_{name}": (chat("Query", end), None, chat("Passage", end), None)
+        for name, end in (("llama3", r"\n\n"), ("chat", "\n\n"))
+    },
     "mask_template": ('"A cat." means [MASK].', "[MASK]", SAME, "[MASK]"),
     "question_suffix": (
         "A cat. Question: what can we draw from the above sentence?",

@@ -206,6 +206,7 @@ class Backbone(nn.Module):
             decoder_start=self._side("decoder_start", needs, start_BD),
             generate=self._side("generate", needs, self.lm_head)
             and (lambda steps: self._generate(batch, attention, steps)),
+            word_ids=tuple(torch.from_numpy(ids).to(self.device) for ids in batch.word_ids),
         )
 
     def _generate(

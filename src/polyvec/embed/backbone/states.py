@@ -33,6 +33,7 @@ class States:
     states [..., D] into next-token logits [..., V]; `decoder_start` is an
     encoder-decoder's decoder state at its start token, [B, D]; `generate` writes up to n tokens
     greedily and returns the states that chose them, [B, n, D], and which are real, [B, n].
+    `word_ids` are the ids of each text's content words, for poolings that read them.
     """
 
     last_BTD: Tensor
@@ -47,3 +48,4 @@ class States:
     lm_head: Callable[[Tensor], Tensor] | None = None
     decoder_start: Tensor | None = None
     generate: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    word_ids: tuple[Tensor, ...] = ()

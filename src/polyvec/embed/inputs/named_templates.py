@@ -86,6 +86,30 @@ PROMPTREPS_CHAT = {
     for role, word in (("query", "Query"), ("document", "Passage"))
 }
 
+
+def _promptreps_llama3(name: str, line_break: str, source: str) -> Template:
+    """PromptReps' question in Llama 3's chat format, cut before and after the text."""
+
+    def form(word: str) -> str:
+        turns = [
+            ("system", _PROMPTREPS_SYSTEM[1]),
+            ("user", f'{word}: "{{|}}{{text}}{{|}}".' + _PROMPTREPS_ASK.format(word.lower())),
+        ]
+        head = "<|start_header_id|>{}<|end_header_id|>" + 2 * line_break
+        chat = "".join(head.format(role) + said + "<|eot_id|>" for role, said in turns)
+        return "{bos}" + chat + head.format("assistant") + 'The word is: "'
+
+    return Template(
+        name,
+        (form("Query"),),
+        (form("Passage"),),
+        pool_prompt=True,
+        strip=True,
+        added_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        source=f"PromptReps, arXiv:2404.18424; ielab/PromptReps {source}",
+    )
+
+
 _COD_TOKENS = tuple(f"<reserved_{i}>" for i in range(12, 20))  # DEBATER's chain of deliberation
 _LLARA_TOKENS = tuple(f"<s{i}>" for i in range(1, 17))
 _LLARA_SAME = (
@@ -356,6 +380,9 @@ _ALL = (
         pool_prompt=True,
         source="PromptReps, arXiv:2404.18424; wording of its README, joined for base models by us",
     ),
+    # The released files write a line break as two characters, and the code reads them so.
+    _promptreps_llama3("promptreps_llama3", r"\n", "prompts/meta-llama/Meta-Llama-3-8B-Instruct"),
+    _promptreps_llama3("promptreps_chat", "\n", "the README's chat format, with its line breaks"),
     _both(
         "mask_template",
         '"{!text}" means {+mask}.',

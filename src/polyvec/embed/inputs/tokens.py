@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from polyvec.embed.inputs.content_words import content_words
 from polyvec.embed.inputs.contract import bare, check_fast, check_rows, read_contract
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import ROLES, Template
@@ -37,7 +38,8 @@ class Tokens:
 
     `pooled`: its state enters the vector; `text`: it belongs to the user's text; `segments`:
     the number of its segment, for masks between segments. `full_length` counts the tokens
-    before truncation.
+    before truncation. `word_ids` are those of the text's content words, for poolings that read
+    them.
     """
 
     ids: np.ndarray
@@ -45,6 +47,7 @@ class Tokens:
     text: np.ndarray
     segments: np.ndarray
     full_length: int
+    word_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,7 +61,8 @@ class Tokens:
 class TokenBatch:
     """Several texts packed without padding: their ids one after another, and their lengths.
 
-    `rows` are the places of the texts in the caller's list; the rest is as in Tokens.
+    `rows` are the places of the texts in the caller's list, `word_ids` has an array a text or is
+    empty; the rest is as in Tokens.
     """
 
     rows: tuple[int, ...]
@@ -67,6 +71,7 @@ class TokenBatch:
     pooled_T: np.ndarray
     text_T: np.ndarray
     segments_T: np.ndarray
+    word_ids: tuple[np.ndarray, ...] = ()
 
     @classmethod
     def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> "TokenBatch":
@@ -78,6 +83,7 @@ class TokenBatch:
             np.concatenate([t.pooled for t in tokens]),
             np.concatenate([t.text for t in tokens]),
             np.concatenate([t.segments for t in tokens]),
+            tuple(t.word_ids for t in tokens if t.word_ids is not None),
         )
 
     @classmethod
@@ -155,6 +161,11 @@ class TextTokenizer:
     @max_length.setter
     def max_length(self, value: int | None) -> None:
         self.contract = read_contract(self.hf, value, copy=self._markup)
+
+    def word_ids(self, text: str) -> np.ndarray:
+        """Ids of the text's content words, each tokenised as a string of its own, sorted."""
+        found = self._data.encode_batch_fast(content_words(text), add_special_tokens=False)
+        return np.unique([token for word in found for token in word.ids]).astype(np.int64)
 
     def special_tokens(self) -> dict[str, str | None]:
         """What a template writes for {bos}, {eos} and {mask}: None where the tokenizer adds it."""

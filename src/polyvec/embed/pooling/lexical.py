@@ -18,6 +18,7 @@ from polyvec.embed.projection.trained import keep
 from polyvec.errors import SettingsError, ShapeError
 from polyvec.registry import Fact
 
+WITHOUT_WORDS = 10  # weights that a text without content words keeps, as in PromptReps' code
 Head = Callable[[Tensor], Tensor]
 
 
@@ -30,8 +31,10 @@ class Lexical(PoolingModule):
     `top_k` the largest ones. `skip_first` (exclude the first token) is required for max and
     sum: the first token of a decoder is an attention sink whose logits dominate the text's
     (SILENT row 8). `activation` "log1p_relu" takes the logarithm twice (Geng et al. 2024,
-    arXiv:2411.04403). At most `max_elements` logits, or those of one token, are in memory at a
-    time, in training too.
+    arXiv:2411.04403). With `words`, as in PromptReps' released code, the ids kept are those of
+    the text's content words (inputs/content_words.py), and the ten largest of all for a text that
+    has none; `scale` (100 there) makes weights whole numbers. At most `max_elements` logits, or
+    those of one token, are in memory at a time, in training too.
     """
 
     needs = frozenset({"lm_head"})
@@ -45,6 +48,8 @@ class Lexical(PoolingModule):
         text_only: bool = False,
         skip_first: bool | None = None,
         activation: str = "relu",
+        words: bool = False,
+        scale: int | None = None,
         max_elements: int = 2**26,
     ) -> None:
         super().__init__()
@@ -62,7 +67,11 @@ class Lexical(PoolingModule):
         self.vocab_size = self.out_features = vocab_size
         self.over, self.top_k, self.text_only = over, top_k, text_only
         self.skip_first, self.max_elements = skip_first, max_elements
-        self.activation = activation
+        self.activation, self.words, self.scale = activation, words, scale
+        if words and text_only:
+            raise SettingsError("Lexical: text_only and words both choose the ids; use one of them")
+        if scale is not None:
+            at_least(1, "Lexical", scale=scale)
 
     def vectors(self, states: States) -> Tensor:
         assert states.lm_head is not None  # forward has checked
@@ -70,6 +79,10 @@ class Lexical(PoolingModule):
         weights_BV = read(states, states.lm_head)
         if self.text_only:
             weights_BV = torch.where(self._in_text(states), weights_BV, 0)
+        if self.words:
+            weights_BV = torch.where(self._of_words(states, weights_BV), weights_BV, 0)
+        if self.scale is not None:
+            weights_BV = (weights_BV * self.scale).round()
         if self.top_k is not None:
             weights_BV = keep(weights_BV, weights_BV.topk(self.top_k, dim=-1).indices)
         return weights_BV
@@ -116,6 +129,15 @@ class Lexical(PoolingModule):
             )
         weights_CV = wide(logits_CV).relu().log1p()
         return weights_CV.log1p() if self.activation == "log1p_relu" else weights_CV
+
+    def _of_words(self, states: States, weights_BV: Tensor) -> Tensor:
+        """Which ids are of a text's content words, or the largest if it has none, [B, V]."""
+        if len(states.word_ids) != len(weights_BV):
+            raise ShapeError(f"Lexical: words of {len(states.word_ids)} texts, {len(weights_BV)}")
+        kept_BV = torch.zeros_like(weights_BV, dtype=torch.bool)
+        for row, ids in enumerate(states.word_ids):
+            kept_BV[row, ids if len(ids) else weights_BV[row].topk(WITHOUT_WORDS).indices] = True
+        return kept_BV
 
     def _in_text(self, states: States) -> Tensor:
         text_mask_BT = states.text_mask_BT.bool() & states.attention_mask_BT.bool()
