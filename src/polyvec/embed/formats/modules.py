@@ -3,13 +3,13 @@
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from polyvec.embed.formats import sparse
+from polyvec.embed.formats.declared import Declared, part_kind
 from polyvec.embed.formats.routing import Module, read_routing
 from polyvec.embed.formats.schema import (
     OWN_WAY,
@@ -25,69 +25,11 @@ from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.functions import POOLINGS
 from polyvec.embed.pooling.lexical import Lexical
 from polyvec.embed.pooling.modules import POOLING_MODULES, WeightedLayers
-from polyvec.embed.pooling.steps import CNN, LSTM, TokenSteps, WordCounts, WordWeights
+from polyvec.embed.pooling.steps import CNN, LSTM, WordCounts, WordWeights
 from polyvec.embed.projection.dense import Dense, LayerNorm, Normalize
 from polyvec.embed.projection.modules import PROJECTIONS
 from polyvec.errors import ModelError, SettingsError, known
 from polyvec.registry import Registry, build
-
-
-@dataclass(slots=True)
-class Declared:
-    """What a model folder declares, beside the transformer itself."""
-
-    pooling: tuple[str, ...] | PoolingModule | None = None
-    pool_prompt: bool = True
-    layers: WeightedLayers | None = None
-    steps: list[nn.Module] = field(default_factory=list)  # over tokens, before the pooling
-    projections: list[nn.Module] = field(default_factory=list)
-    transformer: Path | None = None
-    static: Path | None = None
-    sparse_static: Path | None = None
-    masked: bool = False
-    words: Path | None = None
-    bag_of_words: Path | None = None
-    routes: "dict[str, Declared]" = field(default_factory=dict)  # by task; of a Router
-    default_route: str | None = None
-    routed: bool = False  # one of several routes
-    loaded: dict[Path, nn.Module] = field(default_factory=dict)
-
-    @property
-    def input(self) -> Path:
-        """The folder of the first module; ModelError if there is none."""
-        found = (
-            self.transformer or self.static or self.sparse_static or self.words or self.bag_of_words
-        )
-        if found is None:
-            raise ModelError("modules.json: a route of the Router starts with no Transformer")
-        return found
-
-    @property
-    def pooled_layers(self) -> WeightedLayers | None:
-        """The weights of layers, where no steps over tokens take them over."""
-        return None if isinstance(self.pooling, TokenSteps) else self.layers
-
-    @property
-    def is_table(self) -> bool:
-        """Whether it starts from a table of vectors and no transformer."""
-        return not (self.static is self.words is self.bag_of_words is None)
-
-    def pool_by(self, pooling: tuple[str, ...] | PoolingModule) -> None:
-        """Pool what the steps over tokens give, where there are any."""
-        if self.steps and isinstance(pooling, PoolingModule):
-            raise ModelError(
-                f"{type(pooling).__name__} reads the backbone's states, but this model goes over "
-                f"them with {type(self.steps[0]).__name__} first"
-            )
-        if self.steps and not isinstance(pooling, PoolingModule):
-            self.pooling = TokenSteps(self.steps, pooling, self.layers)
-        else:
-            self.pooling = pooling
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether the vectors are mostly zeros."""
-        return any(part_kind(part) == "sparse" for part in (self.pooling, *self.projections))
 
 
 def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
@@ -164,11 +106,6 @@ def _declared(
     _check_logits(folder, declared)
     _limit(folder, declared)
     return declared
-
-
-def part_kind(part: object) -> str:
-    """What a pooling or projection declares: "sparse" or "dense"."""
-    return str(getattr(part, "output_kind", "dense"))
 
 
 def _task(declared: Declared) -> str | None:

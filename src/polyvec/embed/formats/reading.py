@@ -14,9 +14,10 @@ from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.families import family_of, follow_family, warn_of_own_code
 from polyvec.embed.formats.late import check_one_vector
-from polyvec.embed.formats.modules import Declared, read_modules, read_weights
+from polyvec.embed.formats.modules import read_modules, read_weights
 from polyvec.embed.formats.refusals import check_embedder, no_model
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
 from polyvec.embed.formats.settings import (
