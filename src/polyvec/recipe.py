@@ -160,7 +160,9 @@ class Recipe:
     def build(self, scale: str = SCALES[0], **options: Any) -> Any:
         """The model that the sections build, an Embedder or HybridEmbedder; loads weights.
 
-        Options are those of `from_pretrained` that say where files are found, such as `token`.
+        Options are those of `from_pretrained` that say where files are found, such as `token`;
+        `backbone` is a folder or hub id in place of the recipe's. If it is a folder of
+        sentence-transformers, its projections (Dense, Normalize) replace the recipe's.
         """
         sections = all_sections()
         order = graphlib.TopologicalSorter({name: s.after for name, s in sections.items()})

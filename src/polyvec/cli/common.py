@@ -31,6 +31,11 @@ def how_to_run(parser: argparse.ArgumentParser) -> None:
         "--attention",
         help="use causal, bidirectional, last-K, from-K or prefix; default: the model's own",
     )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that comes with the model; read it first",
+    )
     parser.add_argument("--scale", help="build a recipe at this scale: full (default) or nano")
     parser.add_argument(
         "--verbose",
@@ -104,7 +109,12 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
             f"--scale {options.scale}: {name} is not a recipe (.toml); only recipes have scales"
         )
     else:
-        embedder = Embedder.from_pretrained(name, device=device, attention=options.attention)
+        embedder = Embedder.from_pretrained(
+            name,
+            device=device,
+            attention=options.attention,
+            trust_remote_code=getattr(options, "trust_remote_code", False),
+        )
     if options.verbose:
         for line in embedder.described():
             print(line, file=sys.stderr)

@@ -12,6 +12,7 @@ from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.families import NV_EMBED, family_of, read_latents
+from polyvec.embed.formats.modules import Declared, read_modules
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
@@ -64,10 +65,16 @@ def check(settings: EmbedderSettings) -> None:
             )
 
 
-def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
-    """The embedder that the settings describe; `where` are options of `model_folder`."""
+def compose(settings: EmbedderSettings, *, published: bool = False, **where: Any) -> Embedder:
+    """The embedder that the settings describe; `where` are options of `model_folder`.
+
+    With `published` the backbone is a checkpoint that someone trained this way: projections
+    (Dense, Normalize) that its folder lists replace those of the settings.
+    """
     check(settings)
     root = model_folder(settings.backbone, **where)
+    declared = read_modules(root) if published else Declared()
+    root = declared.transformer or root
     adapted = find_adapters(root, **{**where, "revision": None})
     body = adapted.body if adapted else root
     family = family_of(*(adapted.folders if adapted else ()), body)
@@ -99,7 +106,9 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
             size, needs = pooling.out_features, pooling.needs
         else:
             size, needs = facts["hidden_size"] * len(pooling), frozenset()
-        projections = parts.build_projections(settings.projections, size)
+        built = parts.build_projections(settings.projections, size)
+        projections = [*built, Normalize()] if settings.normalize else list(built)
+    projections = declared.projections or projections
 
     kind = transformer_kind(needs | ({"lm_head"} if settings.variants else set()))
     # Whatever can be refused without weights has been refused above.
@@ -126,7 +135,7 @@ def compose(settings: EmbedderSettings, **where: Any) -> Embedder:
         text_tokenizer,
         pooling=pooling,
         pool_prompt=settings.pool_prompt is not False,
-        projections=[*projections, Normalize()] if settings.normalize else projections,
+        projections=projections,
         prompts=PromptTable(dict(settings.prompts), settings.default_prompt),
         template=template,
         variants=_variants(settings.variants, backbone, tokenizer),

@@ -142,7 +142,8 @@ class Embedder(EncodeMethods):
         An option left at None is what the folder declares.
 
         device: "cpu", "cuda", "cuda:1", "mps"; the fastest one available by default.
-        dtype: "float32", "bfloat16" or "float16", whatever the weights are stored in.
+        dtype: "float32", "bfloat16" or "float16", whatever the weights are stored in; "auto" is
+            what they are stored in.
         max_seq_length: most tokens that are read, special tokens included.
         pooling: a name in POOLINGS, several (their vectors are concatenated), or
             "package.module:function".

@@ -1,6 +1,7 @@
 """The sections [embedder] and [released] of recipes."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 from polyvec.embed.released import Released, read_released
@@ -12,6 +13,10 @@ from polyvec.settings import fill
 def _build(settings: EmbedderSettings, model: Any, scale: str, **options: Any) -> Any:
     from polyvec.embed.compose import compose  # imports torch
 
+    backbone = options.pop("backbone", None)
+    if backbone is not None:
+        options["published"] = True
+        settings = replace(settings, backbone=str(backbone))
     return compose(settings, **options)
 
 

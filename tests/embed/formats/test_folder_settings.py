@@ -1,14 +1,17 @@
 """Settings that sentence-transformers obeys: obeyed as it does, or refused by name."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from folders import bert, modules, write
 
-from polyvec import Embedder
+from polyvec import Embedder, load_recipe
 from polyvec.embed.inputs.prompts import PromptTable
-from polyvec.errors import ModelError, OwnCodeWarning, SkippedSettingWarning
+from polyvec.embed.projection.dense import Dense, Normalize
+from polyvec.errors import HalfPrecisionWarning, ModelError, OwnCodeWarning, SkippedSettingWarning
 
 LONG = "a cat sat on the mat and the dog looked while nobody looked " * 4
 BERT = "sentence_bert_config.json"
@@ -165,3 +168,31 @@ def test_foreign_files_survive_a_save(folder):
     assert (folder / "notes.md").read_text() == "mine"
     assert not (folder / "adapter_config.json").exists()
     assert np.array_equal(Embedder.from_pretrained(folder).encode("a cat"), model.encode("a cat"))
+
+
+def test_dtype_auto_is_what_the_folder_stores(folder):
+    model = Embedder.from_pretrained(folder)
+    assert Embedder.from_pretrained(folder, dtype="auto").dtype == torch.float32
+    model.to(torch.bfloat16).save_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HalfPrecisionWarning)
+        assert Embedder.from_pretrained(folder, dtype="auto").dtype == torch.bfloat16
+    assert Embedder.from_pretrained(folder).dtype == torch.float32
+
+
+def test_a_recipe_takes_a_published_checkpoint(folder):
+    """The Dense layer of its folder is kept; recipe and folder pool alike."""
+    torch.manual_seed(0)
+    published = Embedder.from_pretrained(folder)
+    dense = Dense(32, 8, activation="Identity")
+    Embedder(
+        published.backbone, published.text_tokenizer, projections=[dense, Normalize()]
+    ).save_pretrained(folder / "released")
+    toml = folder / "mine.toml"
+    toml.write_text(
+        '[system]\nname = "mine"\npaper = "arXiv:2108.08877"\n'
+        '[embedder]\nbackbone = "no/backbone"\npooling = "mean"\n'
+    )
+    found = load_recipe(toml).build("full", backbone=folder / "released")
+    expected = Embedder.from_pretrained(folder / "released").encode(["a cat", "the dog"])
+    assert np.abs(found.encode(["a cat", "the dog"]) - expected).max() < 1e-6

@@ -35,6 +35,7 @@ from polyvec.embed.formats.transformer import (
     check_dtype,
     load_config,
     load_transformer,
+    stored_dtype,
     transformer_kind,
 )
 from polyvec.embed.formats.words import read_bag_of_words, read_words
@@ -183,6 +184,8 @@ def _read_route(
     body = adapted.body if adapted else root
     if not (body / "config.json").is_file() and not table:
         raise ModelError(no_model(root))
+    if dtype == "auto":
+        dtype = stored_dtype(declared.input if table else body)
     stored = read_json(folder / "config_sentence_transformers.json", {})
     check_requirements(stored, folder / "config_sentence_transformers.json")
     settings = read_transformer_settings(root)

@@ -2,11 +2,13 @@
 
 import importlib
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -230,10 +232,23 @@ def load_config(
         raise ModelError(f"{root}/config.json: {' '.join(str(error).split())[:300]}") from None
 
 
+def stored_dtype(root: Path) -> str:
+    """The dtype that config.json declares, else that of most weights; float32 if neither says."""
+    config = read_json(root / "config.json", {})
+    declared = config.get("dtype") or config.get("torch_dtype")
+    if declared is None and (root / "model.safetensors").is_file():
+        with safe_open(root / "model.safetensors", framework="pt") as file:
+            kinds = Counter(file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118
+        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+        declared = names.get(kinds.most_common(1)[0][0]) if kinds else None
+    name = str(declared or "float32").removeprefix("torch.")
+    return name if name in DTYPES else "float32"
+
+
 def check_dtype(name: str, device: str | None) -> torch.dtype:
     """The dtype; warns where half precision is emulated (SILENT row 17)."""
     if name not in DTYPES:
-        raise InputError(f"dtype {name!r} is not known.{known(name, DTYPES)}")
+        raise InputError(f"dtype {name!r} is not known.{known(name, [*DTYPES, 'auto'])}")
     on_cpu = (device or best_device()).startswith("cpu")
     if name != "float32" and on_cpu and not _cpu_computes(name):
         warnings.warn(
