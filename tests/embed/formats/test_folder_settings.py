@@ -190,7 +190,7 @@ def test_a_recipe_takes_a_published_checkpoint(folder):
     ).save_pretrained(folder / "released")
     toml = folder / "mine.toml"
     toml.write_text(
-        '[system]\nname = "mine"\npaper = "arXiv:2108.08877"\n'
+        '[system]\nname = "mine"\npaper = "arXiv:2108.08877"\ntasks = ["similarity"]\n'
         '[embedder]\nbackbone = "no/backbone"\npooling = "mean"\n'
     )
     found = load_recipe(toml).build("full", backbone=folder / "released")
