@@ -90,6 +90,23 @@ FAMILIES: dict[str, tuple[Callable[[], tf.PretrainedConfig], bool]] = {
         ),
         False,
     ),
+    "gte": (lambda: tf.GteConfig(**_sizes()), True),
+    "nomic_bert": (lambda: tf.NomicBertConfig(**_sizes()), True),
+    "jina_embeddings_v3": (lambda: tf.JinaEmbeddingsV3Config(**_sizes()), True),
+    "eurobert": (lambda: tf.EuroBertConfig(**_sizes(num_key_value_heads=2)), True),
+    "longt5": (
+        lambda: tf.LongT5Config(
+            vocab_size=VOCAB,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            pad_token_id=0,
+            local_radius=3,
+        ),
+        False,
+    ),
     "llama": (lambda: tf.LlamaConfig(**_sizes(num_key_value_heads=2)), True),
     "qwen3": (lambda: tf.Qwen3Config(**_sizes(num_key_value_heads=2, head_dim=8)), True),
     "gpt2": (
@@ -115,7 +132,8 @@ def build(name: str) -> PreTrainedModel:
     """A model of the family with weights large enough that leaks and slips show."""
     torch.manual_seed(0)
     config = FAMILIES[name][0]()
-    model = tf.T5EncoderModel(config) if name == "t5_encoder" else AutoModel.from_config(config)
+    classes = {"t5_encoder": tf.T5EncoderModel, "longt5": tf.LongT5EncoderModel}
+    model = classes[name](config) if name in classes else AutoModel.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -50,6 +50,11 @@ def vectors(model: Backbone) -> torch.Tensor:
 @pytest.mark.parametrize("name", BUILDS)
 def test_half_precision_is_run_the_same_way_with_near_vectors(name, mode, dtype):
     full, half = Backbone(BUILDS[name](), 0, attention=mode), BUILDS[name]().to(dtype)
+    if name == "encoder longt5" and dtype == torch.float16:
+        # Its mask's -1e10 is -inf there, and padding's softmax NaN (transformers 5.23).
+        with pytest.raises(ModelError, match="overflow in float16"):
+            Backbone(half, 0, attention=mode)
+        return
     half = Backbone(half, 0, attention=mode)
     for what in ("mechanism", "layout", "position_offset", "verdict"):
         assert getattr(half, what) == getattr(full, what)

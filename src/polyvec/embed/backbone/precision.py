@@ -100,7 +100,7 @@ class _Sight:
         early = [leaks.movement(a[:place], b[:place]) for a, b in zip(alone, after, strict=True)]
         return cls(
             alone[-1].dtype,
-            all(bool(state.isfinite().all()) for state in alone),
+            all(bool(state.isfinite().all()) for state in (*alone, *beside)),
             leaks.movement(alone[-1].float(), beside[-1].float()),
             max(early),
         )
