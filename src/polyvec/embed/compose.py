@@ -11,8 +11,9 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.families import NV_EMBED, family_of, read_latents
-from polyvec.embed.formats.modules import Declared, read_modules
+from polyvec.embed.formats.modules import read_modules
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
