@@ -44,7 +44,7 @@ def vectors(model: Backbone) -> torch.Tensor:
     return torch.stack([out[i, : len(text)].mean(0) for i, text in enumerate(texts())])
 
 
-@pytest.mark.equality
+@pytest.mark.medium
 @HALVES
 @pytest.mark.parametrize("mode", ["native", "bidirectional"])
 @pytest.mark.parametrize("name", BUILDS)
