@@ -17,6 +17,8 @@ from polyvec.embed.inputs.content_words import STOP_WORDS, content_words
         ("He said \"hello there\" and don't can't it's", "said `` hello '' n't ca n't 's"),
         ("1,000 items in 2020's -- fast... isn't it?", "1,000 items 2020 's -- fast ... n't"),
         ("Über naïve café 漢字", "über naïve café 漢字"),
+        ("the u.s. model, e.g., cannot stop at 10:30", "u.s. model e.g. stop 10:30"),
+        ("made in the u.s.", "made u.s"),
         ("the and of", ""),
     ],
 )

@@ -24,7 +24,9 @@ STOP_WORDS = frozenset(_STOP.split())
 # Contractions before words, so that "n't" is not part of the word before it.
 _WORD = re.compile(
     r"""
-    \d+(?:,\d+)+(?:\.\d+)?                          # 1,000
+    \d+(?:[,:]\d+)+(?:\.\d+)?                       # 1,000 and 10:30
+    | (?:\w\.){2,}(?!\w|\s*$)                       # u.s., but not at the end of a text
+    | can(?=not\b)
     | (?:(?!n't\b)[\w])+(?:[-./](?:(?!n't\b)\w)+)*   # a word: also well-known, 3.5, and/or
     | n't\b | '(?:s|m|d|ll|re|ve)\b                # contractions
     | ``|''|--|\.\.\.                              # marks of several characters
