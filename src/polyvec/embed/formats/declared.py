@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from polyvec.embed.formats.routing import Module
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.modules import WeightedLayers
 from polyvec.embed.pooling.steps import TokenSteps
@@ -21,6 +22,7 @@ class Declared:
     steps: list[nn.Module] = field(default_factory=list)  # over tokens, before the pooling
     projections: list[nn.Module] = field(default_factory=list)
     transformer: Path | None = None
+    own_transformer: Module | None = None  # of the folder's own code
     static: Path | None = None
     sparse_static: Path | None = None
     masked: bool = False

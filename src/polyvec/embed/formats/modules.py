@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polyvec.embed.formats import sparse
 from polyvec.embed.formats.declared import Declared, part_kind
+from polyvec.embed.formats.own_modules import is_own, load_chain
 from polyvec.embed.formats.routing import Module, read_routing
 from polyvec.embed.formats.schema import (
     OWN_WAY,
@@ -85,6 +86,12 @@ def _declared(
     """What a chain of modules declares."""
     for position, module in enumerate(modules):
         kind = module.kind
+        if trusted and position == 0 and is_own(kind) and not declared.routed:
+            declared.transformer, declared.own_transformer = module.folder, module
+            continue
+        if trusted and position == 1 and any(is_own(other.kind) for other in modules[1:]):
+            _read_own_chain(folder, modules[1:], declared)
+            break
         if kind.startswith("polyvec.") or ":" in kind:
             _read_own(kind, module.folder, declared, trusted)
             continue
@@ -145,13 +152,31 @@ def _module_name(folder: Path, kind: str) -> str:
     name = kind.rpartition(".")[2]
     if not kind.startswith("sentence_transformers."):
         raise ModelError(
-            f"{folder}/modules.json: {kind} is the model's own code, which is not supported"
+            f"{folder}/modules.json: {kind} is the model's own code; read it, then pass "
+            "trust_remote_code=True (of an Embedder without a Router)"
         )
     if name not in MODULES:
         raise ModelError(
             f"{folder}/modules.json: module {name!r} is not supported.{known(name, MODULES)}"
         )
     return name
+
+
+def _read_own_chain(folder: Path, modules: Sequence[Module], declared: Declared) -> None:
+    """Modules behind a transformer of which one is the folder's own code."""
+    if declared.transformer is None or declared.masked or declared.routed:
+        raise ModelError(
+            f"{folder}/modules.json: modules of the model's own code are run behind a Transformer "
+            "only, and in no Router; use sentence-transformers"
+        )
+    for module in modules:
+        if module.kind.startswith("polyvec.") or ":" in module.kind:
+            raise ModelError(
+                f"{folder}/modules.json: {module.kind} is not run beside the model's own code"
+            )
+        if module.kind.endswith(".Pooling"):
+            _read_pooling(module.folder, declared)  # checked, and whether prompts are pooled
+    declared.steps, declared.pooling = [], load_chain(folder, modules)
 
 
 def _read_own(kind: str, folder: Path, declared: Declared, trusted: bool) -> None:

@@ -18,6 +18,12 @@ from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.families import family_of, follow_family, warn_of_own_code
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import read_modules, read_weights
+from polyvec.embed.formats.own_modules import (
+    OwnChain,
+    OwnTransformer,
+    check_tokens,
+    load_own_transformer,
+)
 from polyvec.embed.formats.refusals import check_embedder, no_model
 from polyvec.embed.formats.schema import CALIBRATION_FILE, POLYVEC_FILE, read_json
 from polyvec.embed.formats.settings import (
@@ -199,6 +205,8 @@ def _read_route(
     has_both = output == "sparse" and not declared.is_sparse  # its own output is dense
     # Before anything is loaded: names, and settings that the pooling requires.
     if pooling is not None:
+        if isinstance(declared.pooling, OwnChain):
+            raise InputError(f"{folder}: pooling= does not replace modules of the model's own code")
         check_pooling(pooling, {}, where=WHERE)
     kind = "body"
     model: Any
@@ -240,14 +248,19 @@ def _read_route(
                 stored = {"prompts": family.prompts, "default_prompt_name": family.default_prompt}
                 declared_length = declared_length or family.max_length
         kind = transformer_kind(_needs(declared, own))
-        model = load_transformer(
-            body,
-            check_dtype(dtype, device),
-            trust_remote_code,
-            kind=kind,
-            family=family,
-            config_options=settings.config,
-        )
+        if declared.own_transformer is not None:
+            model = load_own_transformer(
+                folder, declared.own_transformer, check_dtype(dtype, device)
+            )
+        else:
+            model = load_transformer(
+                body,
+                check_dtype(dtype, device),
+                trust_remote_code,
+                kind=kind,
+                family=family,
+                config_options=settings.config,
+            )
         if adapted:
             load_adapters(model, adapted, merge=merge_adapters)
     model = model.to(device or best_device())
@@ -261,11 +274,15 @@ def _read_route(
     )
     if isinstance(declared.pooling, TokenSteps):
         declared.pooling.fit_to(backbone.hidden_size, len(tokenizer))
+    if isinstance(declared.pooling, OwnChain):
+        declared.pooling.fit_to(backbone.hidden_size)
     text_tokenizer = table_tokenizer or TextTokenizer(
         tokenizer,
         max_length=_max_length(root, declared_length, tokenizer, backbone, max_seq_length),
         lower_case=settings.lower_case,
     )
+    if isinstance(model, OwnTransformer):
+        check_tokens(model, text_tokenizer, folder)
     text_tokenizer.check_rows(backbone.num_rows)
     _check_contract(folder, own, text_tokenizer)
     variants = own.get("variants")

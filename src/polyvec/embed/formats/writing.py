@@ -18,6 +18,7 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats import sparse
 from polyvec.embed.formats.adapters import CONFIG, is_adapted, write_adapted
+from polyvec.embed.formats.own_modules import OwnTransformer
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
     OWN_WAY,
@@ -199,6 +200,11 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
     """
     backbone = parts.backbone
     model = backbone.model if backbone.lm is None else backbone.lm
+    if isinstance(model, OwnTransformer):
+        raise ModelError(
+            f"{type(model.module).__name__}, the model's own code in place of a transformer, is "
+            "not saved; save with sentence-transformers"
+        )
     parts.text_tokenizer.check_rows(backbone.num_rows)
     with quiet_transformers():
         alone = is_adapted(model) and not write_adapted(model, folder, target)
