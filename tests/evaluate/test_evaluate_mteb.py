@@ -32,6 +32,7 @@ from mteb._create_dataloaders import create_dataloader  # noqa: E402
 from mteb.models.abs_encoder import get_prompt_name  # noqa: E402
 from mteb.types import PromptType  # noqa: E402
 
+from polyvec.evaluate.encoder import TaskEncoder  # noqa: E402
 from polyvec.evaluate.mteb_bridge import (  # noqa: E402
     MtebEncoder,
     local_task,
@@ -180,6 +181,35 @@ def test_prompts_are_chosen_in_mtebs_order(tiny):
             found = MtebEncoder(with_(tiny, **prompts)).prompt_for(task, "query")
             assert found.name == expected
             assert found.source == ("model" if stored else "none")
+
+
+@pytest.mark.parametrize(("task", "side"), [("SciFact", PromptType.document), ("STS12", None)])
+def test_empty_prompts_of_a_task_are_chosen_as_in_mteb(tiny, task, side):
+    """One for a task or its type is a choice: no prompt. Every set of full and empty ones."""
+    task = mteb.get_task(task)
+    role, kind = side and side.value, task.metadata.type
+    names = [task.metadata.name, kind, *([f"{kind}-document", "document"] if side else [])]
+    for texts in itertools.product((None, "", "x: "), repeat=len(names)):
+        prompts = {n: n + t if t else t for n, t in zip(names, texts, strict=True) if t is not None}
+        expected = get_prompt_name(prompts, task.metadata, side)
+        found = MtebEncoder(with_(tiny, **prompts)).prompt_for(task, role)
+        assert found.text == prompts.get(expected, ""), prompts
+
+
+@pytest.mark.parametrize("side", ["passage", "corpus"])
+def test_passage_and_corpus_prompts_of_a_task_are_those_of_documents(tiny, side):
+    """mteb reads no such names; in mteb's order they stand with "-document"."""
+    task = mteb.get_task("SciFact")
+    for name, less in [(f"SciFact-{side}", "SciFact"), (f"Retrieval-{side}", "Retrieval")]:
+        model = with_(tiny, **{name: "read: ", less: "any: ", "document": "other: "})
+        assert MtebEncoder(model).prompt_for(task, "document").name == name
+        assert MtebEncoder(model).prompt_for(task, "query").name == less
+        both = with_(tiny, **{name: "read: ", name.replace(side, "document"): "first: "})
+        assert MtebEncoder(both).prompt_for(task, "document").text == "first: "
+        encoder = TaskEncoder(model, names=("SciFact", "Retrieval"))
+        expected = model.encode(["a text"], prompt="read: ")
+        assert_allclose(encoder.encode(["a text"], "document"), expected, atol=1e-6)
+        assert encoder.work.prompts == {"document": "read: "}
 
 
 def test_an_empty_prompt_is_not_set(tiny):

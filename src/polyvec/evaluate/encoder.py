@@ -34,7 +34,8 @@ class TaskEncoder:
     """A model with a task's prompts, which encodes each distinct text once.
 
     The prompt is the first of these that the model has, as in mteb: "<task>-<role>", "<task>",
-    "<kind>-<role>", "<kind>", then the role's own, then the model's default. Where a model has no
+    "<kind>-<role>", "<kind>", then the role's own, then the model's default; documents may be
+    called "passage" or "corpus", too, and an empty prompt is one. Where a model has no
     slot for an instruction of the data, the instruction follows the text, as for mteb's models.
     """
 
