@@ -532,3 +532,12 @@ def test_a_pooling_of_another_shape_is_refused(tiny_bert):
             embedder.encode(["a", "b c"])
     finally:
         del POOLINGS._parts["test narrow"]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 2}, 16, "silent"], ids=str)
+def test_options_of_another_kind_are_named(tiny, options):
+    for encode in (tiny.encode_vectors, tiny.encode_with_report):
+        with pytest.raises(InputError, match=r"options is a \w+; pass .*RunOptions\(batch_size"):
+            encode(["a text"], options=options)
+    with pytest.raises(InputError, match="options is a"):
+        list(tiny.encode_iter(["a text"], options=options))

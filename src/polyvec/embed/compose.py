@@ -88,8 +88,6 @@ def compose(settings: EmbedderSettings, *, published: bool = False, **where: Any
     )
     if settings.truncation_side is not None:
         tokenizer.truncation_side = settings.truncation_side
-        # save_pretrained of transformers 5 writes what is here, not the attribute.
-        tokenizer.init_kwargs["truncation_side"] = settings.truncation_side
     new = add_tokens(tokenizer, template) if template is not None else []
     text_tokenizer = TextTokenizer(tokenizer, lower_case=settings.lower_case)  # checks for two EOS
     if template is not None:

@@ -11,7 +11,7 @@ longest, D state size, E vector size, N and M vectors.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from polyvec.embed.backbone.states import States
 from polyvec.embed.encode_methods import EncodeMethods, Examples
 from polyvec.embed.encoding import check_texts
 from polyvec.embed.fingerprints import Fingerprints
-from polyvec.embed.fitting import fit
+from polyvec.embed.fitting import FittedModel, fit
 from polyvec.embed.formats.sources import DEFAULT_MODEL
 from polyvec.embed.inputs.prompts import PromptTable, render
 from polyvec.embed.inputs.spans import Span
@@ -119,7 +119,7 @@ class Embedder(EncodeMethods):
         name_or_path: str | Path = DEFAULT_MODEL,
         *,
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         max_seq_length: int | None = None,
         pooling: str | Sequence[str] | None = None,
         output: str | None = None,
@@ -143,7 +143,8 @@ class Embedder(EncodeMethods):
 
         device: "cpu", "cuda", "cuda:1", "mps"; the fastest one available by default.
         dtype: "float32", "bfloat16" or "float16", whatever the weights are stored in; "auto" is
-            what they are stored in.
+            what they are stored in. By default that of the folder's settings
+            (sentence_bert_config.json), else "float32".
         max_seq_length: most tokens that are read, special tokens included.
         pooling: a name in POOLINGS, several (their vectors are concatenated), or
             "package.module:function".
@@ -309,11 +310,17 @@ class Embedder(EncodeMethods):
         """Fit the parts that are fitted rather than trained (whitening, PCA, ...), in order.
 
         Each on the vectors of a sample of texts as they reach it. What was fitted is saved with
-        the model, so a vector depends on its text alone. Raises ModelError if there is nothing
-        to fit.
+        the model, so a vector depends on its text alone. With routes, those of `role`. Raises
+        ModelError if there is nothing to fit.
         """
         check_texts(texts)  # a string would be fitted on its characters
-        fit(self, list(texts), self.prompt_for(**prompt))
+        role = prompt.get("role")
+        if self.routes and role is None:
+            raise InputError(
+                "this model's queries and documents take routes of their own: fit each with "
+                f"role=.{known('', self.routes)}"
+            )
+        fit(cast(FittedModel, self.for_role(role)), list(texts), self.prompt_for(**prompt))
         return self
 
     # ---- what it is -------------------------------------------------------------------------

@@ -149,6 +149,14 @@ class EncodeRun:
     output: Output = "vectors"
     num_projections: int | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.options, RunOptions):
+            kind = type(self.options).__name__
+            raise InputError(
+                f"options is a {kind}; pass polyvec.interfaces.RunOptions(batch_size=..., "
+                "batch_tokens=..., show_progress_bar=..., truncate=...)"
+            )
+
     def windows(self, inputs: Iterable[str], size: int = CHUNK_SIZE) -> Iterator[list[Tensor]]:
         """The output of every text on the CPU, in order, `size` texts at a time."""
         self.report.prompt = self.prompt

@@ -90,7 +90,7 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
         name_or_path: str | Path,
         *,
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
         prompts: Mapping[str, str] | None = None,

@@ -465,3 +465,13 @@ def test_an_adapter_whose_hub_has_only_a_bin_file_is_downloaded_whole(tmp_path, 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert model_folder("some-lab/adapter") == folder
     assert asked[-1] == (False, ["adapter_model.bin"])
+
+
+@pytest.mark.parametrize("place", ["emb.pth", "embedding/emb.pth"])
+def test_token_embeddings_beside_an_adapter_are_refused(place, tmp_path):
+    """bge-en-icl's training form: without them its new tokens would have random rows."""
+    folder = adapter(tmp_path / "lora", base_model(tmp_path / "base"), lora())
+    (folder / place).parent.mkdir(exist_ok=True)
+    torch.save({"weight": torch.zeros(2, 32)}, folder / place)
+    with pytest.raises(ModelError, match=r"token embeddings in emb\.pth .* are not read; merge"):
+        Embedder.from_pretrained(folder)

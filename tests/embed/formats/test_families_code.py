@@ -185,7 +185,8 @@ def test_code_that_does_not_run_is_told(tmp_path):
         Embedder.from_pretrained(folder)
     for broken in ("modeling_own.OwnModel", ["a"]):
         change(folder / "config.json", auto_map=broken)
-        Embedder.from_pretrained(folder)
+        with pytest.raises(ModelError, match="auto_map is .*, expected names such as"):
+            Embedder.from_pretrained(folder)
 
 
 OWN = """

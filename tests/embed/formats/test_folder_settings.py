@@ -196,3 +196,66 @@ def test_a_recipe_takes_a_published_checkpoint(folder):
     found = load_recipe(toml).build("full", backbone=folder / "released")
     expected = Embedder.from_pretrained(folder / "released").encode(["a cat", "the dog"])
     assert np.abs(found.encode(["a cat", "the dog"]) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_args": {"torch_dtype": "bfloat16"}},
+        {"model_kwargs": {"dtype": "float16"}},
+        {"model_kwargs": {"dtype": "float32"}},
+        {"config_kwargs": {"dtype": "bfloat16"}},
+        {"config_args": {"dtype": "bfloat16"}, "model_args": {"dtype": "float32"}},
+        {"model_kwargs": {"dtype": "auto"}},
+        {},
+    ],
+    ids=str,
+)
+def test_the_folders_dtype_counts_where_none_is_asked_for(folder, values):
+    from sentence_transformers import SentenceTransformer
+
+    settings(folder, max_seq_length=32, **values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HalfPrecisionWarning)
+        ours = Embedder.from_pretrained(folder, device="cpu")
+    peer = SentenceTransformer(str(folder), device="cpu")
+    assert ours.backbone.model.dtype == peer.dtype
+    found, wanted = ours.encode(["the dog"]), peer.encode(["the dog"], normalize_embeddings=False)
+    tolerance = 1e-5 if peer.dtype == torch.float32 else 0.05
+    assert np.abs(found - wanted).max() < tolerance * np.abs(wanted).max()
+    asked = Embedder.from_pretrained(folder, device="cpu", dtype="float32")
+    assert asked.backbone.model.dtype == torch.float32
+
+
+def test_a_dtype_that_is_not_known_is_named(folder):
+    settings(folder, model_kwargs={"torch_dtype": "bfloat61"})
+    with pytest.raises(ModelError, match=r"dtype 'bfloat61' is not known.*'bfloat16'"):
+        Embedder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    "classes",
+    [None, 5, "modeling_x.X", ["modeling_x.X"], {"AutoModel": None}, {"AutoModel": "noclass"},
+     {"AutoModel": ["modeling_x.X", None]}, {"AutoConfig": None}],
+    ids=str,
+)  # fmt: skip
+def test_an_auto_map_that_names_no_classes_is_named(folder, classes, trusted):
+    raw = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", {**raw, "auto_map": classes})
+    with pytest.raises(ModelError, match=r"config\.json: auto_map is .*, expected") as error:
+        Embedder.from_pretrained(folder, trust_remote_code=trusted)
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncation_side_set_after_loading_is_saved(folder, tmp_path):
+    for side in ("left", "right"):
+        model = Embedder.from_pretrained(folder)
+        model.text_tokenizer.hf.truncation_side = side
+        expected = model.encode([LONG], truncate="silent")
+        model.save_pretrained(tmp_path / side)
+        again = Embedder.from_pretrained(tmp_path / side)
+        assert again.text_tokenizer.hf.truncation_side == side
+        assert np.abs(again.encode([LONG], truncate="silent") - expected).max() == 0
+        assert np.abs(by_sentence_transformers(tmp_path / side)[0] - expected).max() < 1e-5
+        folder = tmp_path / side

@@ -1,5 +1,6 @@
 """Routers: queries and documents go through different modules, as in sentence-transformers."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 
 from polyvec import Embedder
+from polyvec.embed.formats.reading import read_parts
+from polyvec.embed.projection.fitted import Whitening
 from polyvec.errors import InputError, ModelError
 
 TEXTS = ["the cat sat on the mat", "dog", "a very long text of two cats"]
@@ -251,3 +254,22 @@ def test_a_save_replaces_a_folder_without_config_json(bert, tmp_path):
         ours.save_pretrained(tmp_path / "ours")
     right = ours.encode_query(TEXTS)
     assert_allclose(Embedder.from_pretrained(tmp_path / "ours").encode_query(TEXTS), right)
+
+
+def test_each_route_is_fitted_on_its_own_vectors(bert, tmp_path):
+    SentenceTransformer(modules=two_transformers(bert)).save(str(tmp_path / "theirs"))
+    parts = read_parts(tmp_path / "theirs")
+    routes = {
+        task: dataclasses.replace(route, projections=[Whitening(32, 4)])
+        for task, route in parts.routes.items()
+    }
+    model = Embedder(**{**parts.keywords(), "routes": routes, "projections": [Whitening(32, 4)]})
+    texts = [f"{a} {b}" for a in ("the", "a", "two") for b in ("cat", "dog", "mat", "text")]
+    with pytest.raises(InputError, match=r"fit each with role=.*query"):
+        model.fit(texts)
+    plain = Embedder.from_pretrained(tmp_path / "theirs")
+    for role in ("query", "document"):
+        model.fit(texts, role=role)
+        vectors = plain.encode(texts, role=role)
+        expected = Whitening(32, 4).fit(vectors)(torch.from_numpy(vectors))
+        assert_allclose(model.encode(texts, role=role), expected, atol=1e-4)

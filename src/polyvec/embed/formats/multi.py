@@ -40,6 +40,7 @@ from polyvec.embed.formats.transformer import (
     best_device,
     check_device,
     check_dtype,
+    chosen_dtype,
     load_config,
     load_transformer,
 )
@@ -88,7 +89,7 @@ def read_multi(
     name_or_path: str | Path,
     *,
     device: str | None,
-    dtype: str,
+    dtype: str | None,
     query_length: int | None,
     document_length: int | None,
     prompts: Mapping[str, str] | None,
@@ -118,7 +119,7 @@ def read_multi(
         _read_m3(folder, int(config.hidden_size), tokenizer, found)
     model = load_transformer(
         body,
-        check_dtype(dtype, device),
+        check_dtype(chosen_dtype(dtype, options.dtype, body), device),
         trust_remote_code,
         family=family,
         config_options=options.config,

@@ -39,9 +39,9 @@ from polyvec.embed.formats.transformer import (
     best_device,
     check_device,
     check_dtype,
+    chosen_dtype,
     load_config,
     load_transformer,
-    stored_dtype,
     transformer_kind,
 )
 from polyvec.embed.formats.words import read_bag_of_words, read_words
@@ -69,7 +69,7 @@ def read_parts(
     name_or_path: str | Path,
     *,
     device: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     max_seq_length: int | None = None,
     pooling: str | Sequence[str] | None = None,
     output: str | None = None,
@@ -168,7 +168,7 @@ def _read_route(
     declared: Declared,
     *,
     device: str | None,
-    dtype: str,
+    dtype: str | None,
     max_seq_length: int | None,
     pooling: str | Sequence[str] | None,
     output: str | None,
@@ -190,11 +190,12 @@ def _read_route(
     body = adapted.body if adapted else root
     if not (body / "config.json").is_file() and not table:
         raise ModelError(no_model(root))
-    if dtype == "auto":
-        dtype = stored_dtype(declared.input if table else body)
     stored = read_json(folder / "config_sentence_transformers.json", {})
     check_requirements(stored, folder / "config_sentence_transformers.json")
     settings = read_transformer_settings(root)
+    dtype = chosen_dtype(
+        dtype, None if table else settings.dtype, declared.input if table else body
+    )
     declared_length = settings.max_length
     own = read_json((declared.input if declared.routed else folder) / POLYVEC_FILE, {})
     makers = (*(adapted.folders if adapted else ()), body)

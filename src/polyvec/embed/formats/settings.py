@@ -32,6 +32,8 @@ HARMLESS_MODEL_KWARGS = {
     "revision", "code_revision", "local_files_only", "subfolder", "use_memory_efficient_attention",
     "unpad_inputs", "export", "provider", "use_flash_attn", "max_memory", "weights_only",
 }  # fmt: skip
+DTYPE_KEYS = ("dtype", "torch_dtype")  # of both, transformers takes the first
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 HUB_KWARGS = {"trust_remote_code", "token", "cache_dir", "revision", "code_revision"}
 HUB_KWARGS |= {"local_files_only", "subfolder"}
 HARMLESS_PROCESSING = {
@@ -55,12 +57,14 @@ class TransformerSettings:
 
     max_length: most tokens; None if it is not set there.
     tokenizer, config: options of the tokenizer's and the config's from_pretrained.
+    dtype: that of the weights, "auto" for what they are stored in; None if it is not set there.
     """
 
     max_length: int | None = None
     lower_case: bool = False
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
 
 
 def read_transformer_settings(root: Path, *, late: bool = False) -> TransformerSettings:
@@ -112,7 +116,19 @@ def _processor(value: Any, path: Path) -> dict[str, Any]:
 
 
 def _config(value: Any, path: Path) -> dict[str, Any]:
-    return {"config": _without_hub(value, path)}
+    options = _without_hub(value, path)
+    return {"config": options, **_dtype(options, "config_kwargs", path)}
+
+
+def _dtype(options: Mapping[str, Any], where: str, path: Path) -> dict[str, Any]:
+    """The dtype among the options of a from_pretrained."""
+    found = next((options[key] for key in DTYPE_KEYS if options.get(key) is not None), None)
+    if found is None:
+        return {}
+    name = found.removeprefix("torch.") if isinstance(found, str) else found
+    if name not in DTYPES:
+        raise ModelError(f"{path}: {where} dtype {found!r} is not known.{known(str(name), DTYPES)}")
+    return {"dtype": name}
 
 
 def _model(value: Any, path: Path) -> dict[str, Any]:
@@ -123,7 +139,7 @@ def _model(value: Any, path: Path) -> dict[str, Any]:
                 f"{path}: model_kwargs {key!r} is not supported."
                 + known(key, HARMLESS_MODEL_KWARGS)
             )
-    return {}
+    return _dtype(value, "model_kwargs", path)
 
 
 def _processing(value: Any, path: Path) -> dict[str, Any]:

@@ -81,6 +81,9 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[st
     with quiet_transformers():
         tokenizer.save_pretrained(folder)
         config = read_json(folder / CONFIG, {})
+        if tokenizer.truncation_side != config.get("truncation_side", "right"):
+            # transformers 5 writes what it loaded, not what was set since.
+            config["truncation_side"] = tokenizer.truncation_side
         # The one name by which transformers 4 and 5 both leave tokenizer.json alone.
         write_json(folder / CONFIG, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
         model_type = read_json(folder / "config.json", {}).get("model_type")

@@ -207,6 +207,7 @@ def load_config(
     `options` replace settings of config.json.
     """
     raw = read_json(root / "config.json")
+    _check_own_classes(raw, root)
     if family is not None:
         return family_config(family, root)
     if is_nomic(raw) and not trust_remote_code:
@@ -232,6 +233,25 @@ def load_config(
         raise ModelError(f"{root}/config.json: {' '.join(str(error).split())[:300]}") from None
 
 
+def _check_own_classes(raw: Any, root: Path) -> None:
+    """Raises ModelError where auto_map does not name the maker's classes as transformers reads it.
+
+    Tokenizers have two names, of which one may be null.
+    """
+    table = raw.get("auto_map", {}) if isinstance(raw, dict) else None
+    wrong = not isinstance(table, dict) or any(
+        not isinstance(name, str) or "." not in name
+        for key, name in table.items()
+        if key != "AutoTokenizer"
+    )
+    if wrong:
+        what = f"auto_map is {table!r}" if isinstance(raw, dict) else "no table of settings"
+        raise ModelError(
+            f"{root}/config.json: {what}, expected names such as "
+            "{'AutoModel': 'modeling_x.XModel'}; correct it, or remove it if there is no such code"
+        )
+
+
 def stored_dtype(root: Path) -> str:
     """The dtype that config.json declares, else that of most weights; float32 if neither says."""
     config = read_json(root / "config.json", {})
@@ -243,6 +263,12 @@ def stored_dtype(root: Path) -> str:
         declared = names.get(kinds.most_common(1)[0][0]) if kinds else None
     name = str(declared or "float32").removeprefix("torch.")
     return name if name in DTYPES else "float32"
+
+
+def chosen_dtype(asked: str | None, declared: str | None, root: Path) -> str:
+    """The dtype that was asked for, else that of the folder's settings, else float32."""
+    name = asked or declared or "float32"
+    return stored_dtype(root) if name == "auto" else name
 
 
 def check_dtype(name: str, device: str | None) -> torch.dtype:
