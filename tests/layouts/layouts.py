@@ -3,7 +3,8 @@
 A function under `@layout` writes one replica and returns what must come of it: `Equal`, with
 vectors by an independent implementation, or `Refused`, with what the one-line error says. The
 files of this folder register theirs; `python tests/layouts/measure.py` writes the table of
-docs/models.md from them.
+docs/models.md from them. No file may have the name of a package that others look for among
+imported modules: `sparse` is one.
 """
 
 import importlib
