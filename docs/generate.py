@@ -76,8 +76,8 @@ def systems_table() -> str:
 def released_table() -> str:
     """Every recipe of the survey's Table 4, and what of it was compared with the authors' code."""
     lines = [
-        "| row of Table 4 | recipe | form | compared with | equal | differs |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| row of Table 4 | recipe | form | compared with | equal | differs | published weights |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     recipes = [recipe for recipe in all_recipes() if recipe.system.table == 4]
     for recipe in sorted(recipes, key=lambda each: (each.system.reference or 0, each.key)):
@@ -85,10 +85,11 @@ def released_table() -> str:
         name = f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})"
         row = [f"{recipe.system.name} [{recipe.system.reference}]", name]
         if found is None:
-            row += ["", "", "not compared", ""]
+            row += ["", "", "not compared", "", ""]
         else:
             equal = ", ".join(found.compared) or f"not compared: {found.why}"
-            row += [found.form, found.code, equal, found.differs]
+            weights = f"`{found.checkpoint}`" if found.checkpoint else ""
+            row += [found.form, found.code, equal, found.differs, weights]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 

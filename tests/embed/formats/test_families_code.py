@@ -185,7 +185,7 @@ def test_code_that_does_not_run_is_told(tmp_path):
         Embedder.from_pretrained(folder)
     for broken in ("modeling_own.OwnModel", ["a"]):
         change(folder / "config.json", auto_map=broken)
-        with pytest.raises(ModelError, match="auto_map is .*, expected names such as"):
+        with pytest.raises(ModelError, match=r"auto_map is .*, expected names such as"):
             Embedder.from_pretrained(folder)
 
 
