@@ -375,3 +375,6 @@ def test_bad_vectors_are_refused():
         max_similarities([good], [np.ones((2, 4))])
     with pytest.raises(ShapeError, match="expected"):
         max_similarities([good, np.ones(3)], [good])
+    for wrong in (["a text"], "a text", [{"a": 1}]):
+        with pytest.raises(InputError, match=r"similarity takes the vectors of texts"):
+            max_similarities(wrong, [good])

@@ -416,9 +416,11 @@ class Embedder(EncodeMethods):
         if not self.routes or (role is None and self.default_route is not None):
             return self
         if role is None or role not in self.routes:
+            ways = [f"encode_{name}" for name in ("query", "document") if name in self.routes]
+            use = f"use {' or '.join(ways)}, or " if ways else ""
             raise InputError(
-                f"role {role!r} has no route in this model; use encode_query or encode_document, "
-                f"or pass role=.{known(str(role), self.routes)}"
+                f"role {role!r} has no route in this model; {use}pass role= with one that has."
+                f"{known(str(role), self.routes)}"
             )
         return self.routes[role]
 

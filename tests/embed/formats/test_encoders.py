@@ -5,7 +5,9 @@ import pytest
 import torch
 import transformers as tf
 from families import tokenizer
+from folders import modules
 from numpy.testing import assert_allclose
+from sentence_transformers import SentenceTransformer
 
 from polyvec import Embedder
 from polyvec.errors import EncoderOnlyWarning
@@ -36,9 +38,26 @@ def test_a_bare_bart_is_read_by_its_encoder_and_saved_again(tmp_path):
         right = [model.get_encoder()(input_ids=x).last_hidden_state[0].mean(0) for x in ids]
     assert_allclose(found.encode(TEXTS), torch.stack(right), atol=1e-5)
     found.save_pretrained(tmp_path / "saved")
-    with pytest.warns(EncoderOnlyWarning, match="decoder's states of a bart model"):
-        again = Embedder.from_pretrained(tmp_path / "saved")
+    again = Embedder.from_pretrained(tmp_path / "saved")
     np.testing.assert_array_equal(again.encode(TEXTS), found.encode(TEXTS))
+
+
+def test_a_bart_in_a_folder_of_sentence_transformers_warns_of_other_vectors(tmp_path):
+    bart(tmp_path)
+    modules(tmp_path, "mean")
+    with pytest.warns(EncoderOnlyWarning, match="decoder's states of a bart model"):
+        Embedder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Bart", "Marian", "M2M100", "Pegasus"])
+def test_sentence_transformers_refuses_a_saved_encoder_decoder(kind, tmp_path):
+    """It would pool the decoder's states, or draw the encoder's weights at random."""
+    config = getattr(tf, f"{kind}Config")(**BART)
+    getattr(tf, f"{kind}Model")(config).save_pretrained(tmp_path / "in")
+    WORDS.save_pretrained(tmp_path / "in")
+    Embedder.from_pretrained(tmp_path / "in", pooling="mean").save_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="own_way"):
+        SentenceTransformer(str(tmp_path / "out"), device="cpu")
 
 
 def test_nomic_reads_as_many_tokens_as_the_folder_says(tmp_path):

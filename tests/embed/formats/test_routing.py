@@ -154,8 +154,9 @@ def test_a_role_without_a_route(bert, tmp_path):
     router = Router({"query": [static()]})
     SentenceTransformer(modules=[router]).save(str(tmp_path / "theirs"))
     ours = Embedder.from_pretrained(tmp_path / "theirs")
-    with pytest.raises(InputError, match="role 'document' has no route"):
+    with pytest.raises(InputError, match="role 'document' has no route") as raised:
         ours.encode_document(TEXTS)
+    assert "use encode_query, or pass role=" in str(raised.value)
 
 
 @pytest.mark.equality

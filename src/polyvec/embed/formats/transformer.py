@@ -25,7 +25,7 @@ from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
 from polyvec.embed.formats.nomic import is_nomic, nomic_config
 from polyvec.embed.formats.refusals import check_quantised, no_model
-from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.schema import POLYVEC_FILE, read_json
 from polyvec.embed.formats.weights import find_weights, pickle_refusal, tell_pickled
 from polyvec.errors import (
     EncoderOnlyWarning,
@@ -126,8 +126,10 @@ def is_masked(config: PretrainedConfig) -> bool:
 
 def _tell_decoder(root: Path, config: Any) -> None:
     """Warns of a sentence-transformers folder whose vectors are of the decoder there."""
-    folder = any((each / "modules.json").is_file() for each in (root, root.parent))
-    if folder and config.model_type in DECODER_POOLED:
+    files = [each / name for each in (root, root.parent) for name in ("modules.json", POLYVEC_FILE)]
+    # sentence-transformers refuses our own saves (writing.OWN_WAY), so nothing differs.
+    theirs = {path.name for path in files if path.is_file()} == {"modules.json"}
+    if theirs and config.model_type in DECODER_POOLED:
         warnings.warn(
             f"{root}: sentence-transformers pools the decoder's states of a {config.model_type} "
             "model, polyvec its encoder's; their vectors differ",
@@ -215,7 +217,7 @@ def load_config(
     if raw.get("position_embedding_type") == "alibi" and not trust_remote_code:
         # jina-embeddings-v2 under the name of BERT, whose class has learned positions only.
         raise ModelError(
-            f"{root}: ALiBi positions in a {raw.get('model_type')} model need its own code "
+            f"{root}: ALiBi positions under model_type {raw.get('model_type')!r} need its own code "
             f"({raw.get('auto_map', 'none is named')}); read that code, then pass "
             "trust_remote_code=True"
         )

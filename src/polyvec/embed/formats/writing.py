@@ -156,6 +156,9 @@ def _reads_its_own_way(parts: EmbedderParts) -> bool:
     if isinstance(tokenizer, TableTokenizer) and tokenizer.as_model2vec:
         # sentence-transformers keeps unknown words, and reads texts to their end.
         plain = plain and tokenizer.unknown_id is None and tokenizer.max_length is None
+    # Of a whole encoder-decoder, sentence-transformers pools the decoder's states (BART), or draws
+    # the encoder's weights at random, because it looks for them under other names (Marian).
+    plain = plain and not getattr(parts.backbone.model.config, "is_encoder_decoder", False)
     return not plain or any((parts.template, parts.variants, parts.backbone.prepending))
 
 

@@ -50,7 +50,8 @@ def max_similarity_pairs(queries: Any, documents: Any, name: str = "maxsim") -> 
 def as_multi_vectors(texts: Any) -> MultiVectors:
     """Texts as MultiVectors, float32; one array [tokens, E] is one text.
 
-    Raises ShapeError for arrays of another shape, and InputError for NaN or infinity.
+    Raises ShapeError for arrays of another shape, and InputError for NaN, infinity and what is
+    no array.
     """
     if not isinstance(texts, MultiVectors):
         several = isinstance(texts, list | tuple) or getattr(texts, "ndim", 2) == 3
@@ -81,7 +82,13 @@ def check_similarity(name: str) -> None:
 def _array(values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().float().cpu()
-    return np.asarray(values, np.float32)
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(
+            "similarity takes the vectors of texts, arrays [tokens, E], got "
+            f"{type(values).__name__}"
+        ) from None
 
 
 def _check_sizes(a: MultiVectors, b: MultiVectors) -> None:
