@@ -1,5 +1,6 @@
 """modules.json with the folder's own code, against sentence-transformers on the same folder."""
 
+import copy
 import json
 import shutil
 import textwrap
@@ -17,6 +18,7 @@ CODE = """
     import json, os, torch
     from torch import nn
     from transformers import AutoModel, AutoTokenizer
+    from sentence_transformers import models
     from sentence_transformers.models import Module, Transformer
 
     class Doubled(Transformer):
@@ -76,6 +78,16 @@ CODE = """
         @staticmethod
         def load(input_path):
             return Shift(json.load(open(os.path.join(input_path, "config.json")))["by"])
+
+    class Pooling(models.Pooling):
+        config_keys = [*models.Pooling.config_keys, "power"]
+        def __init__(self, *args, power=1, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.power = power
+        def forward(self, features):
+            features = super().forward(features)
+            features["sentence_embedding"] = features["sentence_embedding"] ** self.power
+            return features
 
     class Weigh(nn.Module):
         def forward(self, features):
@@ -143,14 +155,25 @@ def test_vectors_are_sentence_transformers(chain, make):
     found = model.encode(TEXTS, truncate="silent")
     assert_allclose(found, peer.encode(TEXTS), atol=2e-5)
     assert model.get_embedding_dimension() == found.shape[1]
+    again = Embedder.from_pretrained(folder, device="cpu", trust_remote_code=True)
+    assert again.fingerprint() == model.fingerprint() and model.described()
+    assert_allclose(copy.deepcopy(model).encode(TEXTS, truncate="silent"), found, atol=1e-5)
     with pytest.raises(ModelError, match=r"own code.* (are|is) not saved"):
         model.save_pretrained(folder.parent / "saved")
     half = Embedder.from_pretrained(folder, dtype="bfloat16", device="cpu", trust_remote_code=True)
     assert half.encode(TEXTS, truncate="silent").shape == found.shape
 
 
-def test_a_prompt_is_left_out_where_the_pooling_says_so(make):
-    folder = make(CHAINS["a step over tokens"], include_prompt=False)
+@pytest.mark.parametrize(
+    "chain",
+    [CHAINS["a step over tokens"], [FIRST, ("1_Pooling", "custom_st.Pooling")]],
+    ids=["sentence-transformers' pooling", "a pooling of its own"],
+)
+def test_a_prompt_is_left_out_where_the_pooling_says_so(chain, make):
+    folder = make(chain, include_prompt=False)
+    config = folder / "1_Pooling" / "config.json"
+    if chain[-1][1].startswith("custom_st."):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "power": 2}))
     peer = sentence_transformers.SentenceTransformer(
         str(folder), device="cpu", trust_remote_code=True
     )

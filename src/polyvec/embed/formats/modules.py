@@ -174,9 +174,10 @@ def _read_own_chain(folder: Path, modules: Sequence[Module], declared: Declared)
             raise ModelError(
                 f"{folder}/modules.json: {module.kind} is not run beside the model's own code"
             )
-        if module.kind.endswith(".Pooling"):
-            _read_pooling(module.folder, declared)  # checked, and whether prompts are pooled
-    declared.steps, declared.pooling = [], load_chain(folder, modules)
+        if module.kind.endswith(".Pooling") and not is_own(module.kind):
+            _read_pooling(module.folder, declared)  # to check it
+    chain = load_chain(folder, modules)
+    declared.pooling, declared.pool_prompt = chain, chain.pool_prompt
 
 
 def _read_own(kind: str, folder: Path, declared: Declared, trusted: bool) -> None:

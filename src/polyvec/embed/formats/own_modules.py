@@ -60,6 +60,11 @@ class OwnChain(PoolingModule):
         super().__init__()
         self.chain, self.names, self.where = nn.ModuleList(chain), tuple(names), where
 
+    @property
+    def pool_prompt(self) -> bool:
+        """Whether prompts are pooled: modules say so as sentence-transformers' Pooling does."""
+        return all(getattr(module, "include_prompt", True) for module in self.chain)
+
     def settings(self) -> dict[str, Any]:
         """The modules' classes and configurations, for descriptions and fingerprints."""
         own = [_config(module) for module in self.chain]
