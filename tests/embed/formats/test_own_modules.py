@@ -50,6 +50,14 @@ CODE = """
         def load(input_path):
             raise AssertionError("sentence-transformers calls the constructor")
 
+    class Short(Old):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, model_args={})
+            self.max_seq_length = 5
+        @classmethod
+        def load(cls, path, **kwargs):
+            return cls(path)
+
     class Bare(nn.Module):
         @staticmethod
         def load(input_path):
@@ -129,6 +137,7 @@ def make(tiny_bert, tmp_path):
     def written(chain, include_prompt=True):
         folder = shutil.copytree(tiny_bert, tmp_path / "model")
         (folder / "custom_st.py").write_text(textwrap.dedent(CODE))
+        (folder / "broken_st.py").write_text("class X(")
         listed = [
             {"idx": i, "name": str(i), "path": path, "type": kind}
             for i, (path, kind) in enumerate(chain)
@@ -198,6 +207,11 @@ REFUSED = {
     "no such class": ([FIRST, POOLED, ("", "custom_st.Nothing")], "Nothing.*cannot be loaded"),
     "no such file": ([FIRST, POOLED, ("", "gone.Nothing")], "gone.Nothing.*cannot be loaded"),
     "another repository": ([FIRST, POOLED, ("", "org/repo--st.X")], "st.X.*cannot be loaded"),
+    "another module's name": (
+        [FIRST, POOLED, ("", "custom_st.Weigh"), ("", f"{ST}Normalise")],
+        "Did you mean 'Normalize'",
+    ),
+    "code with an error": ([FIRST, POOLED, ("", "broken_st.X")], "SyntaxError"),
     "no vectors": ([FIRST, ("", "custom_st.Weigh")], "give no sentence_embedding"),
     "behind a table": (
         [("", f"{ST}StaticEmbedding"), ("", "custom_st.Weigh")],
@@ -217,3 +231,20 @@ def test_own_modules_are_not_replaced(make):
     folder = make(CHAINS["a pooling"])
     with pytest.raises(InputError, match="does not replace"):
         Embedder.from_pretrained(folder, trust_remote_code=True, pooling="mean")
+
+
+@pytest.mark.parametrize("kind", ["custom_st.Old", "custom_st.Doubled", "custom_st.Short"])
+@pytest.mark.parametrize("length", [None, 4])
+def test_the_length_is_the_modules_or_the_callers(kind, length, make):
+    folder = make([("", kind), POOLED])
+    peer = sentence_transformers.SentenceTransformer(
+        str(folder), device="cpu", trust_remote_code=True
+    )
+    if length is not None:
+        peer.max_seq_length = length
+    model = Embedder.from_pretrained(
+        folder, device="cpu", trust_remote_code=True, max_seq_length=length
+    )
+    assert model.max_seq_length == peer.max_seq_length
+    found = model.encode(TEXTS, truncate="silent")
+    assert_allclose(found, peer.encode(TEXTS), atol=2e-5)

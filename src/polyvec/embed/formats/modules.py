@@ -174,7 +174,7 @@ def _read_own_chain(folder: Path, modules: Sequence[Module], declared: Declared)
             raise ModelError(
                 f"{folder}/modules.json: {module.kind} is not run beside the model's own code"
             )
-        if module.kind.endswith(".Pooling") and not is_own(module.kind):
+        if not is_own(module.kind) and _module_name(folder, module.kind) == "Pooling":
             _read_pooling(module.folder, declared)  # to check it
     chain = load_chain(folder, modules)
     declared.pooling, declared.pool_prompt = chain, chain.pool_prompt

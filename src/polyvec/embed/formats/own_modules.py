@@ -44,6 +44,12 @@ class OwnTransformer(PreTrainedModel):
         super().__init__(module.auto_model.config)  # type: ignore[arg-type,union-attr]
         self.module = module
 
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens that the module reads, where it says so."""
+        found = getattr(self.module, "max_seq_length", None)
+        return found if isinstance(found, int) else None
+
     def get_input_embeddings(self) -> nn.Module:
         table: nn.Module = self.module.auto_model.get_input_embeddings()  # type: ignore[operator,union-attr]
         return table
@@ -138,6 +144,8 @@ def check_tokens(module: OwnTransformer, tokenizer: TextTokenizer, folder: Path)
     if read is None:
         return
     try:
+        if tokenizer.max_length is not None:
+            inner.max_seq_length = tokenizer.max_length  # the caller's, in place of the module's
         found = [read([text])["input_ids"][0].tolist() for text in texts]
     except Exception as error:  # noqa: BLE001 - code of the folder's own raises anything
         raise _failed(folder, type(inner).__name__, "cannot tokenize", error) from None

@@ -253,6 +253,7 @@ def _read_route(
             model = load_own_transformer(
                 folder, declared.own_transformer, check_dtype(dtype, device)
             )
+            declared_length = model.max_seq_length or declared_length
         else:
             model = load_transformer(
                 body,
