@@ -4,6 +4,7 @@ import zlib
 
 import pytest
 import torch
+import transformers as tf
 from decoders import build
 
 from polyvec.embed.backbone import attention, leak_probe
@@ -85,3 +86,37 @@ def test_experts_that_round_by_their_groups_see_nothing_ahead():
 
     with pytest.raises(ModelError, match="bidirectional from the first of 2 layers"):
         leak_probe.check(looks_ahead, ids, other, AttentionSpec("causal"))
+
+
+def unusual(name):
+    """Models that cannot run, or not in batches, in float32."""
+    torch.manual_seed(0)
+    words = {"vocab_size": 40}
+    if name == "Funnel":
+        config = tf.FunnelConfig(**words, d_model=32, block_sizes=[1, 1], n_head=4, d_head=8)
+        return tf.FunnelModel(config)
+    if name == "Reformer":
+        config = tf.ReformerConfig(
+            **words, hidden_size=32, num_attention_heads=2, attn_layers=["local", "local"],
+            local_attn_chunk_length=8, axial_pos_shape=[8, 8], axial_pos_embds_dim=[16, 16],
+        )  # fmt: skip
+        return tf.ReformerModel(config)
+    config = tf.NystromformerConfig(
+        **words, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        segment_means_seq_len=8, num_landmarks=4,
+    )  # fmt: skip
+    return tf.NystromformerModel(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Funnel", "FunnelModel: the states of a text change .* in a batch with a longer text"),
+        ("Reformer", "ReformerModel cannot run short texts"),
+        ("Nystromformer", "NystromformerModel cannot run short texts"),
+    ],
+)
+def test_a_model_whose_layers_cannot_be_probed_is_probed_by_its_last_states(name, message):
+    """Funnel's vectors depended on the batch; the others raised transformers' own errors."""
+    with pytest.raises(ModelError, match=message):
+        Backbone(unusual(name).eval())

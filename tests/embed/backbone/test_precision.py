@@ -152,3 +152,13 @@ def test_overflow_in_float16_says_so():
     assert Backbone(model, 0).verdict is not None
     with pytest.raises(ModelError, match=r"LlamaModel: the states overflow in float16"):
         Backbone(model.half(), 0)
+
+
+def test_a_family_that_runs_in_float32_only_says_so(tmp_path):
+    config = tf.XLNetConfig(vocab_size=40, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    tf.XLNetModel(config).save_pretrained(tmp_path)
+    model = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    with pytest.raises(
+        ModelError, match=r"XLNetModel cannot run in half precision .*dtype='float32'"
+    ):
+        Backbone(model)

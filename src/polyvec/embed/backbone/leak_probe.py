@@ -62,13 +62,7 @@ def probe(run: Run, ids: Tensor, other: int) -> Verdict:
     text, longer = ids[:PROBE_LENGTH], ids[: 2 * PROBE_LENGTH]
     changed = replaced(text, PROBE_LENGTH - 1, other)
     before_alone, before_beside = run([text], 0)[0], run([text, longer], 0)[0]
-    error = (before_alone[-1] - before_beside[-1]).abs().max()
-    allowed = tolerance(SAME, before_alone[-1].dtype)
-    if error > allowed * before_alone[-1].abs().max().clamp(min=1):
-        raise ModelError(
-            f"the states of a text change by {float(error):.1e} in a batch with a longer text: "
-            "padding or another text is seen, and vectors would depend on the batch"
-        )
+    check_beside(before_alone[-1], before_beside[-1])
     threshold = _threshold(before_beside, run([text, longer.flip(0)], 0)[0])
     alone = _first_moved(before_alone, run([changed], 0)[0], PROBE_LENGTH - 1, threshold)
     after_beside = run([changed, longer], 0)[0]
@@ -79,6 +73,16 @@ def probe(run: Run, ids: Tensor, other: int) -> Verdict:
             "vectors would depend on the batch"
         )
     return alone
+
+
+def check_beside(alone: Tensor, beside: Tensor) -> None:
+    """Raises ModelError if a text's last states are others in a batch with a longer text."""
+    error = (alone - beside).abs().max()
+    if error > tolerance(SAME, alone.dtype) * alone.abs().max().clamp(min=1):
+        raise ModelError(
+            f"the states of a text change by {float(error):.1e} in a batch with a longer text: "
+            "padding or another text is seen, and vectors would depend on the batch"
+        )
 
 
 def check(run: Run, ids: Tensor, other: int, spec: AttentionSpec) -> Verdict:

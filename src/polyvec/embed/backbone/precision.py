@@ -130,6 +130,11 @@ def _named(model: PreTrainedModel) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(f"{type(model).__name__}: {error}") from None
+    except selection.REFUSALS as error:  # XLNet multiplies float32 positions by states in halves
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{type(model).__name__} cannot run in half precision ({reason}); use dtype='float32'"
+        ) from None
 
 
 def _is_half(model: PreTrainedModel) -> bool:

@@ -70,20 +70,52 @@ def choose(
 def verdict(runner: Native, spec: AttentionSpec) -> leaks.Verdict | None:
     """The leak probe's verdict; None for a model that takes no bare texts.
 
-    Raises ModelError, with family and layer, if it does not agree with `spec`.
+    Raises ModelError, with family and layer, if it does not agree with `spec`, and for a model
+    that cannot run at all.
     """
-    if _alone(runner, _texts(runner.model, (3,))) is None:
-        return None
     vocab = runner.model.config.get_text_config().vocab_size
     ids, other = leaks.probe_ids(vocab)
+    if _alone(runner, _texts(runner.model, (3,))) is None:
+        _check_last(runner, ids)
+        return None
 
     def run(texts: Sequence[Tensor], prefix: int) -> list[tuple[Tensor, ...]]:
         return layers(runner, texts, AttentionSpec(spec.kind, spec.layer), prefix)
 
-    try:
+    with _probing(runner.model):
         return leaks.check(run, ids, other, spec)
+
+
+@contextlib.contextmanager
+def _probing(model: PreTrainedModel) -> Iterator[None]:
+    """Errors inside name the family; what the model raises is an error that it cannot run."""
+    try:
+        yield
     except ModelError as error:
-        raise ModelError(f"{type(runner.model).__name__}: {error}") from None
+        raise ModelError(f"{type(model).__name__}: {error}") from None
+    except REFUSALS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{type(model).__name__} cannot run short texts ({reason})") from None
+
+
+@torch.no_grad()
+def _check_last(runner: Native, ids: Tensor) -> None:
+    """The part of the leak probe that needs no layers: a text alone and beside a longer one.
+
+    Some families run only texts of certain lengths (Funnel of even ones), others give no layers.
+    """
+    text = ids[: leaks.PROBE_LENGTH]
+    with _probing(runner.model):
+        alone, beside = (_last(runner, texts)[0] for texts in ([text], [text, ids]))
+        leaks.check_beside(alone, beside[: len(text)])
+
+
+def _last(runner: Native, texts: Sequence[Tensor]) -> Tensor:
+    batch = TokenBatch.of_ids([text.numpy() for text in texts])
+    with evaluating(runner.model), torch.autocast(runner.model.device.type, enabled=False):
+        out = runner.run(batch, OWN, frozenset())
+    last = getattr(out, "encoder_last_hidden_state", None)
+    return runner.to_padded(out.last_hidden_state if last is None else last, batch)
 
 
 @torch.no_grad()
