@@ -4,7 +4,7 @@ All of it happens before any weight loads: the facts come from the model's confi
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -32,9 +32,11 @@ def pooling_class(names: str | Sequence[str], *, where: str) -> type[PoolingModu
     Raises SettingsError, saying where, for a pooling that is not known; only functions can be
     combined.
     """
-    several = (names,) if isinstance(names, str) else tuple(names)
+    several = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else (*names,)
     if not several:
         raise SettingsError(f"{where}: pooling is empty, expected a name")
+    if any(not isinstance(name, str) for name in several):
+        raise SettingsError(f"{where}: pooling is {names!r}, expected a name or several")
     if len(several) > 1:
         for name in several:
             POOLINGS.find(name, where=where)

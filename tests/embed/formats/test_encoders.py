@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from sentence_transformers import SentenceTransformer
 
 from polyvec import Embedder
-from polyvec.errors import EncoderOnlyWarning
+from polyvec.errors import EncoderOnlyWarning, SettingsError
 
 WORDS = tokenizer()
 BART = {
@@ -72,3 +72,10 @@ def test_nomic_reads_as_many_tokens_as_the_folder_says(tmp_path):
     assert config.rope_parameters["rope_type"] == "dynamic"
     plain = nomic_config(raw | {"rotary_scaling_factor": None}, tmp_path)
     assert plain.max_position_embeddings == 8192
+
+
+@pytest.mark.parametrize("pooling", [3, ["mean", 3]])
+def test_a_pooling_that_is_no_name(pooling, tmp_path):
+    bart(tmp_path)
+    with pytest.raises(SettingsError, match="expected a name or several"):
+        Embedder.from_pretrained(tmp_path, pooling=pooling)

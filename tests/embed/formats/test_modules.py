@@ -226,6 +226,14 @@ def test_bags_of_words(cumulative, tmp_path):
     check(tmp_path / "bare", tmp_path / "bare-again", [*TEXTS, "cat cat dog", "", "zzz"])
 
 
+def test_a_bag_of_words_takes_no_pooling_and_no_length(tmp_path):
+    saved([BoW(VOCAB)], tmp_path)
+    with pytest.raises(InputError, match="pooling 'last': a bag of words"):
+        Embedder.from_pretrained(tmp_path, pooling="last")
+    with pytest.raises(InputError, match="max_seq_length does nothing"):
+        Embedder.from_pretrained(tmp_path, max_seq_length=2)
+
+
 @pytest.mark.equality
 def test_prompts_of_word_embeddings_are_pooled(tmp_path):
     saved([words(), Pooling(32, include_prompt=False)], tmp_path / "theirs")

