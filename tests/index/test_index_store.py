@@ -136,6 +136,7 @@ def test_ids_must_be_text_and_come_once(tmp_path, embedder):
         ),
         ([Record("a\ud800", "x")], "text 1: id 'a.ud800' is not a valid string"),
         ([Record(7, "x")], "text 1: id 7 is not a valid string"),
+        ([Record("a", "x"), Record("b", None)], r"text 2 \(id 'b'\) is NoneType, not a string"),
     ]
     for items, message in bad:
         with pytest.raises(DataError, match=message):

@@ -269,7 +269,7 @@ def _check_dense(embedder: TextEncoder, num_texts: int) -> None:
 
 
 def _check_ids(items: Sequence[Record]) -> None:
-    """Raises DataError unless each id is text and occurs once."""
+    """Raises DataError unless each id is text and occurs once, with a string to embed."""
     place_of: dict[str, int] = {}
     for place, item in enumerate(items, start=1):
         # isprintable is quick, and False for the lone surrogates that no file can hold.
@@ -280,6 +280,10 @@ def _check_ids(items: Sequence[Record]) -> None:
             )
         if not isinstance(item.id, str) or (not item.id.isprintable() and not _is_text(item.id)):
             raise DataError(f"text {place}: id {item.id!r} is not a valid string; give another id")
+        if not isinstance(item.text, str):
+            raise DataError(
+                f"text {place} (id {item.id!r}) is {type(item.text).__name__}, not a string"
+            )
         first = place_of.setdefault(item.id, place)
         if first != place:
             raise DataError(f"duplicate id {item.id!r} (texts {first} and {place}); ids are unique")
