@@ -546,8 +546,9 @@ class Embedder(EncodeMethods):
                 raise ModelError(
                     f"route {task!r} gives {route.full_dimension} dimensions, another one {dim}"
                 )
-        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= dim:
-            raise ModelError(f"truncate_dim {self.truncate_dim} is not between 1 and {dim}")
+        most = self.truncate_dim
+        if most is not None and not (type(most) is int and 1 <= most <= dim):
+            raise ModelError(f"truncate_dim {most!r} is not a whole number between 1 and {dim}")
         if self.calibration is not None:
             ranges = self.calibration.ranges_2E.shape[1]
             if ranges > dim:

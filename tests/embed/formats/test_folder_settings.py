@@ -259,3 +259,95 @@ def test_a_truncation_side_set_after_loading_is_saved(folder, tmp_path):
         assert np.abs(again.encode([LONG], truncate="silent") - expected).max() == 0
         assert np.abs(by_sentence_transformers(tmp_path / side)[0] - expected).max() < 1e-5
         folder = tmp_path / side
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [({"query": "the dog "}, "query"), ({"any": "the dog "}, "any"), ({"document": "cat "}, None)],
+)
+def test_a_side_without_a_prompt_does_not_get_the_default(folder, tmp_path, prompts, default):
+    from sentence_transformers import SentenceTransformer
+
+    stored = {"prompts": prompts, "default_prompt_name": default}
+    write(folder / "config_sentence_transformers.json", stored)
+    ours = Embedder.from_pretrained(folder)
+    ours.save_pretrained(tmp_path / "saved")
+    for model in (
+        SentenceTransformer(str(folder), device="cpu"),
+        SentenceTransformer(str(tmp_path / "saved"), device="cpu"),
+        Embedder.from_pretrained(tmp_path / "saved"),
+    ):
+        for side in ("encode_query", "encode_document", "encode"):
+            found, wanted = getattr(ours, side)(["a cat"]), getattr(model, side)(["a cat"])
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", "3", '"x"'])
+@pytest.mark.parametrize(
+    "name", ["config.json", BERT, "tokenizer_config.json", "modules.json", "1_Pooling/config.json",
+             "config_sentence_transformers.json"],
+)  # fmt: skip
+def test_json_of_another_kind_is_named(folder, name, content):
+    (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=rf"{name}: expected (an object|a list of modules)"):
+        Embedder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "1_Pooling/config.json"])
+def test_a_pointer_of_git_lfs_is_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 3\n")
+    with pytest.raises(ModelError, match=rf"{name}: a pointer of git-lfs"):
+        Embedder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", ["8", 0, 8.0, 10_000, True])
+def test_a_stored_truncate_dim_is_a_number_of_dimensions(folder, value):
+    write(folder / "config_sentence_transformers.json", {"truncate_dim": value})
+    with pytest.raises(ModelError, match=r"truncate_dim .* is not a whole number between 1"):
+        Embedder.from_pretrained(folder)
+
+
+@pytest.mark.medium
+def test_an_encoder_made_causal_is_refused_by_sentence_transformers(folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    causal = Embedder.from_pretrained(folder, attention="causal")
+    causal.save_pretrained(tmp_path / "saved")
+    again = Embedder.from_pretrained(tmp_path / "saved")
+    np.testing.assert_allclose(again.encode([LONG]), causal.encode([LONG]), atol=1e-5)
+    with pytest.raises(ValueError, match=r"polyvec\.own_way"):
+        SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("prompt", ["the dog ", "the dog", "dog: ", "cat <mask> "])
+@pytest.mark.parametrize("marks_spaces", [False, True])
+def test_of_a_prompt_that_is_not_pooled_the_tokens_it_has_alone_are_left_out(
+    folder, prompt, marks_spaces
+):
+    """As sentence-transformers counts them: a space may be a token at the end of a prompt only."""
+    from sentence_transformers import SentenceTransformer
+
+    if marks_spaces:
+        backend = json.loads((folder / "tokenizer.json").read_text())
+        vocab = backend["model"]["vocab"]
+        # Free rows are named as pieces of sentencepiece.
+        renamed = {"▁" + name if name.isalpha() else name: row for name, row in vocab.items()}
+        free = next(name for name in renamed if name.startswith("##"))
+        renamed["▁"] = renamed.pop(free)
+        backend["model"]["vocab"] = renamed
+        backend["model"]["type"] = "WordLevel"
+        for key in ("continuing_subword_prefix", "max_input_chars_per_word"):
+            backend["model"].pop(key, None)
+        backend["pre_tokenizer"] = {
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True,
+        }  # fmt: skip
+        backend["decoder"] = None
+        write(folder / "tokenizer.json", backend)
+    pooling = json.loads((folder / "1_Pooling/config.json").read_text())
+    write(folder / "1_Pooling/config.json", pooling | {"include_prompt": False})
+    texts = ["a cat sat", "looked"]
+    ours = Embedder.from_pretrained(folder).encode(texts, prompt=prompt)
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts, prompt=prompt)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.schema import check_pointer, read_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.errors import InputError, MissingExtraError, ModelError, known
 
@@ -229,6 +229,7 @@ def _peft_config(folder: Path) -> Any:
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     for path in (folder / name for name in WEIGHTS):
         if path.is_file():
+            check_pointer(path)
             try:
                 safe = path.suffix == ".safetensors"
                 found = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)

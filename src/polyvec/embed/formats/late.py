@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.errors import ModelError
 
 SETTINGS = "config_sentence_transformers.json"
@@ -18,7 +18,7 @@ def late_kind(folder: Path) -> str | None:
     bge-m3's folder is one of a dense model, whose ColBERT head is read on request.
     """
     stored = read_json(folder / SETTINGS, {})
-    listed = read_json(folder / "modules.json", [])
+    listed = listed_modules(folder)
     types = [str(module.get("type", "")) for module in listed if isinstance(module, dict)]
     if stored.get("model_type") in ("ColBERT", "MultiVectorEncoder"):
         return "modules"

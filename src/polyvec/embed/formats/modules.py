@@ -16,6 +16,7 @@ from polyvec.embed.formats.schema import (
     OWN_WAY,
     POOLING_FLAGS,
     POOLING_FUNCTIONS,
+    listed_modules,
     module_folder,
     read_json,
 )
@@ -65,15 +66,7 @@ def _listed(folder: Path) -> list[Module]:
     """The modules of modules.json in order; none if there is no such file."""
     if not (folder / "modules.json").is_file():
         return []
-    listed = read_json(folder / "modules.json")
-    types = {"idx": int, "path": str, "type": str}
-    if not isinstance(listed, list) or not all(
-        isinstance(m, dict) and all(type(m.get(key)) is kind for key, kind in types.items())
-        for m in listed
-    ):
-        raise ModelError(
-            f"{folder}/modules.json: expected a list of modules with idx (a number), path and type"
-        )
+    listed = listed_modules(folder)
     # sentence-transformers goes by the order of the list, not by idx; of two modules of one name
     # it keeps the second, in the place of the first.
     modules = {str(m.get("name", place)): m for place, m in enumerate(listed)}.values()

@@ -31,7 +31,13 @@ from polyvec.embed.formats.late import (
     check_reads_texts,
     late_kind,
 )
-from polyvec.embed.formats.schema import POLYVEC_FILE, module_folder, read_json, write_json
+from polyvec.embed.formats.schema import (
+    POLYVEC_FILE,
+    listed_modules,
+    module_folder,
+    read_json,
+    write_json,
+)
 from polyvec.embed.formats.settings import read_transformer_settings
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import load_head, read_tensors
@@ -231,7 +237,7 @@ def _root_weight(folder: Path, name: str) -> Tensor:
 
 def _read_modules(folder: Path) -> _Found:
     """Modules with weights, and settings of whichever of the two wrote them."""
-    listed = read_json(folder / "modules.json")
+    listed = listed_modules(folder)
     modules = [
         (str(module["type"]), module_folder(folder, module["path"]))
         for module in sorted(listed, key=lambda module: module["idx"])

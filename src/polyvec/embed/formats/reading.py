@@ -46,7 +46,7 @@ from polyvec.embed.formats.transformer import (
 )
 from polyvec.embed.formats.words import read_bag_of_words, read_words
 from polyvec.embed.inputs.contract import NO_LIMIT, check_count, keep_promises, read_contract
-from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.inputs.prompts import ROLE_PROMPTS, PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.parts import build_pooling, check_pooling, check_served, model_facts
@@ -298,10 +298,11 @@ def _read_route(
         pool_prompt=own.get("pool_prompt", declared.pool_prompt) or declared.is_table,
         layers=declared.pooled_layers,
         projections=tuple(declared.projections),
-        prompts=PromptTable(
+        prompts=_prompt_table(
             # An empty mapping removes the stored prompts.
             prompts if prompts is not None else stored.get("prompts") or {},
             default_prompt_name or stored.get("default_prompt_name"),
+            own_way=template is not None or family is not None,
         ),
         template=template,
         variants=None if variants is None else TextVariants(backbone, tokenizer, **variants),
@@ -309,6 +310,20 @@ def _read_route(
         truncate_dim=truncate_dim or stored.get("truncate_dim"),
         calibration=_read_calibration(folder),
     )
+
+
+def _prompt_table(
+    prompts: Mapping[str, str], default_name: str | None, *, own_way: bool
+) -> PromptTable:
+    """The stored prompts. A side without a prompt does not get the default one.
+
+    So sentence-transformers has it: a default "query" prompt is not put before documents. Not
+    for models that only their makers' code or polyvec itself reads.
+    """
+    if default_name is not None and isinstance(prompts, Mapping) and not own_way:
+        empty = [role for role, names in ROLE_PROMPTS.items() if not any(map(prompts.get, names))]
+        prompts = {**dict.fromkeys(empty, ""), **prompts}
+    return PromptTable(prompts, default_name)
 
 
 def check_output(output: str | None, folder: Path, declared: Declared) -> None:

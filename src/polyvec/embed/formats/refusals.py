@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.errors import ModelError
 
 RERANKER = re.compile(r"rerank|cross-?encoder", re.I)
@@ -50,7 +50,7 @@ def check_embedder(folder: Path, name: str) -> None:
     `name` is what the user called it.
     """
     stored = read_json(folder / "config_sentence_transformers.json", {})
-    listed = read_json(folder / "modules.json", [])
+    listed = listed_modules(folder)
     types = [str(m.get("type", "")) for m in listed if isinstance(m, Mapping)]
     kinds = [each.rpartition(".")[2] for each in types]
     if _get(stored, "model_type") == "CrossEncoder" or any("cross_encoder" in t for t in types):

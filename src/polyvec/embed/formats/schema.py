@@ -22,6 +22,7 @@ POOLING_FUNCTIONS = "polyvec.pooling_functions"
 # A module of this name says that polyvec.json affects the vectors too (template, attention, ...).
 OWN_WAY = "polyvec.own_way"
 
+LFS = b"version https://git-lfs"
 SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseAutoEncoder", "SparseStaticEmbedding")
 
 
@@ -45,15 +46,46 @@ def module_folder(folder: Path, path: str) -> Path:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The content of a JSON file, or the default if there is none; ModelError names the file."""
+    """The object of a JSON file, or the default if there is none; ModelError names the file."""
+    found = _loaded(path, default)
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: expected an object {{...}}, got {type(found).__name__}")
+    return found
+
+
+def listed_modules(folder: Path) -> list[Any]:
+    """What modules.json lists, [] without the file; ModelError if it is no list of modules."""
+    path = folder / "modules.json"
+    found = _loaded(path, [])
+    types = {"idx": int, "path": str, "type": str}
+    if not isinstance(found, list) or not all(
+        isinstance(m, dict) and all(type(m.get(key)) is kind for key, kind in types.items())
+        for m in found
+    ):
+        raise ModelError(f"{path}: expected a list of modules with idx (a number), path and type")
+    return found
+
+
+def _loaded(path: Path, default: Any) -> Any:
     if not path.is_file():
         if default is not None:
             return default
         raise ModelError(f"{path} is missing")
+    check_pointer(path)
     try:
         return json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
+
+
+def check_pointer(path: Path) -> None:
+    """Raises ModelError for a pointer of git-lfs in the file's place."""
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise ModelError(
+                f"{path}: a pointer of git-lfs, not the file itself; run 'git lfs pull' in the "
+                "folder, or download the model with huggingface_hub"
+            )
 
 
 def write_json(path: Path, value: Any) -> None:

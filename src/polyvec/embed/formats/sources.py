@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.errors import InputError, MissingExtraError, ModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -100,9 +100,9 @@ def _complete(folder: Path, repo_id: str) -> Path:
 
 def missing_files(folder: Path) -> list[str]:
     """Files that modules.json, or an index of weights, lists and the folder lacks."""
-    listed = read_json(folder / "modules.json", [])
+    listed = listed_modules(folder)
     missing = []
-    for module in listed if isinstance(listed, list) else []:
+    for module in listed:
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
         path = str(module.get("path", "")) if kind else ""
         inside, prefix = folder / path, f"{path}/" if path else ""

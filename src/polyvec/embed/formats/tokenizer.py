@@ -19,7 +19,7 @@ from transformers.models.auto.tokenization_auto import (
 )
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.schema import read_json, write_json
+from polyvec.embed.formats.schema import check_pointer, read_json, write_json
 from polyvec.embed.formats.vocabularies import VOCABULARIES, convert, promised_by_class
 from polyvec.embed.inputs.contract import PROBES, bare, keep_promises, unlimited
 from polyvec.errors import MissingExtraError, TokenizerError
@@ -51,6 +51,9 @@ def load_tokenizer(
     vocabulary is converted by transformers. BOS and EOS that tokenizer_config.json promises
     are added. Raises TokenizerError if the files are missing, unreadable, or give other ids.
     """
+    for name in (JSON, *VOCABULARIES):
+        if (root / name).is_file():
+            check_pointer(root / name)
     config = read_json(root / CONFIG, {})
     settings = {**read_json(root / "special_tokens_map.json", {}), **config, **options}
     options.pop("tokenizer_type", None)  # see write_tokenizer

@@ -11,12 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.schema import check_pointer, read_json
 from polyvec.errors import ModelError, PickledWeightsWarning
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
-LFS = b"version https://git-lfs"
 CONVERT = "loads it, save_pretrained writes safetensors"
 
 
@@ -62,13 +61,9 @@ def _shards(index: Path) -> list[Path]:
 def check_whole(path: Path) -> None:
     """Raises ModelError for a pointer of git-lfs or a truncated safetensors file."""
     size = path.stat().st_size
+    check_pointer(path)
     with path.open("rb") as file:
-        start = file.read(max(8, len(LFS)))
-        if start.startswith(LFS):
-            raise ModelError(
-                f"{path}: a pointer of git-lfs, not the file itself; run 'git lfs pull' in the "
-                "folder, or download the model with huggingface_hub"
-            )
+        start = file.read(8)
         if path.suffix != ".safetensors":
             if size == 0:
                 raise ModelError(f"{path}: empty; download it again")

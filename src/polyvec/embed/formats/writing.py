@@ -34,6 +34,7 @@ from polyvec.embed.formats.static import StaticTable, write_static
 from polyvec.embed.formats.tokenizer import write_tokenizer
 from polyvec.embed.formats.words import CONFIG as WORDS_CONFIG
 from polyvec.embed.formats.words import bag_of_words_config, write_words
+from polyvec.embed.inputs.prompts import ROLE_PROMPTS
 from polyvec.embed.inputs.tables import TableTokenizer
 from polyvec.embed.inputs.words import WordTokenizer
 from polyvec.embed.part import Part
@@ -148,6 +149,9 @@ def _reads_its_own_way(parts: EmbedderParts) -> bool:
     """
     spec = parts.backbone.spec
     plain = spec.kind in ("native", "causal", "bidirectional") and not spec.blocked
+    if spec.kind == "causal":  # an encoder's config has no key that makes it causal
+        modules = parts.backbone.model.modules()
+        plain = plain and any(getattr(module, "is_causal", False) for module in modules)
     # Of an adapter alone, sentence-transformers reads its base's config.json.
     base = parts.backbone.model.config if is_adapted(parts.backbone.model) else None
     causal = getattr(base and base.get_text_config(), "is_causal", True) is not False
@@ -378,12 +382,29 @@ def write_module(
     return inside.name, kind
 
 
+def _prompts(parts: EmbedderParts) -> dict[str, str]:
+    """The prompts to store: a default that queries or documents get is written by their name, too.
+
+    sentence-transformers does not give them the default prompt. With a template, only polyvec
+    reads the folder.
+    """
+    if parts.prompts is None:
+        return {}
+    found = dict(parts.prompts.by_name)
+    default = parts.prompts.default_name
+    for role, names in ROLE_PROMPTS.items():
+        used = parts.prompts.resolve(role=role)
+        if parts.template is None and used.name == default not in (None, *names):
+            found[role] = used.text
+    return found
+
+
 def _write_settings(parts: EmbedderParts, folder: Path) -> None:
     sparse = _is_sparse_encoder(parts)
     settings: dict[str, Any] = {
         "model_type": "SparseEncoder" if sparse else "SentenceTransformer",
         "__version__": {"polyvec": __version__, "pytorch": torch.__version__},
-        "prompts": dict(parts.prompts.by_name) if parts.prompts else {},
+        "prompts": _prompts(parts),
         "default_prompt_name": parts.prompts.default_name if parts.prompts else None,
         "similarity_fn_name": parts.similarity_fn_name,
     }

@@ -70,7 +70,12 @@ class PromptTable:
 
 
 def render(text: str, prompt: Prompt, *, pool_prompt: bool = True) -> tuple[Span, ...]:
-    """Spans of one text: the prompt in front of it, then the text itself as data."""
+    """Spans of one text: the prompt in front of it, then the text itself as data.
+
+    Of a prompt that is not pooled, the tokens it has alone are left out, as sentence-transformers
+    counts them (and GritLM's and NV-Embed's code): a space at its end may be one of them.
+    """
     if not prompt.text:
         return (Span(text),)
-    return (Span(prompt.text, pooled=pool_prompt, markup=True), Span(text))
+    before = Span(prompt.text, pooled=pool_prompt, markup=True, counted=not pool_prompt)
+    return (before, Span(text))

@@ -14,7 +14,8 @@ class Span:
     `pooled` says whether its states enter the vector; `markup` whether special-token strings
     in it are special tokens (in a prompt they are, in a text never); `fixed` that truncation
     leaves it whole; `segment` is its number for masks between segments of an input; `cut` that
-    a new string begins with it, so that no token crosses its beginning.
+    a new string begins with it, so that no token crosses its beginning. A first span that is
+    `counted` has as many tokens of the whole as it has alone.
     """
 
     text: str
@@ -23,3 +24,4 @@ class Span:
     fixed: bool = False
     segment: int = 0
     cut: bool = False
+    counted: bool = False

@@ -243,6 +243,10 @@ class TextTokenizer:
 
     def _ids_of_spans(self, spans: tuple[Span, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of spans that need offsets or special tokens, and the span of each token."""
+        if spans[0].counted:
+            alone = len(self._ids_of_string(spans[:1])[0])
+            ids, owners = self._ids_of_string(spans)
+            return ids, np.where(np.arange(len(ids)) < alone, 0, np.maximum(owners, 1))
         starts = [0, *(place for place, span in enumerate(spans) if place and span.cut)]
         if len(starts) == 1:
             return self._ids_of_string(spans)
