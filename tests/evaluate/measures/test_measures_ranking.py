@@ -311,3 +311,10 @@ def test_bad_scores_grades_and_gains_are_errors():
         dcg([1, math.nan])
     with pytest.raises(SettingsError, match="k must be an integer"):
         dcg([1, 2], 0)
+
+
+@pytest.mark.parametrize(("grade", "score"), [("1", 1.0), (1, "9.5"), (1, "x")])
+def test_grades_and_scores_that_are_strings_are_named(grade, score):
+    """Strings would be ordered as words: "10" before "9"."""
+    with pytest.raises(DataError, match=r"document 'a'.*expected (a finite number|an integer)"):
+        retrieval({"q": {"a": grade}}, {"q": {"a": score, "b": 1.0}}, ["mrr@10"])

@@ -165,11 +165,13 @@ def dcg(grades: Numbers, k: int | None = None, *, gain: str = "linear") -> float
 
 def in_order(scores: Mapping[str, float]) -> list[str]:
     """Documents as trec_eval ranks them: by score, equal ones by id, both descending."""
-    values = np.fromiter(scores.values(), float, len(scores))
-    if not np.isfinite(values).all():
-        document = next(name for name in scores if not np.isfinite(scores[name]))
+    values = np.asarray(list(scores.values()) or [0.0])
+    if values.dtype.kind not in "bfiu" or not np.isfinite(values).all():
+        wrong = (n for n, x in scores.items() if isinstance(x, str) or not np.isfinite(float(x)))
+        document = next(wrong, next(iter(scores)))
         raise DataError(
-            f"run: document {document!r} has the score {scores[document]}, expected a finite number"
+            f"run: document {document!r} has the score {scores[document]!r}, expected a finite "
+            "number"
         )
     return sorted(scores, key=lambda document: (scores[document], document), reverse=True)
 
@@ -230,7 +232,7 @@ def _judged(qrels: Qrels, no_positives: str) -> dict[str, dict[str, int]]:
     judged = {}
     for query, grades in qrels.items():
         for document, grade in grades.items():
-            if not math.isfinite(grade) or int(grade) != grade:
+            if isinstance(grade, str) or not math.isfinite(grade) or int(grade) != grade:
                 raise DataError(
                     f"qrels: query {query!r}, document {document!r}: grade {grade!r}, expected "
                     "an integer"
