@@ -283,7 +283,7 @@ def check_dtype(name: str, device: str | None) -> torch.dtype:
             f"{name} is emulated on this processor, 80 times slower than float32 when measured, "
             "and less precise; use dtype='float32'",
             HalfPrecisionWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
     return DTYPES[name]
 
