@@ -103,7 +103,7 @@ def pickled(folder: Path) -> None:
 
 @layout(
     "Dense with a pickle, CLS, normalised",
-    like=["sentence-transformers/LaBSE", "sentence-transformers/gtr-t5-base"],
+    like=["sentence-transformers/LaBSE"],
     answer=ST,
 )
 def _(folder):

@@ -24,7 +24,7 @@ class Equal:
     """The folder loads, and its vectors are those of `reference`, [N, E] or a list of [T, E].
 
     `load` are options of `Embedder.from_pretrained`, `encode` those of `encode`. `kind` names
-    what is loaded where it is not one dense vector a text.
+    what is loaded where it is not one dense vector a text; `folder` is another one to load.
     """
 
     reference: Callable[[Sequence[str]], Any]
@@ -32,6 +32,7 @@ class Equal:
     encode: Mapping[str, Any] = field(default_factory=dict)
     texts: Sequence[str] = TEXTS
     kind: str = "dense"
+    folder: Path | None = None
     bfloat16: bool = True  # False where the layout has no half precision (adapters in 8 bits)
 
 

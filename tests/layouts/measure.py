@@ -25,6 +25,7 @@ def load(folder: Path, expected: Equal | Refused, **options: Any) -> Any:
 
     several = isinstance(expected, Equal) and expected.kind == "multi-vector"
     loader = MultiVectorEmbedder if several else Embedder
+    folder = getattr(expected, "folder", None) or folder
     return loader.from_pretrained(folder, **{**expected.load, **options})
 
 

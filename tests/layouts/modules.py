@@ -68,9 +68,7 @@ def words(folder: Path) -> None:
     )
 
 
-@layout("BERT with Dense", answer=ST,
-        like=["sentence-transformers/distiluse-base-multilingual-cased-v2",
-              "sentence-transformers/clip-ViT-B-32-multilingual-v1"])  # fmt: skip
+@layout("BERT with Dense", answer=ST, like=["models trained with sentence-transformers' Dense"])
 def _(folder):
     bert(folder)
     listed(folder, "Transformer", "Pooling", "Dense")
@@ -80,8 +78,7 @@ def _(folder):
 
 
 @layout("BERT with Dense and Normalize", answer=ST,
-        like=["sentence-transformers/LaBSE", "sentence-transformers/gtr-t5-base",
-              "sentence-transformers/sentence-t5-base"])  # fmt: skip
+        like=["models trained with sentence-transformers' Dense"])  # fmt: skip
 def _(folder):
     bert(folder)
     listed(folder, "Transformer", "Pooling", "Dense", "Normalize")
@@ -91,7 +88,7 @@ def _(folder):
     return Equal(sentence_transformers(folder))
 
 
-@layout("two Dense in a row", answer=ST, like=["google/embeddinggemma-300m"])
+@layout("two Dense in a row", answer=ST, like=[])
 def _(folder):
     bert(folder)
     listed(folder, "Transformer", "Pooling", "Dense", "Dense", "Normalize")
