@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from checkpoints import checkpoint
+from own_modules import POOLING, own
 
 from polyvec import Embedder
 from polyvec.embed.compose import compose
@@ -57,3 +58,12 @@ def test_the_role_reads_its_side_of_the_template(run, tmp_path):
 def test_scale_is_for_recipes(run, causal):
     done = run("embed", *causal, "--scale", "nano", stdin=b"a cat\n")
     assert done.status == 2 and "only recipes have scales" in done.err
+
+
+def test_the_folders_own_code_runs_if_it_is_trusted(run, tmp_path):
+    own(tmp_path, POOLING, "sentence_transformers.models.Transformer", "custom_st.Middle")
+    refused = run("embed", "--model", tmp_path, stdin=b"a cat\n")
+    assert refused.status == 2 and "trust_remote_code" in refused.err
+    done = run("embed", "--model", tmp_path, "--trust-remote-code", stdin=b"a cat\n")
+    model = Embedder.from_pretrained(tmp_path, trust_remote_code=True)
+    np.testing.assert_allclose(json.loads(done.out)["embedding"], model.encode("a cat"), atol=1e-5)
