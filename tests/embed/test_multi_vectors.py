@@ -193,6 +193,19 @@ def test_multi_vector_encoder(tmp_path, family, expansion):
     saved_equal(embedder, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [({"query": "the cat "}, "query"), ({"x": "a dog "}, "x")],
+)
+def test_a_side_without_a_prompt_does_not_get_the_default_one(tmp_path, prompts, default):
+    made = MultiVectorEncoder(str(pylate(tmp_path / "pylate", "bert")), device="cpu")
+    made.save_pretrained(str(tmp_path / "model"))
+    path = tmp_path / "model" / "config_sentence_transformers.json"
+    stored = {**json.loads(path.read_text()), "prompts": prompts, "default_prompt_name": default}
+    path.write_text(json.dumps(stored))
+    equal(tmp_path / "model")
+
+
 def test_unknown_modules_and_settings_are_refused(tmp_path):
     folder = pylate(tmp_path, "bert", model_type="ColBERT")
     listed = json.loads((folder / "modules.json").read_text())

@@ -158,7 +158,8 @@ def read_multi(
     )
     text_tokenizer.check_rows(backbone.num_rows)
     # An empty mapping removes the stored prompts.
-    table = PromptTable(found.prompts if prompts is None else prompts, found.default_prompt)
+    chosen = found.prompts if prompts is None else prompts
+    table = PromptTable.of_folder(chosen, found.default_prompt)
     return MultiParts(
         backbone=backbone,
         text_tokenizer=text_tokenizer,

@@ -44,7 +44,7 @@ from polyvec.embed.formats.transformer import (
 )
 from polyvec.embed.formats.words import read_bag_of_words, read_words
 from polyvec.embed.inputs.contract import NO_LIMIT, keep_promises, read_contract
-from polyvec.embed.inputs.prompts import ROLE_PROMPTS, PromptTable
+from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.parts import build_pooling, check_pooling, check_served, model_facts
@@ -366,19 +366,12 @@ def _similarity(source: _Source) -> str:
 
 
 def _prompt_table(source: _Source, options: Options) -> PromptTable:
-    """The stored prompts. A side without a prompt does not get the default one.
-
-    So sentence-transformers has it: a default "query" prompt is not put before documents. Not
-    for models that only their makers' code or polyvec itself reads.
-    """
+    """The stored prompts, as sentence-transformers reads them if it reads the folder at all."""
     # An empty mapping removes the stored prompts.
     prompts = options.prompts if options.prompts is not None else source.stored.get("prompts") or {}
     default_name = options.default_prompt_name or source.stored.get("default_prompt_name")
     own_way = source.template is not None or source.family is not None
-    if default_name is not None and isinstance(prompts, Mapping) and not own_way:
-        empty = [role for role, names in ROLE_PROMPTS.items() if not any(map(prompts.get, names))]
-        prompts = {**dict.fromkeys(empty, ""), **prompts}
-    return PromptTable(prompts, default_name)
+    return (PromptTable if own_way else PromptTable.of_folder)(prompts, default_name)
 
 
 def _max_length(

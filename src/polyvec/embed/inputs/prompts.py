@@ -39,6 +39,18 @@ class PromptTable:
                 + known(self.default_name, self.by_name)
             )
 
+    @classmethod
+    def of_folder(cls, prompts: Mapping[str, str], default_name: str | None) -> "PromptTable":
+        """The prompts of a sentence-transformers folder: a side without one has no default.
+
+        A default "query" prompt is not put before documents, nor before queries another one.
+        """
+        if default_name is not None and isinstance(prompts, Mapping):
+            set_names = [name for name in prompts if prompts[name]]
+            empty = [role for role, names in ROLE_PROMPTS.items() if not {*names} & {*set_names}]
+            prompts = {**dict.fromkeys(empty, ""), **prompts}
+        return cls(prompts, default_name)
+
     def resolve(
         self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None
     ) -> Prompt:
