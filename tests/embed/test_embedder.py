@@ -541,3 +541,16 @@ def test_options_of_another_kind_are_named(tiny, options):
             encode(["a text"], options=options)
     with pytest.raises(InputError, match="options is a"):
         list(tiny.encode_iter(["a text"], options=options))
+
+
+def test_prompts_are_replaced_as_a_whole(tiny_bert):
+    """A change of one entry would be lost without a word, so it is an error."""
+    embedder = Embedder.from_pretrained(tiny_bert)
+    before = embedder.fingerprint()
+    with pytest.raises(TypeError):
+        embedder.prompts["query"] = "the "
+    embedder.prompts = {"query": "the "}
+    assert embedder.fingerprint() != before
+    np.testing.assert_array_equal(embedder.encode_query("cat"), embedder.encode("the cat"))
+    with pytest.raises(InputError, match="prompt 'query' is int"):
+        embedder.prompts = {"query": 3}

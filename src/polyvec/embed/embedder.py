@@ -11,6 +11,7 @@ longest, D state size, E vector size, N and M vectors.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -338,9 +339,16 @@ class Embedder(EncodeMethods):
         return similarity_pairs(self._matrix(a), self._matrix(b), self.similarity_fn_name)
 
     @property
-    def prompts(self) -> dict[str, str]:
-        """The stored prompts by name."""
-        return dict(self.prompt_table.by_name)
+    def prompts(self) -> Mapping[str, str]:
+        """The stored prompts by name; read-only, assign another table to change them."""
+        return MappingProxyType(dict(self.prompt_table.by_name))
+
+    @prompts.setter
+    def prompts(self, prompts: Mapping[str, str]) -> None:
+        default = self.prompt_table.default_name
+        table = PromptTable(prompts, default if default in prompts else None)
+        for each in (self, *self.routes.values()):
+            each.prompt_table = table
 
     def takes_instruction(self, role: str | None = None) -> bool:
         """Whether the template has an instruction slot on this side."""
