@@ -378,7 +378,7 @@ def test_a_doubled_eos_is_told_before_any_weight_loads(tmp_path, monkeypatch):
     (folder / "tokenizer.json").write_text(json.dumps(words))
     loads = lambda *a, **k: pytest.fail("loads weights")  # noqa: E731
     monkeypatch.setattr("polyvec.embed.compose.load_transformer", loads)
-    monkeypatch.setattr("polyvec.embed.formats.reading.load_transformer", loads)
+    monkeypatch.setattr("polyvec.embed.formats.route.load_transformer", loads)
     with pytest.raises(TokenizerError, match="adds EOS 2 times"):
         compose(EmbedderSettings(str(folder)))
     with pytest.raises(TokenizerError, match="adds EOS 2 times"):
