@@ -35,6 +35,19 @@ def tokenizer(bos: bool = True, eos: bool = True, **options) -> PreTrainedTokeni
 
 
 VOCAB = len(tokenizer())
+# Of encoders that tests build by themselves, with room for XLM-R's position offset.
+ENCODER_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 66,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
 
 
 def _sizes(**more) -> dict:

@@ -8,23 +8,11 @@ from typing import Any
 
 import torch
 import transformers as tf
-from families import SPECIALS, WORDS
+from families import ENCODER_SIZES, SPECIALS, WORDS
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 MARKERS = ["[unused0]", "[unused1]"]
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 66,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "cls_token_id": 1,
-    "sep_token_id": 2,
-}
 DISTILBERT = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
 
 
@@ -55,7 +43,7 @@ def words(*added: str) -> tf.PreTrainedTokenizerFast:
 def body(folder: Path, family: str, tokenizer: tf.PreTrainedTokenizerFast) -> None:
     """A random model without heads, and its tokenizer."""
     torch.manual_seed(0)
-    sizes = DISTILBERT if family == "distilbert" else SIZES
+    sizes = DISTILBERT if family == "distilbert" else ENCODER_SIZES
     config = tf.AutoConfig.for_model(family, **sizes, vocab_size=len(tokenizer))
     model = tf.AutoModel.from_config(config).eval()
     with torch.no_grad():

@@ -5,22 +5,10 @@ from pathlib import Path
 
 import torch
 import transformers as tf
-from families import VOCAB, tokenizer
+from families import ENCODER_SIZES, VOCAB, tokenizer
 
 SPARSE = "sentence_transformers.sparse_encoder.models"
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 66,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "cls_token_id": 1,
-    "sep_token_id": 2,
-}
+SIZES = {"vocab_size": VOCAB, **ENCODER_SIZES}
 DISTILBERT = {"vocab_size": VOCAB, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from families import VOCAB, tokenizer
+from families import ENCODER_SIZES, VOCAB, tokenizer
 from numpy.testing import assert_allclose
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -13,19 +13,7 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.pooling.lexical import Lexical
 
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 66,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "cls_token_id": 1,
-    "sep_token_id": 2,
-}
+SIZES = {"vocab_size": VOCAB, **ENCODER_SIZES}
 FLAUBERT = {"vocab_size": VOCAB, "emb_dim": 32, "n_layers": 2, "n_heads": 4, "pad_index": 0}
 OTHERWISE = {
     "albert": SIZES | {"embedding_size": 16},

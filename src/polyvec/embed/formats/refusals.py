@@ -13,7 +13,6 @@ RERANKER = re.compile(r"rerank|cross-?encoder", re.I)
 TEXT_RANKING = re.compile(
     r"^pipeline_tag:\s*text-ranking|^\s*-\s*(text-ranking|cross-encoder|reranker)\s*$", re.M
 )
-ADAPTER = "adapter_config.json"
 # Models of images or sound; a text tower of its own name (clip_text_model) is not among them.
 OTHER_MODELS = {
     **dict.fromkeys(

@@ -16,7 +16,6 @@ from polyvec.errors import ModelError, PickledWeightsWarning
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
-CONVERT = "loads it, save_pretrained writes safetensors"
 
 
 def find_weights(root: Path) -> list[Path]:
