@@ -18,7 +18,7 @@ SOURCE = Path(polyvec.__file__).parent
 # Arrows go down this list, never up: a room or top-level file imports those before it.
 ORDER = [
     *("errors", "settings", "registry", "interfaces", "recipe"),
-    *("storage", "data", "nano", "embed", "index", "evaluate", "cli"),
+    *("storage", "data", "nano", "embed", "index", "evaluate", "llm", "cli"),
     *("__init__", "__main__"),
 ]
 
@@ -33,6 +33,7 @@ def test_public_names():
         "PolyvecError",
         "Recipe",
         "__version__",
+        "load_language_model",
         "load_recipe",
         "nano_lm",
         "nano_t5",

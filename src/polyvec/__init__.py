@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polyvec.errors import PolyvecError
     from polyvec.index.store import Index
     from polyvec.interfaces import EncodeReport
+    from polyvec.llm.loading import load_language_model
     from polyvec.nano import nano_lm, nano_t5
     from polyvec.recipe import Recipe, load_recipe
 
@@ -27,6 +28,7 @@ _HOMES = {
     "MultiVectorEmbedder": "polyvec.embed.multi_vectors",
     "PolyvecError": "polyvec.errors",
     "Recipe": "polyvec.recipe",
+    "load_language_model": "polyvec.llm.loading",
     "load_recipe": "polyvec.recipe",
     "nano_lm": "polyvec.nano",
     "nano_t5": "polyvec.nano",
@@ -42,6 +44,7 @@ __all__ = [
     "PolyvecError",
     "Recipe",
     "__version__",
+    "load_language_model",
     "load_recipe",
     "nano_lm",
     "nano_t5",

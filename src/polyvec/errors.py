@@ -44,6 +44,10 @@ class ShapeError(PolyvecError, ValueError):
     """Arrays that belong together have shapes that do not fit."""
 
 
+class GenerationError(PolyvecError):
+    """A language model gave no answer; the message says which, and whose fault it is."""
+
+
 class MissingExtraError(PolyvecError, ImportError):
     """An optional dependency is needed; the message names the pip command."""
 
@@ -55,6 +59,10 @@ class MissingExtraError(PolyvecError, ImportError):
 
 class TruncationWarning(UserWarning):
     """Texts were longer than the model reads; the message counts them."""
+
+
+class AnswerWarning(UserWarning):
+    """Answers of a language model were cut, refused, empty or missing; the message counts them."""
 
 
 class DamagedCacheWarning(UserWarning):

@@ -1,0 +1,281 @@
+"""One protocol for a model that writes, whatever is behind it.
+
+`LocalLanguageModel` runs a Hugging Face model, `ServerLanguageModel` asks an OpenAI-compatible
+server, `FunctionLanguageModel` calls a function, and `CachedLanguageModel` keeps the answers of
+any of them. N prompts, C choices, T tokens of a continuation.
+"""
+
+import abc
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsError
+from polyvec.llm.progress import generation_progress
+from polyvec.llm.prompts import Prompt, check_prompts
+
+Finish = Literal["stop", "length", "refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """How answers are drawn.
+
+    temperature: 0 takes the likeliest token each time (greedy); then `top_p` and `seed` do
+        nothing and `n` must be 1.
+    stop: texts at which an answer ends; they are not part of it.
+    n: answers a prompt, drawn independently.
+    seed: with the prompt and the answer's number, decides what is drawn.
+    schema: a JSON schema that the answer, as JSON, must satisfy.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    seed: int = 0
+    schema: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise SettingsError(f"max_new_tokens {self.max_new_tokens} must be 1 or more")
+        if self.temperature < 0:
+            raise SettingsError(f"temperature {self.temperature} must be 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise SettingsError(f"top_p {self.top_p} must be above 0 and at most 1")
+        if self.n < 1:
+            raise SettingsError(f"n {self.n} must be 1 or more")
+        if self.n > 1 and self.temperature == 0:
+            raise SettingsError(
+                f"n {self.n} answers at temperature 0 would all be the same; set a temperature"
+            )
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise SettingsError(f"stop must be texts that are not empty, got {self.stop!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One text that was written.
+
+    finish: "stop" at its end, "length" if it was cut by max_new_tokens, "refusal" if the server's
+        filter or the model itself declined.
+    parsed: with a schema, the JSON value; None if the text is not such a value, and then `error`
+        says why.
+    """
+
+    text: str
+    finish: Finish
+    new_tokens: int
+    parsed: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The answers to one prompt, or the error because of which there is none."""
+
+    answers: tuple[Answer, ...]
+    prompt_tokens: int = 0
+    error: str | None = None
+    cached: bool = False
+
+    @property
+    def text(self) -> str:
+        """The first answer; GenerationError if there is none."""
+        return self.answer.text
+
+    @property
+    def answer(self) -> Answer:
+        if self.error is not None or not self.answers:
+            raise GenerationError(self.error or "the model gave no answer")
+        return self.answers[0]
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it in a word or two, for counts; None if nothing is."""
+        if self.error is not None:
+            return "error"
+        for answer in self.answers:
+            if answer.finish == "refusal":
+                return "refused"
+            if answer.finish == "length":
+                return "cut by max_new_tokens"
+            if answer.error is not None:
+                return "not of the schema"
+            if not answer.text.strip():
+                return "empty"
+        return None
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a model was asked so far: the ledger of its calls.
+
+    Costs are in the currency of the prices, which are per million tokens; None without prices.
+    """
+
+    prompts: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+    problems: dict[str, int] = field(default_factory=dict)
+    prompt_price: float | None = None
+    new_price: float | None = None
+
+    def add(self, completion: Completion) -> None:
+        self.prompts += 1
+        self.cached += completion.cached
+        if not completion.cached:
+            self.prompt_tokens += completion.prompt_tokens
+            self.new_tokens += sum(answer.new_tokens for answer in completion.answers)
+        if completion.problem is not None:
+            self.problems[completion.problem] = self.problems.get(completion.problem, 0) + 1
+
+    @property
+    def cost(self) -> float | None:
+        """What the tokens cost; answers from the cache cost nothing."""
+        if self.prompt_price is None and self.new_price is None:
+            return None
+        prompt, new = self.prompt_price or 0.0, self.new_price or 0.0
+        return (prompt * self.prompt_tokens + new * self.new_tokens) / 1e6
+
+
+class LanguageModel(abc.ABC):
+    """A model that writes. Subclasses give `identity`, `stream_checked` and, where they can,
+    `logprobs_checked`.
+    """
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+    @property
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """What answers depend on beside prompt and settings: a hash of weights, or URL and model.
+
+        Never a key or a password; it is part of file names and logs.
+        """
+
+    @abc.abstractmethod
+    def stream_checked(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings
+    ) -> Iterator[tuple[int, Completion]]:
+        """Each prompt's number and completion, as soon as it is there; every number once.
+
+        A prompt that fails alone (too long, refused, a server's last error) gives a completion
+        with `error`; what concerns all (no server, a wrong key) raises GenerationError.
+        """
+
+    def logprobs_checked(
+        self, prompts: Sequence[Prompt], continuations: Sequence[str]
+    ) -> list[np.ndarray]:
+        """See `logprobs`."""
+        raise GenerationError(
+            f"{self.identity} gives no log-probabilities of a given text; use a local model"
+        )
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, show_progress_bar: bool | None = None, **settings: Any
+    ) -> list[Completion]:
+        """The completions in the order of the prompts; settings are GenerationSettings'.
+
+        Warns once, with counts, of answers that were cut, refused, empty, not of the schema or
+        missing; each completion says what is wrong with it (`problem`, `error`).
+
+        >>> from polyvec.llm.function import FunctionLanguageModel
+        >>> FunctionLanguageModel(str.upper).generate(["a cat"])[0].text
+        'A CAT'
+        """
+        found: dict[int, Completion] = {}
+        for number, completion in self.stream(
+            prompts, show_progress_bar=show_progress_bar, **settings
+        ):
+            found[number] = completion
+        ordered = [found[number] for number in range(len(prompts))]
+        warn_of_problems(ordered)
+        return ordered
+
+    def stream(
+        self, prompts: Sequence[Prompt], *, show_progress_bar: bool | None = None, **settings: Any
+    ) -> Iterator[tuple[int, Completion]]:
+        """Each prompt's number and completion, as soon as it is there, in any order."""
+        checked = check_prompts(prompts)
+        chosen = _settings(settings)
+        began = time.perf_counter()
+        with generation_progress(len(checked), show_progress_bar, self.usage) as advance:
+            try:
+                for number, completion in self.stream_checked(checked, chosen):
+                    self.usage.add(completion)
+                    advance(completion)
+                    yield number, completion
+            finally:
+                self.usage.seconds += time.perf_counter() - began
+
+    def logprobs(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[np.ndarray]:
+        """Log-probabilities, in nats, of each continuation's tokens after its prompt: float32 [T].
+
+        Prompt and continuation are tokenised apart and joined, so a continuation usually starts
+        with the space before its first word. Raises InputError for lists of different length or
+        an empty continuation.
+        """
+        checked = check_prompts(prompts)
+        if isinstance(continuations, str) or len(continuations) != len(checked):
+            raise InputError(
+                f"logprobs: {len(checked)} prompts need as many continuations, "
+                f"got {len(continuations)}"
+            )
+        for number, text in enumerate(continuations):
+            if not isinstance(text, str) or not text:
+                raise InputError(f"continuations[{number}] must be a text that is not empty")
+        return self.logprobs_checked(checked, list(continuations))
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """The probability of each choice after each prompt, float32 [N, C]; each row sums to 1.
+
+        A choice's weight is the probability of all its tokens, as in RankGPT-style and
+        yes/no judges; choices of more tokens are therefore less likely.
+        """
+        if isinstance(choices, str) or len(choices) < 2 or len(set(choices)) < len(choices):
+            raise InputError(f"choices must be two or more different texts, got {choices!r}")
+        checked = check_prompts(prompts)
+        pairs = [(prompt, choice) for prompt in checked for choice in choices]
+        found = self.logprobs([p for p, _ in pairs], [c for _, c in pairs])
+        sums_NC = np.array([each.sum() for each in found], np.float64).reshape(-1, len(choices))
+        shifted = np.exp(sums_NC - sums_NC.max(axis=1, keepdims=True, initial=-np.inf))
+        return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def warn_of_problems(completions: Sequence[Completion]) -> None:
+    """One warning with the count of each problem, if there is any."""
+    counts: dict[str, int] = {}
+    for completion in completions:
+        if completion.problem is not None:
+            counts[completion.problem] = counts.get(completion.problem, 0) + 1
+    if counts:
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        first = next((c.error for c in completions if c.error is not None), None)
+        hint = f"; the first error: {first}" if first else ""
+        warnings.warn(
+            f"{sum(counts.values())} of {len(completions)} answers have problems: {shown}{hint}",
+            AnswerWarning,
+            stacklevel=3,
+        )
+
+
+def _settings(given: Mapping[str, Any]) -> GenerationSettings:
+    from polyvec.errors import known
+
+    names = GenerationSettings.__dataclass_fields__
+    for name in given:
+        if name not in names:
+            raise SettingsError(f"generate: setting {name!r} is not known.{known(name, names)}")
+    stop = given.get("stop", ())
+    return GenerationSettings(
+        **{**given, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    )
