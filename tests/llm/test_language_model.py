@@ -3,8 +3,8 @@
 import pytest
 
 from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsError
+from polyvec.llm.answers import Completion, GenerationSettings
 from polyvec.llm.function import FunctionLanguageModel
-from polyvec.llm.language_model import Completion, GenerationSettings
 
 
 def test_answers_come_in_the_order_of_the_prompts():

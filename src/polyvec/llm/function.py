@@ -2,12 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from polyvec.llm.language_model import (
-    Answer,
-    Completion,
-    GenerationSettings,
-    LanguageModel,
-)
+from polyvec.llm.answers import Answer, Completion, GenerationSettings
+from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.prompts import Prompt
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from polyvec.llm.language_model import Completion, Usage
+    from polyvec.llm.answers import Completion, Usage
 
 BAR_FROM_PROMPTS = 4  # fewer are done before a bar can be read
 
@@ -41,7 +41,7 @@ def generation_progress(
         return Text(f"{tokens / (time.perf_counter() - began):.0f} new tokens/s{cost}")
 
     column = TextColumn("", justify="right")
-    column.render = speed  # type: ignore[method-assign,assignment]
+    column.render = speed  # type: ignore[method-assign]
     bar = Progress(
         TextColumn("generating"),
         BarColumn(),
