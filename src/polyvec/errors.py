@@ -66,7 +66,7 @@ class AnswerWarning(UserWarning):
 
 
 class DamagedCacheWarning(UserWarning):
-    """A file of the vector cache was unreadable; its texts are encoded again."""
+    """A file of a cache was unreadable in part; its texts are encoded, or asked, again."""
 
 
 class HalfPrecisionWarning(UserWarning):

@@ -23,14 +23,21 @@ class FunctionLanguageModel(LanguageModel):
     def identity(self) -> str:
         return f"function:{self._name}"
 
+    def count_tokens(self, prompts: Sequence[Prompt]) -> int:
+        return sum(len(_asked(prompt).split()) for prompt in prompts)
+
     def stream_checked(
         self, prompts: Sequence[Prompt], settings: GenerationSettings
     ) -> Iterator[tuple[int, Completion]]:
         for number, prompt in enumerate(prompts):
-            asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            asked = _asked(prompt)
             text = self.function(asked)
             answers = (_cut(text, settings),) * settings.n
             yield number, Completion(answers, prompt_tokens=len(asked.split()))
+
+
+def _asked(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def _cut(text: str, settings: GenerationSettings) -> Answer:

@@ -35,6 +35,15 @@ class LanguageModel(abc.ABC):
         Never a key or a password; it is part of file names and logs.
         """
 
+    @property
+    def takes_chats(self) -> bool:
+        """Whether it answers chats; False for a model without a chat template."""
+        return True
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> int | None:
+        """The tokens of all prompts together; None where only the server can count them."""
+        return None
+
     @abc.abstractmethod
     def stream_checked(
         self, prompts: Sequence[Prompt], settings: GenerationSettings
