@@ -21,7 +21,8 @@ from polyvec.errors import SettingsError, known
 from polyvec.settings import fill, table
 
 T = TypeVar("T")
-SCALES = ("full", "nano")  # the paper's setting; one that runs on any machine in seconds
+# The paper's setting; SmolLM2-135M in its place; models inside the package, for tests in seconds.
+SCALES = ("full", "small", "nano")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +133,13 @@ def _import_sections() -> None:
 class Recipe:
     """A recipe: the values of its sections, as `recipe[EMBEDDER]` or `recipe.at(EMBEDDER, "nano")`.
 
-    `present` are the names of the sections that the file has.
+    `present` are the names of the sections that the file has, `scales` those scales for which it
+    has settings; without any, its settings are the same at every scale.
     """
 
     path: Path
     present: frozenset[str]
+    scales: tuple[str, ...]
     values: Mapping[str, Mapping[str, Any]]  # by scale, then by name of section
 
     @property
@@ -152,7 +155,7 @@ class Recipe:
         return self.at(section, SCALES[0])
 
     def at(self, section: Section[T], scale: str) -> T:
-        """The value of a section at scale "full" (the paper's) or "nano" (runs anywhere)."""
+        """The value of a section at scale "full" (the paper's), "small" or "nano" (runs anywhere)."""
         if scale not in self.values:
             raise SettingsError(f"scale {scale!r} is not known.{known(scale, SCALES)}")
         return cast(T, self.values[scale][section.name])
@@ -164,6 +167,11 @@ class Recipe:
         `backbone` is a folder or hub id in place of the recipe's. If it is a folder of
         sentence-transformers, its projections (Dense, Normalize) replace the recipe's.
         """
+        if scale not in self.scales and len(self.scales) > 1 and scale in SCALES:
+            # Its settings at "full" name a model of billions of weights.
+            raise SettingsError(
+                f"{self.path}: has no scale {scale!r}; it has {', '.join(self.scales)}"
+            )
         sections = all_sections()
         order = graphlib.TopologicalSorter({name: s.after for name, s in sections.items()})
         model = None
@@ -239,4 +247,7 @@ def read_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
         scale: {name: section.value(raw, scale, path) for name, section in sections.items()}
         for scale in SCALES
     }
-    return Recipe(path, frozenset(raw), values)
+    scaled = [raw[name] for name, section in sections.items() if section.scales and name in raw]
+    tables = [each for found in scaled for each in (found if isinstance(found, list) else [found])]
+    own = (SCALES[0], *(scale for scale in SCALES[1:] if any(scale in each for each in tables)))
+    return Recipe(path, frozenset(raw), own, values)

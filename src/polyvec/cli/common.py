@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 
 def model_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
         "--model",
         metavar="NAME",
         help="load this folder, hub id or recipe (.toml); default: all-MiniLM-L6-v2",
+    )
+    chosen.add_argument(
+        "--recipe", metavar="NAME", help="build this recipe, by name (prompteol) or file"
     )
     how_to_run(parser)
 
@@ -36,7 +40,7 @@ def how_to_run(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run code that comes with the model; read it first",
     )
-    parser.add_argument("--scale", help="build a recipe at this scale: full (default) or nano")
+    parser.add_argument("--scale", help="build a recipe at this scale: full (default), small or nano")
     parser.add_argument(
         "--verbose",
         action="store_true",
@@ -99,14 +103,16 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.formats.sources import DEFAULT_MODEL
 
-    name = options.model or DEFAULT_MODEL
+    recipe = getattr(options, "recipe", None)
+    name = recipe or options.model or DEFAULT_MODEL
     device = _device(options.device)
-    if name.endswith(".toml"):
+    if recipe or name.endswith(".toml"):
         embedder = _from_recipe(name, options, hybrid)
         embedder = embedder.to(device) if device else embedder
     elif options.scale:
         raise InputError(
-            f"--scale {options.scale}: {name} is not a recipe (.toml); only recipes have scales"
+            f"--scale {options.scale}: {name} is not a recipe; only recipes have scales "
+            "(--recipe NAME)"
         )
     else:
         embedder = Embedder.from_pretrained(
@@ -143,7 +149,7 @@ def model_name(options: argparse.Namespace) -> str:
     """The model's name in stored files; a folder by its absolute path."""
     from polyvec.embed.formats.sources import DEFAULT_MODEL
 
-    name = options.model or DEFAULT_MODEL
+    name = getattr(options, "recipe", None) or options.model or DEFAULT_MODEL
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 

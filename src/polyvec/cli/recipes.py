@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def _how_to_measure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name or file of a recipe")
-    parser.add_argument("--scale", default="nano", help="nano (default) or full")
+    parser.add_argument("--scale", default="nano", help="nano (default), small or full")
     parser.add_argument(
         "--data",
         default=os.environ.get("POLYVEC_DATA"),

