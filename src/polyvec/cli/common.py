@@ -40,7 +40,9 @@ def how_to_run(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run code that comes with the model; read it first",
     )
-    parser.add_argument("--scale", help="build a recipe at this scale: full (default), small or nano")
+    parser.add_argument(
+        "--scale", help="build a recipe at this scale: full (default), small or nano"
+    )
     parser.add_argument(
         "--verbose",
         action="store_true",

@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> None:
     if not all(query.strip() for query in options.query):
         raise InputError("the query is empty")
     index = Index.open(options.folder)
-    options.model = options.model or index.manifest.model or None
+    if not options.recipe:
+        options.model = options.model or index.manifest.model or None
     embedder = common.load_model(options)
     found = index.search(options.query, embedder, top_k=options.top_k)
     for query, hits in zip(options.query, found, strict=True):

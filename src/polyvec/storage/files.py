@@ -1,6 +1,7 @@
 """Files and folders that appear complete or not at all, and the user's cache folder."""
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from polyvec.errors import DataError
+from polyvec.errors import DataError, ModelError
 
 
 def cache_folder(name: str) -> Path:
@@ -37,6 +38,16 @@ def check_target(path: str | Path) -> Path:
     if not os.access(target.parent, os.W_OK):
         raise DataError(f"{path}: no permission to write in the folder {target.parent}")
     return target
+
+
+def check_sha256(path: Path, expected: str, what: str, remedy: str) -> None:
+    """Raises ModelError, naming file and both hashes, if the file is missing or another one."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; {remedy}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ModelError(f"{path}: sha256 is {found}, expected {expected}, {what}; {remedy}")
 
 
 @contextlib.contextmanager

