@@ -1,0 +1,59 @@
+"""The batched decoder over tiny random models of many families, against transformers."""
+
+import numpy as np
+import pytest
+import torch
+from decoders import DECODERS, VOCAB
+from transformers import AutoModelForCausalLM
+
+from polyvec.embed.backbone.causal import CausalModel
+from polyvec.embed.backbone.decoding import Decoder, Request
+from polyvec.embed.backbone.likelihood import log_probabilities
+
+LENGTHS = (3, 17, 9, 30, 4)
+SHARED = tuple(range(5, 17))
+
+
+def build(name):
+    """With logits that differ clearly, so that a slip changes a token."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(DECODERS[name][0]())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model.eval()
+
+
+def prompts(prefix=()):
+    generator = np.random.default_rng(0)
+    return [(*prefix, *generator.integers(3, VOCAB, n).tolist()) for n in LENGTHS]
+
+
+@pytest.mark.parametrize("prefix", [(), SHARED], ids=["", "shared"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_batch_writes_what_the_model_writes_alone(name, prefix):
+    lm = build(name)
+    model = CausalModel(lm)
+    requests = [Request(ids, 12) for ids in prompts(prefix)]
+    assert (model.shared([each.ids for each in requests]) is not None) == bool(prefix)
+    done = list(Decoder(model, {2}, batch_size=3).decode(requests))
+    assert len(done) == len(requests)
+    for request in requests:
+        ids = torch.tensor([request.ids])
+        out = lm.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=2, pad_token_id=0)
+        expected = [token for token in out[0, ids.shape[1] :].tolist() if token != 2]
+        assert request.new_ids == expected
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_log_probabilities_are_those_of_a_forward_pass(name):
+    lm = build(name)
+    before = [*prompts(SHARED), prompts(SHARED)[0], prompts(SHARED)[0]]
+    after = [*prompts(), (7, 8, 9, 10), (7, 8, 11)]
+    found = log_probabilities(CausalModel(lm), before, after)
+    for prompt, more, values in zip(before, after, found, strict=True):
+        with torch.no_grad():
+            logits = lm(torch.tensor([prompt + more])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1)[range(len(more)), list(more)]
+        np.testing.assert_allclose(values, expected, atol=1e-4)
