@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from polyvec.errors import InputError
 
@@ -67,13 +67,19 @@ def read_input(options: argparse.Namespace) -> "Iterator[Record]":
 
     if options.file not in (None, "-"):
         return read_texts(options.file, column=options.column, id_column=options.id_column)
+    stream = standard_input(options)
+    return read_texts(stream, column=options.column, id_column=options.id_column)
+
+
+def standard_input(options: argparse.Namespace) -> IO[bytes]:
+    """The open stream; InputError if nothing is piped into it."""
     if sys.stdin is None:
         raise InputError("no FILE, and standard input is closed")
     if sys.stdin.isatty():
         raise InputError(
             f"no FILE, and standard input is a terminal; see polyvec {options.verb} --help"
         )
-    return read_texts(sys.stdin.buffer, column=options.column, id_column=options.id_column)
+    return sys.stdin.buffer
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -14,6 +14,7 @@ from polyvec.errors import DataError, MissingExtraError, known
 TEXT_COLUMNS = ("text", "sentence", "content", "body")
 ID_COLUMNS = ("_id", "id", "docid")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+Source = Path | IO[bytes]
 DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
@@ -36,13 +37,10 @@ def read_texts(
     Raises DataError naming file and line.
     """
     if not isinstance(source, str | Path):
-        _refuse_columns("standard input", column, id_column)
-        return _plain(_decoded(source, "standard input"))
+        _refuse_columns(_name(source), column, id_column)
+        return _plain(read_lines(source))
     path = Path(source)
-    if path.is_dir() or not path.exists():
-        raise DataError(
-            f"{path}: {'is a directory, not a file' if path.is_dir() else 'no such file'}"
-        )
+    check_is_file(path)
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "txt":
         _refuse_columns(str(path), column, id_column)
@@ -52,11 +50,43 @@ def read_texts(
     return _records(path, READERS[kind](path), column, id_column)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, line) of a UTF-8 file, unzipped if it ends in .gz.
+def read_rows(
+    source: str | Path | IO[bytes], *, kind: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row with all its columns) of a file or an open binary stream, one at a time.
+
+    The kind is txt, jsonl, csv or parquet (a stream: all but that); default: by the file's
+    suffix, txt for a stream. A line of txt is a row of one column, "text". The place, "FILE:LINE",
+    is for errors. Raises DataError naming it.
+    """
+    if isinstance(source, str | Path):
+        source = Path(source)
+        check_is_file(source)
+        kind = kind or source.name.removesuffix(".gz").rpartition(".")[2].lower()
+    kinds = ("txt", *READERS) if isinstance(source, Path) else ("txt", "jsonl", "csv")
+    kind = kind or "txt"
+    if kind not in kinds:
+        raise DataError(f"{_name(source)}: unknown file type {kind!r}. Known: {', '.join(kinds)}.")
+    if kind == "txt":
+        return ((f"{_name(source)}:{i}", {"text": line}) for i, line in read_lines(source))
+    return ((f"{_name(source)}:{i}", row) for i, row in READERS[kind](source))
+
+
+def check_is_file(path: Path) -> None:
+    if path.is_dir() or not path.exists():
+        raise DataError(
+            f"{path}: {'is a directory, not a file' if path.is_dir() else 'no such file'}"
+        )
+
+
+def read_lines(path: Source) -> Iterator[tuple[int, str]]:
+    """(line number, line) of a UTF-8 file, unzipped if it ends in .gz, or of a stream.
 
     Only a newline ends a line: texts and JSON strings may hold other separators.
     """
+    if not isinstance(path, Path):
+        yield from _decoded(path, _name(path))
+        return
     try:
         with _open(path) as file:
             yield from _decoded(file, str(path))
@@ -64,14 +94,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: damaged gzip file ({error})") from None
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each line that is not blank; DataError if one is not an object."""
     for number, line in read_lines(path):
         if not line.strip():
             continue
         row = _parsed(path, number, line)
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+            raise DataError(
+                f"{_name(path)}:{number}: expected a JSON object, got {type(row).__name__}"
+            )
         yield number, row
 
 
@@ -81,6 +113,10 @@ def find_file(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise DataError(f"{folder / name}: neither this file nor {name}.gz exists")
+
+
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, Path) else "standard input"
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -117,34 +153,35 @@ def _refuse_columns(where: str, column: str | None, id_column: str | None) -> No
         )
 
 
-def _parsed(path: Path, number: int, line: str) -> Any:
+def _parsed(path: Source, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:  # thousands of digits, or of nested brackets
         reason = str(error)
-    raise DataError(f"{path}:{number}: not JSON ({reason})")
+    raise DataError(f"{_name(path)}:{number}: not JSON ({reason})")
 
 
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long text
     reader = csv.DictReader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     try:
         names = reader.fieldnames or ()
         if len(set(names)) != len(names):
-            raise DataError(f"{path}:1: duplicate column: {', '.join(names)}")
+            raise DataError(f"{_name(path)}:1: duplicate column: {', '.join(names)}")
         for row in reader:
             if None in row:
                 raise DataError(
-                    f"{path}:{reader.line_num}: more values than the header has columns"
+                    f"{_name(path)}:{reader.line_num}: more values than the header has columns"
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from None
+        raise DataError(f"{_name(path)}:{reader.reader.line_num}: not CSV ({error})") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    assert isinstance(path, Path)
     try:
         import pyarrow
         import pyarrow.parquet

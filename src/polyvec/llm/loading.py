@@ -4,6 +4,8 @@ from typing import Any
 
 from polyvec.llm.language_model import LanguageModel
 
+DEFAULT_LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
 
 def load_language_model(name: str, **options: Any) -> LanguageModel:
     """A server by its URL ("http://host/v1#model"), else a local model by folder, id or GGUF file.

@@ -13,13 +13,15 @@ BAR_FROM_PROMPTS = 4  # fewer are done before a bar can be read
 
 @contextlib.contextmanager
 def generation_progress(
-    total: int, wanted: bool | None, usage: "Usage"
+    total: int | None, wanted: bool | None, usage: "Usage"
 ) -> "Iterator[Callable[[Completion], None]]":
     """A bar on stderr; the function that advances it by one completion.
 
-    `wanted` None: only where stderr is a terminal and there are several prompts.
+    `wanted` None: only where stderr is a terminal and there are several prompts. `total` None:
+    the number of prompts is not known.
     """
-    if not (sys.stderr.isatty() and total >= BAR_FROM_PROMPTS if wanted is None else wanted):
+    several = total is None or total >= BAR_FROM_PROMPTS
+    if not (sys.stderr.isatty() and several if wanted is None else wanted):
         yield lambda completion: None
         return
     import time

@@ -1,0 +1,408 @@
+r"""Ask a language model about each row of a file, or each line of standard input.
+
+Input: one text per line, or FILE.txt, .jsonl, .csv, .parquet (or .gz of those). Output: the rows
+with all their fields and the model's answer, in the order of the input, as JSON lines.
+
+The template's slots are fields of the rows; a line of text is the field "text". A model with a
+chat template is asked in a chat, others go on with the text, as with --plain. Answers are kept in
+a cache: the same command again, after Ctrl-C too, asks only what was not answered. A row without
+an answer has the field "error", and the exit status is then 2. Keys of servers are read from the
+environment (OPENAI_API_KEY).
+
+example: echo 'Once upon a time' | \
+  polyvec generate --model polyvec/nano-lm --plain --max-new-tokens 8
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polyvec.cli import common
+from polyvec.errors import DataError, GenerationError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from polyvec.llm.answers import Completion, GenerationSettings
+    from polyvec.llm.language_model import LanguageModel
+    from polyvec.llm.rows import Row, RowPrompt
+
+    Rows = Iterator[tuple[str, Row]]
+
+KINDS = ("txt", "jsonl", "csv", "parquet")
+SHOWN_PROMPTS = 3
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", nargs="?", help="read rows from this file; default, or -: standard input"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE.jsonl", help="write rows to this file")
+    parser.add_argument(
+        "--format", choices=KINDS, help="read this format; default: by FILE's suffix, else txt"
+    )
+    _prompt_options(parser)
+    _model_options(parser)
+    _settings_options(parser)
+    parser.add_argument(
+        "--field", default="answer", metavar="NAME", help="write answers to this field; answer"
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="keep answers here, or nowhere (none); default: polyvec's part of the user's cache",
+    )
+    parser.add_argument(
+        "--ledger", metavar="FILE.jsonl", help="append a line with this run's tokens and cost"
+    )
+    parser.add_argument(
+        "--prompt-price", type=_price, metavar="PRICE", help="count a million prompt tokens so"
+    )
+    parser.add_argument(
+        "--new-price", type=_price, metavar="PRICE", help="count a million new tokens so"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help=f"print the first {SHOWN_PROMPTS} prompts, count tokens and ask nothing",
+    )
+
+
+def _prompt_options(parser: argparse.ArgumentParser) -> None:
+    template = parser.add_mutually_exclusive_group()
+    template.add_argument(
+        "--template", help="ask this, with slots such as {text}; {{ and }} are braces; {text}"
+    )
+    template.add_argument("--template-file", metavar="FILE", help="read the template from FILE")
+    parser.add_argument("--system", metavar="TEXT", help="begin chats with this; may have slots")
+    parser.add_argument(
+        "--plain", action="store_true", help="have the model go on with the text, without a chat"
+    )
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="ask this folder, hub id, FILE.gguf or server (http://host/v1#model); "
+        "default: SmolLM2-135M-Instruct",
+    )
+    parser.add_argument("--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest")
+    parser.add_argument(
+        "--batch-size", type=common.positive, help="answer at most so many prompts at a time"
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that comes with the model; read it first",
+    )
+
+
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-new-tokens", type=common.positive, default=256, help="cut answers here; 256"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token"
+    )
+    parser.add_argument("--top-p", type=float, help="draw from the tokens of this probability")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end answers here; repeatable"
+    )
+    parser.add_argument("--n", type=common.positive, default=1, help="draw so many answers a row")
+    parser.add_argument("--seed", type=int, help="draw other answers; 0")
+    parser.add_argument(
+        "--schema", metavar="FILE.json", help="have answers in JSON of this JSON schema"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    _check_files(options)
+    rows = _rows(options)
+    first = next(rows, None)  # before weights load, so that a wrong file fails at once
+    prompt = _prompt(options, None if first is None else first[1])
+    if first is not None:
+        _check_first(prompt, options, settings, *first)
+        rows = itertools.chain([first], rows)
+    model = _model(options)
+    prompt = _as_the_model_takes_it(prompt, options, model)
+    if options.dry_run:
+        _show(options, model, rows, prompt, settings)
+    else:
+        _answer(options, model, rows, prompt, settings)
+
+
+def _answer(
+    options: argparse.Namespace,
+    model: "LanguageModel",
+    rows: "Rows",
+    prompt: "RowPrompt",
+    settings: "GenerationSettings",
+) -> None:
+    from polyvec.llm.ledger import summary
+    from polyvec.llm.rows import answered_rows
+
+    num_rows, failed, first_error = 0, 0, ""
+    with _output(options.output) as write, _watched(options, model) as on_answer:
+        for row in answered_rows(
+            model, rows, prompt, settings, answer=options.field, on_answer=on_answer
+        ):
+            write(row)
+            num_rows += 1
+            if "error" in row:
+                failed += 1
+                first_error = first_error or row["error"]
+    line = f"{options.output or 'standard output'}: {summary(model.usage, num_rows)}"
+    if failed:
+        raise GenerationError(
+            f"{line}; {failed} of {num_rows} rows have an error and no answer, the first: "
+            f"{first_error}"
+        )
+    print(line, file=sys.stderr)
+
+
+def _show(
+    options: argparse.Namespace,
+    model: "LanguageModel",
+    rows: "Rows",
+    prompt: "RowPrompt",
+    settings: "GenerationSettings",
+) -> None:
+    """Print the first prompts as JSON lines, and what all of them will cost at most."""
+    from polyvec.llm.answers import Usage
+    from polyvec.llm.rows import WINDOW
+
+    asked, num_rows, tokens, first_error = 0, 0, 0, ""
+    counted = True
+    while part := list(itertools.islice(rows, WINDOW)):
+        prompts = []
+        for where, row in part:
+            try:
+                prompts.append(prompt.of(row))
+            except InputError as error:
+                first_error = first_error or f"{where}: {error}"
+        for each in prompts[: max(0, SHOWN_PROMPTS - asked)]:
+            print(json.dumps({"prompt": each}, ensure_ascii=False))
+        num_rows, asked = num_rows + len(part), asked + len(prompts)
+        count = model.count_tokens(prompts)
+        counted = counted and count is not None
+        tokens += count or 0
+    new = asked * settings.n * settings.max_new_tokens
+    most = Usage(
+        prompt_tokens=tokens,
+        new_tokens=new,
+        prompt_price=options.prompt_price,
+        new_price=options.new_price,
+    )
+    shown = f"{tokens:,}" if counted else "an unknown number of"
+    cost = f", cost at most {most.cost:.6g}" if counted and most.cost is not None else ""
+    wrong = f"; {num_rows - asked} without a prompt, the first: {first_error}" * (num_rows > asked)
+    print(
+        f"dry run: {num_rows} rows; {shown} prompt tokens, at most {new:,} new tokens{cost}{wrong}",
+        file=sys.stderr,
+    )
+
+
+# ---- what is asked ------------------------------------------------------------------------------
+
+
+def _settings(options: argparse.Namespace) -> "GenerationSettings":
+    from polyvec.llm.answers import GenerationSettings
+
+    for name in ("top_p", "seed"):
+        if getattr(options, name) is not None and options.temperature == 0:
+            raise InputError(f"--{name.replace('_', '-')}: does nothing at temperature 0")
+    return GenerationSettings(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=1.0 if options.top_p is None else options.top_p,
+        stop=tuple(options.stop),
+        n=options.n,
+        seed=options.seed or 0,
+        schema=None if options.schema is None else _schema(Path(options.schema)),
+    )
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(schema, dict):
+        raise DataError(f"{path}: a JSON schema is an object, got {type(schema).__name__}")
+    return schema
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _rows(options: argparse.Namespace) -> "Rows":
+    from polyvec.data.texts import read_rows
+
+    if options.file not in (None, "-"):
+        return read_rows(options.file, kind=options.format)
+    return read_rows(common.standard_input(options), kind=options.format)
+
+
+def _prompt(options: argparse.Namespace, row: "Row | None") -> "RowPrompt":
+    from polyvec.data.texts import TEXT_COLUMNS
+    from polyvec.llm.rows import RowPrompt
+    from polyvec.llm.slots import SlotTemplate
+
+    template, where = options.template, "--template"
+    if options.template_file is not None:
+        where = options.template_file
+        template = _text(Path(where)).removesuffix("\n")
+    elif template is None:
+        name = next((name for name in TEXT_COLUMNS if name in (row or {})), "text")
+        template = f"{{{name}}}"
+    system = None
+    if options.system is not None:
+        if options.plain:
+            raise InputError("--system: --plain sends no chat that it could begin")
+        system = SlotTemplate.parse(options.system, "--system")
+    return RowPrompt(SlotTemplate.parse(template, where), system, options.plain)
+
+
+def _check_first(
+    prompt: "RowPrompt",
+    options: argparse.Namespace,
+    settings: "GenerationSettings",
+    where: str,
+    row: "Row",
+) -> None:
+    """A slot or a field that fits no row is an error before anything is asked."""
+    from polyvec.llm.rows import Columns
+
+    prompt.template.check(row.keys(), "--template")
+    if prompt.system is not None:
+        prompt.system.check(row.keys(), "--system")
+    if not prompt.slots:
+        raise InputError(
+            f"--template: no slot, so all rows would ask the same; known: {', '.join(row)}"
+        )
+    Columns(options.field, settings.n > 1, settings.schema is not None).check(row, where)
+
+
+def _model(options: argparse.Namespace) -> "LanguageModel":
+    from polyvec.llm.cache import CachedLanguageModel
+    from polyvec.llm.loading import DEFAULT_LANGUAGE_MODEL, load_language_model
+
+    name = options.model or DEFAULT_LANGUAGE_MODEL
+    how: dict[str, Any] = {
+        "device": options.device,
+        "batch_size": options.batch_size,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    given = {key: value for key, value in how.items() if value}
+    if given and name.startswith(("http://", "https://")):
+        option = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{option}: not for a server, which decides it")
+    model = load_language_model(name, **given)
+    model.usage.prompt_price, model.usage.new_price = options.prompt_price, options.new_price
+    return model if options.cache == "none" else CachedLanguageModel(model, options.cache)
+
+
+def _as_the_model_takes_it(
+    prompt: "RowPrompt", options: argparse.Namespace, model: "LanguageModel"
+) -> "RowPrompt":
+    from dataclasses import replace
+
+    if model.takes_chats:
+        return prompt
+    if prompt.system is not None:
+        raise InputError(f"--system: {options.model} has no chat template; put it in --template")
+    return replace(prompt, plain=True)
+
+
+# ---- where it goes ------------------------------------------------------------------------------
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    from polyvec.storage.files import check_target
+
+    if options.output is not None:
+        check_target(options.output)
+        if Path(options.output).suffix != ".jsonl":
+            raise DataError(f"{options.output}: rows are written as JSON lines, FILE.jsonl")
+    if options.ledger is not None:
+        check_target(options.ledger)
+    named = [("input", options.file), ("output", options.output), ("ledger", options.ledger)]
+    files = [(what, Path(path).resolve()) for what, path in named if path not in (None, "-")]
+    for (what, path), (other, same) in itertools.combinations(files, 2):
+        if path == same or (path.exists() and same.exists() and path.samefile(same)):
+            raise InputError(f"{path}: {what} and {other} are the same file; not overwritten")
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> "Iterator[Callable[[dict[str, Any]], object]]":
+    """A function that writes a row; a file appears when all are written."""
+    from polyvec.storage.files import atomic_file
+
+    if path is not None:
+        with atomic_file(Path(path)) as file:
+            yield lambda row: file.write(_line(row))
+        return
+    try:
+        yield _print
+    finally:
+        sys.stdout.flush()
+
+
+def _print(row: dict[str, Any]) -> None:
+    sys.stdout.write(_line(row).decode())
+    sys.stdout.flush()  # the next program in the pipe need not wait
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n"
+    except UnicodeEncodeError:  # lone surrogates, which JSON can only write escaped
+        return json.dumps(row, default=str).encode() + b"\n"
+
+
+@contextlib.contextmanager
+def _watched(
+    options: argparse.Namespace, model: "LanguageModel"
+) -> "Iterator[Callable[[Completion], None]]":
+    """What each answer advances: the bar on a terminal, and the line of the ledger."""
+    from polyvec.llm.ledger import ledger_line
+    from polyvec.llm.loading import DEFAULT_LANGUAGE_MODEL
+    from polyvec.llm.progress import generation_progress
+
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(generation_progress(None, None, model.usage))
+        update = None
+        if options.ledger is not None:
+            name = re.sub("//[^/@]*@", "//", options.model or DEFAULT_LANGUAGE_MODEL)
+            update = stack.enter_context(
+                ledger_line(options.ledger, model.usage, model=name, identity=model.identity)
+            )
+
+        def on_answer(completion: "Completion") -> None:
+            advance(completion)
+            if update is not None:
+                update()
+
+        yield on_answer
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price of 0 or more")
+    return price
