@@ -93,7 +93,7 @@ def test_rows_keep_their_fields_and_order(run, rule, tmp_path):
     assert rows((tmp_path / "out.jsonl").read_text()) == expected
 
 
-def test_csv_parquet_gzip_and_rows_on_standard_input(run, tmp_path):
+def test_csv_parquet_gzip_and_rows_on_standard_input(run, tmp_path, one_line):
     fields = [{"id": "1", "q": 'a "quoted", {x}\nline', "empty": ""}, {"id": "2", "q": "b"}]
     file = io.StringIO()
     writer = csv.DictWriter(file, ("id", "q", "empty"))
@@ -117,7 +117,11 @@ def test_csv_parquet_gzip_and_rows_on_standard_input(run, tmp_path):
     day = {"day": datetime.date(2020, 1, 2), "text": "a"}
     parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist([day]), "x.parquet")
     done = run("generate", "x.parquet", "--template", "{text} {day}")
-    assert rows(done.out) == [{"day": "2020-01-02", "text": "a", "answer": 'A "2020-01-02"'}]
+    assert rows(done.out) == [{"day": "2020-01-02", "text": "a", "answer": "A 2020-01-02"}]
+    parquet.write_table(
+        pytest.importorskip("pyarrow").Table.from_pylist([{"text": "a", "b": b"x"}]), "y.parquet"
+    )
+    assert "a column of bytes cannot be" in one_line(run("generate", "y.parquet"))
 
 
 def test_braces_in_texts_stay(run, rule):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polyvec.data.texts import Record, find_file, read_texts
+from polyvec.data.texts import Record, find_file, read_rows, read_texts
 from polyvec.errors import DataError
 
 TEXTS = ["a cat", "", "deux\u2028lignes", "漢字 🙂", 'quote " comma , brace {x}', "x" * 200_000]
@@ -216,3 +216,35 @@ def test_find_file_prefers_the_plain_file_and_takes_the_zipped(tmp_path):
     assert find_file(tmp_path, "a.tsv").name == "a.tsv"
     with pytest.raises(DataError, match=r"b.tsv: neither this file nor b.tsv.gz"):
         find_file(tmp_path, "b.tsv")
+
+
+# ---- rows ---------------------------------------------------------------------------------------
+
+
+def test_rows_keep_all_columns_and_say_where_they_are(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1, "b": [2]}\n\n{"c": null}\n')
+    assert list(read_rows(path)) == [
+        (f"{path}:1", {"a": 1, "b": [2]}),
+        (f"{path}:3", {"c": None}),
+    ]
+    (tmp_path / "x.txt").write_text("a\n\nb")
+    assert [row for _, row in read_rows(tmp_path / "x.txt")] == [
+        {"text": "a"},
+        {"text": ""},
+        {"text": "b"},
+    ]
+    assert [row for _, row in read_rows(path, kind="txt")][1:] == [
+        {"text": ""},
+        {"text": '{"c": null}'},
+    ]
+
+
+def test_rows_of_a_stream():
+    stream = io.BytesIO(b'\xef\xbb\xbfa,b\r\n1,"x\ny"\r\n')
+    assert list(read_rows(stream, kind="csv")) == [("standard input:3", {"a": "1", "b": "x\ny"})]
+    assert list(read_rows(io.BytesIO(b"a\n"))) == [("standard input:1", {"text": "a"})]
+    with pytest.raises(DataError, match="standard input:2: not JSON"):
+        list(read_rows(io.BytesIO(b"{}\nx\n"), kind="jsonl"))
+    with pytest.raises(DataError, match=r"unknown file type 'parquet'. Known: txt, jsonl, csv\."):
+        read_rows(io.BytesIO(b""), kind="parquet")

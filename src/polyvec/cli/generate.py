@@ -292,6 +292,7 @@ def _check_first(
         raise InputError(
             f"--template: no slot, so all rows would ask the same; known: {', '.join(row)}"
         )
+    _line(row)
     Columns(options.field, settings.n > 1, settings.schema is not None).check(row, where)
 
 
@@ -365,11 +366,13 @@ def _print(row: dict[str, Any]) -> None:
     sys.stdout.flush()  # the next program in the pipe need not wait
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def _line(row: "Row") -> bytes:
+    from polyvec.data.texts import as_json
+
     try:
-        return json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n"
+        return json.dumps(row, ensure_ascii=False, default=as_json).encode() + b"\n"
     except UnicodeEncodeError:  # lone surrogates, which JSON can only write escaped
-        return json.dumps(row, default=str).encode() + b"\n"
+        return json.dumps(row, default=as_json).encode() + b"\n"
 
 
 @contextlib.contextmanager

@@ -72,6 +72,16 @@ def read_rows(
     return ((f"{_name(source)}:{i}", row) for i, row in READERS[kind](source))
 
 
+def as_json(value: object) -> str:
+    """What `json.dumps(row, default=as_json)` writes for dates (ISO 8601), decimals and others.
+
+    Raises DataError for bytes.
+    """
+    if isinstance(value, bytes):
+        raise DataError("a column of bytes cannot be written as JSON; leave it out")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
 def check_is_file(path: Path) -> None:
     if path.is_dir() or not path.exists():
         raise DataError(

@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from polyvec.data.texts import as_json
 from polyvec.errors import InputError, SettingsError, known
 
+JSON_TYPES = (str, int, float, list, dict)
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -15,7 +17,7 @@ _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 class SlotTemplate:
     """A text with slots, which are names of a row's fields.
 
-    Values are data: braces in them stay. A text stands as it is, other values as JSON.
+    Values are data: braces in them stay. A text or a date stands as it is, other values as JSON.
 
     >>> SlotTemplate.parse("{name}: {{{year}}}").render({"name": "a {b}", "year": 1999})
     'a {b}: {1999}'
@@ -65,7 +67,11 @@ def _value(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if value is None:
         raise InputError(f"the field {name!r} is {'null' if name in row else 'missing'}")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    # A date is not JSON: it stands without quotation marks, like a text.
+    plain = value if isinstance(value, JSON_TYPES) else as_json(value)
+    text = (
+        plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=as_json)
+    )
     try:
         text.encode()
     except UnicodeEncodeError as error:
