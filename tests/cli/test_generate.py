@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -528,3 +529,30 @@ def test_an_end_at_any_moment_costs_at_most_the_answer_under_way(tmp_path, end):
     assert sorted(counts.values())[:-1] == [1] * 39 and max(counts.values()) <= 2
     expected = [{"text": f"row {i}", "answer": f"ROW {i}"} for i in range(40)]
     assert rows((folder / "out.jsonl").read_text()) == expected
+
+
+@pytest.mark.medium
+def test_a_model_that_is_killed_and_resumed_writes_what_it_writes_at_once(environment, tmp_path):
+    """Greedy, with other prompts in the batch than without the kill."""
+    (tmp_path / "in.txt").write_text("".join(f"{i} little cats sat\n" for i in range(16)))
+    command = [shutil.which("polyvec", path=environment["PATH"]), "generate", "in.txt"]
+    command += ["--model", "polyvec/nano-lm", "--plain", "--max-new-tokens", "10"]
+    command += ["--batch-size", "3"]
+
+    def start(name):
+        more = ["--cache", f"cache-{name}", "-o", f"{name}.jsonl"]
+        return subprocess.Popen(command + more, cwd=tmp_path, env=environment)
+
+    killed = start("killed")
+    until = time.monotonic() + 120
+    while sum(path.stat().st_size for path in tmp_path.glob("cache-killed/*/*.jsonl")) < 1000:
+        assert killed.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "killed.jsonl").exists()
+    for name in ("killed", "alone"):
+        assert start(name).wait() == 0
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+    answers = [row["answer"] for row in rows((tmp_path / "alone.jsonl").read_text())]
+    assert len(answers) == 16 and len(set(answers)) > 5
