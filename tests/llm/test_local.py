@@ -119,6 +119,13 @@ def test_results_come_as_they_are_done(nano):
     assert sorted(numbers) == list(range(len(PROMPTS))) and numbers != sorted(numbers)
 
 
+def test_tokens_of_prompts_are_counted_without_asking(nano, plain):
+    assert not nano.takes_chats
+    expected = [len(plain[1](prompt).input_ids) for prompt in PROMPTS]
+    assert nano.count_tokens(PROMPTS) == sum(expected)
+    assert nano.usage.prompts == 0
+
+
 def test_a_chat_needs_a_template(nano):
     with pytest.raises(InputError, match=r"prompts\[1\] is a chat, and polyvec/nano-lm has no"):
         nano.generate(["Once", [{"role": "user", "content": "hello"}]])

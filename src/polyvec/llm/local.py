@@ -118,6 +118,14 @@ class LocalLanguageModel(LanguageModel):
     def identity(self) -> str:
         return f"local:{self._identity}"
 
+    @property
+    def takes_chats(self) -> bool:
+        return bool(self.tokens.tokenizer.chat_template)
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> int:
+        named = enumerate(prompts)
+        return sum(len(self.tokens.of_prompt(each, f"prompts[{i}]")) for i, each in named)
+
     def stream_checked(
         self, prompts: Sequence[Prompt], settings: GenerationSettings
     ) -> Iterator[tuple[int, Completion]]:
