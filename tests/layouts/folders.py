@@ -216,7 +216,11 @@ def holds(*names: str, **config: object):
 
 BERT = {"model_type": "bert"}
 FOREIGN = {
-    "GGUF": (["Qwen/Qwen3-Embedding-0.6B-GGUF"], holds("model-Q8_0.gguf"), "llama.cpp"),
+    "several GGUF files": (
+        ["Qwen/Qwen3-Embedding-0.6B-GGUF"],
+        holds("model-Q8_0.gguf", "model-f16.gguf"),
+        "2 GGUF files.*give one of them",
+    ),
     "ONNX only": (["Xenova/all-MiniLM-L6-v2"], holds("onnx/model.onnx", **BERT), "ONNX"),
     "OpenVINO only": (["openvino exports"], holds("openvino_model.xml", **BERT), "OpenVINO"),
     "TensorFlow weights": (["tf_model.h5 only"], holds("tf_model.h5", **BERT), "TensorFlow"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polyvec.embed.formats import sparse
 from polyvec.embed.formats.declared import Declared, part_kind
+from polyvec.embed.formats.gguf import is_gguf, read_declared
 from polyvec.embed.formats.own_modules import is_own, load_chain
 from polyvec.embed.formats.routing import Module, read_routing
 from polyvec.embed.formats.schema import (
@@ -37,9 +38,13 @@ from polyvec.registry import Registry, build
 def read_modules(folder: Path, *, trust_remote_code: bool = False) -> Declared:
     """What modules.json lists, with weights; nothing declared if there is no such file.
 
+    `folder` may be a GGUF file, whose metadata declare the pooling.
+
     A part of a user's package is imported only with `trust_remote_code`, unless the running
     program has registered it under that name. Raises ModelError for anything else.
     """
+    if is_gguf(folder):
+        return read_declared(folder)
     modules = _listed(folder) or _of_model2vec(folder)
     routing = read_routing(folder, modules)
     if routing is None:

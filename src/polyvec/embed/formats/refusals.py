@@ -183,7 +183,7 @@ _EXPORT = "which is not read; give the original model's folder, with safetensors
 # In this order: the first that fits is said.
 _KINDS: tuple[tuple[Any, Any], ...] = (
     (lambda has: {"snapshots", "refs"} <= has, _cache),
-    (_ends(".gguf"), _line(f"a GGUF file for llama.cpp, {_EXPORT}")),
+    (_ends(".gguf"), _line("settings without weights, and GGUF; give the path of the .gguf file")),
     (lambda has: any(re.fullmatch(r"checkpoint-\d+", name) for name in has), _training_run),
     (
         lambda has: bool({"trainer_state.json", "optimizer.pt", "training_args.bin"} & has),

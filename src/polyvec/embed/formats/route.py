@@ -17,6 +17,7 @@ from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import AdaptedModel, find_adapters, load_adapters
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.families import Family, family_of, follow_family, warn_of_own_code
+from polyvec.embed.formats.gguf import is_gguf
 from polyvec.embed.formats.modules import read_weights
 from polyvec.embed.formats.own_modules import (
     OwnChain,
@@ -175,7 +176,7 @@ def _read_source(folder: Path, declared: Declared, options: Options) -> _Source:
     table = declared.is_table or declared.sparse_static is not None
     adapted = find_adapters(root, options.base_model, **options.hub)
     body = adapted.body if adapted else root
-    if not (body / "config.json").is_file() and not table:
+    if not (body / "config.json").is_file() and not table and not is_gguf(body):
         raise ModelError(no_model(root))
     stored = read_json(folder / "config_sentence_transformers.json", {})
     check_requirements(stored, folder / "config_sentence_transformers.json")
@@ -329,8 +330,9 @@ def _default_pooling(folder: Path, config: PretrainedConfig) -> str:
     architectures = config.architectures or [""]
     causal = architectures[0].endswith("ForCausalLM") and getattr(config, "is_causal", True)
     name = "last" if causal else "mean"
+    where = "pooling_type" if is_gguf(folder) else "modules.json"
     warnings.warn(
-        f"{folder} does not declare a pooling (no modules.json); using {name!r}. "
+        f"{folder} does not declare a pooling (no {where}); using {name!r}. "
         "Pass pooling= to choose",
         UndeclaredPoolingWarning,
         stacklevel=5,

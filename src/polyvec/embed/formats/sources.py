@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from polyvec.embed.formats.gguf import gguf_inside, is_gguf
 from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
 from polyvec.errors import InputError, MissingExtraError, ModelError
@@ -41,7 +42,7 @@ def model_folder(
     namespace: str | None = "sentence-transformers",
     trust_remote_code: bool = False,
 ) -> Path:
-    """The local folder of a model, downloaded from the hub if needed.
+    """The local folder of a model, downloaded from the hub if needed; of a GGUF file the file.
 
     The default model is looked up in the hub's cache, then in the offline package
     (the same file by its sha256, so no download is needed), then on the hub. The model of
@@ -58,6 +59,8 @@ def model_folder(
             f"{str(name_or_path)[:60]}"
         )
     if Path(name_or_path).is_dir():
+        return gguf_inside(Path(name_or_path)) or Path(name_or_path)
+    if is_gguf(Path(name_or_path)):
         return Path(name_or_path)
     if Path(name_or_path).is_file():
         raise ModelError(_not_a_folder(Path(name_or_path)))
@@ -145,9 +148,8 @@ def _is_whole(folder: Path, code: bool) -> bool:
 
 
 def _not_a_folder(path: Path) -> str:
-    kinds = {".gguf": "a GGUF file for llama.cpp", ".onnx": "an ONNX export"}
-    if path.suffix in kinds:
-        return f"{path}: {kinds[path.suffix]}, which is not read; give the original model's folder"
+    if path.suffix == ".onnx":
+        return f"{path}: an ONNX export, which is not read; give the original model's folder"
     return f"{path}: a file, not a model folder; give the folder that holds it: {path.parent}"
 
 

@@ -19,6 +19,7 @@ from transformers.models.auto.tokenization_auto import (
 )
 
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.gguf import is_gguf, load_gguf_tokenizer
 from polyvec.embed.formats.schema import check_pointer, read_json, write_json
 from polyvec.embed.formats.vocabularies import VOCABULARIES, convert, promised_by_class
 from polyvec.embed.inputs.contract import PROBES, bare, keep_promises, unlimited
@@ -51,6 +52,8 @@ def load_tokenizer(
     vocabulary is converted by transformers. BOS and EOS that tokenizer_config.json promises
     are added. Raises TokenizerError if the files are missing, unreadable, or give other ids.
     """
+    if is_gguf(root):
+        return load_gguf_tokenizer(root)
     for name in (JSON, *VOCABULARIES):
         if (root / name).is_file():
             check_pointer(root / name)

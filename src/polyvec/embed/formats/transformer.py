@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
+from polyvec.embed.formats.gguf import gguf_dtype, is_gguf, load_gguf_config, load_gguf_model
 from polyvec.embed.formats.nomic import is_nomic, nomic_config
 from polyvec.embed.formats.refusals import check_quantised, no_model
 from polyvec.embed.formats.schema import POLYVEC_FILE, read_json
@@ -63,6 +64,8 @@ def load_transformer(
     `kind`: "body" is the model without heads, of an encoder-decoder the encoder only; "both" is
     encoder and decoder; "lm" the language model with its head.
     """
+    if is_gguf(root):
+        return load_gguf_model(root, dtype, kind=kind)
     config = load_config(root, trust_remote_code, family, **(config_options or {}))
     check_quantised(config.to_dict(), root)
     files = find_weights(root)
@@ -208,6 +211,8 @@ def load_config(
 
     `options` replace settings of config.json.
     """
+    if is_gguf(root):
+        return load_gguf_config(root)
     raw = read_json(root / "config.json")
     _check_own_classes(raw, root)
     if family is not None:
@@ -256,6 +261,8 @@ def _check_own_classes(raw: Any, root: Path) -> None:
 
 def stored_dtype(root: Path) -> str:
     """The dtype that config.json declares, else that of most weights; float32 if neither says."""
+    if is_gguf(root):
+        return gguf_dtype(root)
     config = read_json(root / "config.json", {})
     declared = config.get("dtype") or config.get("torch_dtype")
     if declared is None and (root / "model.safetensors").is_file():

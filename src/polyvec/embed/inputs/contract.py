@@ -153,10 +153,10 @@ def keep_promises(
     added_bos = (bos,) if "bos" in promised and bos not in prefix else ()
     added_eos = (eos,) if "eos" in promised and eos not in suffix else ()
     if added_bos or added_eos:
-        _set_ends(tokenizer.backend_tokenizer, (*added_bos, *prefix), (*suffix, *added_eos))
+        set_ends(tokenizer.backend_tokenizer, (*added_bos, *prefix), (*suffix, *added_eos))
 
 
-def _set_ends(backend: Tokenizer, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> None:
+def set_ends(backend: Tokenizer, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> None:
     """Make the tokenizer put these ids around every text; ByteLevel's offsets stay trimmed."""
     tokens = {i: str(backend.id_to_token(i)) for i in (*prefix, *suffix)}
     # The syntax of templates has no quotes for tokens that hold its own signs.

@@ -1,0 +1,148 @@
+"""Models in GGUF, llama.cpp's format: settings, tokenizer and weights in one file.
+
+Such a file is read by the same route as a folder: its metadata take the place of config.json,
+tokenizer.json and modules.json, its tensors that of model.safetensors. They are de-quantised, so
+that the model computes, trains and is saved as any other.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.declared import Declared
+from polyvec.embed.formats.gguf_file import MAGIC, PART, GgufFile, parts_of, read_gguf
+from polyvec.embed.formats.gguf_models import find, model_config, weights
+from polyvec.embed.formats.gguf_tokenizers import read_tokenizer
+from polyvec.errors import ModelError
+
+# llama.cpp's enum of pooling types (include/llama.h); 0 is none. 4 gives a score, not a vector.
+POOLINGS = {1: "mean", 2: "first", 3: "last"}
+RANK = 4
+RERANKER = re.compile(r"rerank|cross-?encoder", re.I)
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether this is a file, no folder, in GGUF; by its bytes if it has another suffix."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".gguf":
+        return True
+    with path.open("rb") as file:  # Ollama names its files by their hash
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def gguf_inside(folder: Path) -> Path | None:
+    """The GGUF file of a folder without other weights; None if there is none.
+
+    Raises ModelError if there are several, of which none is meant more than the others.
+    """
+    found = sorted(path for path in folder.glob("*.gguf") if "mmproj" not in path.name)
+    other = any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
+    if not found or other or (folder / "modules.json").is_file():
+        return None
+    split = PART.match(found[0].name)
+    if split is not None:
+        found = [path for path in found if path not in parts_of(found[0])[1:]]
+    if len(found) > 1:
+        raise ModelError(
+            f"{folder}: {len(found)} GGUF files ({', '.join(path.name for path in found[:4])}); "
+            f"give one of them, such as {found[0]}"
+        )
+    return found[0]
+
+
+def read_declared(path: Path) -> Declared:
+    """What the metadata declare of the pooling; ModelError for a reranker."""
+    file = read_gguf(path)
+    find(file)
+    pooling = file.of("pooling_type", int, 0)
+    named = next((name for name in _names(file) if RERANKER.search(name)), None)
+    if pooling == RANK or named:
+        evidence = f"its name {named[:60]!r}" if named else "pooling_type rank"
+        raise ModelError(
+            f"{path}: a cross-encoder, reranker or classifier ({evidence}), not an embedder: it "
+            "scores pairs of texts; use llama.cpp, or sentence_transformers.CrossEncoder"
+        )
+    if pooling and pooling not in POOLINGS:
+        raise ModelError(f"{path}: pooling_type {pooling} is not known. Known: 0, 1, 2, 3.")
+    return Declared(pooling=(POOLINGS[pooling],) if pooling else None)
+
+
+def _names(file: GgufFile) -> list[str]:
+    return [file.path.name, *(file.get(f"general.{key}", str, "") for key in ("name", "basename"))]
+
+
+def load_gguf_config(path: Path) -> PretrainedConfig:
+    """transformers' configuration of the model."""
+    return model_config(read_gguf(path))
+
+
+def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the special tokens and the chat template of the metadata."""
+    return read_tokenizer(read_gguf(path))
+
+
+def gguf_dtype(path: Path) -> str:
+    """The dtype of most weights; float32 for quantised ones, whose own is not in the file."""
+    kinds = [stored.kind for stored in read_gguf(path).tensors.values() if len(stored.shape) > 1]
+    names = {1: "float16", 30: "bfloat16"}
+    return names.get(max(set(kinds), key=kinds.count), "float32") if kinds else "float32"
+
+
+def load_gguf_model(path: Path, dtype: torch.dtype, *, kind: str = "body") -> Any:
+    """The model with de-quantised weights; ModelError if one is missing or left over.
+
+    `kind`: "body" is the model without a head, "lm" the language model with its head.
+    """
+    file = read_gguf(path)
+    config = model_config(file)
+    decoder = find(file).decoder
+    if kind != "body" and not decoder:
+        raise ModelError(
+            f"{path}: a GGUF file of {file.architecture} holds no language model's head; take the "
+            "safetensors of the original model"
+        )
+    state = weights(file, config, dtype, head=kind == "lm")
+    auto: Any = AutoModelForCausalLM if kind == "lm" else AutoModel
+    cls = auto._model_mapping[type(config)]
+    options = {} if decoder or config.model_type == "nomic_bert" else {"add_pooling_layer": False}
+    with quiet_transformers():
+        model, info = cls.from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, **options
+        )
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]
+    if missing:
+        raise ModelError(f"{path}: {len(missing)} weights are missing, the first {missing[0]}")
+    return model.eval()
+
+
+def convert(file: Path, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the model of a GGUF file as a folder of transformers.
+
+    config.json, model.safetensors, tokenizer.json, the chat template and, of a language model,
+    generation_config.json. Raises ModelError as loading does.
+    """
+    # Here, because transformer.py and tokenizer.py import this file.
+    from polyvec.embed.formats.tokenizer import write_tokenizer
+
+    read = read_gguf(file)
+    kind = "lm" if find(read).decoder else "body"
+    tokenizer = read_tokenizer(read)
+    model = load_gguf_model(file, dtype, kind=kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet_transformers():
+        if kind == "lm":
+            model.generation_config = GenerationConfig.from_model_config(model.config)
+        model.save_pretrained(folder)
+        write_tokenizer(tokenizer, folder)

@@ -1,0 +1,131 @@
+"""The model in a GGUF file: transformers' configuration, and the weights under its names.
+
+A key of the architecture that is not known is refused, since a rotary scaling or a soft cap that
+is left out changes every vector; so is a tensor without a place, or a weight without a tensor.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PretrainedConfig
+
+from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.gguf_architectures import ARCHITECTURES, COMMON, TRY, Architecture
+from polyvec.embed.formats.gguf_file import GgufFile, library
+from polyvec.errors import ModelError, known
+
+# Read by the settings, not as weights.
+ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+
+
+def model_config(file: GgufFile) -> PretrainedConfig:
+    """transformers' configuration of the file's model; ModelError for one that is not read."""
+    architecture = find(file)
+    values = architecture.config(file)
+    values |= _token_ids(file)
+    cls = CONFIG_MAPPING[values.pop("model_type", architecture.kind)]
+    try:
+        with quiet_transformers():
+            config = cls(**values)
+    except Exception as error:  # noqa: BLE001 - transformers' validators raise their own kinds
+        raise ModelError(
+            f"{file.path}: transformers refuses the settings of the metadata "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from None
+    auto: Any = AutoModelForCausalLM if architecture.decoder else AutoModel
+    config.architectures = [auto._model_mapping[type(config)].__name__]
+    if architecture.decoder and file.of("attention.causal", bool, True) is False:
+        config.is_causal = False
+        if getattr(config, "sliding_window", None) is not None:
+            raise ModelError(f"{file.path}: a sliding window without a causal mask; {TRY}")
+    return config
+
+
+def find(file: GgufFile) -> Architecture:
+    """The file's architecture; ModelError if it, or a key of its metadata, is not known."""
+    name = file.architecture
+    if name not in ARCHITECTURES:
+        raise ModelError(
+            f"{file.path}: GGUF architecture {name!r} is not read.{known(name, ARCHITECTURES)} "
+            f"{TRY[0].upper()}{TRY[1:]}"
+        )
+    found = ARCHITECTURES[name]
+    start = f"{name}."
+    for key in file.metadata:
+        inner = key.removeprefix(start)
+        if inner != key and inner not in found.keys | COMMON:
+            raise ModelError(
+                f"{file.path}: {key[:60]!r} ({str(file.metadata[key])[:40]!r}) is not known, and "
+                f"may change the vectors; {TRY}"
+            )
+    return found
+
+
+def weights(
+    file: GgufFile, config: PretrainedConfig, dtype: torch.dtype, *, head: bool
+) -> dict[str, Tensor]:
+    """The weights by transformers' names; ModelError for one that is missing or left over.
+
+    `head`: with the language model's.
+    """
+    architecture = find(file)
+    auto: Any = AutoModelForCausalLM if architecture.decoder else AutoModel
+    with torch.device("meta"), quiet_transformers():
+        model = auto.from_config(config)
+    # The file holds no pooler, and none is used here.
+    shapes = model.state_dict().items()
+    wanted = {name: tuple(each.shape) for name, each in shapes if "pooler." not in name}
+    gguf = library()
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    # Once for all weights: the table holds every name of every layer, and takes long to make.
+    table = gguf.get_tensor_name_map(kinds[file.architecture], config.num_hidden_layers)
+    names = {name: architecture.name(name) or _stored_name(table, name) for name in wanted}
+    if "output.weight" not in file.tensors:
+        names = {key: name for key, name in names.items() if name != "output.weight"}
+    found: dict[str, Tensor] = {}
+    if "token_types.weight" not in file.tensors:  # DistilBERT's has none
+        types = [key for key, name in names.items() if name == "token_types.weight"]
+        found = {key: torch.zeros(wanted[key], dtype=dtype) for key in types if names.pop(key)}
+    missing = [f"{name} ({key})" for key, name in names.items() if name not in file.tensors]
+    if missing:
+        raise ModelError(
+            f"{file.path}: {len(missing)} weights are missing, the first {missing[0]}; {TRY}"
+        )
+    left = sorted(set(file.tensors) - set(names.values()) - ROPE_TENSORS)
+    if left:
+        raise ModelError(
+            f"{file.path}: {len(left)} tensors have no place in {type(model).__name__}, the first "
+            f"{left[0][:60]!r}{_ranks(left)}; {TRY}"
+        )
+    for key, name in names.items():
+        if name == "output.weight" and not head:
+            continue
+        tensor = architecture.undo(key, file.tensor(name), config)
+        if tuple(tensor.shape) != wanted[key]:
+            raise ModelError(
+                f"{file.path}: tensor {name} has shape {tuple(tensor.shape)}, the metadata expect "
+                f"{wanted[key]}"
+            )
+        found[key] = tensor.to(dtype, copy=True)  # the file's own bytes are read-only
+    return found
+
+
+def _ranks(names: list[str]) -> str:
+    return " (a reranker's or classifier's head)" if any(n.startswith("cls") for n in names) else ""
+
+
+def _stored_name(table: Any, key: str) -> str:
+    """The file's name of a weight of transformers, by the package's table of names."""
+    inner, _, end = key.rpartition(".")
+    found = table.get_name(inner)
+    if found is None and key == "lm_head.weight":
+        found = "output"
+    return f"{found or '?'}.{end}"
+
+
+def _token_ids(file: GgufFile) -> dict[str, Any]:
+    return {
+        f"{ours}_token_id": file.metadata.get(f"tokenizer.ggml.{theirs}_token_id")
+        for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
