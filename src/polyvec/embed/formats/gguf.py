@@ -23,6 +23,7 @@ from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.gguf_file import MAGIC, PART, GgufFile, parts_of, read_gguf
 from polyvec.embed.formats.gguf_models import find, model_config, weights
 from polyvec.embed.formats.gguf_tokenizers import read_tokenizer
+from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.errors import ModelError
 
 # llama.cpp's enum of pooling types (include/llama.h); 0 is none. 4 gives a score, not a vector.
@@ -133,9 +134,6 @@ def convert(file: Path, folder: Path, dtype: torch.dtype = torch.float32) -> Non
     config.json, model.safetensors, tokenizer.json, the chat template and, of a language model,
     generation_config.json. Raises ModelError as loading does.
     """
-    # Here, because transformer.py and tokenizer.py import this file.
-    from polyvec.embed.formats.tokenizer import write_tokenizer
-
     read = read_gguf(file)
     kind = "lm" if find(read).decoder else "body"
     tokenizer = read_tokenizer(read)
@@ -145,4 +143,9 @@ def convert(file: Path, folder: Path, dtype: torch.dtype = torch.float32) -> Non
         if kind == "lm":
             model.generation_config = GenerationConfig.from_model_config(model.config)
         model.save_pretrained(folder)
-        write_tokenizer(tokenizer, folder)
+        tokenizer.save_pretrained(folder)
+    config = read_json(folder / "tokenizer_config.json")
+    # The one name by which transformers 4 and 5 both leave tokenizer.json alone.
+    write_json(
+        folder / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast"}
+    )
