@@ -1,0 +1,123 @@
+"""Request bodies: settings under the names of the OpenAI API, as far as a server takes them."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from polyvec.errors import GenerationError
+from polyvec.llm.answers import GenerationSettings
+from polyvec.llm.prompts import Prompt, is_chat
+from polyvec.llm.server.failures import RequestError
+
+Endpoint = Literal["chat", "completions"]
+PATHS: Mapping[Endpoint, str] = {"chat": "/chat/completions", "completions": "/completions"}
+MAX_STOPS = 4  # OpenAI refuses more; answers are cut at the others on our side
+SEED_STEP, SEEDS = 1_000_003, 2**31  # answers asked for one by one: not the next seed's
+# Of a model that only chats, OpenAI says 404 ("This is a chat model"), Azure 400.
+NO_COMPLETIONS = re.compile(r"chat model|chat/completions|does not work with the", re.IGNORECASE)
+ONE_CHOICE = re.compile(r"only one completion|\bn\b.{0,40}\b(1|one)\b", re.IGNORECASE)
+MAX_TOKENS, MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
+OPENAI_HOST = "api.openai.com"
+SETTINGS = ("temperature", "top_p", "seed", "stop", "n", "response_format", "max_tokens")
+
+
+@dataclass(slots=True)
+class Dialect:
+    """What a server takes; changed by what it answers to the first requests, for all later ones.
+
+    plain: the endpoint of prompts that are no chats; None until the first one is answered.
+    max_tokens: the name of max_new_tokens. OpenAI's newer models want max_completion_tokens,
+        which other servers ignore.
+    takes_n: whether it gives several answers to one request.
+    """
+
+    plain: Endpoint | None = None
+    max_tokens: str = MAX_TOKENS
+    takes_n: bool = True
+    omit: Collection[str] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        base_url: str,
+        endpoint: Endpoint | None,
+        omit: Collection[str],
+        extra: Mapping[str, Any],
+    ) -> "Dialect":
+        is_openai = urlsplit(base_url).hostname == OPENAI_HOST
+        name = MAX_COMPLETION_TOKENS if is_openai else MAX_TOKENS
+        return cls(plain=endpoint, max_tokens=name, omit=omit, extra=extra)
+
+    def endpoint(self, prompt: Prompt) -> Endpoint:
+        return "chat" if is_chat(prompt) else self.plain or "completions"
+
+    def body(
+        self, model: str, prompt: Prompt, settings: GenerationSettings, n: int, number: int
+    ) -> dict[str, Any]:
+        """A request of n answers, the first of which is the prompt's answer `number`."""
+        endpoint = self.endpoint(prompt)
+        if endpoint == "chat":
+            max_tokens = self.max_tokens
+            asked: dict[str, Any] = {"model": model, "messages": _messages(prompt)}
+        else:
+            max_tokens = MAX_TOKENS  # the older endpoint never had another name
+            asked = {"model": model, "prompt": prompt}
+        asked |= {max_tokens: settings.max_new_tokens, "temperature": settings.temperature}
+        if settings.temperature:
+            asked["seed"] = (settings.seed + SEED_STEP * number) % SEEDS
+        if settings.top_p < 1:
+            asked["top_p"] = settings.top_p
+        if settings.stop:
+            asked["stop"] = list(settings.stop[:MAX_STOPS])
+        if n > 1:
+            asked["n"] = n
+        if settings.schema is not None:
+            schema = {"name": "answer", "schema": dict(settings.schema), "strict": True}
+            asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return {name: asked[name] for name in asked if name not in self.omit} | dict(self.extra)
+
+    def learn(self, failure: RequestError, body: Mapping[str, Any]) -> bool:
+        """Whether a refusal says how to ask instead, which is then done from now on."""
+        if "prompt" in body and self.plain is None and _has_no_completions(failure):
+            self.plain = "chat"
+            return True
+        if failure.status not in (400, 422):
+            return False
+        if MAX_TOKENS in body and MAX_COMPLETION_TOKENS in failure.message:
+            self.max_tokens = MAX_COMPLETION_TOKENS
+            return True
+        if "n" in body and (failure.param == "n" or ONE_CHOICE.search(failure.message)):
+            self.takes_n = False
+            return True
+        return False
+
+
+def check_setting(failure: RequestError, body: Mapping[str, Any]) -> None:
+    """GenerationError if a server refuses a setting, which all prompts share."""
+    name = failure.param.split(".")[0]
+    if failure.status in (400, 422) and name in SETTINGS and name in body:
+        raise GenerationError(
+            f"the server refuses {name}={body[name]!r}: {failure.message}; set another value, or "
+            f"leave it to the server with omit=[{name!r}]"
+        )
+
+
+def tokens_guess(prompt: Prompt, settings: GenerationSettings, n: int) -> int:
+    """What a request may cost at most, about 4 characters a token: for the limit of tokens."""
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    return sum(len(text) for text in texts) // 4 + n * settings.max_new_tokens
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [dict(message) for message in prompt]
+
+
+def _has_no_completions(failure: RequestError) -> bool:
+    return failure.status in (404, 405, 501) or (
+        failure.status == 400 and bool(NO_COMPLETIONS.search(failure.message))
+    )

@@ -1,0 +1,285 @@
+"""A server that speaks the OpenAI API as a language model."""
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsError
+from polyvec.llm.answers import Answer, Completion, GenerationSettings
+from polyvec.llm.language_model import LanguageModel
+from polyvec.llm.prompts import Prompt, is_chat
+from polyvec.llm.server.address import check_url, find_key
+from polyvec.llm.server.bodies import PATHS, Dialect, Endpoint, check_setting, tokens_guess
+from polyvec.llm.server.failures import RequestError
+from polyvec.llm.server.limits import RateLimiter
+from polyvec.llm.server.pump import Emit, each, result, stream
+from polyvec.llm.server.replies import Reply, read_reply
+from polyvec.llm.server.requests import Requester
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Row = tuple[int, Completion]
+
+
+class ServerLanguageModel(LanguageModel):
+    """A model behind a URL: vLLM, llama.cpp, Ollama, LM Studio, OpenAI and what is like them.
+
+    Chats go to /chat/completions. A plain prompt goes to /completions, which continues it
+    (vLLM, llama.cpp and LM Studio as it is, Ollama inside the model's template); a server or
+    model without that endpoint (404, 405, or a 400 that says so to the first one) gets this and
+    all later ones as a chat of one user message. `endpoint` "chat" or "completions" decides it
+    before. What a server is found to take (that, max_completion_tokens for max_tokens, n) is in
+    `dialect`.
+
+    The first prompt is sent alone: if there is no server, no access or no such model, nothing
+    else is sent and GenerationError says so. Later, a prompt whose last attempt failed gets a
+    completion with `error`; 429, 408, 409, 5xx, timeouts, broken connections and replies that
+    are not JSON are tried again, after the wait that the server asks for or a growing one.
+    `retries` counts these by cause.
+
+    model: its name; None takes the only one that the server lists.
+    api_key: else the environment's OPENAI_API_KEY; servers in the own network may have none.
+    requests_per_minute, tokens_per_minute: limits that are never exceeded; a request reckons
+        with max_new_tokens until it is answered.
+    timeout_s: for one attempt, of which there are `max_retries` + 1.
+    max_wait_s: a server that asks to wait longer is not waited for.
+    give_up_after: prompts in a row that fail because of the server, after which the rest are not
+        sent but get that error; None to go on.
+    schema_attempts: how often an answer is drawn until it is of the schema; at temperature 0 the
+        same may come again.
+    omit: settings that are not sent, for servers that refuse them; the server's own then count.
+    extra_body: more of the request's body, such as {"top_k": 20}.
+    prompt_price, new_price: of a million tokens, for the ledger.
+
+    Ollama drops what is longer than its context (num_ctx) without an error; others refuse it,
+    and the completion's error says so.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        *,
+        api_key: str | None = None,
+        endpoint: Endpoint | None = None,
+        concurrency: int = 8,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        timeout_s: float = 600.0,
+        max_retries: int = 5,
+        max_wait_s: float = 60.0,
+        give_up_after: int | None = 20,
+        schema_attempts: int = 1,
+        omit: Collection[str] = (),
+        extra_body: Mapping[str, Any] | None = None,
+        prompt_price: float | None = None,
+        new_price: float | None = None,
+    ) -> None:
+        super().__init__()
+        _at_least_one(concurrency=concurrency, schema_attempts=schema_attempts)
+        _at_least_one(give_up_after=1 if give_up_after is None else give_up_after)
+        if endpoint is not None and endpoint not in PATHS:
+            raise SettingsError(f"endpoint {endpoint!r} must be one of {sorted(PATHS)} or None")
+        self.base_url = check_url(base_url)
+        self.endpoint = endpoint
+        self.concurrency, self.give_up_after = concurrency, give_up_after
+        self.schema_attempts = schema_attempts
+        self.dialect = Dialect.of(self.base_url, endpoint, frozenset(omit), dict(extra_body or {}))
+        self.requester = Requester(
+            self.base_url,
+            find_key(self.base_url, api_key),
+            RateLimiter(requests_per_minute, tokens_per_minute),
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            max_wait_s=max_wait_s,
+        )
+        self.usage.prompt_price, self.usage.new_price = prompt_price, new_price
+        self._has_answered = False
+        self._counts_tokens = True
+        self._failed_in_a_row, self._last_failure = 0, ""
+        self.model = model or self._only_model()
+
+    def __repr__(self) -> str:
+        return f"ServerLanguageModel({self.base_url!r}, {self.model!r})"
+
+    @property
+    def identity(self) -> str:
+        own = [self.endpoint, sorted(self.dialect.omit), self.dialect.extra]
+        name = f"server:{self.base_url}#{self.model}"
+        if own == [None, [], {}]:
+            return name
+        described = json.dumps(own, sort_keys=True, default=str)
+        return f"{name}#{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+
+    @property
+    def takes_chats(self) -> bool:
+        return self.endpoint != "completions"
+
+    @property
+    def retries(self) -> dict[str, int]:
+        """Requests that were sent again so far, by cause: a status, "timeout", "broken", ..."""
+        return dict(self.requester.retries)
+
+    def stream_checked(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings
+    ) -> Iterator[tuple[int, Completion]]:
+        """Completions as they are there; closing the generator cancels what is under way."""
+        if not self.takes_chats and any(map(is_chat, prompts)):
+            raise InputError("a chat cannot go to endpoint 'completions'; leave `endpoint` out")
+
+        async def produce(emit: Emit[Row]) -> None:
+            self._failed_in_a_row = 0
+            async with self.requester.client() as client:
+
+                async def ask(number: int) -> None:
+                    await emit((number, await self._complete(client, prompts[number], settings)))
+
+                # Alone, so that what concerns all is known, and the dialect, before the others.
+                alone = 0 if self._has_answered else min(1, len(prompts))
+                for number in range(alone):
+                    await ask(number)
+                await each(range(alone, len(prompts)), ask, self.concurrency)
+
+        yield from stream(produce, self.concurrency)
+
+    async def _complete(
+        self, client: "AsyncOpenAI", prompt: Prompt, settings: GenerationSettings
+    ) -> Completion:
+        """A prompt's n answers, or the error because of which there are none."""
+        if self.give_up_after is not None and self._failed_in_a_row >= self.give_up_after:
+            return Completion(
+                (),
+                error=f"{self.model}: not sent, as {self._failed_in_a_row} prompts in a row "
+                f"failed; the last one: {self._last_failure}",
+            )
+        try:
+            answers, prompt_tokens = await self._answers(client, prompt, settings)
+        except RequestError as failure:
+            error = failure
+        else:
+            return Completion(tuple(answers), prompt_tokens)
+        if not self._has_answered and error.concerns_all:
+            raise self._error(error)
+        self._failed_in_a_row = self._failed_in_a_row + 1 if error.is_outage else 0
+        self._last_failure = error.message
+        return Completion((), error=f"{self.model}: {error.message}")
+
+    async def _answers(
+        self, client: "AsyncOpenAI", prompt: Prompt, settings: GenerationSettings
+    ) -> tuple[list[Answer], int]:
+        """n answers and the tokens of all prompts that were sent for them; raises RequestError."""
+        answers: list[Answer] = []
+        prompt_tokens = 0
+        while len(answers) < settings.n:
+            wanted = settings.n - len(answers) if self.dialect.takes_n else 1
+            reply = await self._ask(client, prompt, settings, wanted, len(answers))
+            if len(reply.answers) < wanted:
+                self.dialect.takes_n = False
+            answers += reply.answers
+            prompt_tokens += reply.prompt_tokens or 0
+        for attempt in range(1, self.schema_attempts):
+            for place, answer in enumerate(answers):
+                if answer.error is None or answer.finish == "refusal":
+                    continue
+                self.requester.retries["schema"] += 1
+                number = attempt * settings.n + place
+                reply = await self._ask(client, prompt, settings, 1, number)
+                (new,) = reply.answers
+                # What was paid for the rejected one stays in the ledger.
+                answers[place] = dataclasses.replace(
+                    new, new_tokens=new.new_tokens + answer.new_tokens
+                )
+                prompt_tokens += reply.prompt_tokens or 0
+        return answers, prompt_tokens
+
+    async def _ask(
+        self,
+        client: "AsyncOpenAI",
+        prompt: Prompt,
+        settings: GenerationSettings,
+        wanted: int,
+        number: int,
+    ) -> Reply:
+        """The reply to a request of `wanted` answers; raises RequestError."""
+        guess = tokens_guess(prompt, settings, wanted)
+        while True:
+            body = self.dialect.body(self.model, prompt, settings, wanted, number)
+            path = PATHS[self.dialect.endpoint(prompt)]
+            try:
+                found = await self.requester.post(
+                    client, path, body, tokens=guess, is_first=not self._has_answered
+                )
+                break
+            except RequestError as failure:
+                has_learnt = self.dialect.learn(failure, body)
+                wanted = wanted if self.dialect.takes_n else 1
+                again = self.dialect.body(self.model, prompt, settings, wanted, number)
+                if not has_learnt or (
+                    again == body and PATHS[self.dialect.endpoint(prompt)] == path
+                ):
+                    check_setting(failure, body)
+                    raise
+        reply = read_reply(found, settings, wanted)
+        if "prompt" in body and self.dialect.plain is None:
+            self.dialect.plain = "completions"
+        self._has_answered, self._failed_in_a_row = True, 0
+        self._count(reply, guess)
+        return reply
+
+    def _count(self, reply: Reply, guess: int) -> None:
+        if reply.prompt_tokens is not None and reply.new_tokens is not None:
+            self.requester.limiter.give_back(guess - reply.prompt_tokens - reply.new_tokens)
+        elif self._counts_tokens:
+            self._counts_tokens = False
+            warnings.warn(
+                f"{self.base_url} does not say how many tokens it used; the ledger counts 0",
+                AnswerWarning,
+                stacklevel=2,
+            )
+
+    def _only_model(self) -> str:
+        """The one model that the server has."""
+
+        async def ask() -> Any:
+            async with self.requester.client() as client:
+                try:
+                    return await self.requester.get(client, "/models")
+                except RequestError as failure:
+                    return failure
+
+        found = result(ask)
+        if isinstance(found, RequestError):
+            raise self._error(found)
+        listed = found.get("data")
+        entries = listed if isinstance(listed, list) else []
+        names = sorted(str(one["id"]) for one in entries if isinstance(one, dict) and "id" in one)
+        if len(names) != 1:
+            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise GenerationError(
+                f"{self.base_url} has {len(names)} models, so `model` must name one. "
+                f"Known: {shown or 'none'}"
+            )
+        return names[0]
+
+    def _error(self, failure: RequestError) -> GenerationError:
+        """What concerns all prompts, and what to do about it."""
+        hint = ""
+        if failure.kind == "connect":
+            hint = "; start it or check the address"
+        elif failure.status in (401, 403):
+            hint = "; check OPENAI_API_KEY, or pass another api_key"
+        elif failure.status in (404, 405):
+            hint = "; check the model's name and the address"
+            if "/v" not in self.base_url.partition("//")[2]:
+                hint += ", which usually ends in /v1"
+        return GenerationError(f"{self.base_url}: {failure.message}{hint}")
+
+
+def _at_least_one(**options: int) -> None:
+    for name, value in options.items():
+        if value < 1:
+            raise SettingsError(f"{name} {value} must be 1 or more")
