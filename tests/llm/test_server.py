@@ -4,13 +4,20 @@ import asyncio
 import itertools
 import re
 import socket
+import sys
 import time
 import warnings
 
 import pytest
 from openai_server import KEY, OpenAIServer
 
-from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsError
+from polyvec.errors import (
+    AnswerWarning,
+    GenerationError,
+    InputError,
+    MissingExtraError,
+    SettingsError,
+)
 from polyvec.llm.loading import load_language_model
 from polyvec.llm.server import ServerLanguageModel
 
@@ -445,3 +452,9 @@ def test_prices():
         model = model_of(server, prompt_price=1e6, new_price=2e6)
         model.generate(["row 1"])
         assert model.usage.cost == 2 * 1 + 4 * 2 - 1 * 0 - 2 * 0 - 0
+
+
+def test_without_the_client(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'polyvec\[llm\]'"):
+        ServerLanguageModel("http://localhost/v1", "m")
