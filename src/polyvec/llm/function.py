@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from polyvec.llm.answers import Answer, Completion, GenerationSettings
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.prompts import Prompt
+from polyvec.llm.schema import with_value
 
 
 class FunctionLanguageModel(LanguageModel):
@@ -32,7 +33,7 @@ class FunctionLanguageModel(LanguageModel):
         for number, prompt in enumerate(prompts):
             asked = _asked(prompt)
             text = self.function(asked)
-            answers = (_cut(text, settings),) * settings.n
+            answers = (with_value(_cut(text, settings), settings.schema),) * settings.n
             yield number, Completion(answers, prompt_tokens=len(asked.split()))
 
 

@@ -17,6 +17,7 @@ from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsE
 from polyvec.llm.answers import Completion, GenerationSettings, Usage
 from polyvec.llm.progress import generation_progress
 from polyvec.llm.prompts import Prompt, check_prompts
+from polyvec.llm.schema import check_schema
 
 
 class LanguageModel(abc.ABC):
@@ -156,6 +157,9 @@ def _settings(given: Mapping[str, Any]) -> GenerationSettings:
         if name not in names:
             raise SettingsError(f"generate: setting {name!r} is not known.{known(name, names)}")
     stop = given.get("stop", ())
-    return GenerationSettings(
+    chosen = GenerationSettings(
         **{**given, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
     )
+    if chosen.schema is not None:
+        check_schema(chosen.schema)
+    return chosen
