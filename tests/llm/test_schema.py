@@ -45,11 +45,11 @@ def test_malformed_schemas_are_refused_before_anything_is_written(schema, messag
 
 
 def test_a_pydantic_model_gives_its_schema():
-    from pydantic import BaseModel
+    pydantic = pytest.importorskip("pydantic")
 
-    class Pair(BaseModel):
+    class Pair(pydantic.BaseModel):
         a: int
-        b: list[str] = []
+        b: list[str] | None = None
 
     check_schema(Pair.model_json_schema())
     with pytest.raises(SettingsError, match=r"model_json_schema\(\)"):
@@ -99,7 +99,7 @@ def test_a_value_of_the_schema(text):
         ('{"a": 1}', r"not of the schema: $: 'day' is a required property"),
         ('{"a": 1.5, "day": "2024-02-29"}', "$.a: 1.5 is not of type 'integer'"),
         ('{"a": 1, "day": "2024-02-31"}', "$.day: '2024-02-31' is not a 'date'"),
-        ('{"a": "%s", "day": ""}' % ("\\n x" * 1000), "is not of type 'integer'"),
+        ('{"a": "%s", "day": "2024-02-29"}' % ("\\n x" * 1000), "is not of type 'integer'"),
     ],
 )
 def test_what_is_not_of_the_schema_is_an_error_and_never_repaired(text, message):

@@ -55,6 +55,11 @@ def sentencepiece():
     )
 
 
+@pytest.fixture(scope="module")
+def smollm2_tokenizer(smollm2):
+    return AutoTokenizer.from_pretrained(smollm2)
+
+
 def drawn(tokenizer, schema, seeds, num_logits=None, ends=None):
     """Texts of uniform draws among the allowed tokens, and whether each ended."""
     ends = [tokenizer.eos_token_id] if ends is None else ends
@@ -73,7 +78,10 @@ def drawn(tokenizer, schema, seeds, num_logits=None, ends=None):
         yield tokenizer.decode(ids, skip_special_tokens=True), len(ids) < MOST_TOKENS
 
 
-@pytest.mark.parametrize("kind", ["nano", "sentencepiece"])
+@pytest.mark.parametrize(
+    "kind",
+    ["nano", "sentencepiece", pytest.param("smollm2_tokenizer", marks=pytest.mark.medium)],
+)
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_draws_are_of_the_schema(name, kind, request):
     for text, ended in drawn(request.getfixturevalue(kind), SCHEMAS[name], range(10)):

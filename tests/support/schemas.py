@@ -30,7 +30,7 @@ SCHEMAS: dict[str, dict[str, object]] = {
     "multiples": {"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100},
     "pattern": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3,5}$"},
     "format": record(day={"type": "string", "format": "uuid"}),
-    "escapes": record(**{"größe": {"const": 'Größe "XL"\n\\ 😀'}, "text": TEXT}),
+    "escapes": record(größe={"const": 'Größe "XL"\n\\ 😀'}, text=TEXT),
     "any of": {"anyOf": [record(yes=TEXT), DIGIT, {"type": "null"}]},
     "references": {
         "$defs": {
@@ -54,5 +54,9 @@ SCHEMAS: dict[str, dict[str, object]] = {
         "minItems": 1,
         "maxItems": 3,
     },
-    "two types": {"type": "array", "items": {"type": ["string", "null"], "maxLength": 3}, "maxItems": 2},
+    "two types": {
+        "type": "array",
+        "items": {"type": ["string", "null"], "maxLength": 3},
+        "maxItems": 2,
+    },
 }

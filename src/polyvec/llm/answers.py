@@ -18,7 +18,8 @@ class GenerationSettings:
     stop: texts at which an answer ends; they are not part of it.
     n: answers a prompt, drawn independently.
     seed: with the prompt and the answer's number, decides what is drawn.
-    schema: a JSON schema that the answer, as JSON, must satisfy.
+    schema: a JSON schema that the answer, as JSON, must satisfy. Give texts a maxLength and lists
+        maxItems: without them a small model may write on until max_new_tokens.
     """
 
     max_new_tokens: int = 256

@@ -18,7 +18,7 @@ from polyvec.llm.schema import check_schema
 
 # At most one space after a comma or colon: small models otherwise write blanks without end. No
 # \uXXXX: every character can be written as itself, and half a surrogate pair is none.
-WRITING = {
+WRITING: Any = {
     "whitespace_flexible": False,
     "item_separator": ", ?",
     "key_separator": ": ?",
@@ -63,6 +63,7 @@ class SchemaConstraint:
     def allowed(self, new_ids: Sequence[int]) -> Tensor:
         """See TokenConstraint; GenerationError if the schema grew too complex to follow."""
         self._read(new_ids)
+        self._check()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         known = np.unpackbits(bits, bitorder="little")[: self._num_logits]
@@ -74,12 +75,11 @@ class SchemaConstraint:
 
     def is_done(self, new_ids: Sequence[int]) -> bool:
         self._read(new_ids)
-        return bool(self._matcher.is_stopped()) and bool(self._matcher.is_accepting())
+        return bool(self._matcher.is_stopped() and self._matcher.is_accepting())
 
     def _read(self, new_ids: Sequence[int]) -> None:
         self._matcher.consume_tokens(list(new_ids[self._num_read :]))
         self._num_read = len(new_ids)
-        self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():

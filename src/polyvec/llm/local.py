@@ -31,6 +31,7 @@ from polyvec.llm.identity import model_hash
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.prompt_tokens import PromptTokens
 from polyvec.llm.prompts import Prompt
+from polyvec.llm.schema import with_value
 
 HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -194,9 +195,8 @@ class LocalLanguageModel(LanguageModel):
     def _answer(self, request: Request, settings: GenerationSettings) -> Answer:
         assert request.finish is not None
         text = self.tokens.text(request.new_ids)
-        return Answer(
-            text[: self._place(request.new_ids, settings.stop)], request.finish, request.drawn
-        )
+        text = text[: self._place(request.new_ids, settings.stop)]
+        return with_value(Answer(text, request.finish, request.drawn), settings.schema)
 
     def logprobs_checked(
         self, prompts: Sequence[Prompt], continuations: Sequence[str]

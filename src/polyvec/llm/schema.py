@@ -16,10 +16,13 @@ from polyvec.llm.answers import Answer
 
 # Keywords without a rule of their own, and the usual ones of OpenAPI and pydantic.
 ANNOTATIONS = frozenset(
-    "$anchor $comment $defs $dynamicAnchor $id $schema $vocabulary contentEncoding "
-    "contentMediaType contentSchema default definitions deprecated description discriminator else "
-    "example examples format id maxContains minContains nullable readOnly then title writeOnly "
-    "x-guidance".split()
+    [
+        *("$anchor", "$comment", "$defs", "$dynamicAnchor", "$id", "$schema", "$vocabulary"),
+        *("contentEncoding", "contentMediaType", "contentSchema", "default", "definitions"),
+        *("deprecated", "description", "discriminator", "else", "example", "examples", "format"),
+        *("id", "maxContains", "minContains", "nullable", "readOnly", "then", "title"),
+        *("writeOnly", "x-guidance"),
+    ]
 )
 CLOSE = 0.85  # of a keyword's letters: "maxlength", "require"
 MOST_DIGITS = 4000  # Python refuses whole numbers from 4,300 on

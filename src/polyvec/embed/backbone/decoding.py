@@ -170,7 +170,11 @@ class Decoder:
         for row, request in enumerate(requests):
             token, sure = tokens[row], certain[row]
             noise_V = request.noise(logits_BV.shape[1])
-            allowed_V = request.allowed()
+            try:
+                allowed_V = request.allowed()
+            except GenerationError as error:
+                request.error = str(error)
+                continue
             if allowed_V is not None and not allowed_V.any():
                 request.error = "the schema allows no token after what was written"
                 continue
