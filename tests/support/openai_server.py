@@ -229,6 +229,15 @@ class Handler(BaseHTTPRequestHandler):
             400, "This model's maximum context length is 8 tokens.", code="context_length_exceeded"
         )
 
+    def do_too_large(self, *_: Any) -> None:
+        """In the words of vLLM."""
+        self.error(
+            400,
+            "'max_tokens' or 'max_completion_tokens' is too large: 256. This model's maximum "
+            "context length is 8 tokens and your request has 9 input tokens",
+            param="max_tokens",
+        )
+
     def do_slow(self, *given: Any) -> None:
         time.sleep(SLOW_S)
         self.do_ok(*given)

@@ -125,6 +125,27 @@ class CachedLanguageModel(LanguageModel):
         by_number = {number: key for key in numbers for number in numbers[key]}
         return [np.array(found[by_number[i]], np.float32) for i in range(len(pairs))]
 
+    def score_checked(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """By kept log-probabilities; other scores are kept by prompt and choices."""
+        if type(self.model).score_checked is LanguageModel.score_checked:
+            return super().score_checked(prompts, choices)
+        store = self._store()
+        numbers = _places(score_key(prompt, choices) for prompt in prompts)
+        found = {key: value for key in numbers if (value := store.get(key)) is not None}
+        missing = [key for key in numbers if key not in found]
+        for start in range(0, len(missing), LOGPROBS_AT_ONCE):
+            part = missing[start : start + LOGPROBS_AT_ONCE]
+            scores_NC = self.model.score_checked(
+                [prompts[numbers[key][0]] for key in part], choices
+            )
+            for key, scores_C in zip(part, scores_NC, strict=True):
+                found[key] = scores_C.tolist()
+                store.put(key, found[key])
+        store.sync()
+        by_number = {number: key for key in numbers for number in numbers[key]}
+        rows = [found[by_number[number]] for number in range(len(prompts))]
+        return np.array(rows, np.float32).reshape(len(prompts), len(choices))
+
     def _store(self) -> JsonStore:
         """The store of the model's answers, with what other processes have added."""
         name = key_of(self.model.identity)
@@ -156,6 +177,10 @@ def completion_key(prompt: Prompt, settings: GenerationSettings) -> str:
 
 def logprobs_key(prompt: Prompt, continuation: str) -> str:
     return key_of([FORMAT, "logprobs", _plain(prompt), continuation])
+
+
+def score_key(prompt: Prompt, choices: Sequence[str]) -> str:
+    return key_of([FORMAT, "score", _plain(prompt), list(choices)])
 
 
 def _plain(prompt: Prompt) -> str | list[list[str]]:

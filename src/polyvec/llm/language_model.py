@@ -126,9 +126,15 @@ class LanguageModel(abc.ABC):
         """
         if isinstance(choices, str) or len(choices) < 2 or len(set(choices)) < len(choices):
             raise InputError(f"choices must be two or more different texts, got {choices!r}")
-        checked = check_prompts(prompts)
-        pairs = [(prompt, choice) for prompt in checked for choice in choices]
-        found = self.logprobs([p for p, _ in pairs], [c for _, c in pairs])
+        for number, text in enumerate(choices):
+            if not isinstance(text, str) or not text:
+                raise InputError(f"choices[{number}] must be a text that is not empty")
+        return self.score_checked(check_prompts(prompts), list(choices))
+
+    def score_checked(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """See `score`; from the log-probabilities, for models that do not score otherwise."""
+        pairs = [(prompt, choice) for prompt in prompts for choice in choices]
+        found = self.logprobs_checked([p for p, _ in pairs], [c for _, c in pairs])
         sums_NC = np.array([each.sum() for each in found], np.float64).reshape(-1, len(choices))
         shifted = np.exp(sums_NC - sums_NC.max(axis=1, keepdims=True, initial=-np.inf))
         return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -17,11 +17,13 @@ MIN_ECHO = 8  # characters of the key that are hidden wherever they stand in a r
 
 def check_url(base_url: str) -> str:
     """The URL without a slash at its end; SettingsError for one that cannot be a server's."""
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port
+    except ValueError as error:
+        raise SettingsError(f"server {base_url!r} is not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(
-            f"server {parts.hostname or base_url!r} must be a URL like http://localhost:8000/v1"
-        )
+        raise SettingsError(f"server {base_url!r} must be a URL like http://localhost:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise SettingsError(
             f"server {parts.hostname}: the URL must have no user, password, query or fragment; "

@@ -19,6 +19,7 @@ SEED_STEP, SEEDS = 1_000_003, 2**31  # answers asked for one by one: not the nex
 NO_COMPLETIONS = re.compile(r"chat model|chat/completions|does not work with the", re.IGNORECASE)
 ONE_CHOICE = re.compile(r"only one completion|\bn\b.{0,40}\b(1|one)\b", re.IGNORECASE)
 MAX_TOKENS, MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
+USE_NEWER = re.compile(rf"\buse\W+{MAX_COMPLETION_TOKENS}", re.IGNORECASE)
 OPENAI_HOST = "api.openai.com"
 SETTINGS = ("temperature", "top_p", "seed", "stop", "n", "response_format", "max_tokens")
 
@@ -54,10 +55,19 @@ class Dialect:
     def endpoint(self, prompt: Prompt) -> Endpoint:
         return "chat" if is_chat(prompt) else self.plain or "completions"
 
-    def body(
-        self, model: str, prompt: Prompt, settings: GenerationSettings, n: int, number: int
-    ) -> dict[str, Any]:
-        """A request of n answers, the first of which is the prompt's answer `number`."""
+    def request(
+        self,
+        model: str,
+        prompt: Prompt,
+        settings: GenerationSettings,
+        n: int = 1,
+        number: int = 0,
+        more: Mapping[Endpoint, Mapping[str, Any]] | None = None,
+    ) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request of n answers, the first of which is the prompt's `number`.
+
+        more: what is added, by endpoint.
+        """
         endpoint = self.endpoint(prompt)
         if endpoint == "chat":
             max_tokens = self.max_tokens
@@ -77,7 +87,9 @@ class Dialect:
         if settings.schema is not None:
             schema = {"name": "answer", "schema": dict(settings.schema), "strict": True}
             asked["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return {name: asked[name] for name in asked if name not in self.omit} | dict(self.extra)
+        asked |= (more or {}).get(endpoint, {})
+        sent = {name: asked[name] for name in asked if name not in self.omit} | dict(self.extra)
+        return PATHS[endpoint], sent
 
     def learn(self, failure: RequestError, body: Mapping[str, Any]) -> bool:
         """Whether a refusal says how to ask instead, which is then done from now on."""
@@ -86,7 +98,8 @@ class Dialect:
             return True
         if failure.status not in (400, 422):
             return False
-        if MAX_TOKENS in body and MAX_COMPLETION_TOKENS in failure.message:
+        # vLLM's "'max_tokens' or 'max_completion_tokens' is too large" is of one long prompt.
+        if MAX_TOKENS in body and USE_NEWER.search(failure.message):
             self.max_tokens = MAX_COMPLETION_TOKENS
             return True
         if "n" in body and (failure.param == "n" or ONE_CHOICE.search(failure.message)):

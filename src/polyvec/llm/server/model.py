@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsError
 from polyvec.llm.answers import Answer, Completion, GenerationSettings
 from polyvec.llm.language_model import LanguageModel
@@ -18,6 +20,7 @@ from polyvec.llm.server.limits import RateLimiter
 from polyvec.llm.server.pump import Emit, each, result, stream
 from polyvec.llm.server.replies import Reply, read_reply
 from polyvec.llm.server.requests import Requester
+from polyvec.llm.server.scores import LOGPROBS, choice_probabilities
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -205,10 +208,26 @@ class ServerLanguageModel(LanguageModel):
         number: int,
     ) -> Reply:
         """The reply to a request of `wanted` answers; raises RequestError."""
-        guess = tokens_guess(prompt, settings, wanted)
+        found = await self._post(client, prompt, settings, wanted, number)
+        reply = read_reply(found, settings, wanted)
+        self._has_answered, self._failed_in_a_row = True, 0
+        self._count(reply, tokens_guess(prompt, settings, wanted))
+        return reply
+
+    async def _post(
+        self,
+        client: "AsyncOpenAI",
+        prompt: Prompt,
+        settings: GenerationSettings,
+        wanted: int,
+        number: int,
+        with_logprobs: bool = False,
+    ) -> Mapping[str, Any]:
+        """The JSON that answers a request, in the way that the server wants it."""
+        more = LOGPROBS if with_logprobs else {}
+        path, body = self.dialect.request(self.model, prompt, settings, wanted, number, more)
         while True:
-            body = self.dialect.body(self.model, prompt, settings, wanted, number)
-            path = PATHS[self.dialect.endpoint(prompt)]
+            guess = tokens_guess(prompt, settings, wanted)
             try:
                 found = await self.requester.post(
                     client, path, body, tokens=guess, is_first=not self._has_answered
@@ -217,18 +236,51 @@ class ServerLanguageModel(LanguageModel):
             except RequestError as failure:
                 has_learnt = self.dialect.learn(failure, body)
                 wanted = wanted if self.dialect.takes_n else 1
-                again = self.dialect.body(self.model, prompt, settings, wanted, number)
-                if not has_learnt or (
-                    again == body and PATHS[self.dialect.endpoint(prompt)] == path
-                ):
-                    check_setting(failure, body)
+                again = self.dialect.request(self.model, prompt, settings, wanted, number, more)
+                if not has_learnt or again == (path, body):
+                    if not self._has_answered:
+                        check_setting(failure, body)
                     raise
-        reply = read_reply(found, settings, wanted)
+                path, body = again
         if "prompt" in body and self.dialect.plain is None:
             self.dialect.plain = "completions"
-        self._has_answered, self._failed_in_a_row = True, 0
-        self._count(reply, guess)
-        return reply
+        return found
+
+    def score_checked(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """The probability that the answer begins with each choice, [N, C]; rows sum to 1.
+
+        Each choice must be one token, as the server gives the probabilities of the first token
+        only, and only of the likeliest 20. A choice that is not among them counts as 0 if that is
+        wrong by at most 0.01; else, and for a prompt that fails, GenerationError names the prompt.
+        """
+        settings = GenerationSettings(max_new_tokens=1, temperature=1.0)
+
+        async def produce(emit: Emit[tuple[int, list[float]]]) -> None:
+            async with self.requester.client() as client:
+
+                async def ask(number: int) -> None:
+                    try:
+                        found = await self._post(client, prompts[number], settings, 1, 0, True)
+                        reply = read_reply(found, settings, 1)
+                        probabilities = choice_probabilities(found, choices)
+                    except RequestError as failure:
+                        message = failure.message
+                    else:
+                        self._has_answered = True
+                        self._count(reply, tokens_guess(prompts[number], settings, 1))
+                        self.usage.add(Completion(reply.answers, reply.prompt_tokens or 0))
+                        await emit((number, probabilities))
+                        return
+                    raise GenerationError(f"{self!r}: score: prompts[{number}]: {message}")
+
+                for number in range(min(1, len(prompts))):
+                    await ask(number)
+                await each(range(1, len(prompts)), ask, self.concurrency)
+
+        found_NC = np.zeros((len(prompts), len(choices)), np.float32)
+        for number, probabilities in stream(produce, self.concurrency):
+            found_NC[number] = probabilities
+        return found_NC
 
     def _count(self, reply: Reply, guess: int) -> None:
         if reply.prompt_tokens is not None and reply.new_tokens is not None:

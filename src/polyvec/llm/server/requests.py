@@ -6,7 +6,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from polyvec.errors import MissingExtraError, SettingsError
@@ -62,8 +62,19 @@ class Requester:
             yield client
 
     async def get(self, client: "AsyncOpenAI", path: str) -> Any:
-        """The JSON at a path; raises RequestError. No server at all is not waited for."""
-        return await self._send(client, "get", path, None, 0, True)
+        """The JSON object at a path; raises RequestError. No server at all is not waited for."""
+        import httpx2
+
+        return await self._send(lambda: client.get(path, cast_to=httpx2.Response), is_first=True)
+
+    async def get_text(self, client: "AsyncOpenAI", path: str) -> str:
+        """The text at a path, such as a file's content; raises RequestError."""
+        import httpx2
+
+        found = await self._send(
+            lambda: client.get(path, cast_to=httpx2.Response), read=lambda response: response.text
+        )
+        return str(found)
 
     async def post(
         self,
@@ -73,23 +84,49 @@ class Requester:
         *,
         tokens: int = 0,
         is_first: bool = False,
+        is_repeatable: bool = True,
     ) -> Any:
-        """The JSON reply to a body; raises RequestError, of the last attempt.
+        """The JSON object that answers a body; raises RequestError, of the last attempt.
 
-        tokens: what it may cost, for the limit. is_first: no server at all is not waited for.
+        tokens: what it may cost, for the limit.
+        is_first: no server at all is not waited for.
+        is_repeatable: False if a request whose reply was lost must not be sent again.
         """
-        return await self._send(client, "post", path, body, tokens, is_first)
+        import httpx2
+
+        return await self._send(
+            lambda: client.post(path, cast_to=httpx2.Response, body=dict(body)),
+            tokens=tokens,
+            is_first=is_first,
+            is_repeatable=is_repeatable,
+        )
+
+    async def upload(self, client: "AsyncOpenAI", name: str, data: bytes) -> Any:
+        """What the server says of a file for the batch API; raises RequestError."""
+
+        async def send() -> Any:
+            files = client.files.with_raw_response
+            return (await files.create(file=(name, data), purpose="batch")).http_response
+
+        return await self._send(send, is_first=True)
 
     async def _send(
-        self, client: "AsyncOpenAI", method: str, path: str, body: Any, tokens: int, is_first: bool
+        self,
+        send: Callable[[], Awaitable[Any]],
+        *,
+        read: Callable[[Any], Any] | None = None,
+        tokens: int = 0,
+        is_first: bool = False,
+        is_repeatable: bool = True,
     ) -> Any:
         for attempt in range(1, self.max_retries + 2):
             await self.limiter.wait(tokens)
-            outcome = await self._attempt(client, method, path, body)
+            outcome = await self._attempt(send, read or _json)
             if not isinstance(outcome, RequestError):
                 return outcome
-            is_last = attempt > self.max_retries
             if not outcome.is_retried or (is_first and outcome.kind == "connect"):
+                break
+            if not is_repeatable and outcome.kind in ("broken", "timeout", "reply"):
                 break
             wait_s = outcome.wait_s or _backoff_s(attempt)
             if wait_s > self.max_wait_s:
@@ -97,7 +134,7 @@ class Requester:
                     f" (asks to wait {wait_s:.0f} s, more than max_wait_s {self.max_wait_s:g})"
                 )
                 break
-            if is_last:
+            if attempt > self.max_retries:
                 break
             self.retries[outcome.cause] += 1
             if outcome.status == 429:
@@ -108,18 +145,14 @@ class Requester:
         raise outcome
 
     async def _attempt(
-        self, client: "AsyncOpenAI", method: str, path: str, body: Any
+        self, send: Callable[[], Awaitable[Any]], read: Callable[[Any], Any]
     ) -> "RequestError | Any":
-        """The JSON of a reply, or what went wrong, without the key."""
-        import httpx2
-
+        """What is read from a response, or what went wrong, without the key."""
         openai = _openai()
-        send = client.get if method == "get" else client.post
-        options: dict[str, Any] = {} if body is None else {"body": body}
         try:
             # httpx2's timeouts are for each read; a server that drips bytes would never end.
             async with asyncio.timeout(self.timeout_s):
-                response = await send(path, cast_to=httpx2.Response, **options)
+                response = await send()
         except (TimeoutError, openai.APITimeoutError):
             failure = RequestError(
                 f"no reply within {self.timeout_s:g} s", "timeout", is_retried=True
@@ -128,14 +161,22 @@ class Requester:
             failure = status_failure(error.status_code, _error_body(error), error.response.headers)
         except openai.APIConnectionError as error:
             failure = _connection_failure(error.__cause__)
+        except UnicodeEncodeError:
+            failure = RequestError(
+                "the prompt has half a surrogate pair, which is no text", "prompt"
+            )
         else:
-            found = _json(response)
+            found = read(response)
             if not isinstance(found, RequestError):
                 return found
             failure = found
         # Cut only after the key is out: half a key would not be found.
-        failure.message = without_key(failure.message, self._key)[:SHOWN]
+        failure.message = self.shown(failure.message)
         return failure
+
+    def shown(self, message: str) -> str:
+        """A server's message without the key, and not longer than a line should be."""
+        return without_key(message, self._key)[:SHOWN]
 
 
 def _backoff_s(attempt: int) -> float:
