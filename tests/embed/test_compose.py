@@ -81,7 +81,7 @@ def test_a_row_of_table_4_loads_encodes_saves_and_loads_again(key, tmp_path):
 
 
 def tokens_of(model: Embedder, text: str, **prompt):
-    spans = model.rendered_inputs(text, model.prompt_for(**prompt))
+    (spans,) = model.rendered_inputs([text], model.prompt_for(**prompt))
     return model.text_tokenizer.encode(spans)[0]
 
 
@@ -402,6 +402,6 @@ def test_a_text_in_several_forms_has_no_token_states():
 
 def test_a_bare_model_reads_the_text_alone():
     model = embedder_of()
-    assert [span.text for span in model.rendered_inputs("cat", Prompt())[0]] == ["cat"]
+    assert [span.text for span in model.rendered_inputs(["cat"], Prompt())[0][0]] == ["cat"]
     assert RunOptions().truncate == "warn"
     assert torch.is_tensor(model.similarity(model.encode(TEXTS), model.encode(TEXTS)))

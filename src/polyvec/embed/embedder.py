@@ -273,27 +273,28 @@ class Embedder(EncodeMethods):
             return self.pooling_module.needs
         return frozenset({"all_layers"} if self.layers is not None else ())
 
-    def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
-        """What is read of a text: one sequence of spans, or several whose vectors are averaged."""
-        texts = [text] if self.variants is None else [text, *self.variants.of(text)]
+    def rendered_inputs(self, texts: Sequence[str], prompt: Prompt) -> list[list[tuple[Span, ...]]]:
+        """What is read of each text: one sequence of spans, or several, averaged later."""
+        written = [[]] * len(texts) if self.variants is None else self.variants.of(texts)
+        return [
+            [spans for each in (text, *more) for spans in self._rendered(each, text, prompt)]
+            for text, more in zip(texts, written, strict=True)
+        ]
+
+    def _rendered(self, text: str, original: str, prompt: Prompt) -> Sequence[tuple[Span, ...]]:
+        """The forms of a text, which may be a variant of the original."""
         if self.template is None:
-            return [render(each, prompt, pool_prompt=self.pool_prompt) for each in texts]
+            return [render(text, prompt, pool_prompt=self.pool_prompt)]
         # A stored prompt is dropped on a side without a slot; one that the call gave is an error.
         passed = prompt.text and (prompt.given or self.takes_instruction(prompt.role))
-        special_tokens = self.text_tokenizer.special_tokens()
         chosen: Examples | None = prompt.examples
-        shown = tuple(chosen(text)) if callable(chosen) else chosen
-        return [
-            spans
-            for each in texts
-            for spans in self.template.render(
-                each,
-                prompt.role,
-                instruction=prompt.text if passed else None,
-                examples=shown,
-                **special_tokens,
-            )
-        ]
+        return self.template.render(
+            text,
+            prompt.role,
+            instruction=prompt.text if passed else None,
+            examples=tuple(chosen(original)) if callable(chosen) else chosen,
+            **self.text_tokenizer.special_tokens(),
+        )
 
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """What is pooled: states [B, T, D], and which of them are real, [B, T]."""

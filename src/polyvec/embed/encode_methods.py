@@ -84,8 +84,8 @@ class EncodeMethods(nn.Module, TextEncoder):
     routes: Mapping[str, "EncodeMethods"]
 
     @abc.abstractmethod
-    def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
-        """What is read of a text: one sequence of spans, or several whose vectors are averaged."""
+    def rendered_inputs(self, texts: Sequence[str], prompt: Prompt) -> list[list[tuple[Span, ...]]]:
+        """What is read of each text: one sequence of spans, or several, averaged later."""
 
     @abc.abstractmethod
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:

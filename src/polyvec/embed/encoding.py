@@ -74,7 +74,9 @@ class Model(Protocol):
     def __call__(self, batch: TokenBatch, *, num_projections: int | None = None) -> Tensor: ...
     def modules(self) -> Iterator[nn.Module]: ...
     def eval(self) -> object: ...
-    def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]: ...
+    def rendered_inputs(
+        self, texts: Sequence[str], prompt: Prompt
+    ) -> list[list[tuple[Span, ...]]]: ...
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]: ...
 
 
@@ -116,7 +118,7 @@ def tokenize(
     that leaves a text no room.
     """
     indices = range(len(texts)) if indices is None else indices
-    rendered = [model.rendered_inputs(text, prompt) for text in texts]
+    rendered = model.rendered_inputs(texts, prompt)
     owners = [place for place, inputs in enumerate(rendered) for _ in inputs]
     try:
         found = model.text_tokenizer.encode(

@@ -411,8 +411,8 @@ class _Side:
     def eval(self) -> object:
         return self.embedder.eval()
 
-    def rendered_inputs(self, text: str, prompt: Prompt) -> list[tuple[Span, ...]]:
-        return [render(text, prompt)]
+    def rendered_inputs(self, texts: Sequence[str], prompt: Prompt) -> list[list[tuple[Span, ...]]]:
+        return [[render(text, prompt)] for text in texts]
 
     def token_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.embedder(batch, self.role)

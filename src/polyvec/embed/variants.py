@@ -5,13 +5,13 @@ out what is peculiar to one wording.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import numpy as np
-import torch
-
 from polyvec.embed.backbone.backbone import Backbone
-from polyvec.embed.backbone.sampling import check_writes, sample
+from polyvec.embed.backbone.decoding import Request
+from polyvec.embed.backbone.drawing import Drawing
+from polyvec.embed.backbone.sampling import TOP_K, check_writes, writer
 from polyvec.embed.inputs.contract import bare
 from polyvec.embed.part import one_of
 from polyvec.errors import SettingsError
@@ -78,23 +78,34 @@ class TextVariants:
         values = {name: getattr(self, name) for name in names}
         return {**values, "transforms": list(self.transforms)}
 
-    def of(self, text: str) -> list[str]:
-        """The variants; an empty one is replaced by the text itself."""
-        return [self._written(text, number) for number in range(self.num_variants)]
+    def of(self, texts: Sequence[str]) -> list[list[str]]:
+        """The variants of each text.
 
-    def _written(self, text: str, number: int) -> str:
+        An empty one is replaced by the text itself; so are those of a text that is too long.
+        """
+        requests = [
+            [self._request(text, number) for number in range(self.num_variants)] for text in texts
+        ]
+        flat = [request for each in requests for request in each]
+        if flat:
+            list(writer(self.backbone).decode(flat))
+        return [
+            [self._sentence(request) or text for request in each]
+            for text, each in zip(texts, requests, strict=True)
+        ]
+
+    def _request(self, text: str, number: int) -> Request:
         request = TRANSFORMS[self.transforms[number % len(self.transforms)]]
         ids = self._encoder.encode(request.replace("{text}", text)).ids
         digest = hashlib.sha256(f"{self.seed} {number} {text}".encode()).digest()
-        written = sample(
-            self.backbone,
-            np.array(ids, np.int32),
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-            generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], "big")),
-            stop=lambda tokens: _is_closed(self._decoded(tokens)),
+        seed = int.from_bytes(digest[:8], "big") >> 1  # of 63 bits
+        drawing = Drawing(self.temperature, top_k=TOP_K, seed=seed)
+        return Request(
+            tuple(ids), self.max_new_tokens, drawing, lambda new: _is_closed(self._decoded(new))
         )
-        return self._decoded(written).split('"')[0].split("\n")[0].strip() or text
+
+    def _sentence(self, request: Request) -> str:
+        return self._decoded(request.new_ids).split('"')[0].split("\n")[0].strip()
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))

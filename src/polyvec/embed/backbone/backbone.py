@@ -16,7 +16,6 @@ from polyvec.embed.backbone import precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.heads import has_own_head, head_modules, own_logits
 from polyvec.embed.backbone.hooks import changing, install
-from polyvec.embed.backbone.modes import evaluating
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
 from polyvec.embed.inputs.tokens import TokenBatch
@@ -230,14 +229,6 @@ class Backbone(nn.Module):
             texts = [np.append(text, token) for text, token in zip(texts, ids, strict=True)]
             open_B &= ~np.isin(ids, list(ends))
         return torch.stack(chosen, 1), torch.stack(real, 1).to(self.device)
-
-    @torch.no_grad()
-    def next_token_logits(self, ids_T: np.ndarray, attention: AttentionSpec) -> Tensor:
-        """Logits of the token after one text, [V]; without token prepending."""
-        batch = TokenBatch.of_ids([ids_T])
-        with evaluating(self.model), torch.autocast(self.device.type, enabled=False):
-            out = self.runner.run(batch, attention, frozenset())
-        return self.logits(self.runner.to_padded(out.last_hidden_state, batch)[0, -1])
 
     def _side(self, name: str, needs: frozenset[str], found: Any) -> Any:
         """A side output if it is needed; ModelError if this model has none."""
