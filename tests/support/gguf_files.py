@@ -216,6 +216,17 @@ MADE = {
         "bert",
         lambda vocab: tf.BertModel(tf.BertConfig(**sizes(vocab)), add_pooling_layer=False),
     ),
+    "modern-bert": Made(
+        "modern-bert",
+        lambda vocab: tf.ModernBertModel(
+            tf.ModernBertConfig(
+                **sizes(
+                    vocab, local_attention=8, num_hidden_layers=4, cls_token_id=0, sep_token_id=1
+                )
+            )
+        ),
+        {"attention.sliding_window": 8, "rope.freq_base_swa": 10000.0, "rope.scaling.type": "none"},
+    ),
     "nomic-bert": Made(
         "nomic-bert",
         lambda vocab: tf.NomicBertModel(
@@ -225,7 +236,7 @@ MADE = {
         ),
     ),
 }  # fmt: skip
-ENCODERS = ("bert", "nomic-bert")
+ENCODERS = ("bert", "modern-bert", "nomic-bert")
 NOMIC = {
     "embeddings.LayerNorm": "emb_ln", "self_attn.o_proj": "attn.out_proj",
     "post_attention_layernorm": "norm1", "post_mlp_layernorm": "norm2", "mlp.gate_proj": "mlp.fc12",
@@ -267,7 +278,13 @@ def fields_of(model: tf.PreTrainedModel, arch: str) -> dict[str, Any]:
             found["attention.head_count_kv"] = config.num_key_value_heads
     if arch in ENCODERS:
         found["attention.causal"] = False
-    for name in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
+    for name in (
+        "rms_norm_eps",
+        "layer_norm_eps",
+        "layer_norm_epsilon",
+        "norm_epsilon",
+        "norm_eps",
+    ):
         if hasattr(config, name):
             key = "rms_epsilon" if name == "rms_norm_eps" else "epsilon"
             found[f"attention.layer_norm_{key}"] = float(getattr(config, name))
@@ -393,6 +410,8 @@ def words_of_bert() -> list[str]:
 
 def tokenizer_fields(arch: str) -> dict[str, Any]:
     """The metadata of the tokenizer that the tiny models of this architecture have."""
+    if arch == "modern-bert":
+        return bpe_fields("modern-bert")
     return word_piece_fields(words_of_bert()) if arch in ENCODERS else bpe_fields()
 
 

@@ -135,9 +135,13 @@ def test_smollm2_as_transformers_loads_it(small_file):
 
 
 def test_the_tokenizer_of_smollm2(small_file):
-    """Its digits are single tokens, which GPT-2's rule would join; no BOS is added."""
+    """Digits are cut off first, so that two spaces before them are one token; no BOS is added.
+
+    By GPT-2's rule, which transformers takes, the second space would go with the digits.
+    """
     found = gguf.load_gguf_tokenizer(small_file)
-    assert found("in 12345 x").tokens() == ["in", "Ġ", "1", "2", "3", "4", "5", "Ġx"]
+    assert found("in 123 x").tokens() == ["in", "Ġ", "1", "2", "3", "Ġx"]
+    assert found("x=  12").tokens() == ["x", "=", "ĠĠ", "1", "2"]
     assert found.bos_token == "<|im_start|>"
     assert found.eos_token == "<|im_end|>"
     assert found.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
@@ -177,6 +181,42 @@ def test_xlm_roberta_under_the_name_of_bert(tmp_path):
     expected = by_hand(model, embedder, lambda states: states[0])
     np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
     assert embedder.max_seq_length == 96
+
+
+def test_dense_modules_behind_the_pooling(tmp_path):
+    """EmbeddingGemma's two, of files that were converted with them."""
+    fields = gguf_files.bpe_fields()
+    model = gguf_files.build("gemma-embedding", len(fields["tokenizer.ggml.tokens"]))
+    first, second = torch.randn(512, 256), torch.randn(256, 512)
+    tensors = gguf_files.tensors_of(model, "gemma-embedding")
+    tensors |= {"dense_2.weight": first.numpy(), "dense_3.weight": second.numpy()}
+    values = {**gguf_files.fields_of(model, "gemma-embedding"), **fields, "pooling_type": 1}
+    values |= {"dense_2_feat_in": 256, "dense_2_feat_out": 512, "dense_3_feat_in": 512}
+    gguf_files.write(
+        tmp_path / "m.gguf", "gemma-embedding", {**values, "dense_3_feat_out": 256}, tensors
+    )
+    embedder = Embedder.from_pretrained(tmp_path / "m.gguf")
+    expected = by_hand(model, embedder) @ first.numpy().T @ second.numpy().T
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_which_layers_see_a_window(tmp_path):
+    """The pattern of the metadata, as a number or of each layer, else llama.cpp's own."""
+    model = gguf_files.build("modern-bert", 420)
+    fields = gguf_files.fields_of(model, "modern-bert")
+    tensors = gguf_files.tensors_of(model, "modern-bert")
+
+    def full(**pattern) -> list[int]:
+        gguf_files.write(tmp_path / "m.gguf", "modern-bert", {**fields, **pattern}, tensors)
+        kinds = gguf.load_gguf_config(tmp_path / "m.gguf").layer_types
+        return [place for place, kind in enumerate(kinds) if kind == "full_attention"]
+
+    key = "attention.sliding_window_pattern"
+    assert full() == [0, 3]
+    assert full(**{key: 2}) == [0, 2]
+    assert full(**{key: [True, True, False, True]}) == [2]
+    with pytest.raises(ModelError, match="sliding_window_pattern is not of 4 layers"):
+        full(**{key: [True, False]})
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "mean"), (2, "first"), (3, "last")])
@@ -239,11 +279,12 @@ def test_dtype(tmp_path):
     assert auto.backbone.model.dtype == torch.float16
 
 
-@pytest.mark.parametrize("arch", ["llama", "bert", "gemma-embedding"])
+@pytest.mark.parametrize("arch", ["llama", "qwen3", "bert", "modern-bert", "gemma-embedding"])
 def test_convert_writes_a_plain_folder(arch, tmp_path):
     """transformers and polyvec load it to the same states and ids."""
     template = {"tokenizer.chat_template": "{{ messages[0]['content'] }}"}
-    model = make(tmp_path / "model.gguf", arch, **template)
+    ends = {"tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.pre": "qwen2"}
+    model = make(tmp_path / "model.gguf", arch, **template, **(ends if arch == "qwen3" else {}))
     gguf.convert(tmp_path / "model.gguf", tmp_path / "folder", torch.float32)
     own = Embedder.from_pretrained(tmp_path / "model.gguf", pooling="mean")
     found = Embedder.from_pretrained(tmp_path / "folder", pooling="mean")
@@ -251,7 +292,7 @@ def test_convert_writes_a_plain_folder(arch, tmp_path):
     assert found.tokenizer.chat_template == template["tokenizer.chat_template"]
     theirs = tf.AutoTokenizer.from_pretrained(tmp_path / "folder")
     assert [theirs(t)["input_ids"] for t in TEXTS] == [own.tokenizer(t)["input_ids"] for t in TEXTS]
-    if arch != "bert":
+    if arch not in gguf_files.ENCODERS:
         loaded = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "folder")
         ids = torch.tensor([[0, 5, 6, 7]])
         torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=0, atol=1e-5)

@@ -161,7 +161,7 @@ def test_any_changed_byte_gives_an_error_of_ours_or_none(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arch", ["jina-bert-v2", "nomic-bert-moe", "modern-bert", "mamba", "deepseek2", "clip"]
+    "arch", ["jina-bert-v2", "nomic-bert-moe", "neo-bert", "mamba", "deepseek2", "clip"]
 )
 def test_an_architecture_that_is_not_read(arch, tmp_path):
     gguf_files.write(tmp_path / "m.gguf", arch, {"block_count": 2}, {"a": gguf_files.np.ones(32)})

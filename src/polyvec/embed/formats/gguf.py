@@ -5,11 +5,13 @@ tokenizer.json and modules.json, its tensors that of model.safetensors. They are
 that the model computes, trains and is saved as any other.
 """
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -20,10 +22,12 @@ from transformers import (
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.declared import Declared
+from polyvec.embed.formats.gguf_architectures import DENSE
 from polyvec.embed.formats.gguf_file import MAGIC, PART, GgufFile, parts_of, read_gguf
 from polyvec.embed.formats.gguf_models import find, model_config, weights
 from polyvec.embed.formats.gguf_tokenizers import read_tokenizer
 from polyvec.embed.formats.schema import read_json, write_json
+from polyvec.embed.projection.dense import Dense
 from polyvec.errors import ModelError
 
 # llama.cpp's enum of pooling types (include/llama.h); 0 is none. 4 gives a score, not a vector.
@@ -77,7 +81,22 @@ def read_declared(path: Path) -> Declared:
         )
     if pooling and pooling not in POOLINGS:
         raise ModelError(f"{path}: pooling_type {pooling} is not known. Known: 0, 1, 2, 3.")
-    return Declared(pooling=(POOLINGS[pooling],) if pooling else None)
+    declared = Declared(pooling=(POOLINGS[pooling],) if pooling else None)
+    declared.projections = _dense(file)
+    return declared
+
+
+def _dense(file: GgufFile) -> list[nn.Module]:
+    """The linear layers behind the pooling of EmbeddingGemma, if the file has them."""
+    found: list[nn.Module] = []
+    for name in (f"{each}.weight" for each in DENSE):
+        if file.architecture == "gemma-embedding" and name in file.tensors:
+            weight = file.tensor(name)
+            rows, columns = weight.shape
+            layer = Dense(columns, rows, bias=False, activation="Identity")
+            layer.linear.weight = nn.Parameter(weight.clone())
+            found.append(layer)
+    return found
 
 
 def _names(file: GgufFile) -> list[str]:
@@ -117,7 +136,8 @@ def load_gguf_model(path: Path, dtype: torch.dtype, *, kind: str = "body") -> An
     state = weights(file, config, dtype, head=kind == "lm")
     auto: Any = AutoModelForCausalLM if kind == "lm" else AutoModel
     cls = auto._model_mapping[type(config)]
-    options = {} if decoder or config.model_type == "nomic_bert" else {"add_pooling_layer": False}
+    pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
+    options = {"add_pooling_layer": False} if pooler else {}
     with quiet_transformers():
         model, info = cls.from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, **options
@@ -125,6 +145,7 @@ def load_gguf_model(path: Path, dtype: torch.dtype, *, kind: str = "body") -> An
     missing = [name for name in info["missing_keys"] if "pooler" not in name]
     if missing:
         raise ModelError(f"{path}: {len(missing)} weights are missing, the first {missing[0]}")
+    model.config._name_or_path = ""  # transformers writes "None"
     return model.eval()
 
 

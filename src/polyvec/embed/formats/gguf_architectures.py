@@ -30,6 +30,11 @@ ROTARY = {
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
 }  # fmt: skip
 WINDOW = {"attention.sliding_window"}
+PATTERN = {*WINDOW, "attention.sliding_window_pattern"}
+LOCAL = {*PATTERN, "rope.freq_base_swa"}
+# sentence-transformers' Dense modules behind the pooling, which EmbeddingGemma's file may have.
+DENSE = ("dense_2", "dense_3")
+DENSE_SIZES = {f"{name}_feat_{way}" for name in DENSE for way in ("in", "out")}
 # Llama 3.1 and 3.2: factor, low and high frequency factor, original positions, as Meta sets them.
 # llama.cpp stores the resulting divisors only.
 LLAMA3 = tuple((factor, 1.0, 4.0, 8192) for factor in (8.0, 32.0, 16.0))
@@ -192,6 +197,7 @@ def _gemma2(file: GgufFile) -> dict[str, Any]:
     return found | {
         "query_pre_attn_scalar": _scale(found, 46),
         "sliding_window": file.of("attention.sliding_window", int, 4096),
+        "layer_types": _layers(file, found["num_hidden_layers"], 2, 1),
         "attn_logit_softcapping": file.of("attn_logit_softcapping", float, 50.0),
         "final_logit_softcapping": file.of("final_logit_softcapping", float, 30.0),
     }
@@ -204,10 +210,24 @@ def _gemma3(file: GgufFile) -> dict[str, Any]:
     return found | {
         "query_pre_attn_scalar": _scale(found, 62),
         "sliding_window": file.of("attention.sliding_window", int),
+        "layer_types": _layers(file, found["num_hidden_layers"], 6, 5),
         "attn_logit_softcapping": None,
         "final_logit_softcapping": file.of("final_logit_softcapping", float, 0.0) or None,
         "rope_parameters": {"full_attention": full, "sliding_attention": local},
     }
+
+
+def _layers(file: GgufFile, count: int, every: int, full: int) -> list[str]:
+    """Which layers see a window only: those that the file lists, else all but one of `every`.
+
+    `full`: the place of that one, from 0.
+    """
+    listed = file.metadata.get(f"{file.architecture}.attention.sliding_window_pattern", every)
+    if type(listed) is int and listed > 0:
+        listed = [place % listed != (full if full == 0 else listed - 1) for place in range(count)]
+    if not isinstance(listed, list) or len(listed) != count:
+        raise ModelError(f"{file.path}: sliding_window_pattern is not of {count} layers")
+    return ["sliding_attention" if window else "full_attention" for window in listed]
 
 
 def _gemma_embedding(file: GgufFile) -> dict[str, Any]:
@@ -323,6 +343,22 @@ def _third(key: str, tensor: Tensor, config: Any) -> Tensor:
     return tensor if place is None else tensor.chunk(3)[place]
 
 
+def _modern(file: GgufFile) -> dict[str, Any]:
+    found = _encoder(file)
+    size = found["hidden_size"] // found["num_attention_heads"]
+    local = {"rope_type": "default", "rope_theta": file.of("rope.freq_base_swa", float, 10_000.0)}
+    act = file.of("hidden_activation", str, file.of("hidden_act", str, "gelu"))
+    return found | {
+        "norm_eps": file.of("attention.layer_norm_epsilon", float),
+        "hidden_activation": act,
+        "local_attention": file.of("attention.sliding_window", int),
+        "layer_types": _layers(file, found["num_hidden_layers"], 3, 0),
+        "rope_parameters": {
+            "full_attention": rotary(file, size, 160_000.0), "sliding_attention": local
+        },
+    }  # fmt: skip
+
+
 def _keys(*names: str, rotary: bool = True) -> frozenset[str]:
     return frozenset({*names, *(ROTARY if rotary else ())})
 
@@ -334,20 +370,23 @@ ARCHITECTURES = {
     "gemma": Architecture("gemma", _gemma, _keys(), undo=_one_less),
     "gemma2": Architecture(
         "gemma2", _gemma2,
-        _keys(*WINDOW, "attn_logit_softcapping", "final_logit_softcapping"), undo=_one_less,
+        _keys(*PATTERN, "attn_logit_softcapping", "final_logit_softcapping"), undo=_one_less,
     ),
     "gemma3": Architecture(
         "gemma3_text", _gemma3,
-        _keys(*WINDOW, "rope.freq_base_swa", "final_logit_softcapping"), undo=_one_less,
+        _keys(*LOCAL, "final_logit_softcapping"), undo=_one_less,
     ),
     "gemma-embedding": Architecture(
-        "gemma3_text", _gemma_embedding, _keys(*WINDOW, "rope.freq_base_swa"), undo=_one_less
+        "gemma3_text", _gemma_embedding, _keys(*LOCAL, *DENSE_SIZES), undo=_one_less
     ),
     "phi3": Architecture("phi3", _phi3, _keys(*WINDOW)),
     "gpt2": Architecture("gpt2", _gpt2, _keys(rotary=False), undo=_transpose),
     "starcoder2": Architecture("starcoder2", _starcoder2, _keys()),
     "stablelm": Architecture("stablelm", _stablelm, _keys("use_parallel_residual")),
     "bert": Architecture("bert", _bert, _keys(rotary=False), decoder=False, undo=_shift),
+    "modern-bert": Architecture(
+        "modernbert", _modern, _keys(*LOCAL, "hidden_act", "hidden_activation"), decoder=False
+    ),
     "nomic-bert": Architecture(
         "nomic_bert", _nomic, _keys(), decoder=False, name=_nomic_name, undo=_third
     ),

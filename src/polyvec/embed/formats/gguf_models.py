@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.gguf_architectures import ARCHITECTURES, COMMON, TRY, Architecture
+from polyvec.embed.formats.gguf_architectures import ARCHITECTURES, COMMON, DENSE, TRY, Architecture
 from polyvec.embed.formats.gguf_file import GgufFile, library
 from polyvec.errors import ModelError, known
 
@@ -92,7 +92,8 @@ def weights(
         raise ModelError(
             f"{file.path}: {len(missing)} weights are missing, the first {missing[0]}; {TRY}"
         )
-    left = sorted(set(file.tensors) - set(names.values()) - ROPE_TENSORS)
+    dense = {f"{name}.weight" for name in DENSE if f"{name}_feat_in" in architecture.keys}
+    left = sorted(set(file.tensors) - set(names.values()) - ROPE_TENSORS - dense)
     if left:
         raise ModelError(
             f"{file.path}: {len(left)} tensors have no place in {type(model).__name__}, the first "

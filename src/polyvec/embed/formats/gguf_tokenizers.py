@@ -2,8 +2,8 @@
 
 A file names one of llama.cpp's four algorithms (tokenizer.ggml.model) and, for byte-level BPE, how
 texts are split before (tokenizer.ggml.pre). llama.cpp has those rules in its code
-(src/llama-vocab.cpp), transformers (5.23) knows some and takes GPT-2's for the others: SmolLM's
-digits would become other tokens. Here a name that is not known is refused. Unicode normalisation
+(src/llama-vocab.cpp), transformers (5.23) knows some and takes GPT-2's for the others: two
+spaces before a number would become other tokens of SmolLM. Here a name that is not known is refused. Unicode normalisation
 and merges follow the tokenizer.json of the models that the names are from.
 """
 
@@ -227,12 +227,12 @@ def _scores(file: GgufFile, count: int) -> list[float]:
 def _word_piece(file: GgufFile, tokens: list[str], kinds: list[int]) -> _Built:
     """BERT's algorithm; llama.cpp marks the starts of words instead of their continuations.
 
-    Whether a text is lower-cased is not in the file. A vocabulary with a capital letter has
-    been made without.
+    Whether a text is lower-cased is not in the file. A vocabulary with a capital letter of ASCII
+    has been made without.
     """
     tokens[:] = [_with_marks(token, kind) for token, kind in zip(tokens, kinds, strict=True)]
     words = [t for t, kind in zip(tokens, kinds, strict=True) if kind == NORMAL and t[0] != "["]
-    lower = not any(token != token.lower() for token in words)
+    lower = not any(re.search("[A-Z]", token) for token in words)
     lower = file.get("tokenizer.ggml.normalizer.lowercase", bool, lower)
     ids = {"cls": 101, "sep": 102, "unk": 100, "pad": 0, "mask": 103}
     unknown = file.get("tokenizer.ggml.unknown_token_id", int, ids["unk"])
