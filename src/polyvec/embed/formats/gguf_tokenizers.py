@@ -3,8 +3,9 @@
 A file names one of llama.cpp's four algorithms (tokenizer.ggml.model) and, for byte-level BPE, how
 texts are split before (tokenizer.ggml.pre). llama.cpp has those rules in its code
 (src/llama-vocab.cpp), transformers (5.23) knows some and takes GPT-2's for the others: two
-spaces before a number would become other tokens of SmolLM. Here a name that is not known is refused. Unicode normalisation
-and merges follow the tokenizer.json of the models that the names are from.
+spaces before a number would become other tokens of SmolLM. Here a name that is not known is
+refused. Unicode normalisation and merges follow the tokenizer.json of the models that the names
+are from.
 """
 
 import re
