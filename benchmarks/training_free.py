@@ -64,6 +64,55 @@ ROWS = (
     *("bellm", "bellm, causal", "prompteol, last layer bidirectional"),
     *("promptreps-dense", "promptreps-sparse", "promptreps-hybrid"),
 )
+# What each paper says, as a row and the row that it is said to beat.
+CLAIMS = (
+    ("PromptEOL, arXiv:2307.16645", "prompteol", MEAN, "a one-word prompt beats the mean"),
+    ("PromptEOL, arXiv:2307.16645", "prompteol", LAST, "a one-word prompt beats the last token"),
+    ("PromptEOL, arXiv:2307.16645", "prompteol-icl", "prompteol", "a demonstration helps"),
+    ("PromptSTH, arXiv:2404.03921", "prompteol", "prompt-sth", "'in one word' beats 'something'"),
+    ("PromptSUM, arXiv:2404.03921", "prompteol", "prompt-sum", "'in one word' beats a summary"),
+    ("Pretended CoT, arXiv:2404.03921", "pretended-cot", "prompteol", "pretended thinking helps"),
+    (
+        *("Knowledge Enhancement, arXiv:2404.03921", "knowledge-enhancement", "prompteol"),
+        "knowledge about sentences in the prompt helps",
+    ),
+    (
+        *("Token Prepending, arXiv:2412.11556", "token-prepending", "prompteol"),
+        "the last state, fed to early tokens, helps",
+    ),
+    (
+        *("Token Prepending, layers 1 to 3", "token-prepending, layers 1 to 3", "prompteol"),
+        "the same before fewer layers",
+    ),
+    ("MetaEOL, arXiv:2402.18458", "metaeol", "prompteol", "eight prompts beat one"),
+    (
+        *("GenEOL, arXiv:2410.14635", "geneol", "geneol, the text alone"),
+        "rewritings, averaged in, help",
+    ),
+    ("Echo, arXiv:2402.15449", "echo", MEAN, "the mean of a second copy beats the mean"),
+    ("ReBA, arXiv:2502.20726", "reba", MEAN, "repetition and backward attention beat the mean"),
+    ("ReBA, arXiv:2502.20726", "reba", "echo", "and beat repetition alone"),
+    (
+        *("SGPT, arXiv:2202.08904", "causal-weighted-mean", MEAN),
+        "weights that grow with the position help",
+    ),
+    (
+        *("LLM2Vec's premise, arXiv:2404.05961", MEAN, "bidirectional-mean"),
+        "attention made bidirectional without training hurts",
+    ),
+    (
+        *("BeLLM, arXiv:2311.05296, untrained", "bellm", "bellm, causal"),
+        "a bidirectional last layer helps (after training, in the paper)",
+    ),
+    (
+        *("PromptReps, arXiv:2404.18424", "promptreps-hybrid", "promptreps-dense"),
+        "dense and sparse together beat dense",
+    ),
+    (
+        *("PromptReps, arXiv:2404.18424", "promptreps-hybrid", "promptreps-sparse"),
+        "dense and sparse together beat sparse",
+    ),
+)
 NO_PAIRS = ("promptreps-hybrid",)  # fuses rankings: pairs have no score
 WRITES = ("geneol, the text alone", "geneol")
 WHITENED = 256  # dimensions, the choice of Su et al. 2021 for models of 768
@@ -295,16 +344,25 @@ def collect(scale: str, sets: Mapping[str, TaskSet], work: Work, dtype: torch.dt
             if cell is None:
                 continue
             found = {"score": round(cell["score"], 4), "num": len(cell["items"])}
-            for base in (MEAN, LAST, "geneol, the text alone"):
+            for base in (MEAN, LAST):
                 other = work.read("row", base, column)
                 if other is not None and base != key:
                     found[f"over {base}"] = gain(other["items"], cell["items"])
             rows.setdefault(key, {})[column] = found
+    claims = []
+    for paper, key, base, says in CLAIMS:
+        found = {}
+        for column in names:
+            own, other = work.read("row", key, column), work.read("row", base, column)
+            if own is not None and other is not None:
+                found[column] = gain(other["items"], own["items"])
+        claims.append({"paper": paper, "row": key, "over": base, "says": says, "by": found})
     facts = {
         "scale": scale,
         "dtype": str(dtype).removeprefix("torch."),
         "weights": WEIGHTS[scale],
         "rows": rows,
+        "claims": claims,
         "sweep": {name: work.read("sweep", name) for name in SWEPT if work.read("sweep", name)},
         "after": {key: work.read("after", key) for key in ROWS if work.read("after", key)},
     }

@@ -7,6 +7,7 @@ python docs/generate.py --check    # exit 1 if a file would change
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from polyvec.embed.sections import EMBEDDER, RELEASED
 from polyvec.embed.settings import template_of
@@ -119,52 +120,153 @@ def layouts_table() -> str:
     return "\n".join(lines)
 
 
-BASELINES = ("causal-mean", "causal-last")
+def _results(name: str) -> dict[str, Any]:
+    path = ROOT / "docs" / "results" / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+COLUMNS = {
+    "stsb dev": "STS-B dev",
+    "stsb test": "STS-B test",
+    "sick test": "SICK-R",
+    "sts16 test": "STS16",
+    "trec test": "TREC",
+    "med part": "MED",
+    "scifact part": "SciFact",
+}
 
 
 def training_free_table() -> str:
-    """Measured scores of each training-free recipe, and its gain over plain pooling."""
-    path = ROOT / "docs" / "results" / "training-free.json"
-    if not path.exists():
-        return "Not measured yet."
-    found = json.loads(path.read_text())
-    columns = ("stsb dev", "stsb test", "scifact part")
+    """Scores of each training-free row at scale small, and nano's STS-B beside it."""
+    small, nano = _results("training-free-small"), _results("training-free-nano")
     lines = [
-        "| recipe | STS-B dev | over mean | over last | STS-B test | SciFact, part: nDCG@10 "
-        "| over mean | over last |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| row | {' | '.join(COLUMNS.values())} | nano: STS-B dev | nano: STS-B test |",
+        "| --- |" + " ---: |" * (len(COLUMNS) + 2),
     ]
-    for key, scores in found.items():
-        if not any(column in scores for column in columns):
+    for key, found in small["rows"].items():
+        if "stsb dev" not in found and "med part" not in found:
             continue
-        dev, test, part = (scores.get(column) for column in columns)
-        gains = [
-            _gain(value, found[base].get(column))
-            for value, column in ((dev, columns[0]), (part, columns[2]))
-            for base in BASELINES
-        ]
-        figures = [_percent(dev), *gains[:2], _percent(test), _percent(part), *gains[2:]]
-        lines.append(f"| `{key}` | " + " | ".join(figures) + " |")
-    for key, scores in found.items():
-        if not any(column in scores for column in columns):
-            each = "; ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
-            lines.append(f"\n`{key}`: {each}.")
+        beside = nano["rows"].get(key, {})
+        cells = [_score(found, column) for column in COLUMNS]
+        cells += [_score(beside, column) for column in ("stsb dev", "stsb test")]
+        lines.append(f"| `{key}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def gains_table() -> str:
+    """Gains over the mean and the last token, with intervals."""
+    rows = _results("training-free-small")["rows"]
+    columns = ("stsb test", "trec test", "med part")
+    head = [f"{COLUMNS[c]}, over the {base}" for c in columns for base in ("mean", "last token")]
+    lines = ["| row | " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(head)]
+    for key, found in rows.items():
+        bases = [
+            found.get(column, {}).get(f"over causal-{base}")
+            for column in columns
+            for base in ("mean", "last")
+        ]
+        if any(bases):
+            lines.append(f"| `{key}` | " + " | ".join(_interval(each) for each in bases) + " |")
+    return "\n".join(lines)
+
+
+def claims_table() -> str:
+    """Each paper's claim: shown, not shown or reversed, by the data sets that agree."""
+    small, nano = _results("training-free-small"), _results("training-free-nano")
+    at_nano = {(each["row"], each["over"]): each for each in nano["claims"]}
+    lines = [
+        "| paper | claim | at scale small | at scale nano |",
+        "| --- | --- | --- | --- |",
+    ]
+    for claim in small["claims"]:
+        beside = at_nano.get((claim["row"], claim["over"]), {"by": {}})
+        verdicts = [_verdict(each["by"]) for each in (claim, beside)]
+        says = f"{claim['says']} (`{claim['row']}` over `{claim['over']}`)"
+        lines.append(f"| {claim['paper']} | {says} | {verdicts[0]} | {verdicts[1]} |")
+    return "\n".join(lines)
+
+
+def _verdict(by: dict[str, list[float]]) -> str:
+    """One sentence: significantly better on most data sets is shown, worse on most reversed."""
+    if not by:
+        return "not measured"
+    better = sum(low > 0 for _, low, _ in by.values())
+    worse = sum(high < 0 for _, _, high in by.values())
+    word = "not shown"
+    if 2 * better > len(by):
+        word = "**shown**"
+    elif 2 * worse > len(by):
+        word = "**reversed**"
+    shown = next((c for c in ("stsb test", "med part") if c in by), next(iter(by)))
+    name = COLUMNS.get(shown, shown.replace("stsb", "STS-B"))
+    return (
+        f"{word}: better on {better} and worse on {worse} of {len(by)} data sets; "
+        f"{_interval(by[shown])} on {name}"
+    )
+
+
+def fitted_table() -> str:
+    """Whitening and removed components after each row."""
+    after = _results("training-free-small")["after"]
+    names = ["as it is", "whitening", "whitening to 256", "1 removed", "3 removed"]
+    columns = ("stsb test", "sick test", "sts16 test")
+    lines = [
+        "| row | " + " | ".join(f"{COLUMNS[c]}: {name}" for c in columns for name in names) + " |",
+        "| --- |" + " ---: |" * (len(names) * len(columns)),
+    ]
+    for key, found in after.items():
+        cells = [_percent(found[column].get(name)) for column in columns for name in names]
+        lines.append(f"| `{key}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def depth_table() -> str:
+    """Spearman on STS-B dev, L3Prune's loss and speed by the number of layers kept."""
+    found = _results("layer-probe-small")
+    curves, speed = found["curves"], found["speed"]
+    lines = [
+        f"| layers kept | {' | '.join(curves)} | contrastive loss | times as fast |",
+        "| ---: |" + " ---: |" * (len(curves) + 2),
+    ]
+    for depth, loss in enumerate(found["losses"], 1):
+        scores = [_percent(curve[depth - 1]) for curve in curves.values()]
+        cells = [*scores, f"{loss:.3f}", str(speed.get(str(depth), ""))]
+        lines.append(f"| {depth} | " + " | ".join(cells) + " |")
+    chosen = found["l3prune"]
+    best = ", ".join(
+        f"{name} {100 * max(curve):.2f} at {curve.index(max(curve)) + 1}"
+        for name, curve in curves.items()
+    )
+    lines += ["", f"Best: {best}. L3Prune's choices: {chosen['small']} and {chosen['large']}."]
+    return "\n".join(lines)
+
+
+def _score(found: dict[str, Any], column: str) -> str:
+    return _percent(found.get(column, {}).get("score"))
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
 
 
-def _gain(value: float | None, base: float | None) -> str:
-    return "" if value is None or base is None else f"{100 * (value - base):+.2f}"
+def _interval(gain: list[float] | None) -> str:
+    if not gain:
+        return ""
+    value, low, high = (100 * each for each in gain)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 PARTS = {
     ROOT / "README.md": {"scores": scores_table},
     ROOT / "docs" / "systems.md": {"systems": systems_table, "released": released_table},
     ROOT / "docs" / "models.md": {"layouts": layouts_table},
-    ROOT / "docs" / "embedders.md": {"training-free": training_free_table},
+    ROOT / "docs" / "embedders.md": {
+        "claims": claims_table,
+        "training-free": training_free_table,
+        "gains": gains_table,
+        "fitted": fitted_table,
+        "depth": depth_table,
+    },
 }
 
 
