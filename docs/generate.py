@@ -6,13 +6,14 @@ python docs/generate.py --check    # exit 1 if a file would change
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from polyvec.embed.sections import EMBEDDER, RELEASED
 from polyvec.embed.settings import template_of
 from polyvec.evaluate import published
-from polyvec.evaluate.sections import EXPECT
+from polyvec.evaluate.sections import EXPECT, Expectation
 from polyvec.evaluate.tasks import Result
 from polyvec.recipe import all_recipes
 
@@ -54,24 +55,27 @@ def systems_table() -> str:
     """Every recipe: its parts and its measured scores."""
     lines = [
         "| recipe | system | attention | template | pooling | backbone | paper "
-        "| measured at scale nano |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| measured at scale nano | at scale small |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for recipe in all_recipes():
         parts = recipe[EMBEDDER]
         pooling = parts.pooling if isinstance(parts.pooling, str) else "+".join(parts.pooling)
         if parts.normalize:
             pooling += ", normalised"
-        figures = recipe[EXPECT].get("nano", {})
-        measured = "; ".join(f"{name} {100 * f.measured:.2f}" for name, f in figures.items())
+        nano, small = (_figures(recipe[EXPECT].get(scale, {})) for scale in ("nano", "small"))
         name = f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})"
         template = template_of(parts)
         lines.append(
             f"| {name} | {recipe.system.name} | {parts.attention} "
             f"| {template.name if template else ''} | {pooling} | `{parts.backbone}` "
-            f"| {recipe.system.paper} | {measured} |"
+            f"| {recipe.system.paper} | {nano} | {small} |"
         )
     return "\n".join(lines)
+
+
+def _figures(figures: Mapping[str, Expectation]) -> str:
+    return "; ".join(f"{name} {100 * each.measured:.2f}" for name, each in figures.items())
 
 
 def released_table() -> str:
