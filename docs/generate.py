@@ -126,7 +126,8 @@ def layouts_table() -> str:
 
 def _results(name: str) -> dict[str, Any]:
     path = ROOT / "docs" / "results" / f"{name}.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    empty: dict[str, Any] = {"rows": {}, "claims": [], "after": {}}
+    return json.loads(path.read_text("utf-8")) if path.exists() else empty
 
 
 COLUMNS = {
