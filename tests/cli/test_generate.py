@@ -234,6 +234,8 @@ class Odd(LanguageModel):
             "refused": Completion((Answer("no", "refusal", 1),)),
             "empty": Completion((Answer(" ", "stop", 1),)),
             "bad": Completion((Answer("{", "length", 1, None, "not JSON"),)),
+            "deaf": Completion((Answer("x", "stop", 1),)),
+            "null": Completion((Answer("null", "stop", 1),)),
             "good": Completion((Answer('{"a": 1}', "stop", 1, {"a": 1}),)),
             "gone": Completion((), error="no answer after 5 tries"),
         }
@@ -265,7 +267,15 @@ def test_problems_are_named_in_rows_and_counted(run, monkeypatch):
 def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
     give(monkeypatch, Odd())
     (tmp_path / "s.json").write_text('{"type": "object"}')
-    done = run("generate", "--plain", "--schema", "s.json", "--field", "out", stdin=b"good\nbad\n")
+    done = run(
+        "generate",
+        "--plain",
+        "--schema",
+        "s.json",
+        "--field",
+        "out",
+        stdin=b"good\nbad\ndeaf\nnull\n",
+    )
     assert rows(done.out) == [
         {"text": "good", "out": {"a": 1}},
         {
@@ -274,6 +284,8 @@ def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
             "out_text": "{",
             "error": "cut by max_new_tokens: not JSON",
         },
+        {"text": "deaf", "out": None, "out_text": "x", "error": "not of the schema: not parsed"},
+        {"text": "null", "out": None},
     ]
     assert done.status == 2
 
@@ -299,6 +311,9 @@ def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
         (["x.jsonl", "--template", "{topic}", "--system", "{x}"], "--system: slot 'x'"),
         (["x.txt", "--plain", "--system", "x"], "--system: --plain sends no chat"),
         (["x.jsonl", "--template", "{topic}", "--field", "n"], "x.jsonl:1: .* field 'n' already"),
+        (["x.txt", "--field", "error"], "'error' is no name for the answers' field"),
+        (["x.txt", "--field", ""], "'' is no name for the answers' field"),
+        (["x.txt", "--temperature", "nan"], "temperature nan must be 0"),
         (["taken.jsonl"], "taken.jsonl:1: the rows have a field 'error' already"),
         (["late.jsonl"], "late.jsonl:2: the rows have a field 'answer' already"),
         (["x.txt", "--n", "2"], "n 2 answers at temperature 0 would all be the same"),

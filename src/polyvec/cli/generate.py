@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from polyvec.llm.answers import Completion, GenerationSettings
     from polyvec.llm.language_model import LanguageModel
-    from polyvec.llm.rows import Row, RowPrompt
+    from polyvec.llm.rows import Columns, Row, RowPrompt
 
     Rows = Iterator[tuple[str, Row]]
 
@@ -124,6 +124,7 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     settings = _settings(options)
+    _columns(options, settings)
     _check_files(options)
     rows = _rows(options)
     first = next(rows, None)  # before weights load, so that a wrong file fails at once
@@ -230,6 +231,12 @@ def _settings(options: argparse.Namespace) -> "GenerationSettings":
     )
 
 
+def _columns(options: argparse.Namespace, settings: "GenerationSettings") -> "Columns":
+    from polyvec.llm.rows import Columns
+
+    return Columns(options.field, settings.n > 1, settings.schema is not None)
+
+
 def _schema(path: Path) -> dict[str, Any]:
     try:
         schema = json.loads(_text(path))
@@ -283,8 +290,6 @@ def _check_first(
     row: "Row",
 ) -> None:
     """A slot or a field that fits no row is an error before anything is asked."""
-    from polyvec.llm.rows import Columns
-
     prompt.template.check(row.keys(), "--template")
     if prompt.system is not None:
         prompt.system.check(row.keys(), "--system")
@@ -292,8 +297,8 @@ def _check_first(
         raise InputError(
             f"--template: no slot, so all rows would ask the same; known: {', '.join(row)}"
         )
-    _line(row)
-    Columns(options.field, settings.n > 1, settings.schema is not None).check(row, where)
+    _line(row)  # DataError if it cannot be written
+    _columns(options, settings).check(row, where)
 
 
 def _model(options: argparse.Namespace) -> "LanguageModel":

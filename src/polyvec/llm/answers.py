@@ -1,5 +1,6 @@
 """What a language model is told, what it answers, and the ledger of both."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,8 +34,10 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise SettingsError(f"max_new_tokens {self.max_new_tokens} must be 1 or more")
-        if self.temperature < 0:
-            raise SettingsError(f"temperature {self.temperature} must be 0 (greedy) or more")
+        if not 0 <= self.temperature < math.inf:
+            raise SettingsError(
+                f"temperature {self.temperature} must be 0 (greedy) or more, and finite"
+            )
         if not 0 < self.top_p <= 1:
             raise SettingsError(f"top_p {self.top_p} must be above 0 and at most 1")
         if self.n < 1:

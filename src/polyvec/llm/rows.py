@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from polyvec.errors import InputError
+from polyvec.errors import InputError, SettingsError
 from polyvec.llm.answers import Completion, GenerationSettings
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.prompts import Prompt
@@ -54,6 +54,13 @@ class Columns:
     several: bool = False
     parsed: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.answer or self.answer in ("error", "problem", "sample"):
+            raise SettingsError(
+                f"{self.answer!r} is no name for the answers' field; error, problem and sample "
+                "are fields of their own"
+            )
+
     def check(self, row: Row, where: str) -> None:
         """InputError if a field is in the row already, which would be lost."""
         own = [self.answer] + [f"{self.answer}_text"] * self.parsed
@@ -77,8 +84,9 @@ class Columns:
             return {self.answer: None, "error": "the model gave no such answer"}
         answer = completion.answers[sample]
         problem = Completion((answer,)).problem
-        if self.parsed and answer.error is not None:
-            reason = f"{problem}: {answer.error}"
+        # A model that takes no notice of schemas says nothing either.
+        if self.parsed and answer.parsed is None and answer.text.strip() != "null":
+            reason = f"{problem or 'not of the schema'}: {answer.error or 'not parsed'}"
             return {self.answer: None, f"{self.answer}_text": answer.text, "error": reason}
         value = answer.parsed if self.parsed else answer.text
         return {self.answer: value} | ({"problem": problem} if problem else {})

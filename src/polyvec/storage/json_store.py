@@ -71,7 +71,7 @@ class JsonStore:
         except FileNotFoundError:  # the user cleared the cache
             line = b""
         if _key(line) != key:
-            del self._places[key]
+            self._places.pop(key, None)
             _warn(f"{path}: the entry at byte {at} is damaged; left out")
             return None
         return json.loads(line[BODY:-2])["value"]
