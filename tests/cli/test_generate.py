@@ -174,6 +174,17 @@ def test_the_model_is_given_its_options(run, rule):
     assert rule.loaded == ("m", given)
 
 
+def test_a_server_is_sent_so_many_prompts_at_a_time(run, rule):
+    run("generate", "--model", "http://h/v1#m", "--batch-size", 3, stdin=b"a\n")
+    assert rule.loaded == ("http://h/v1#m", {"concurrency": 3})
+
+
+def test_a_malformed_row_of_a_file_is_known_before_any_is_asked(run, rule, one_line, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n' * 3000 + "{")
+    assert "x.jsonl:3001: not JSON" in one_line(run("generate", "x.jsonl"))
+    assert rule.asked == []
+
+
 def test_no_texts_give_no_rows(run, rule, tmp_path):
     (tmp_path / "x.jsonl").touch()
     done = run("generate", "x.jsonl", "--template", "{q}", "-o", "out.jsonl")

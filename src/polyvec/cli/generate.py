@@ -95,7 +95,9 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest")
     parser.add_argument(
-        "--batch-size", type=common.positive, help="answer at most so many prompts at a time"
+        "--batch-size",
+        type=common.positive,
+        help="answer, or send to a server, so many prompts at a time",
     )
     parser.add_argument(
         "--trust-remote-code",
@@ -124,26 +126,28 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     settings = _settings(options)
-    _columns(options, settings)
+    columns = _columns(options, settings)
     _check_files(options)
+    num_rows = _count(options, columns)
     rows = _rows(options)
     first = next(rows, None)  # before weights load, so that a wrong file fails at once
     prompt = _prompt(options, None if first is None else first[1])
     if first is not None:
-        _check_first(prompt, options, settings, *first)
+        _check_first(prompt, columns, *first)
         rows = itertools.chain([first], rows)
     model = _model(options)
     prompt = _as_the_model_takes_it(prompt, options, model)
     if options.dry_run:
         _show(options, model, rows, prompt, settings)
     else:
-        _answer(options, model, rows, prompt, settings)
+        _answer(options, model, rows, num_rows, prompt, settings)
 
 
 def _answer(
     options: argparse.Namespace,
     model: "LanguageModel",
     rows: "Rows",
+    total: int | None,
     prompt: "RowPrompt",
     settings: "GenerationSettings",
 ) -> None:
@@ -151,7 +155,7 @@ def _answer(
     from polyvec.llm.rows import answered_rows
 
     num_rows, failed, first_error = 0, 0, ""
-    with _output(options.output) as write, _watched(options, model) as on_answer:
+    with _output(options.output) as write, _watched(options, model, total) as on_answer:
         for row in answered_rows(
             model, rows, prompt, settings, answer=options.field, on_answer=on_answer
         ):
@@ -178,37 +182,23 @@ def _show(
 ) -> None:
     """Print the first prompts as JSON lines, and what all of them will cost at most."""
     from polyvec.llm.answers import Usage
-    from polyvec.llm.rows import WINDOW
+    from polyvec.llm.rows import count_prompts
 
-    asked, num_rows, tokens, first_error = 0, 0, 0, ""
-    counted = True
-    while part := list(itertools.islice(rows, WINDOW)):
-        prompts = []
-        for where, row in part:
-            try:
-                prompts.append(prompt.of(row))
-            except InputError as error:
-                first_error = first_error or f"{where}: {error}"
-        for each in prompts[: max(0, SHOWN_PROMPTS - asked)]:
-            print(json.dumps({"prompt": each}, ensure_ascii=False))
-        num_rows, asked = num_rows + len(part), asked + len(prompts)
-        count = model.count_tokens(prompts)
-        counted = counted and count is not None
-        tokens += count or 0
-    new = asked * settings.n * settings.max_new_tokens
-    most = Usage(
-        prompt_tokens=tokens,
-        new_tokens=new,
-        prompt_price=options.prompt_price,
-        new_price=options.new_price,
-    )
-    shown = f"{tokens:,}" if counted else "an unknown number of"
-    cost = f", cost at most {most.cost:.6g}" if counted and most.cost is not None else ""
-    wrong = f"; {num_rows - asked} without a prompt, the first: {first_error}" * (num_rows > asked)
-    print(
-        f"dry run: {num_rows} rows; {shown} prompt tokens, at most {new:,} new tokens{cost}{wrong}",
-        file=sys.stderr,
-    )
+    found = count_prompts(model, rows, prompt, num_shown=SHOWN_PROMPTS)
+    for each in found.shown:
+        print(json.dumps({"prompt": each}, ensure_ascii=False))
+    new = found.num_prompts * settings.n * settings.max_new_tokens
+    prices = options.prompt_price, options.new_price
+    most = Usage(0, 0, found.tokens or 0, new, 0.0, {}, *prices).cost
+    line = f"dry run: {found.num_rows} rows; "
+    line += "an unknown number of" if found.tokens is None else f"{found.tokens:,}"
+    line += f" prompt tokens, at most {new:,} new tokens"
+    if most is not None and found.tokens is not None:
+        line += f", cost at most {most:.6g}"
+    if found.first_error:
+        line += f"; {found.num_rows - found.num_prompts} without a prompt, the first: "
+        line += found.first_error
+    print(line, file=sys.stderr)
 
 
 # ---- what is asked ------------------------------------------------------------------------------
@@ -282,14 +272,24 @@ def _prompt(options: argparse.Namespace, row: "Row | None") -> "RowPrompt":
     return RowPrompt(SlotTemplate.parse(template, where), system, options.plain)
 
 
-def _check_first(
-    prompt: "RowPrompt",
-    options: argparse.Namespace,
-    settings: "GenerationSettings",
-    where: str,
-    row: "Row",
-) -> None:
+def _count(options: argparse.Namespace, columns: "Columns") -> int | None:
+    """The rows of a file, all read once, so that a malformed one is known before any is asked.
+
+    None for a stream, which can be read only once.
+    """
+    if options.file in (None, "-") or not Path(options.file).is_file():
+        return None
+    count = 0
+    for where, row in _rows(options):
+        columns.check(row, where)
+        count += 1
+    return count
+
+
+def _check_first(prompt: "RowPrompt", columns: "Columns", where: str, row: "Row") -> None:
     """A slot or a field that fits no row is an error before anything is asked."""
+    from polyvec.data.texts import json_line
+
     prompt.template.check(row.keys(), "--template")
     if prompt.system is not None:
         prompt.system.check(row.keys(), "--system")
@@ -297,8 +297,8 @@ def _check_first(
         raise InputError(
             f"--template: no slot, so all rows would ask the same; known: {', '.join(row)}"
         )
-    _line(row)  # DataError if it cannot be written
-    _columns(options, settings).check(row, where)
+    json_line(row)  # DataError if it cannot be written
+    columns.check(row, where)
 
 
 def _model(options: argparse.Namespace) -> "LanguageModel":
@@ -306,15 +306,16 @@ def _model(options: argparse.Namespace) -> "LanguageModel":
     from polyvec.llm.loading import DEFAULT_LANGUAGE_MODEL, load_language_model
 
     name = options.model or DEFAULT_LANGUAGE_MODEL
+    is_server = name.startswith(("http://", "https://"))
     how: dict[str, Any] = {
         "device": options.device,
-        "batch_size": options.batch_size,
         "trust_remote_code": options.trust_remote_code,
+        "concurrency" if is_server else "batch_size": options.batch_size,
     }
+    for option in ("device", "trust_remote_code") if is_server else ():
+        if how[option]:
+            raise InputError(f"--{option.replace('_', '-')}: not for a server, which decides it")
     given = {key: value for key, value in how.items() if value}
-    if given and name.startswith(("http://", "https://")):
-        option = next(iter(given)).replace("_", "-")
-        raise InputError(f"--{option}: not for a server, which decides it")
     model = load_language_model(name, **given)
     model.usage.prompt_price, model.usage.new_price = options.prompt_price, options.new_price
     return model if options.cache == "none" else CachedLanguageModel(model, options.cache)
@@ -354,11 +355,12 @@ def _check_files(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _output(path: str | None) -> "Iterator[Callable[[dict[str, Any]], object]]":
     """A function that writes a row; a file appears when all are written."""
+    from polyvec.data.texts import json_line
     from polyvec.storage.files import atomic_file
 
     if path is not None:
         with atomic_file(Path(path)) as file:
-            yield lambda row: file.write(_line(row))
+            yield lambda row: file.write(json_line(row))
         return
     try:
         yield _print
@@ -367,22 +369,15 @@ def _output(path: str | None) -> "Iterator[Callable[[dict[str, Any]], object]]":
 
 
 def _print(row: dict[str, Any]) -> None:
-    sys.stdout.write(_line(row).decode())
+    from polyvec.data.texts import json_line
+
+    sys.stdout.write(json_line(row).decode())
     sys.stdout.flush()  # the next program in the pipe need not wait
-
-
-def _line(row: "Row") -> bytes:
-    from polyvec.data.texts import as_json
-
-    try:
-        return json.dumps(row, ensure_ascii=False, default=as_json).encode() + b"\n"
-    except UnicodeEncodeError:  # lone surrogates, which JSON can only write escaped
-        return json.dumps(row, default=as_json).encode() + b"\n"
 
 
 @contextlib.contextmanager
 def _watched(
-    options: argparse.Namespace, model: "LanguageModel"
+    options: argparse.Namespace, model: "LanguageModel", total: int | None
 ) -> "Iterator[Callable[[Completion], None]]":
     """What each answer advances: the bar on a terminal, and the line of the ledger."""
     from polyvec.llm.ledger import ledger_line
@@ -390,7 +385,7 @@ def _watched(
     from polyvec.llm.progress import generation_progress
 
     with contextlib.ExitStack() as stack:
-        advance = stack.enter_context(generation_progress(None, None, model.usage))
+        advance = stack.enter_context(generation_progress(total, None, model.usage))
         update = None
         if options.ledger is not None:
             name = re.sub("//[^/@]*@", "//", options.model or DEFAULT_LANGUAGE_MODEL)

@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -70,6 +70,14 @@ def read_rows(
     if kind == "txt":
         return ((f"{_name(source)}:{i}", {"text": line}) for i, line in read_lines(source))
     return ((f"{_name(source)}:{i}", row) for i, row in READERS[kind](source))
+
+
+def json_line(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of .jsonl; DataError for a column of bytes."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=as_json).encode() + b"\n"
+    except UnicodeEncodeError:  # lone surrogates, which JSON can only write escaped
+        return json.dumps(row, default=as_json).encode() + b"\n"
 
 
 def as_json(value: object) -> str:

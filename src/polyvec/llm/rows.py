@@ -133,3 +133,36 @@ def answered_rows(
                 for sample in range(settings.n):
                     yield {**part[next_number][1], **columns.added(completion, sample)}
                 next_number += 1
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCount:
+    """What rows would ask; `tokens` is None if only the server can count them."""
+
+    num_rows: int
+    num_prompts: int
+    tokens: int | None
+    shown: list[Prompt]
+    first_error: str
+
+
+def count_prompts(
+    model: LanguageModel, rows: Iterable[tuple[str, Row]], prompt: RowPrompt, *, num_shown: int
+) -> PromptCount:
+    """The rows, those with a prompt, its tokens and the first prompts; the model writes nothing."""
+    num_rows, num_prompts, first_error = 0, 0, ""
+    shown: list[Prompt] = []
+    tokens: int | None = 0
+    numbered = iter(rows)
+    while part := list(itertools.islice(numbered, WINDOW)):
+        prompts = []
+        for where, row in part:
+            try:
+                prompts.append(prompt.of(row))
+            except InputError as error:
+                first_error = first_error or f"{where}: {error}"
+        shown += prompts[: num_shown - len(shown)]
+        num_rows, num_prompts = num_rows + len(part), num_prompts + len(prompts)
+        counted = model.count_tokens(prompts)
+        tokens = None if tokens is None or counted is None else tokens + counted
+    return PromptCount(num_rows, num_prompts, tokens, shown, first_error)
