@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from openai_server import OpenAIServer
 
 pytestmark = pytest.mark.medium
 
@@ -127,3 +129,50 @@ def test_a_model_that_is_killed_and_resumed_writes_what_it_writes_at_once(
     assert written[0] == written[1]
     answers = [row["answer"] for row in rows(written[0])]
     assert len(answers) == 16 and len(set(answers)) > 3
+
+
+# ---- a server -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setattr("polyvec.llm.server.requests.FIRST_WAIT_S", 0.005)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with OpenAIServer() as server:
+        yield server
+
+
+def test_a_server_that_fails_loses_no_row_and_is_asked_again_for_those_alone(run, server):
+    plans = ["", "! 429", "! 500 500", "! slow", "! 400 ...", "", "! 429 500"]
+    prompts = [f"row {i} {plans[i % len(plans)]}".strip() for i in range(50)]
+    stdin = "".join(f"{prompt}\n" for prompt in prompts).encode()
+    options = ("--model", f"{server.url}#tiny", "--cache", "cache", "--ledger", "l.jsonl")
+    first = run("generate", *options, stdin=stdin)
+    found = rows(first.out)
+    assert [row["text"] for row in found] == prompts
+    failed = [i for i in range(50) if "! 400" in prompts[i]]
+    assert [i for i, row in enumerate(found) if "error" in row] == failed
+    assert found[1]["answer"] == "answer to row 1"
+    assert first.status == 2
+    assert f"{len(failed)} of 50 rows have an error and no answer, the first: tiny:" in first.err
+    sent = len(server.posts())
+    second = run("generate", *options, stdin=stdin)
+    assert rows(second.out) == found
+    assert len(server.posts()) - sent == len(failed)
+    one, two = rows(Path("l.jsonl").read_text())
+    assert one["identity"] == one["model"].replace("http", "server:http", 1)
+    assert (one["prompts"], two["cached"]) == (50, 50 - len(failed))
+    assert one["new_tokens"] > 0 == two["new_tokens"]
+
+
+def test_a_server_that_is_not_there_is_one_line(run, server, one_line):
+    server.die()
+    done = run("generate", "--model", f"{server.url}#tiny", "-o", "out.jsonl", stdin=b"a\n")
+    assert "start it or check the address" in one_line(done)
+    assert not Path("out.jsonl").exists()
+
+
+def test_a_key_that_is_missing_is_one_line(run, server, one_line):
+    done = run("generate", "--model", "https://api.example.com/v1#m", stdin=b"a\n")
+    assert "OPENAI_API_KEY" in one_line(done)
