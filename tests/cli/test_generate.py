@@ -336,7 +336,8 @@ def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
         (["x.txt", "--stop", ""], "stop must be texts that are not empty"),
         (["x.txt", "--max-new-tokens", "many"], "'many' is not a positive integer"),
         (["x.txt", "--schema", "bad.json"], "bad.json: not JSON"),
-        (["x.txt", "--schema", "list.json"], "list.json: a JSON schema is an object, got list"),
+        (["x.txt", "--schema", "list.json"], "list.json: schema must be a JSON schema"),
+        (["x.txt", "--schema", "typo.json"], "typo.json: .*'objekt'"),
         (["x.txt", "--schema", "gone.json"], "gone.json: No such file"),
         (["x.txt", "-o", "gone/out.jsonl"], "gone does not exist; create it first"),
         (["x.txt", "-o", "out.csv"], "out.csv: rows are written as JSON lines"),
@@ -362,6 +363,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     (tmp_path / "latin.txt").write_bytes(b"\xe9\n")
     (tmp_path / "bad.json").write_text("{type: object}")
     (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "typo.json").write_text('{"type": "objekt"}')
     before = sorted(tmp_path.iterdir())
     output = [] if "-o" in arguments else ["-o", "new.jsonl"]
     done = run("generate", *arguments, *output)

@@ -89,7 +89,8 @@ def test_a_second_model_finds_what_the_first_was_asked(rule, tmp_path):
         {"temperature": 0.7, "n": 2},
     ],
 )
-def test_other_settings_are_another_question(rule, tmp_path, changed):
+def test_other_settings_are_another_question(tmp_path, changed):
+    rule = Counted('"{}"'.format)
     model = cached(rule, tmp_path)
     for settings in ({}, {"temperature": 0.5}, changed, changed):
         model.generate(["a"], **settings)
@@ -103,8 +104,9 @@ def test_settings_that_do_nothing_are_the_same_question(rule, tmp_path):
     assert rule.asked == ["a"]
 
 
-def test_the_order_of_a_schema_is_part_of_the_question(rule, tmp_path):
+def test_the_order_of_a_schema_is_part_of_the_question(tmp_path):
     """Constrained decoding writes the keys in that order."""
+    rule = Counted(lambda prompt: "{}")
     model = cached(rule, tmp_path)
     for names in ("ab", "ba", "ab"):
         model.generate(["x"], schema={"properties": {key: {"type": "string"} for key in names}})
@@ -195,7 +197,7 @@ def test_problems_of_kept_answers_are_still_counted(tmp_path):
 
 
 def test_log_probabilities_are_kept_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr("polyvec.llm.cache.LOGPROBS_AT_ONCE", 2)
+    monkeypatch.setattr("polyvec.llm.cache.ARRAYS_AT_ONCE", 2)
     inner = Fixed()
     prompts, continuations = ["a", "bb", "a", "ccc"], [" x", " yy", " x", " x"]
     expected = inner.logprobs(prompts, continuations)
@@ -206,8 +208,25 @@ def test_log_probabilities_are_kept_bit_for_bit(tmp_path, monkeypatch):
             np.testing.assert_array_equal(one, other)
             assert one.dtype == np.float32
     assert inner.asked == 3
-    scores = CachedLanguageModel(inner, tmp_path).score(["a"], [" x", " yy"])
-    np.testing.assert_array_equal(scores, inner.score(["a"], [" x", " yy"]))
+
+
+def test_scores_are_kept_as_the_model_gives_them(tmp_path):
+    """A server has probabilities of choices without log-probabilities of texts."""
+
+    class Judge(Fixed):
+        def score_checked(self, prompts, choices):
+            self.asked += len(prompts)
+            return np.array([[1 / 3, len(p)] for p in prompts], np.float32)
+
+    inner = Judge()
+    for prompts in (["a", "bb", "a"], ["bb", "a", "ccc"]):
+        found = CachedLanguageModel(inner, tmp_path).score(prompts, ["yes", "no"])
+        np.testing.assert_array_equal(found, Judge().score(prompts, ["yes", "no"]))
+        assert found.dtype == np.float32
+    assert inner.asked == 3
+    CachedLanguageModel(inner, tmp_path).score(["a"], ["no", "yes"])
+    assert inner.asked == 4
+    assert CachedLanguageModel(inner, tmp_path).score([], ["no", "yes"]).shape == (0, 2)
 
 
 # ---- damage -------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from polyvec.cli import common
-from polyvec.errors import DataError, GenerationError, InputError
+from polyvec.errors import DataError, GenerationError, InputError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,13 +228,16 @@ def _columns(options: argparse.Namespace, settings: "GenerationSettings") -> "Co
 
 
 def _schema(path: Path) -> dict[str, Any]:
+    from polyvec.llm.schema import check_schema
+
     try:
         schema = json.loads(_text(path))
+        check_schema(schema)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error})") from None
-    if not isinstance(schema, dict):
-        raise DataError(f"{path}: a JSON schema is an object, got {type(schema).__name__}")
-    return schema
+    return cast("dict[str, Any]", schema)
 
 
 def _text(path: Path) -> str:

@@ -7,7 +7,7 @@ goes on where it was.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from polyvec.storage.json_store import JsonStore, key_of
 
 ENVIRONMENT = "POLYVEC_CACHE"
 FORMAT = 1  # a part of every key: raise it when values get another form
-LOGPROBS_AT_ONCE = 256  # stored together, so that an interrupted call keeps the earlier ones
+ARRAYS_AT_ONCE = 256  # stored together, so that an interrupted call keeps the earlier ones
 
 
 def default_folder() -> Path:
@@ -109,42 +109,37 @@ class CachedLanguageModel(LanguageModel):
     def logprobs_checked(
         self, prompts: Sequence[Prompt], continuations: Sequence[str]
     ) -> list[np.ndarray]:
-        store = self._store()
         pairs = list(zip(prompts, continuations, strict=True))
-        numbers = _places(logprobs_key(*pair) for pair in pairs)
-        found = {key: value for key in numbers if (value := store.get(key)) is not None}
-        missing = [key for key in numbers if key not in found]
-        for start in range(0, len(missing), LOGPROBS_AT_ONCE):
-            part = missing[start : start + LOGPROBS_AT_ONCE]
-            asked = [pairs[numbers[key][0]] for key in part]
-            answers = self.model.logprobs_checked([p for p, _ in asked], [c for _, c in asked])
-            for key, logprobs_T in zip(part, answers, strict=True):
-                found[key] = logprobs_T.tolist()  # as doubles, which hold a float32 exactly
-                store.put(key, found[key])
-        store.sync()
-        by_number = {number: key for key in numbers for number in numbers[key]}
-        return [np.array(found[by_number[i]], np.float32) for i in range(len(pairs))]
+
+        def ask(numbers: list[int]) -> Iterable[np.ndarray]:
+            asked = [pairs[number] for number in numbers]
+            return self.model.logprobs_checked([p for p, _ in asked], [c for _, c in asked])
+
+        return self._arrays([_array_key("logprobs", *pair) for pair in pairs], ask)
 
     def score_checked(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        """By kept log-probabilities; other scores are kept by prompt and choices."""
-        if type(self.model).score_checked is LanguageModel.score_checked:
-            return super().score_checked(prompts, choices)
+        def ask(numbers: list[int]) -> Iterable[np.ndarray]:
+            return self.model.score_checked([prompts[number] for number in numbers], choices)
+
+        rows = self._arrays([_array_key("score", each, list(choices)) for each in prompts], ask)
+        return np.array(rows, np.float32).reshape(-1, len(choices))
+
+    def _arrays(
+        self, keys: Sequence[str], ask: Callable[[list[int]], Iterable[np.ndarray]]
+    ) -> list[np.ndarray]:
+        """The float32 array of each key; `ask` gives those of missing ones by their numbers."""
         store = self._store()
-        numbers = _places(score_key(prompt, choices) for prompt in prompts)
+        numbers = _places(keys)
         found = {key: value for key in numbers if (value := store.get(key)) is not None}
         missing = [key for key in numbers if key not in found]
-        for start in range(0, len(missing), LOGPROBS_AT_ONCE):
-            part = missing[start : start + LOGPROBS_AT_ONCE]
-            scores_NC = self.model.score_checked(
-                [prompts[numbers[key][0]] for key in part], choices
-            )
-            for key, scores_C in zip(part, scores_NC, strict=True):
-                found[key] = scores_C.tolist()
+        for start in range(0, len(missing), ARRAYS_AT_ONCE):
+            part = missing[start : start + ARRAYS_AT_ONCE]
+            arrays = ask([numbers[key][0] for key in part])
+            for key, array in zip(part, arrays, strict=True):
+                found[key] = array.tolist()  # as doubles, which hold a float32 exactly
                 store.put(key, found[key])
         store.sync()
-        by_number = {number: key for key in numbers for number in numbers[key]}
-        rows = [found[by_number[number]] for number in range(len(prompts))]
-        return np.array(rows, np.float32).reshape(len(prompts), len(choices))
+        return [np.array(found[key], np.float32) for key in keys]
 
     def _store(self) -> JsonStore:
         """The store of the model's answers, with what other processes have added."""
@@ -175,12 +170,8 @@ def completion_key(prompt: Prompt, settings: GenerationSettings) -> str:
         raise SettingsError(f"generate: schema is not JSON ({error})") from None
 
 
-def logprobs_key(prompt: Prompt, continuation: str) -> str:
-    return key_of([FORMAT, "logprobs", _plain(prompt), continuation])
-
-
-def score_key(prompt: Prompt, choices: Sequence[str]) -> str:
-    return key_of([FORMAT, "score", _plain(prompt), list(choices)])
+def _array_key(kind: str, prompt: Prompt, asked: str | list[str]) -> str:
+    return key_of([FORMAT, kind, _plain(prompt), asked])
 
 
 def _plain(prompt: Prompt) -> str | list[list[str]]:
