@@ -66,7 +66,7 @@ class Columns:
         own = [self.answer] + [f"{self.answer}_text"] * self.parsed
         for name in [*own, "error", "problem", *["sample"] * self.several]:
             if name in row:
-                hint = "choose another name for the answers" if name in own else "rename it"
+                hint = "name another field for the answers" if name in own else "rename it"
                 raise InputError(
                     f"{where}: the rows have a field {name!r} already, which would be replaced; "
                     f"{hint}"
