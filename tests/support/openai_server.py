@@ -36,6 +36,7 @@ class OpenAIServer(ThreadingHTTPServer):
         self.refused: tuple[str, ...] = ()  # settings
         self.answer: Any = None  # a function of prompt and body, in place of "answer to ..."
         self.top_logprobs: dict[str, float] | None = None
+        self.has_batches = True
         self.polls = 1  # of a batch, before it is done
         for name, value in options.items():
             assert hasattr(self, name), name
@@ -111,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         path = self.path.removeprefix("/v1")
-        if path == "/files":
+        if path == "/files" and self.server.has_batches:
             self.note(None)
             found = re.search(rb"\r\n\r\n(\{.*?)\r\n--", data, re.DOTALL)
             name = f"file-{len(self.server.files)}"
@@ -128,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
             return
-        body = json.loads(data)
+        body = json.loads(data) if path != "/files" else None
         self.note(body)
         if not self.is_allowed():
             return

@@ -5,6 +5,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsE
 from polyvec.llm.answers import Answer, Completion, GenerationSettings
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.prompts import Prompt, is_chat
+from polyvec.llm.server.access import access_error, only_model
 from polyvec.llm.server.address import check_url, find_key
+from polyvec.llm.server.batches import BatchJob
 from polyvec.llm.server.bodies import PATHS, Dialect, Endpoint, check_setting, tokens_guess
 from polyvec.llm.server.failures import RequestError
 from polyvec.llm.server.limits import RateLimiter
-from polyvec.llm.server.pump import Emit, each, result, stream
+from polyvec.llm.server.pump import Emit, each, stream
 from polyvec.llm.server.replies import Reply, read_reply
 from polyvec.llm.server.requests import Requester
 from polyvec.llm.server.scores import LOGPROBS, choice_probabilities
@@ -56,6 +59,11 @@ class ServerLanguageModel(LanguageModel):
         same may come again.
     omit: settings that are not sent, for servers that refuse them; the server's own then count.
     extra_body: more of the request's body, such as {"top_k": 20}.
+    batch_file: uses the batch API (OpenAI's: half the price, within 24 hours) and keeps the ids of
+        its batches in this JSON file: the same call with the same file goes on after the process
+        died, or reads the answers again. Plain prompts are chats there, unless `endpoint` says
+        otherwise, and max_new_tokens has the name that the server's address suggests.
+    batch_poll_s: between two looks at the state of a batch.
     prompt_price, new_price: of a million tokens, for the ledger.
 
     Ollama drops what is longer than its context (num_ctx) without an error; others refuse it,
@@ -79,6 +87,8 @@ class ServerLanguageModel(LanguageModel):
         schema_attempts: int = 1,
         omit: Collection[str] = (),
         extra_body: Mapping[str, Any] | None = None,
+        batch_file: str | Path | None = None,
+        batch_poll_s: float = 30.0,
         prompt_price: float | None = None,
         new_price: float | None = None,
     ) -> None:
@@ -91,6 +101,10 @@ class ServerLanguageModel(LanguageModel):
         self.endpoint = endpoint
         self.concurrency, self.give_up_after = concurrency, give_up_after
         self.schema_attempts = schema_attempts
+        self.batch_file = None if batch_file is None else Path(batch_file)
+        self.batch_poll_s = batch_poll_s
+        if batch_file is not None and schema_attempts > 1:
+            raise SettingsError("schema_attempts does nothing with the batch API; leave it at 1")
         self.dialect = Dialect.of(self.base_url, endpoint, frozenset(omit), dict(extra_body or {}))
         self.requester = Requester(
             self.base_url,
@@ -104,7 +118,7 @@ class ServerLanguageModel(LanguageModel):
         self._has_answered = False
         self._counts_tokens = True
         self._failed_in_a_row, self._last_failure = 0, ""
-        self.model = model or self._only_model()
+        self.model = model or only_model(self.requester)
 
     def __repr__(self) -> str:
         return f"ServerLanguageModel({self.base_url!r}, {self.model!r})"
@@ -134,6 +148,10 @@ class ServerLanguageModel(LanguageModel):
         if not self.takes_chats and any(map(is_chat, prompts)):
             raise InputError("a chat cannot go to endpoint 'completions'; leave `endpoint` out")
 
+        if self.batch_file is not None:
+            yield from self._stream_batches(prompts, settings)
+            return
+
         async def produce(emit: Emit[Row]) -> None:
             self._failed_in_a_row = 0
             async with self.requester.client() as client:
@@ -146,6 +164,31 @@ class ServerLanguageModel(LanguageModel):
                 for number in range(alone):
                     await ask(number)
                 await each(range(alone, len(prompts)), ask, self.concurrency)
+
+        yield from stream(produce, self.concurrency)
+
+    def _stream_batches(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings
+    ) -> Iterator[Row]:
+        """By the batch API; closing the generator leaves the batches as they are."""
+        if not prompts:
+            return
+        # Nothing is learnt from one prompt before the others here.
+        dialect = dataclasses.replace(self.dialect, plain=self.endpoint or "chat")
+        requests = [dialect.request(self.model, prompt, settings, settings.n) for prompt in prompts]
+        assert self.batch_file is not None
+        job = BatchJob(self.requester, self.batch_file, requests, settings, self.batch_poll_s)
+
+        async def produce(emit: Emit[Row]) -> None:
+            try:
+                async with self.requester.client() as client:
+                    await job.run(client, emit)
+                return
+            except RequestError as failure:
+                error = failure
+            if job.ids:
+                error.message += f"; batches that were sent go on, and {job.file} finds them again"
+            raise access_error(self.base_url, error)
 
         yield from stream(produce, self.concurrency)
 
@@ -166,7 +209,7 @@ class ServerLanguageModel(LanguageModel):
         else:
             return Completion(tuple(answers), prompt_tokens)
         if not self._has_answered and error.concerns_all:
-            raise self._error(error)
+            raise access_error(self.base_url, error)
         self._failed_in_a_row = self._failed_in_a_row + 1 if error.is_outage else 0
         self._last_failure = error.message
         return Completion((), error=f"{self.model}: {error.message}")
@@ -292,43 +335,6 @@ class ServerLanguageModel(LanguageModel):
                 AnswerWarning,
                 stacklevel=2,
             )
-
-    def _only_model(self) -> str:
-        """The one model that the server has."""
-
-        async def ask() -> Any:
-            async with self.requester.client() as client:
-                try:
-                    return await self.requester.get(client, "/models")
-                except RequestError as failure:
-                    return failure
-
-        found = result(ask)
-        if isinstance(found, RequestError):
-            raise self._error(found)
-        listed = found.get("data")
-        entries = listed if isinstance(listed, list) else []
-        names = sorted(str(one["id"]) for one in entries if isinstance(one, dict) and "id" in one)
-        if len(names) != 1:
-            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise GenerationError(
-                f"{self.base_url} has {len(names)} models, so `model` must name one. "
-                f"Known: {shown or 'none'}"
-            )
-        return names[0]
-
-    def _error(self, failure: RequestError) -> GenerationError:
-        """What concerns all prompts, and what to do about it."""
-        hint = ""
-        if failure.kind == "connect":
-            hint = "; start it or check the address"
-        elif failure.status in (401, 403):
-            hint = "; check OPENAI_API_KEY, or pass another api_key"
-        elif failure.status in (404, 405):
-            hint = "; check the model's name and the address"
-            if "/v" not in self.base_url.partition("//")[2]:
-                hint += ", which usually ends in /v1"
-        return GenerationError(f"{self.base_url}: {failure.message}{hint}")
 
 
 def _at_least_one(**options: int) -> None:
