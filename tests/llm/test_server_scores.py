@@ -21,7 +21,7 @@ def chats(*texts):
     return [[{"role": "user", "content": text}] for text in texts]
 
 
-@pytest.mark.parametrize("prompts", [chats("a", "b ! 429"), ["a", "b ! 429"]])
+@pytest.mark.parametrize("prompts", [chats("a ! length", "b ! 429"), ["a", "b ! 429"]])
 def test_scores_are_shares_of_the_first_token(prompts):
     with OpenAIServer(top_logprobs=logs(Yes=0.6, No=0.2, Well=0.1)) as server:
         model = ServerLanguageModel(server.url)
@@ -31,7 +31,7 @@ def test_scores_are_shares_of_the_first_token(prompts):
         body = server.posts()[-1]["body"]
         assert body["max_tokens"] == 1
         assert (body["logprobs"], body.get("top_logprobs")) in [(True, 20), (20, None)]
-        assert model.usage.prompts == 2
+        assert model.usage.prompts == 2 and not model.usage.problems
         assert model.score([], ["No", "Yes"]).shape == (0, 2)
 
 
@@ -66,3 +66,10 @@ def test_scores_are_kept(tmp_path):
         again_NC = model.score(["b", "a", "c"], ["Yes", "No"])
         assert len(server.posts()) == 3
         np.testing.assert_array_equal(first_NC, again_NC)
+
+
+def test_scores_of_a_model_that_is_not_there():
+    with OpenAIServer() as server:
+        model = ServerLanguageModel(server.url, "other")
+        with pytest.raises(GenerationError, match="check the model's name"):
+            model.score(["a"], ["Yes", "No"])

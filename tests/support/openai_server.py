@@ -329,6 +329,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_echo_key(self, *_: Any) -> None:
         self.error(500, f"bad header Authorization: {self.headers['Authorization']}")
 
+    def do_echo_choices(self, *_: Any) -> None:
+        self.json({"choices": f"{'x' * 290} {self.headers['Authorization']}"})
+
     def do_echo_part(self, *_: Any) -> None:
         key = self.headers["Authorization"].removeprefix("Bearer ")
         self.error(400, f"{'x' * 290} key {key[:12]}********{key[-4:]} and {key[5:-2]}")

@@ -1,6 +1,7 @@
 """Request bodies: settings under the names of the OpenAI API, as far as a server takes them."""
 
 import re
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -96,7 +97,7 @@ class Dialect:
         if "prompt" in body and self.plain is None and _has_no_completions(failure):
             self.plain = "chat"
             return True
-        if failure.status not in (400, 422):
+        if failure.status not in (400, 422, 500):  # 500: older versions of llama.cpp
             return False
         # vLLM's "'max_tokens' or 'max_completion_tokens' is too large" is of one long prompt.
         if MAX_TOKENS in body and USE_NEWER.search(failure.message):
@@ -113,15 +114,20 @@ def check_setting(failure: RequestError, body: Mapping[str, Any]) -> None:
     name = failure.param.split(".")[0]
     if failure.status in (400, 422) and name in SETTINGS and name in body:
         raise GenerationError(
-            f"the server refuses {name}={body[name]!r}: {failure.message}; set another value, or "
-            f"leave it to the server with omit=[{name!r}]"
+            f"the server refuses {name}={reprlib.repr(body[name])}: {failure.message}; set "
+            f"another value, or leave it to the server with omit=[{name!r}]"
         )
 
 
 def tokens_guess(prompt: Prompt, settings: GenerationSettings, n: int) -> int:
     """What a request may cost at most, about 4 characters a token: for the limit of tokens."""
-    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
-    return sum(len(text) for text in texts) // 4 + n * settings.max_new_tokens
+    return num_characters(prompt) // 4 + n * settings.max_new_tokens
+
+
+def num_characters(prompt: Prompt) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(message["content"]) for message in prompt)
 
 
 def _messages(prompt: Prompt) -> list[dict[str, str]]:

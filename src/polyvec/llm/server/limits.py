@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+from polyvec.errors import SettingsError
+
 
 class RateLimiter:
     """Spaces requests evenly, without bursts, below both limits; None for no limit."""
@@ -10,6 +12,12 @@ class RateLimiter:
     def __init__(
         self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None
     ) -> None:
+        for limit in (requests_per_minute, tokens_per_minute):
+            if limit is not None and limit <= 0:
+                raise SettingsError(
+                    f"requests_per_minute {requests_per_minute} and tokens_per_minute "
+                    f"{tokens_per_minute} must be above 0, or None for no limit"
+                )
         self.request_s = 60 / requests_per_minute if requests_per_minute else 0.0
         self.token_s = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._next_request = self._next_tokens = self._paused_until = 0.0

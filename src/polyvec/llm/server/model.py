@@ -3,30 +3,26 @@
 import dataclasses
 import hashlib
 import json
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from polyvec.errors import AnswerWarning, GenerationError, InputError, SettingsError
-from polyvec.llm.answers import Answer, Completion, GenerationSettings
+from polyvec.errors import GenerationError, InputError, SettingsError
+from polyvec.llm.answers import Completion, GenerationSettings
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.prompts import Prompt, is_chat
 from polyvec.llm.server.access import access_error, only_model
 from polyvec.llm.server.address import check_url, find_key
+from polyvec.llm.server.asker import Asker
 from polyvec.llm.server.batches import BatchJob
-from polyvec.llm.server.bodies import PATHS, Dialect, Endpoint, check_setting, tokens_guess
+from polyvec.llm.server.bodies import PATHS, Dialect, Endpoint
 from polyvec.llm.server.failures import RequestError
 from polyvec.llm.server.limits import RateLimiter
 from polyvec.llm.server.pump import Emit, each, stream
-from polyvec.llm.server.replies import Reply, read_reply
 from polyvec.llm.server.requests import Requester
-from polyvec.llm.server.scores import LOGPROBS, choice_probabilities
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+from polyvec.llm.server.scores import choice_probabilities
 
 Row = tuple[int, Completion]
 
@@ -66,8 +62,8 @@ class ServerLanguageModel(LanguageModel):
     batch_poll_s: between two looks at the state of a batch.
     prompt_price, new_price: of a million tokens, for the ledger.
 
-    Ollama drops what is longer than its context (num_ctx) without an error; others refuse it,
-    and the completion's error says so.
+    A prompt longer than the context gets an error that says so. Ollama drops a part of it instead
+    (beyond num_ctx); a warning says so where it is half or more.
     """
 
     def __init__(
@@ -93,14 +89,13 @@ class ServerLanguageModel(LanguageModel):
         new_price: float | None = None,
     ) -> None:
         super().__init__()
-        _at_least_one(concurrency=concurrency, schema_attempts=schema_attempts)
-        _at_least_one(give_up_after=1 if give_up_after is None else give_up_after)
+        if concurrency < 1:
+            raise SettingsError(f"concurrency {concurrency} must be 1 or more")
         if endpoint is not None and endpoint not in PATHS:
             raise SettingsError(f"endpoint {endpoint!r} must be one of {sorted(PATHS)} or None")
         self.base_url = check_url(base_url)
         self.endpoint = endpoint
-        self.concurrency, self.give_up_after = concurrency, give_up_after
-        self.schema_attempts = schema_attempts
+        self.concurrency = concurrency
         self.batch_file = None if batch_file is None else Path(batch_file)
         self.batch_poll_s = batch_poll_s
         if batch_file is not None and schema_attempts > 1:
@@ -115,10 +110,14 @@ class ServerLanguageModel(LanguageModel):
             max_wait_s=max_wait_s,
         )
         self.usage.prompt_price, self.usage.new_price = prompt_price, new_price
-        self._has_answered = False
-        self._counts_tokens = True
-        self._failed_in_a_row, self._last_failure = 0, ""
         self.model = model or only_model(self.requester)
+        self._asker = Asker(
+            self.requester,
+            self.dialect,
+            self.model,
+            give_up_after=give_up_after,
+            schema_attempts=schema_attempts,
+        )
 
     def __repr__(self) -> str:
         return f"ServerLanguageModel({self.base_url!r}, {self.model!r})"
@@ -153,14 +152,15 @@ class ServerLanguageModel(LanguageModel):
             return
 
         async def produce(emit: Emit[Row]) -> None:
-            self._failed_in_a_row = 0
+            self._asker.start()
             async with self.requester.client() as client:
 
                 async def ask(number: int) -> None:
-                    await emit((number, await self._complete(client, prompts[number], settings)))
+                    completion = await self._asker.complete(client, prompts[number], settings)
+                    await emit((number, completion))
 
                 # Alone, so that what concerns all is known, and the dialect, before the others.
-                alone = 0 if self._has_answered else min(1, len(prompts))
+                alone = 0 if self._asker.has_answered else min(1, len(prompts))
                 for number in range(alone):
                     await ask(number)
                 await each(range(alone, len(prompts)), ask, self.concurrency)
@@ -192,103 +192,6 @@ class ServerLanguageModel(LanguageModel):
 
         yield from stream(produce, self.concurrency)
 
-    async def _complete(
-        self, client: "AsyncOpenAI", prompt: Prompt, settings: GenerationSettings
-    ) -> Completion:
-        """A prompt's n answers, or the error because of which there are none."""
-        if self.give_up_after is not None and self._failed_in_a_row >= self.give_up_after:
-            return Completion(
-                (),
-                error=f"{self.model}: not sent, as {self._failed_in_a_row} prompts in a row "
-                f"failed; the last one: {self._last_failure}",
-            )
-        try:
-            answers, prompt_tokens = await self._answers(client, prompt, settings)
-        except RequestError as failure:
-            error = failure
-        else:
-            return Completion(tuple(answers), prompt_tokens)
-        if not self._has_answered and error.concerns_all:
-            raise access_error(self.base_url, error)
-        self._failed_in_a_row = self._failed_in_a_row + 1 if error.is_outage else 0
-        self._last_failure = error.message
-        return Completion((), error=f"{self.model}: {error.message}")
-
-    async def _answers(
-        self, client: "AsyncOpenAI", prompt: Prompt, settings: GenerationSettings
-    ) -> tuple[list[Answer], int]:
-        """n answers and the tokens of all prompts that were sent for them; raises RequestError."""
-        answers: list[Answer] = []
-        prompt_tokens = 0
-        while len(answers) < settings.n:
-            wanted = settings.n - len(answers) if self.dialect.takes_n else 1
-            reply = await self._ask(client, prompt, settings, wanted, len(answers))
-            if len(reply.answers) < wanted:
-                self.dialect.takes_n = False
-            answers += reply.answers
-            prompt_tokens += reply.prompt_tokens or 0
-        for attempt in range(1, self.schema_attempts):
-            for place, answer in enumerate(answers):
-                if answer.error is None or answer.finish == "refusal":
-                    continue
-                self.requester.retries["schema"] += 1
-                number = attempt * settings.n + place
-                reply = await self._ask(client, prompt, settings, 1, number)
-                (new,) = reply.answers
-                # What was paid for the rejected one stays in the ledger.
-                answers[place] = dataclasses.replace(
-                    new, new_tokens=new.new_tokens + answer.new_tokens
-                )
-                prompt_tokens += reply.prompt_tokens or 0
-        return answers, prompt_tokens
-
-    async def _ask(
-        self,
-        client: "AsyncOpenAI",
-        prompt: Prompt,
-        settings: GenerationSettings,
-        wanted: int,
-        number: int,
-    ) -> Reply:
-        """The reply to a request of `wanted` answers; raises RequestError."""
-        found = await self._post(client, prompt, settings, wanted, number)
-        reply = read_reply(found, settings, wanted)
-        self._has_answered, self._failed_in_a_row = True, 0
-        self._count(reply, tokens_guess(prompt, settings, wanted))
-        return reply
-
-    async def _post(
-        self,
-        client: "AsyncOpenAI",
-        prompt: Prompt,
-        settings: GenerationSettings,
-        wanted: int,
-        number: int,
-        with_logprobs: bool = False,
-    ) -> Mapping[str, Any]:
-        """The JSON that answers a request, in the way that the server wants it."""
-        more = LOGPROBS if with_logprobs else {}
-        path, body = self.dialect.request(self.model, prompt, settings, wanted, number, more)
-        while True:
-            guess = tokens_guess(prompt, settings, wanted)
-            try:
-                found = await self.requester.post(
-                    client, path, body, tokens=guess, is_first=not self._has_answered
-                )
-                break
-            except RequestError as failure:
-                has_learnt = self.dialect.learn(failure, body)
-                wanted = wanted if self.dialect.takes_n else 1
-                again = self.dialect.request(self.model, prompt, settings, wanted, number, more)
-                if not has_learnt or again == (path, body):
-                    if not self._has_answered:
-                        check_setting(failure, body)
-                    raise
-                path, body = again
-        if "prompt" in body and self.dialect.plain is None:
-            self.dialect.plain = "completions"
-        return found
-
     def score_checked(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
         """The probability that the answer begins with each choice, [N, C]; rows sum to 1.
 
@@ -296,6 +199,7 @@ class ServerLanguageModel(LanguageModel):
         only, and only of the likeliest 20. A choice that is not among them counts as 0 if that is
         wrong by at most 0.01; else, and for a prompt that fails, GenerationError names the prompt.
         """
+        # Some servers list probabilities as the temperature makes them.
         settings = GenerationSettings(max_new_tokens=1, temperature=1.0)
 
         async def produce(emit: Emit[tuple[int, list[float]]]) -> None:
@@ -303,17 +207,21 @@ class ServerLanguageModel(LanguageModel):
 
                 async def ask(number: int) -> None:
                     try:
-                        found = await self._post(client, prompts[number], settings, 1, 0, True)
-                        reply = read_reply(found, settings, 1)
+                        reply, found = await self._asker.ask(
+                            client, prompts[number], settings, with_logprobs=True
+                        )
                         probabilities = choice_probabilities(found, choices)
                     except RequestError as failure:
-                        message = failure.message
+                        error = failure
                     else:
-                        self._has_answered = True
-                        self._count(reply, tokens_guess(prompts[number], settings, 1))
-                        self.usage.add(Completion(reply.answers, reply.prompt_tokens or 0))
+                        self.usage.prompts += 1
+                        self.usage.prompt_tokens += reply.prompt_tokens or 0
+                        self.usage.new_tokens += reply.new_tokens or 0
                         await emit((number, probabilities))
                         return
+                    if error.concerns_all:
+                        raise access_error(self.base_url, error)
+                    message = self.requester.shown(error.message)
                     raise GenerationError(f"{self!r}: score: prompts[{number}]: {message}")
 
                 for number in range(min(1, len(prompts))):
@@ -324,20 +232,3 @@ class ServerLanguageModel(LanguageModel):
         for number, probabilities in stream(produce, self.concurrency):
             found_NC[number] = probabilities
         return found_NC
-
-    def _count(self, reply: Reply, guess: int) -> None:
-        if reply.prompt_tokens is not None and reply.new_tokens is not None:
-            self.requester.limiter.give_back(guess - reply.prompt_tokens - reply.new_tokens)
-        elif self._counts_tokens:
-            self._counts_tokens = False
-            warnings.warn(
-                f"{self.base_url} does not say how many tokens it used; the ledger counts 0",
-                AnswerWarning,
-                stacklevel=2,
-            )
-
-
-def _at_least_one(**options: int) -> None:
-    for name, value in options.items():
-        if value < 1:
-            raise SettingsError(f"{name} {value} must be 1 or more")

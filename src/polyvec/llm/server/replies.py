@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyvec.llm.answers import Answer, Finish, GenerationSettings
+from polyvec.llm.schema import with_value
 from polyvec.llm.server.failures import RequestError
 
 # Names beside OpenAI's are those of text-generation-inference and of proxies before other APIs.
@@ -57,12 +58,7 @@ def _answer(choice: object, new_tokens: int, settings: GenerationSettings) -> An
     kept = cut_at(text, settings.stop)
     if len(kept) < len(text) and finish == "length":
         finish = "stop"  # at a stop that the server was not told, or does not know
-    answer = Answer(kept, finish, new_tokens)
-    if settings.schema is None:
-        return answer
-    from polyvec.llm.schema import with_value
-
-    return with_value(answer, settings.schema)
+    return with_value(Answer(kept, finish, new_tokens), settings.schema)
 
 
 def _text(choice: Mapping[str, Any]) -> tuple[str, bool]:
