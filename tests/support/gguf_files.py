@@ -133,6 +133,13 @@ MADE = {
         ),
         change=permute,
     ),
+    "llama-embed": Made(
+        "llama-embed",
+        lambda vocab: tf.LlamaForCausalLM(
+            tf.LlamaConfig(**sizes(vocab, num_key_value_heads=2), is_causal=False)
+        ),
+        change=permute,
+    ),
     "qwen2": Made(
         "qwen2",
         lambda vocab: tf.Qwen2ForCausalLM(

@@ -38,6 +38,7 @@ def test_the_vectors_of_the_written_model(arch, tmp_path):
     np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=2e-6 * np.abs(expected).max())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma2", "gpt2", "bert"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_copy_gives_the_same_vectors(arch, kind, tmp_path):
@@ -166,21 +167,110 @@ def test_minilm_from_gguf(minilm, minilm_folder, tmp_path):
     np.testing.assert_allclose(vectors, minilm.encode(texts), atol=1e-6)
 
 
-def test_xlm_roberta_under_the_name_of_bert(tmp_path):
+@pytest.mark.parametrize("kind", ["unigram", "roberta-bpe"])
+def test_roberta_under_the_name_of_bert(kind, tmp_path):
     """Its positions start behind the padding token's, which the converter cuts off."""
-    _, fields = gguf_files.sentencepiece_fields(tmp_path, "unigram")
+    if kind == "unigram":
+        _, fields = gguf_files.sentencepiece_fields(tmp_path, kind)
+    else:
+        fields = gguf_files.bpe_fields(kind)
+        unused = fields["tokenizer.ggml.tokens"].index("ø")  # a byte that UTF-8 does not have
+        fields["tokenizer.ggml.padding_token_id"] = unused
+    pad = fields["tokenizer.ggml.padding_token_id"]
     torch.manual_seed(0)
     sizes = gguf_files.sizes(len(fields["tokenizer.ggml.tokens"]), type_vocab_size=1)
-    sizes |= {"max_position_embeddings": 98, "pad_token_id": 1, "eos_token_id": 2}
+    sizes |= {"max_position_embeddings": 97 + pad, "pad_token_id": pad, "eos_token_id": 2}
     model = tf.XLMRobertaModel(tf.XLMRobertaConfig(**sizes), add_pooling_layer=False).eval()
     tensors = gguf_files.tensors_of(model, "bert")
-    tensors["position_embd.weight"] = tensors["position_embd.weight"][2:]
+    tensors["position_embd.weight"] = tensors["position_embd.weight"][pad + 1 :]
     values = {**gguf_files.fields_of(model, "bert"), **fields, "context_length": 96}
     gguf_files.write(tmp_path / "m.gguf", "bert", {**values, "pooling_type": 2}, tensors)
     embedder = Embedder.from_pretrained(tmp_path / "m.gguf")
+    assert embedder.tokenizer("a")["input_ids"][0] == 0
+    assert len(embedder.tokenizer("a")["input_ids"]) == 3
     expected = by_hand(model, embedder, lambda states: states[0])
     np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
     assert embedder.max_seq_length == 96
+
+
+LONG, SHORT = [1.0 + place for place in range(32)], [1.0 + place / 64 for place in range(32)]
+SCALINGS = {
+    "linear": (
+        {"factor": 4.0}, {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+    ),
+    "yarn": (
+        {"factor": 4.0, "original_max_position_embeddings": 24},
+        {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+         "rope.scaling.original_context_length": 24},
+    ),
+    "llama3": (
+        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 8192},
+        {},
+    ),
+    "longrope": (
+        {"long_factor": LONG, "short_factor": SHORT, "original_max_position_embeddings": 24,
+         "attention_factor": 1.25},
+        {"rope.scaling.original_context_length": 24, "rope.scaling.attn_factor": 1.25},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_vectors_with_rotary_scaling(kind, tmp_path):
+    """transformers' own computation of it, for texts that are longer than the original context."""
+    arch = "phi3" if kind == "longrope" else "llama"
+    theirs, ours = SCALINGS[kind]
+    fields = gguf_files.bpe_fields()
+    plain = gguf_files.build(arch, len(fields["tokenizer.ggml.tokens"]))
+    config = plain.config
+    config.rope_parameters = {"rope_type": kind, "rope_theta": 10000.0, **theirs}
+    if kind == "longrope":
+        config.original_max_position_embeddings = 24
+    model = type(plain)(config).eval()
+    model.load_state_dict(plain.state_dict())
+    tensors = gguf_files.tensors_of(model, arch)
+    if kind == "llama3":
+        scaled = tf.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]
+        divisors = 10000.0 ** -(torch.arange(0, 64, 2) / 64) / scaled
+        tensors["rope_freqs.weight"] = divisors.numpy()
+    if kind == "longrope":
+        tensors["rope_factors_long.weight"] = np.array(LONG, np.float32)
+        tensors["rope_factors_short.weight"] = np.array(SHORT, np.float32)
+    values = {**gguf_files.fields_of(model, arch), **fields, "pooling_type": 1, **ours}
+    gguf_files.write(tmp_path / "m.gguf", arch, values, tensors)
+    embedder = Embedder.from_pretrained(tmp_path / "m.gguf", layout="padded")
+    assert len(embedder.tokenizer(TEXTS[1])["input_ids"]) > 24
+    found = np.stack([embedder.encode([text])[0] for text in TEXTS])
+    np.testing.assert_allclose(found, by_hand(model, embedder), atol=1e-5)
+    assert np.abs(found - by_hand(plain, embedder)).max() > 1e-3
+
+
+def test_a_llama_with_a_window_is_a_mistral(tmp_path):
+    fields = gguf_files.bpe_fields()
+    sizes = gguf_files.sizes(len(fields["tokenizer.ggml.tokens"]), num_key_value_heads=2)
+    torch.manual_seed(0)
+    model = tf.MistralForCausalLM(tf.MistralConfig(**sizes, sliding_window=8)).eval()
+    values = {**gguf_files.fields_of(model, "llama"), **fields, "attention.sliding_window": 8}
+    tensors = gguf_files.tensors_of(model, "llama")
+    gguf_files.write(tmp_path / "m.gguf", "llama", {**values, "pooling_type": 3}, tensors)
+    embedder = Embedder.from_pretrained(tmp_path / "m.gguf")
+    expected = by_hand(model, embedder, lambda states: states[-1])
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
+
+
+def test_an_adapter_over_a_gguf_file(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs the extra 'peft'")
+    model = make(tmp_path / "model.gguf", "llama")
+    torch.manual_seed(1)
+    options = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, options)
+    adapted.save_pretrained(tmp_path / "adapter")
+    embedder = Embedder.from_pretrained(
+        tmp_path / "adapter", base_model=tmp_path / "model.gguf", pooling="mean"
+    )
+    expected = by_hand(adapted.base_model.model, embedder)
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_dense_modules_behind_the_pooling(tmp_path):

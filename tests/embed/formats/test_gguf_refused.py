@@ -136,6 +136,15 @@ def test_on_the_command_line(name, whole, tmp_path, capsys):
     assert shown.err.count("\n") == 1
 
 
+def test_a_good_file_on_the_command_line(whole, tmp_path, capsys):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(whole)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a cat\n")
+    assert main(["embed", str(texts), "--model", str(path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_every_cut_is_noticed(whole, tmp_path):
     """Of the header, every 97th byte; nothing else than a PolyvecError is raised."""
     end = whole.index(b"blk.1.ffn_norm.weight") + 4000
@@ -176,6 +185,8 @@ def test_an_architecture_that_is_not_read(arch, tmp_path):
         ({"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}, "scaling 'longrope'"),
         ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "scaling 'yarn'"),
         ({"attention.value_length": 16}, "keys and values of different lengths"),
+        ({"general.type": "adapter"}, "a GGUF file of type 'adapter', not a model"),
+        ({"rope.dimension_count": 32}, "of each head 32 of 64 numbers are turned"),
         ({"attention.head_count_kv": [2, 1]}, "head_count_kv is .*, expected int"),
         ({"pooling_type": 9}, "pooling_type 9 is not known"),
         ({"embedding_length": 128}, "token_embd.weight has 256 columns"),

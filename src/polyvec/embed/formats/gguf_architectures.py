@@ -32,6 +32,7 @@ ROTARY = {
 WINDOW = {"attention.sliding_window"}
 PATTERN = {*WINDOW, "attention.sliding_window_pattern"}
 LOCAL = {*PATTERN, "rope.freq_base_swa"}
+PARTIAL = ("phi3", "stablelm")  # whose classes in transformers turn a part of each head only
 # sentence-transformers' Dense modules behind the pooling, which EmbeddingGemma's file may have.
 DENSE = ("dense_2", "dense_3")
 DENSE_SIZES = {f"{name}_feat_{way}" for name in DENSE for way in ("in", "out")}
@@ -48,12 +49,14 @@ class Architecture:
     kind: its model_type. config: the settings. keys: those of the metadata that config reads.
     name: the file's name of a weight, for those that the package gguf has no name for.
     undo: the weight as transformers has it, from its name there and the file's tensor.
+    causal: a decoder's mask, where the metadata do not say.
     """
 
     kind: str
     config: Callable[[GgufFile], dict[str, Any]]
     keys: frozenset[str]
     decoder: bool = True
+    causal: bool = True
     name: Callable[[str], str | None] = lambda key: None
     undo: Callable[[str, Tensor, Any], Tensor] = lambda key, tensor, config: tensor
 
@@ -102,6 +105,11 @@ def rotary(file: GgufFile, size: int, base: float = 10_000.0) -> dict[str, Any]:
         "rope_type": "default", "rope_theta": file.of("rope.freq_base", float, base)
     }  # fmt: skip
     part = file.of("rope.dimension_count", int, size)
+    if part != size and file.architecture not in PARTIAL:
+        raise ModelError(
+            f"{file.path}: of each head {part} of {size} numbers are turned, which transformers' "
+            f"class does not do; {TRY}"
+        )
     if part != size:
         found["partial_rotary_factor"] = part / size
     kind = file.of("rope.scaling.type", str, "none")
@@ -365,6 +373,9 @@ def _keys(*names: str, rotary: bool = True) -> frozenset[str]:
 
 ARCHITECTURES = {
     "llama": Architecture("llama", _llama, _keys(*WINDOW), undo=_unpermute),
+    "llama-embed": Architecture(
+        "llama", _llama, _keys(*WINDOW), causal=False, undo=_unpermute
+    ),
     "qwen2": Architecture("qwen2", _decoder, _keys()),
     "qwen3": Architecture("qwen3", _decoder, _keys()),
     "gemma": Architecture("gemma", _gemma, _keys(), undo=_one_less),

@@ -96,14 +96,14 @@ def read_gguf(path: Path) -> GgufFile:
     """The file, of a split one all parts; ModelError, in one line, if it is not whole."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
-    stat = path.stat()
-    return _read(path, stat.st_mtime_ns, stat.st_size)
+    parts = tuple(parts_of(path))
+    stats = [part.stat() for part in parts]
+    return _read(path, parts, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
 
 
 @functools.lru_cache(maxsize=4)
-def _read(path: Path, changed: int, size: int) -> GgufFile:
+def _read(path: Path, parts: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> GgufFile:
     """Kept for the calls of one load, which ask for settings, tokenizer and weights in turn."""
-    parts = parts_of(path)
     metadata, tensors = _read_part(parts[0])
     count = metadata.get("split.count", 1)
     if isinstance(count, int) and count > 1 and count != len(parts):

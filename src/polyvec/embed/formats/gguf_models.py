@@ -35,7 +35,7 @@ def model_config(file: GgufFile) -> PretrainedConfig:
         ) from None
     auto: Any = AutoModelForCausalLM if architecture.decoder else AutoModel
     config.architectures = [auto._model_mapping[type(config)].__name__]
-    if architecture.decoder and file.of("attention.causal", bool, True) is False:
+    if architecture.decoder and not file.of("attention.causal", bool, architecture.causal):
         config.is_causal = False
         if getattr(config, "sliding_window", None) is not None:
             raise ModelError(f"{file.path}: a sliding window without a causal mask; {TRY}")
@@ -44,6 +44,9 @@ def model_config(file: GgufFile) -> PretrainedConfig:
 
 def find(file: GgufFile) -> Architecture:
     """The file's architecture; ModelError if it, or a key of its metadata, is not known."""
+    kind = file.get("general.type", str, "model")
+    if kind != "model":
+        raise ModelError(f"{file.path}: a GGUF file of type {kind[:40]!r}, not a model")
     name = file.architecture
     if name not in ARCHITECTURES:
         raise ModelError(

@@ -208,7 +208,7 @@ def _snapshot(
     except Exception as error:  # noqa: BLE001 - the hub client raises a dozen kinds; all mean "no file"
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     if not any((folder / name).is_file() for name in ROOT_FILES):
-        return "the snapshot has no config.json"
+        return "the snapshot has no config.json; of GGUF files give the path of one"
     return folder
 
 
