@@ -79,29 +79,34 @@ def draw(
 
 def _least(logits_V: Tensor, drawing: Drawing, tolerance: float) -> tuple[float, float]:
     """Logits below the first are surely not drawn, and from the second on they surely may be."""
-    low, sure = -math.inf, -math.inf
-    if drawing.top_k is not None and drawing.top_k < len(logits_V):
-        least = float(logits_V.topk(drawing.top_k).values[-1])
-        low, sure = least - tolerance, least + tolerance
     if drawing.top_p < 1:
-        wide, narrow = (
-            _nucleus(logits_V, min(1.0, max(0.0, drawing.top_p + sign * 2 * tolerance)))
-            for sign in (1, -1)
-        )
-        low, sure = wide - tolerance, narrow + tolerance
-    return low, sure
+        # A change of all logits by the tolerance changes no mass by more than twice of it.
+        log_total = float(logits_V.double().logsumexp(0))
+        return _borders(logits_V, drawing.top_p, 2 * tolerance, tolerance, log_total)
+    if drawing.top_k is not None and drawing.top_k < len(logits_V):
+        return _borders(logits_V, drawing.top_k, 0.0, tolerance, None)
+    return -math.inf, -math.inf
 
 
-def _nucleus(logits_V: Tensor, mass: float) -> float:
-    """The least logit among the likeliest tokens that together have this probability."""
-    if mass >= 1:
-        return -math.inf
-    total = logits_V.double().logsumexp(0)
+def _borders(
+    logits_V: Tensor, limit: float, slack: float, tolerance: float, log_total: float | None
+) -> tuple[float, float]:
+    """A token may be drawn if those before it weigh less than the limit.
+
+    They weigh their probability, or 1 without `log_total`. Two tokens may change places if their
+    logits differ by less than twice the tolerance.
+    """
     for count in (FEW, len(logits_V)):
-        sorted_K = logits_V.topk(min(count, len(logits_V))).values
-        before_K = (sorted_K.double() - total).exp().cumsum(0).roll(1)
-        before_K[0] = 0.0
-        inside = int((before_K < mass).sum())
-        if inside < len(sorted_K) or len(sorted_K) == len(logits_V):
-            return float(sorted_K[max(inside, 1) - 1])
-    raise AssertionError("unreachable")
+        sorted_K = logits_V.topk(min(count, len(logits_V))).values.double()
+        ones = torch.ones_like(sorted_K)
+        weight_K = ones if log_total is None else (sorted_K - log_total).exp()
+        sums_K = torch.cat([torch.zeros(1, dtype=torch.double), weight_K.cumsum(0)])
+        ahead_K = torch.searchsorted(-sorted_K, -(sorted_K + 2 * tolerance))
+        beside_K = torch.searchsorted(-sorted_K, -(sorted_K - 2 * tolerance), right=True)
+        possible_K = sums_K[ahead_K] < limit + slack
+        # The first token may always be drawn, whatever the limit.
+        sure_K = (sums_K[beside_K] - weight_K < limit - slack) | (beside_K == 1)
+        low = float(sorted_K[possible_K][-1])
+        if len(sorted_K) == len(logits_V) or low - 2 * tolerance > sorted_K[-1]:
+            break
+    return low, float(sorted_K[sure_K][-1]) if bool(sure_K.any()) else math.inf
