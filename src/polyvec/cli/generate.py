@@ -4,10 +4,10 @@ Input: one text per line, or FILE.txt, .jsonl, .csv, .parquet (or .gz of those).
 with all their fields and the model's answer, in the order of the input, as JSON lines.
 
 The template's slots are fields of the rows; a line of text is the field "text". A model with a
-chat template is asked in a chat, others go on with the text, as with --plain. Answers are kept in
-a cache: the same command again, after Ctrl-C too, asks only what was not answered. A row without
-an answer has the field "error", and the exit status is then 2. Keys of servers are read from the
-environment (OPENAI_API_KEY).
+chat template is asked in a chat; others continue the text, as with --plain. Answers are cached:
+the same command again, even after Ctrl-C, asks only what was not answered. A row without an answer
+has the field "error", and the exit status is then 2. A server's key is read from the environment
+(OPENAI_API_KEY).
 
 example: echo 'Once upon a time' | \
   polyvec generate --model polyvec/nano-lm --plain --max-new-tokens 8
@@ -51,21 +51,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _model_options(parser)
     _settings_options(parser)
     parser.add_argument(
-        "--field", default="answer", metavar="NAME", help="write answers to this field; answer"
+        "--field", default="answer", metavar="NAME", help="write answers here; default: answer"
     )
     parser.add_argument(
         "--cache",
         metavar="FOLDER",
-        help="keep answers here, or nowhere (none); default: polyvec's part of the user's cache",
+        help="keep answers in this folder, or none; default: polyvec's part of the user's cache",
     )
     parser.add_argument(
         "--ledger", metavar="FILE.jsonl", help="append a line with this run's tokens and cost"
     )
     parser.add_argument(
-        "--prompt-price", type=_price, metavar="PRICE", help="count a million prompt tokens so"
+        "--prompt-price", type=_price, metavar="PRICE", help="price of a million prompt tokens"
     )
     parser.add_argument(
-        "--new-price", type=_price, metavar="PRICE", help="count a million new tokens so"
+        "--new-price", type=_price, metavar="PRICE", help="price of a million new tokens"
     )
     parser.add_argument(
         "--dry-run",
@@ -77,12 +77,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _prompt_options(parser: argparse.ArgumentParser) -> None:
     template = parser.add_mutually_exclusive_group()
     template.add_argument(
-        "--template", help="ask this, with slots such as {text}; {{ and }} are braces; {text}"
+        "--template",
+        metavar="TEXT",
+        help="ask this; {NAME} is a field, {{ a brace; default: {text}",
     )
     template.add_argument("--template-file", metavar="FILE", help="read the template from FILE")
-    parser.add_argument("--system", metavar="TEXT", help="begin chats with this; may have slots")
     parser.add_argument(
-        "--plain", action="store_true", help="have the model go on with the text, without a chat"
+        "--system", metavar="TEXT", help="put this message first; it may have slots"
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="let the model continue the text, without a chat"
     )
 
 
@@ -93,11 +97,14 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         help="ask this folder, hub id, FILE.gguf or server (http://host/v1#model); "
         "default: SmolLM2-135M-Instruct",
     )
-    parser.add_argument("--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest")
+    parser.add_argument(
+        "--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest available"
+    )
     parser.add_argument(
         "--batch-size",
         type=common.positive,
-        help="answer, or send to a server, so many prompts at a time",
+        metavar="N",
+        help="run, or send to a server, N prompts at a time",
     )
     parser.add_argument(
         "--trust-remote-code",
@@ -108,20 +115,34 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 def _settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-new-tokens", type=common.positive, default=256, help="cut answers here; 256"
+        "--max-new-tokens",
+        type=common.positive,
+        default=256,
+        metavar="N",
+        help="cut answers after N tokens; default: 256",
     )
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token"
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="draw tokens; default: 0, the likeliest one",
     )
-    parser.add_argument("--top-p", type=float, help="draw from the tokens of this probability")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end answers here; repeatable"
+        "--top-p", type=float, metavar="P", help="draw from the likeliest tokens that sum to P"
     )
-    parser.add_argument("--n", type=common.positive, default=1, help="draw so many answers a row")
-    parser.add_argument("--seed", type=int, help="draw other answers; 0")
     parser.add_argument(
-        "--schema", metavar="FILE.json", help="have answers in JSON of this JSON schema"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end answers before this; repeatable",
     )
+    parser.add_argument(
+        "--n", type=common.positive, default=1, metavar="N", help="draw N answers for each row"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="draw other answers; default: 0")
+    parser.add_argument("--schema", metavar="FILE.json", help="write values of this JSON schema")
 
 
 def run(options: argparse.Namespace) -> None:
