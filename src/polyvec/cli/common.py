@@ -18,7 +18,7 @@ def model_option(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument(
         "--model",
         metavar="NAME",
-        help="load this folder, hub id or recipe (.toml); default: all-MiniLM-L6-v2",
+        help="load this folder, hub id, GGUF file or recipe (.toml); default: all-MiniLM-L6-v2",
     )
     chosen.add_argument(
         "--recipe", metavar="NAME", help="build this recipe, by name (prompteol) or file"
@@ -104,7 +104,7 @@ def positive(text: str) -> int:
 
 
 def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedder":
-    """The embedder of --model: a folder, a hub id, a recipe file, or the default.
+    """The embedder of --model: a folder, a hub id, a GGUF file, a recipe file, or the default.
 
     A recipe that fuses rankings has no single vectors: only with `hybrid=True` is it accepted.
     """

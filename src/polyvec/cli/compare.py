@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", help="folder, hub id, or recipe file (.toml)")
+    parser.add_argument("first", help="folder, hub id, GGUF file, or recipe file (.toml)")
     parser.add_argument("second", help="the model to compare it with")
     parser.add_argument(
         "--tasks", nargs="+", metavar="TASK", required=True, help="folders, names, kinds, or all"

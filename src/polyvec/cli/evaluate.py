@@ -40,7 +40,7 @@ HEADLINE = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder, hub id, or recipe file (.toml)")
+    parser.add_argument("model", help="folder, hub id, GGUF file, or recipe file (.toml)")
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="folders, names, kinds, or all")
     parser.add_argument("--split", default="test", help="split of folders; default: test")
     parser.add_argument("--kind", help="kind of task of folders; default: what their fields show")

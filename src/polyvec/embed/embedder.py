@@ -138,7 +138,7 @@ class Embedder(EncodeMethods):
         base_model: str | Path | None = None,
         merge_adapters: bool = False,
     ) -> "Embedder":
-        """The embedder of a sentence-transformers or Hugging Face folder or hub id.
+        """The embedder of a sentence-transformers or Hugging Face folder, hub id or GGUF file.
 
         An option left at None is what the folder declares.
 

@@ -13,7 +13,7 @@ from polyvec.errors import SettingsError
 class EmbedderSettings:
     """The parts of an embedder by name.
 
-    backbone: folder or hub id whose transformer and tokenizer are used, not its pooling;
+    backbone: folder, hub id or GGUF file whose transformer and tokenizer are used, not its pooling;
         "polyvec/nano-lm", "polyvec/nano-t5" and "polyvec/nano-moe" are embedded models.
     attention: "native", "causal", "bidirectional", "last-K", "from-K" or "prefix".
     pooling: a name in POOLINGS, several (their vectors are concatenated), or one in

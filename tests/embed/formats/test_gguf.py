@@ -38,6 +38,7 @@ def test_the_vectors_of_the_written_model(arch, tmp_path):
     np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=2e-6 * np.abs(expected).max())
 
 
+@pytest.mark.equality
 @pytest.mark.medium
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma2", "gpt2", "bert"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,6 +90,7 @@ def test_quantisation_changes_little(kind, tmp_path):
         assert weight.ndim == 1 or kind == "F32" or away > 1e-5
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "gemma2", "starcoder2", "phi3"])
 def test_transformers_own_load(arch, tmp_path):
     """The same file through transformers, de-quantised, pooled by hand."""
@@ -149,6 +151,7 @@ def test_the_tokenizer_of_smollm2(small_file):
     assert found.model_max_length == 8192
 
 
+@pytest.mark.medium
 def test_minilm_from_gguf(minilm, minilm_folder, tmp_path):
     """A published model: its own tokenizer, token types and norms, through the converter's form."""
     model = tf.AutoModel.from_pretrained(minilm_folder)
@@ -259,6 +262,7 @@ def test_a_llama_with_a_window_is_a_mistral(tmp_path):
     np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_an_adapter_over_a_gguf_file(tmp_path):
     peft = pytest.importorskip("peft", reason="needs the extra 'peft'")
     model = make(tmp_path / "model.gguf", "llama")
@@ -309,6 +313,7 @@ def test_which_layers_see_a_window(tmp_path):
         full(**{key: [True, False]})
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(("number", "name"), [(1, "mean"), (2, "first"), (3, "last")])
 def test_the_declared_pooling(number, name, tmp_path):
     make(tmp_path / "model.gguf", "llama", pooling_type=number)
@@ -337,6 +342,7 @@ def test_a_reranker_is_refused(metadata, tmp_path):
         Embedder.from_pretrained(tmp_path / "model.gguf")
 
 
+@pytest.mark.equality
 def test_a_decoder_without_a_causal_mask(tmp_path):
     """attention.causal = false, as LLM2Vec's and Qwen's bidirectional embedders have it."""
     make(tmp_path / "model.gguf", "qwen2", **{"attention.causal": False, "pooling_type": 1})
@@ -359,6 +365,22 @@ def test_a_folder_with_one_file(tmp_path):
         sources.model_folder(tmp_path)
 
 
+def test_which_of_a_folders_weights(tmp_path):
+    """A GGUF file beside a config.json is read; beside safetensors they are."""
+    make(tmp_path / "model.gguf", "bert")
+    (tmp_path / "config.json").write_text("{}")
+    assert sources.model_folder(tmp_path) == tmp_path / "model.gguf"
+    (tmp_path / "model.safetensors").touch()
+    assert sources.model_folder(tmp_path) == tmp_path
+
+
+def test_a_file_of_another_name(tmp_path):
+    """Ollama names its files by their hash."""
+    make(tmp_path / "model.gguf", "bert", pooling_type=1)
+    (tmp_path / "model.gguf").rename(tmp_path / "sha256-0123")
+    assert Embedder.from_pretrained(tmp_path / "sha256-0123").encode(TEXTS).shape == (4, 256)
+
+
 def test_dtype(tmp_path):
     make(tmp_path / "model.gguf", "bert", "F16", pooling_type=1)
     with warnings.catch_warnings():
@@ -369,6 +391,8 @@ def test_dtype(tmp_path):
     assert auto.backbone.model.dtype == torch.float16
 
 
+@pytest.mark.equality
+@pytest.mark.medium
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "bert", "modern-bert", "gemma-embedding"])
 def test_convert_writes_a_plain_folder(arch, tmp_path):
     """transformers and polyvec load it to the same states and ids."""
@@ -389,6 +413,7 @@ def test_convert_writes_a_plain_folder(arch, tmp_path):
         assert loaded.generation_config.eos_token_id == 1
 
 
+@pytest.mark.equality
 def test_a_recipe_with_a_gguf_backbone(tmp_path):
     from polyvec.embed.compose import compose
     from polyvec.embed.settings import EmbedderSettings
@@ -400,6 +425,7 @@ def test_a_recipe_with_a_gguf_backbone(tmp_path):
     np.testing.assert_array_equal(vectors, loaded.encode(TEXTS))
 
 
+@pytest.mark.equality
 def test_split_files(tmp_path):
     model = make(tmp_path / "whole.gguf", "llama", pooling_type=1)
     whole = Embedder.from_pretrained(tmp_path / "whole.gguf").encode(TEXTS)

@@ -155,6 +155,7 @@ def test_every_cut_is_noticed(whole, tmp_path):
             read_gguf(path)
 
 
+@pytest.mark.medium
 def test_any_changed_byte_gives_an_error_of_ours_or_none(whole, tmp_path):
     """Bytes of the header that damage flips: no traceback of another library's."""
     end = whole.index(b"output_norm.weight") + 60

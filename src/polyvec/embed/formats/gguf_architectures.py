@@ -189,10 +189,6 @@ def _one_less(key: str, tensor: Tensor, config: Any) -> Tensor:
     return tensor - 1 if key.endswith("norm.weight") else tensor
 
 
-def _gemma(file: GgufFile) -> dict[str, Any]:
-    return _decoder(file)
-
-
 def _scale(found: Mapping[str, Any], layers: int) -> int:
     """What queries are scaled by: of the 27B models, known by their layers, the mean head size."""
     if found["num_hidden_layers"] == layers:
@@ -378,7 +374,7 @@ ARCHITECTURES = {
     ),
     "qwen2": Architecture("qwen2", _decoder, _keys()),
     "qwen3": Architecture("qwen3", _decoder, _keys()),
-    "gemma": Architecture("gemma", _gemma, _keys(), undo=_one_less),
+    "gemma": Architecture("gemma", _decoder, _keys(), undo=_one_less),
     "gemma2": Architecture(
         "gemma2", _gemma2,
         _keys(*PATTERN, "attn_logit_softcapping", "final_logit_softcapping"), undo=_one_less,
