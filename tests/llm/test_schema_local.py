@@ -84,9 +84,9 @@ THINGS = (
 )
 TOPICS = [f"{side} of {thing}" for side in SIDES for thing in THINGS]
 RECORD = record(
-    query={"type": "string", "minLength": 3, "maxLength": 60},
-    positive={"type": "string", "minLength": 3, "maxLength": 100},
-    negative={"type": "string", "minLength": 3, "maxLength": 100},
+    query={"type": "string", "minLength": 3, "maxLength": 40},
+    positive={"type": "string", "minLength": 3, "maxLength": 60},
+    negative={"type": "string", "minLength": 3, "maxLength": 60},
     difficulty={"enum": ["easy", "medium", "hard"]},
     grade={"type": "integer", "minimum": 1, "maximum": 5},
 )
@@ -100,7 +100,7 @@ def chats(count):
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}], ids=["greedy", "drawn"])
 def test_a_hundred_of_a_hundred_answers_of_smollm2_are_of_the_schema(smollm2, settings):
     model = LocalLanguageModel.load(smollm2)
-    found = model.generate(chats(100), max_new_tokens=256, schema=RECORD, **settings)
+    found = model.generate(chats(100), max_new_tokens=300, schema=RECORD, **settings)
     assert len(found) == 100
     for completion in found:
         assert completion.answer.finish == "stop", completion.answer

@@ -94,9 +94,10 @@ def compile_schema(
     `tokenizer` is transformers', `num_logits` is V, and a token of `end_ids` ends an answer. An
     answer is compact JSON, with at most a space after commas and colons, its keys in the order of
     the schema. What has no bound in the schema may be written until max_new_tokens: give strings
-    a maxLength, arrays maxItems and numbers a minimum and a maximum. Formats are held to by their
-    form alone (February 31 is a date), and free keys (additionalProperties, patternProperties) may
-    come twice; then the answer has an error.
+    a maxLength, arrays maxItems and numbers a minimum and a maximum. The model does not know of
+    these bounds: a string that reaches its maxLength ends in the middle of a word, so leave room.
+    Formats are held to by their form alone (February 31 is a date), and free keys
+    (additionalProperties, patternProperties) may come twice; then the answer has an error.
 
     Raises GenerationError for a schema that cannot be held to (uniqueItems, not, if, contains, an
     overlapping oneOf, patterns with lookaround), or that no value satisfies.
