@@ -15,7 +15,6 @@ from polyvec.embed.formats import gguf, sources
 from polyvec.embed.formats.gguf_architectures import llama3_divisors, rotary
 from polyvec.errors import ModelError, UndeclaredPoolingWarning
 
-pytest.importorskip("gguf", reason="needs the extra 'gguf'")
 KINDS = {"F32": 0.0, "F16": 3e-4, "Q8_0": 0.01, "Q4_K": 0.1}  # what rounding may change
 
 
@@ -31,7 +30,7 @@ def by_hand(model, embedder, pool=lambda states: states.mean(0)) -> np.ndarray:
 
 @pytest.mark.parametrize("arch", gguf_files.MADE)
 def test_the_vectors_of_the_written_model(arch, tmp_path):
-    """Bit for bit: what llama.cpp's converter permutes, shifts or transposes is undone."""
+    """What llama.cpp's converter permutes, shifts or transposes is undone."""
     model = make(tmp_path / "model.gguf", arch)
     embedder = Embedder.from_pretrained(tmp_path / "model.gguf", pooling="mean", layout="padded")
     expected = by_hand(model, embedder)

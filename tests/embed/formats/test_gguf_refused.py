@@ -14,8 +14,6 @@ from polyvec.embed.formats import gguf, gguf_file
 from polyvec.embed.formats.gguf_file import read_gguf
 from polyvec.errors import MissingExtraError, ModelError, PolyvecError
 
-pytest.importorskip("gguf", reason="needs the extra 'gguf'")
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> bytes:

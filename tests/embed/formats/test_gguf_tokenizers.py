@@ -14,7 +14,6 @@ from polyvec.embed.formats.gguf_file import GgufFile
 from polyvec.embed.formats.gguf_tokenizers import SPLITS, read_tokenizer
 from polyvec.errors import ModelError, TokenizerError
 
-pytest.importorskip("gguf", reason="needs the extra 'gguf'")
 PROBES = [
     "",
     " ",
