@@ -255,8 +255,8 @@ def test_the_only_model_is_taken():
         with pytest.raises(GenerationError, match=r"has 2 models.*Known: a, b"):
             model_of(server)
         server.models = []
-        with pytest.raises(GenerationError, match=r"has 0 models.*Known: none"):
-            model_of(server)
+        with pytest.raises(GenerationError, match=r"status 500: .*so name one"):
+            model_of(server, max_retries=0)
 
 
 def test_settings_as_sent():
@@ -296,6 +296,12 @@ def test_a_refused_setting_is_one_error():
         ):
             model_of(server).generate(chats(*map(str, range(10))))
         assert len(server.posts()) == 1
+        server.refused = ()
+        with pytest.raises(GenerationError, match=r"refuses temperature=0.0: status 422: Unexp"):
+            model_of(server).generate(chats("1 ! fastapi", "2"))
+        found = quiet(model_of(server), chats("1 ! too_large", "2"))  # of one prompt alone
+        assert [each.error is None for each in found] == [False, True]
+        server.refused = ("temperature",)
         model = model_of(server, omit=["temperature"])
         assert model.generate(chats("1"))[0].text == "answer to 1"
 

@@ -97,7 +97,9 @@ class Handler(BaseHTTPRequestHandler):
         if not self.is_allowed():
             return
         server, path = self.server, self.path.removeprefix("/v1")
-        if path == "/models":
+        if path == "/models" and not server.models:
+            self.error(500, "Internal Server Error")
+        elif path == "/models":
             self.json({"object": "list", "data": [{"id": name} for name in server.models]})
         elif found := re.fullmatch(r"/files/(.+)/content", path):
             self.send(200, server.files[found[1]], "application/octet-stream")
@@ -224,6 +226,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_quota(self, *_: Any) -> None:
         self.error(429, "You exceeded your current quota.", code="insufficient_quota")
+
+    def do_fastapi(self, *_: Any) -> None:
+        """In the words of `transformers serve`."""
+        data = json.dumps({"detail": "Unexpected fields in the request: {'temperature'}"}).encode()
+        self.send(422, data)
 
     def do_long(self, *_: Any) -> None:
         self.error(

@@ -23,6 +23,8 @@ def only_model(requester: Requester) -> str:
 
     found = result(ask)
     if isinstance(found, RequestError):
+        if not found.concerns_all:
+            found.message += "; /models lists no models, so name one"
         raise access_error(requester.base_url, found)
     listed = found.get("data")
     entries = listed if isinstance(listed, list) else []

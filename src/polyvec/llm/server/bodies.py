@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from polyvec.errors import GenerationError
 from polyvec.llm.answers import GenerationSettings
 from polyvec.llm.prompts import Prompt, is_chat
-from polyvec.llm.server.failures import RequestError
+from polyvec.llm.server.failures import TOO_LONG, RequestError
 
 Endpoint = Literal["chat", "completions"]
 PATHS: Mapping[Endpoint, str] = {"chat": "/chat/completions", "completions": "/completions"}
@@ -111,7 +111,12 @@ class Dialect:
 
 def check_setting(failure: RequestError, body: Mapping[str, Any]) -> None:
     """GenerationError if a server refuses a setting, which all prompts share."""
+    if failure.code == TOO_LONG:
+        return  # of this prompt, though the message may name max_tokens
     name = failure.param.split(".")[0]
+    if not name:  # FastAPI's servers name it in the message alone
+        quoted = re.findall(r"['\"`](\w+)['\"`]", failure.message)
+        name = next((each for each in quoted if each in SETTINGS), "")
     if failure.status in (400, 422) and name in SETTINGS and name in body:
         raise GenerationError(
             f"the server refuses {name}={reprlib.repr(body[name])}: {failure.message}; set "

@@ -13,7 +13,8 @@ SHOWN = 300  # characters of a server's message
 NOT_RETRIED_5XX = (501, 505)
 # A quota that is used up does not come back within any wait.
 USED_UP = ("insufficient_quota", "billing_hard_limit_reached")
-TOO_LONG = re.compile(
+TOO_LONG = "context_length_exceeded"  # OpenAI's code, given to the words of others
+LONGER = re.compile(
     r"context.?(length|size|window)|maximum context|too many tokens|too long", re.IGNORECASE
 )
 
@@ -64,9 +65,9 @@ def status_failure(status: int, body: object, headers: Mapping[str, str]) -> Req
     details = error_details(body)
     code = str(details.get("code") or details.get("type") or "")
     message = message_of(body)
-    if status in (400, 413, 422, 500) and (TOO_LONG.search(message) or "context" in code):
+    if status in (400, 413, 422, 500) and (LONGER.search(message) or "context" in code):
         message = f"the prompt and max_new_tokens exceed the model's context: {message}"
-        return RequestError(f"status {status}: {message}", "status", status=status, code=code)
+        return RequestError(f"status {status}: {message}", "status", status=status, code=TOO_LONG)
     is_retried = (
         status in (408, 409, 429) or (status >= 500 and status not in NOT_RETRIED_5XX)
     ) and code not in USED_UP
