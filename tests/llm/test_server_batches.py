@@ -109,7 +109,9 @@ def test_batches_that_end_badly(tmp_path, status):
         batch = server.batches["batch_0"]
         batch["status"], batch["errors"] = status, {"data": [{"message": f"line 1 of {KEY}"}]}
         out = server.files["batch_0-out"]
-        server.files["batch_0-out"] = out.splitlines()[0] + b"\nhalf a li"
+        first = out.splitlines()[0]
+        again = first.replace(b"answer to", b"another answer to")
+        server.files["batch_0-out"] = b"\n".join([first, again, b"half a li"])
         model = model_of(server, file)
         if status == "failed":
             with pytest.raises(GenerationError, match=r"failed: line 1 of \[key\]; delete .*job"):
@@ -126,3 +128,10 @@ def test_servers_without_batches(tmp_path):
         with pytest.raises(GenerationError, match="status 404"):
             model_of(server, tmp_path / "job.json").generate(["row 1"])
         assert not (tmp_path / "job.json").exists()
+
+
+def test_a_batch_whose_reply_is_lost_is_not_sent_again(tmp_path):
+    with OpenAIServer(loses_reply=True) as server:
+        with pytest.raises(GenerationError, match=r"broke.*may have been made all the same"):
+            model_of(server, tmp_path / "job.json").generate(["row 1"])
+        assert len(server.batches) == 1

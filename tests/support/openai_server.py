@@ -37,6 +37,7 @@ class OpenAIServer(ThreadingHTTPServer):
         self.answer: Any = None  # a function of prompt and body, in place of "answer to ..."
         self.top_logprobs: dict[str, float] | None = None
         self.has_batches = True
+        self.loses_reply = False  # of a batch that was made
         self.polls = 1  # of a batch, before it is done
         for name, value in options.items():
             assert hasattr(self, name), name
@@ -418,6 +419,9 @@ class Handler(BaseHTTPRequestHandler):
             "request_counts": {"total": len(done) + len(failed), "completed": 0, "failed": 0},
             "polls": server.polls,
         }
+        if server.loses_reply:
+            self.do_reset()
+            return
         self.json(server.batches[name])
 
     def poll(self, batch: dict[str, Any]) -> dict[str, Any]:

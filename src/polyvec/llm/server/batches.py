@@ -18,7 +18,7 @@ from polyvec.llm.answers import Completion, GenerationSettings
 from polyvec.llm.server.failures import RequestError, message_of, status_failure
 from polyvec.llm.server.pump import Emit
 from polyvec.llm.server.replies import read_reply
-from polyvec.llm.server.requests import Requester
+from polyvec.llm.server.requests import UNSURE, Requester
 from polyvec.storage.files import atomic_file
 
 if TYPE_CHECKING:
@@ -82,8 +82,16 @@ class BatchJob:
             "completion_window": WINDOW,
             "metadata": {"polyvec": part.sha256},
         }
-        # Sent twice it would be paid twice.
-        batch = await self.requester.post(client, "/batches", body, is_repeatable=False)
+        try:
+            # Sent twice it would be paid twice.
+            batch = await self.requester.post(client, "/batches", body, is_repeatable=False)
+        except RequestError as failure:
+            if failure.kind in UNSURE:
+                failure.message += (
+                    "; the batch may have been made all the same: before another try, look on the "
+                    f"server for one with the metadata polyvec={part.sha256[:16]}..."
+                )
+            raise
         return _text(batch, "id")
 
     async def _wait(self, client: "AsyncOpenAI", name: str) -> Mapping[str, Any]:

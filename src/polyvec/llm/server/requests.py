@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FIRST_WAIT_S, LONGEST_BACKOFF_S = 0.5, 30.0
 CONNECT_S = 10.0
+UNSURE = ("broken", "timeout", "reply")  # after these the server may have done it all the same
 
 
 class Requester:
@@ -126,7 +127,7 @@ class Requester:
                 return outcome
             if not outcome.is_retried or (is_first and outcome.kind == "connect"):
                 break
-            if not is_repeatable and outcome.kind in ("broken", "timeout", "reply"):
+            if not is_repeatable and outcome.kind in UNSURE:
                 break
             wait_s = outcome.wait_s or _backoff_s(attempt)
             if wait_s > self.max_wait_s:
