@@ -112,6 +112,13 @@ def test_whole_pairs_of_surrogates_are_characters():
     assert parse('"\\ud83d\\ude00"', {"type": "string", "maxLength": 1}) == ("😀", None)
 
 
+@pytest.mark.parametrize("digits", ["8.2", "5.8", "0", "-0.3", "1e22", "7"])
+def test_multiples_are_counted_in_decimals(digits):
+    schema = {"type": "number", "multipleOf": 0.1}
+    assert parse(digits, schema) == (float(digits), None)
+    assert "0.25 is not a multiple of 0.1" in parse("0.25", schema)[1]
+
+
 @pytest.mark.parametrize(
     ("text", "finish", "value", "error"),
     [

@@ -8,7 +8,8 @@ import dataclasses
 import difflib
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any, NoReturn
 
 from polyvec.errors import MissingExtraError, SettingsError
@@ -106,7 +107,7 @@ def _validator(described: str) -> Any:
     """What checks values by a schema; SettingsError for a malformed one."""
     try:
         from jsonschema import Draft202012Validator, SchemaError
-        from jsonschema.validators import validator_for
+        from jsonschema.validators import extend, validator_for
         from referencing import Registry
     except ImportError:
         raise MissingExtraError("jsonschema", "llm", "an answer by a JSON schema") from None
@@ -121,13 +122,22 @@ def _validator(described: str) -> Any:
     except SchemaError as error:
         raise SettingsError(f"schema: {error.json_path}: {_short(error.message)}") from None
     _check_parts(schema, kind)
+    exact = extend(kind, {"multipleOf": _multiple_of})
     # An own registry: the default one would fetch references from the network.
-    validator = kind(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
+    validator = exact(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
     try:
         validator.is_valid(None)
     except RecursionError:
         raise SettingsError("schema: it refers to itself without end") from None
     return validator
+
+
+def _multiple_of(validator: Any, step: float, value: Any, _: Any) -> Iterator[Any]:
+    """As written in decimals: jsonschema divides floats, so that 8.2 is no multiple of 0.1."""
+    from jsonschema import ValidationError
+
+    if validator.is_type(value, "number") and Fraction(repr(value)) % Fraction(repr(step)):
+        yield ValidationError(f"{value!r} is not a multiple of {step!r}")
 
 
 def _check_parts(schema: dict[str, Any], kind: Any) -> None:
