@@ -222,7 +222,7 @@ def test_what_concerns_all_is_one_error():
         assert len(server.posts()) == 4  # the first prompts, once each
         model = ServerLanguageModel(server.url, "other")
         with pytest.raises(
-            GenerationError, match=r"`other` does not exist.*check the model's name"
+            GenerationError, match=r"`other` does not exist; check the model's name"
         ):
             model.generate(["1"])
         model = ServerLanguageModel(server.url.removesuffix("/v1") + "/api", "tiny")
