@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from polyvec.embed.backbone.causal import READ_TOKENS, CausalModel, Prefix
-from polyvec.embed.backbone.drawing import NOISE, Drawing, certain_max, draw, noise
+from polyvec.embed.backbone.drawing import NOISE, Drawing, certain_max, draw
 from polyvec.embed.backbone.kept_states import KeptStates
 from polyvec.errors import GenerationError
 
@@ -43,10 +44,6 @@ class Request:
     drawn: int = 0
     finish: Literal["stop", "length"] | None = None
     error: str | None = None
-    _generator: torch.Generator | None = None
-
-    def __post_init__(self) -> None:
-        self._generator = self.drawing.generator()
 
     @property
     def length(self) -> int:
@@ -54,9 +51,6 @@ class Request:
 
     def allowed(self) -> Tensor | None:
         return None if self.constraint is None else self.constraint.allowed(self.new_ids)
-
-    def noise(self, size: int) -> Tensor | None:
-        return noise(self._generator, size)
 
 
 class Decoder:
@@ -169,7 +163,6 @@ class Decoder:
         tokens, certain = certain_max(logits_BV, tolerance_B)
         for row, request in enumerate(requests):
             token, sure = tokens[row], certain[row]
-            noise_V = request.noise(logits_BV.shape[1])
             try:
                 allowed_V = request.allowed()
             except GenerationError as error:
@@ -178,13 +171,14 @@ class Decoder:
             if allowed_V is not None and not allowed_V.any():
                 request.error = "the schema allows no token after what was written"
                 continue
-            if noise_V is not None or allowed_V is not None:
+            drawing, noise = request.drawing, request.drawing.noise(len(request.new_ids))
+            if noise is not None or allowed_V is not None:
                 logits_V = _masked(logits_BV[row], allowed_V)
-                token, sure = draw(logits_V, noise_V, request.drawing, float(tolerance_B[row]))
+                token, sure = draw(logits_V, drawing, float(tolerance_B[row]), noise)
             if not sure and self._noise:
                 self.recomputed += 1
-                logits_V = self.model.alone((*request.ids, *request.new_ids))
-                token, _ = draw(_masked(logits_V, allowed_V), noise_V, request.drawing, 0.0)
+                logits_V = _masked(self.model.alone((*request.ids, *request.new_ids)), allowed_V)
+                token, _ = draw(logits_V, drawing, 0.0, noise)
             self._write(request, token)
 
     def _write(self, request: Request, token: int) -> None:
@@ -200,7 +194,6 @@ class Decoder:
             request.finish = "length"
 
 
-def _masked(logits_V: Tensor, allowed_V: Tensor | None) -> Tensor:
-    if allowed_V is None:
-        return logits_V
-    return logits_V.masked_fill(~allowed_V.to(logits_V.device), -torch.inf)
+def _masked(logits_V: Tensor, allowed_V: Tensor | None) -> np.ndarray:
+    found: np.ndarray = logits_V.cpu().numpy()
+    return found if allowed_V is None else np.where(allowed_V.numpy(), found, -np.inf)
