@@ -49,4 +49,4 @@ def access_error(base_url: str, failure: RequestError) -> GenerationError:
         hint = "; check the model's name and the address"
         if "/v" not in base_url.partition("//")[2]:
             hint += ", which usually ends in /v1"
-    return GenerationError(f"{base_url}: {failure.message.rstrip(".")}{hint}")
+    return GenerationError(f"{base_url}: {failure.message.rstrip('.')}{hint}")
