@@ -286,9 +286,11 @@ def sweep(name: str, sets: Mapping[str, TaskSet], options: Any, work: Work) -> N
             spearman(np.column_stack([cosines(a_NLD[:, at], b_NLD[:, at]), data.scores]))
             for at in range(layers + 1)
         ]
-        best = int(np.argmax(found[column]))
+        # After a prompt, the last token's word embedding is the same for all texts: no correlation.
+        best = int(np.nanargmax(found[column]))
         print(f"sweep {name} {column}: best {best}, {100 * found[column][best]:.2f}", flush=True)
-    work.keep(found, "sweep", name)
+    plain = {c: [None if np.isnan(x) else x for x in curve] for c, curve in found.items()}
+    work.keep(plain, "sweep", name)
     work.release("sweep", name)
 
 
