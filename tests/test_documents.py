@@ -55,10 +55,10 @@ def test_the_map_in_the_readme_is_the_tree():
     source = ROOT / "src" / "polyvec"
     readme = (ROOT / "README.md").read_text("utf-8")
     _, _, tree = readme.partition("src/polyvec/\n")
-    listed, folder = [], ""
-    for indent, name in re.findall(r"^( {2}| {4})([\w.]+)/? ", tree.partition("```")[0], re.M):
-        folder = name if indent == "  " else folder
-        listed.append(name if indent == "  " else f"{folder}/{name}")
+    listed, above = [], list[str]()
+    for indent, name in re.findall(r"^((?: {2})+)([\w.]+)/? ", tree.partition("```")[0], re.M):
+        above = [*above[: len(indent) // 2 - 1], name]
+        listed.append("/".join(above))
     packages = {
         path.parent.relative_to(source).as_posix() for path in source.glob("*/**/__init__.py")
     }

@@ -11,8 +11,9 @@ import transformers as tf
 from gguf_files import TEXTS, make
 
 from polyvec import Embedder
-from polyvec.embed.formats import gguf, sources
-from polyvec.embed.formats.gguf_architectures import llama3_divisors, rotary
+from polyvec.embed.formats import sources
+from polyvec.embed.formats.gguf import loading
+from polyvec.embed.formats.gguf.architectures import llama3_divisors, rotary
 from polyvec.errors import ModelError, UndeclaredPoolingWarning
 
 KINDS = {"F32": 0.0, "F16": 3e-4, "Q8_0": 0.01, "Q4_K": 0.1}  # what rounding may change
@@ -81,7 +82,7 @@ def unpack(model, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantisation_changes_little(kind, tmp_path):
     model = make(tmp_path / "model.gguf", "llama", kind)
-    found = gguf.load_gguf_model(tmp_path / "model.gguf", torch.float32, kind="lm").state_dict()
+    found = loading.load_gguf_model(tmp_path / "model.gguf", torch.float32, kind="lm").state_dict()
     assert found.keys() == model.state_dict().keys()
     for name, weight in model.state_dict().items():
         away = float((found[name] - weight).norm() / weight.norm())
@@ -141,7 +142,7 @@ def test_the_tokenizer_of_smollm2(small_file):
 
     By GPT-2's rule, which transformers takes, the second space would go with the digits.
     """
-    found = gguf.load_gguf_tokenizer(small_file)
+    found = loading.load_gguf_tokenizer(small_file)
     assert found("in 123 x").tokens() == ["in", "Ġ", "1", "2", "3", "Ġx"]
     assert found("x=  12").tokens() == ["x", "=", "ĠĠ", "1", "2"]
     assert found.bos_token == "<|im_start|>"
@@ -301,7 +302,7 @@ def test_which_layers_see_a_window(tmp_path):
 
     def full(**pattern) -> list[int]:
         gguf_files.write(tmp_path / "m.gguf", "modern-bert", {**fields, **pattern}, tensors)
-        kinds = gguf.load_gguf_config(tmp_path / "m.gguf").layer_types
+        kinds = loading.load_gguf_config(tmp_path / "m.gguf").layer_types
         return [place for place, kind in enumerate(kinds) if kind == "full_attention"]
 
     key = "attention.sliding_window_pattern"
@@ -398,7 +399,7 @@ def test_convert_writes_a_plain_folder(arch, tmp_path):
     template = {"tokenizer.chat_template": "{{ messages[0]['content'] }}"}
     ends = {"tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.pre": "qwen2"}
     model = make(tmp_path / "model.gguf", arch, **template, **(ends if arch == "qwen3" else {}))
-    gguf.convert(tmp_path / "model.gguf", tmp_path / "folder", torch.float32)
+    loading.convert(tmp_path / "model.gguf", tmp_path / "folder", torch.float32)
     own = Embedder.from_pretrained(tmp_path / "model.gguf", pooling="mean")
     found = Embedder.from_pretrained(tmp_path / "folder", pooling="mean")
     np.testing.assert_array_equal(own.encode(TEXTS), found.encode(TEXTS))
@@ -453,7 +454,7 @@ def test_rotary_scaling(tmp_path):
             tensors["rope_freqs.weight"] = factors.numpy()
         fields = gguf_files.fields_of(model, "llama")
         gguf_files.write(tmp_path / "m.gguf", "llama", {**fields, **metadata}, tensors)
-        return rotary(gguf.read_gguf(tmp_path / "m.gguf"), 64)
+        return rotary(loading.read_gguf(tmp_path / "m.gguf"), 64)
 
     plain = {"rope_type": "default", "rope_theta": 10000.0}
     assert read() == plain

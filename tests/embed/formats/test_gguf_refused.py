@@ -10,8 +10,9 @@ import torch
 
 from polyvec import Embedder
 from polyvec.cli import main
-from polyvec.embed.formats import gguf, gguf_file
-from polyvec.embed.formats.gguf_file import read_gguf
+from polyvec.embed.formats.gguf import file as gguf_file
+from polyvec.embed.formats.gguf import loading
+from polyvec.embed.formats.gguf.file import read_gguf
 from polyvec.errors import MissingExtraError, ModelError, PolyvecError
 
 
@@ -161,9 +162,9 @@ def test_any_changed_byte_gives_an_error_of_ours_or_none(whole, tmp_path):
     for at in [*range(0, 1200, 7), *range(end - 1500, end, 7)]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
-            gguf.read_declared(path)
-            gguf.load_gguf_config(path)
-            gguf.load_gguf_tokenizer(path)
+            loading.read_declared(path)
+            loading.load_gguf_config(path)
+            loading.load_gguf_tokenizer(path)
         except PolyvecError as error:
             assert "\n" not in str(error)
 
@@ -214,7 +215,7 @@ def test_a_classifiers_head(tmp_path):
 def test_an_encoder_has_no_language_models_head(tmp_path):
     gguf_files.make(tmp_path / "m.gguf", "bert")
     with pytest.raises(ModelError, match="bert holds no language model's head"):
-        gguf.load_gguf_model(tmp_path / "m.gguf", torch.float32, kind="lm")
+        loading.load_gguf_model(tmp_path / "m.gguf", torch.float32, kind="lm")
 
 
 def test_without_the_package(whole, tmp_path, monkeypatch):

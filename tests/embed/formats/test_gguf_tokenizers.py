@@ -10,8 +10,8 @@ import transformers as tf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from polyvec.embed.formats.gguf_file import GgufFile
-from polyvec.embed.formats.gguf_tokenizers import SPLITS, read_tokenizer
+from polyvec.embed.formats.gguf.file import GgufFile
+from polyvec.embed.formats.gguf.tokenizers import SPLITS, read_tokenizer
 from polyvec.errors import ModelError, TokenizerError
 
 PROBES = [

@@ -17,7 +17,7 @@ from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import AdaptedModel, find_adapters, load_adapters
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.families import Family, family_of, follow_family, warn_of_own_code
-from polyvec.embed.formats.gguf import is_gguf
+from polyvec.embed.formats.gguf.loading import is_gguf
 from polyvec.embed.formats.modules import read_weights
 from polyvec.embed.formats.own_modules import (
     OwnChain,

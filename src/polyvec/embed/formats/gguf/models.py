@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.gguf_architectures import ARCHITECTURES, COMMON, DENSE, TRY, Architecture
-from polyvec.embed.formats.gguf_file import GgufFile, library
+from polyvec.embed.formats.gguf.architectures import ARCHITECTURES, COMMON, DENSE, TRY, Architecture
+from polyvec.embed.formats.gguf.file import GgufFile, library
 from polyvec.errors import ModelError, known
 
 # Read by the settings, not as weights.

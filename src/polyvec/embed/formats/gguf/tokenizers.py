@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import generate_merges
 
-from polyvec.embed.formats.gguf_file import GgufFile
+from polyvec.embed.formats.gguf.file import GgufFile
 from polyvec.embed.inputs.contract import set_ends
 from polyvec.errors import TokenizerError, known
 

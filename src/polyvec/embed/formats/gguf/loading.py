@@ -22,10 +22,10 @@ from transformers import (
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.declared import Declared
-from polyvec.embed.formats.gguf_architectures import DENSE
-from polyvec.embed.formats.gguf_file import MAGIC, PART, GgufFile, parts_of, read_gguf
-from polyvec.embed.formats.gguf_models import find, model_config, weights
-from polyvec.embed.formats.gguf_tokenizers import read_tokenizer
+from polyvec.embed.formats.gguf.architectures import DENSE
+from polyvec.embed.formats.gguf.file import MAGIC, PART, GgufFile, parts_of, read_gguf
+from polyvec.embed.formats.gguf.models import find, model_config, weights
+from polyvec.embed.formats.gguf.tokenizers import read_tokenizer
 from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.projection.dense import Dense
 from polyvec.errors import ModelError
