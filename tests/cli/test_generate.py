@@ -439,13 +439,13 @@ def test_a_ledger_that_somebody_edits_meanwhile_loses_nothing(tmp_path):
     path, usage = tmp_path / "l.jsonl", Usage()
     path.write_text('{"old": 1}\n')
     with ledger_line(path, usage, model="m", identity="i") as update:
-        path.write_text('{"new": 1}\n')
+        path.write_text('{"longer than before": 1}\n{"new": 2}\n')
         usage.prompts = 3
         update()
-        path.write_text(path.read_text().rstrip())
+        path.write_text('{"first": 0}\n' + path.read_text().rstrip())
         usage.prompts = 4
     found = rows(path.read_text())
-    assert found[0] == {"new": 1}
+    assert found[:3] == [{"first": 0}, {"longer than before": 1}, {"new": 2}]
     assert (found[-1]["prompts"], found[-1]["state"]) == (4, "done")
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -84,9 +85,9 @@ def test_a_second_model_finds_what_the_first_was_asked(rule, tmp_path):
         {"stop": ("x",)},
         {"stop": ("x", "y")},
         {"schema": {"type": "string"}},
-        {"temperature": 0.7, "seed": 1},
-        {"temperature": 0.7, "top_p": 0.5},
-        {"temperature": 0.7, "n": 2},
+        {"temperature": 0.5, "seed": 1},
+        {"temperature": 0.5, "top_p": 0.5},
+        {"temperature": 0.5, "n": 2},
     ],
 )
 def test_other_settings_are_another_question(tmp_path, changed):
@@ -245,7 +246,8 @@ def test_a_torn_last_line_is_dropped_and_asked_again(rule, tmp_path):
         assert rule.asked == ["b"]
         for other in set(segments(tmp_path)) - {path}:
             other.unlink()
-    cached(rule, tmp_path).generate(["a"])  # the torn line is gone, so no second warning
+    with warnings.catch_warnings(action="error"):  # the torn line is gone
+        cached(rule, tmp_path).generate(["a"])
 
 
 def test_a_line_that_is_being_written_is_not_torn(rule, tmp_path):
@@ -311,8 +313,9 @@ def test_a_full_disk_names_the_file_and_loses_nothing(rule, tmp_path, small_file
     model.generate(["a"])
     with small_files(4096), pytest.raises(OSError, match=r"File too large.*jsonl"):
         model.generate(["b" * 9000])
-    assert model.generate(["c"])[0].text == "C"
-    found = cached(rule, tmp_path).generate(["a", "c", "b" * 9000])
+    with warnings.catch_warnings(action="error"):  # no half line was left
+        assert model.generate(["c"])[0].text == "C"
+        found = cached(rule, tmp_path).generate(["a", "c", "b" * 9000])
     assert [each.cached for each in found] == [True, True, False]
 
 
