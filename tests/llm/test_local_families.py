@@ -35,13 +35,15 @@ def prompts(prefix=()):
 def test_a_batch_writes_what_the_model_writes_alone(name, prefix):
     lm = build(name)
     model = CausalModel(lm)
-    requests = [Request(ids, 12) for ids in prompts(prefix)]
+    # Of different lengths, so that rows leave from the middle of the batch.
+    requests = [Request(ids, 12 - 3 * (n % 3)) for n, ids in enumerate(prompts(prefix))]
     assert (model.shared([each.ids for each in requests]) is not None) == bool(prefix)
     done = list(Decoder(model, {2}, batch_size=3).decode(requests))
     assert len(done) == len(requests)
     for request in requests:
         ids = torch.tensor([request.ids])
-        out = lm.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=2, pad_token_id=0)
+        settings = {"do_sample": False, "eos_token_id": 2, "pad_token_id": 0}
+        out = lm.generate(ids, max_new_tokens=request.max_new_tokens, **settings)
         expected = [token for token in out[0, ids.shape[1] :].tolist() if token != 2]
         assert request.new_ids == expected
 
@@ -49,8 +51,9 @@ def test_a_batch_writes_what_the_model_writes_alone(name, prefix):
 @pytest.mark.parametrize("name", DECODERS)
 def test_log_probabilities_are_those_of_a_forward_pass(name):
     lm = build(name)
-    before = [*prompts(SHARED), prompts(SHARED)[0], prompts(SHARED)[0]]
-    after = [*prompts(), (7, 8, 9, 10), (7, 8, 11)]
+    # Two prompts of different lengths have several continuations.
+    before = [*prompts(SHARED), *[prompts(SHARED)[0]] * 2, *[prompts(SHARED)[3]] * 2]
+    after = [*prompts(), (7, 8, 9, 10), (7, 8, 11), (9, 9, 9), (8, 9)]
     found = log_probabilities(CausalModel(lm), before, after)
     for prompt, more, values in zip(before, after, found, strict=True):
         with torch.no_grad():
