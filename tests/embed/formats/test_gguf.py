@@ -13,7 +13,7 @@ from gguf_files import TEXTS, make
 from polyvec import Embedder
 from polyvec.embed.formats import sources
 from polyvec.embed.formats.gguf import loading
-from polyvec.embed.formats.gguf.architectures import llama3_divisors, rotary
+from polyvec.embed.formats.gguf.settings import llama3_divisors, rotary
 from polyvec.errors import ModelError, UndeclaredPoolingWarning
 
 KINDS = {"F32": 0.0, "F16": 3e-4, "Q8_0": 0.01, "Q4_K": 0.1}  # what rounding may change

@@ -22,9 +22,9 @@ from transformers import (
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.declared import Declared
-from polyvec.embed.formats.gguf.architectures import DENSE
 from polyvec.embed.formats.gguf.file import MAGIC, PART, GgufFile, parts_of, read_gguf
 from polyvec.embed.formats.gguf.models import find, model_config, weights
+from polyvec.embed.formats.gguf.settings import DENSE
 from polyvec.embed.formats.gguf.tokenizers import read_tokenizer
 from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.projection.dense import Dense

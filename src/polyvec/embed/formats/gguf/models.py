@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.gguf.architectures import ARCHITECTURES, COMMON, DENSE, TRY, Architecture
+from polyvec.embed.formats.gguf.architectures import ARCHITECTURES, Architecture
 from polyvec.embed.formats.gguf.file import GgufFile, library
+from polyvec.embed.formats.gguf.settings import COMMON, DENSE, TRY
 from polyvec.errors import ModelError, known
 
 # Read by the settings, not as weights.

@@ -1,0 +1,116 @@
+"""GGUF architectures of decoders: transformers' settings, and what the converter does, undone."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from polyvec.embed.formats.gguf.file import GgufFile
+from polyvec.embed.formats.gguf.settings import TRY, body, decoder, layer_types, rotary
+from polyvec.errors import ModelError
+
+
+def llama(file: GgufFile) -> dict[str, Any]:
+    found = decoder(file)
+    window = file.of("attention.sliding_window", int, 0)
+    if window:
+        return found | {"model_type": "mistral", "sliding_window": window}
+    biased = {kind: f"blk.0.{kind}.bias" in file.tensors for kind in ("attn_q", "ffn_up")}
+    return found | {"attention_bias": biased["attn_q"], "mlp_bias": biased["ffn_up"]}
+
+
+def unpermute(key: str, tensor: Tensor, config: Any) -> Tensor:
+    """Llama's queries and keys: llama.cpp puts the two halves of each head in turn."""
+    heads = {
+        "q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads
+    }.get(key.split(".")[-2])  # fmt: skip
+    if heads is None:
+        return tensor
+    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)
+
+
+def one_less(key: str, tensor: Tensor, config: Any) -> Tensor:
+    """Gemma's norms: llama.cpp stores 1 + weight."""
+    return tensor - 1 if key.endswith("norm.weight") else tensor
+
+
+def _scale(found: Mapping[str, Any], layers: int) -> int:
+    """What queries are scaled by: of the 27B models, known by their layers, the mean head size."""
+    if found["num_hidden_layers"] == layers:
+        return int(found["hidden_size"] // found["num_attention_heads"])
+    return int(found["head_dim"])
+
+
+def gemma2(file: GgufFile) -> dict[str, Any]:
+    found = decoder(file)
+    return found | {
+        "query_pre_attn_scalar": _scale(found, 46),
+        "sliding_window": file.of("attention.sliding_window", int, 4096),
+        "layer_types": layer_types(file, found["num_hidden_layers"], 2, 1),
+        "attn_logit_softcapping": file.of("attn_logit_softcapping", float, 50.0),
+        "final_logit_softcapping": file.of("final_logit_softcapping", float, 30.0),
+    }
+
+
+def gemma3(file: GgufFile) -> dict[str, Any]:
+    found = decoder(file)
+    full = rotary(file, found["head_dim"], 1_000_000.0)
+    local = {"rope_type": "default", "rope_theta": file.of("rope.freq_base_swa", float, 10_000.0)}
+    return found | {
+        "query_pre_attn_scalar": _scale(found, 62),
+        "sliding_window": file.of("attention.sliding_window", int),
+        "layer_types": layer_types(file, found["num_hidden_layers"], 6, 5),
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": file.of("final_logit_softcapping", float, 0.0) or None,
+        "rope_parameters": {"full_attention": full, "sliding_attention": local},
+    }
+
+
+def gemma_embedding(file: GgufFile) -> dict[str, Any]:
+    return gemma3(file) | {"use_bidirectional_attention": True}
+
+
+def phi3(file: GgufFile) -> dict[str, Any]:
+    found = decoder(file)
+    found["original_max_position_embeddings"] = file.of(
+        "rope.scaling.original_context_length", int, found["max_position_embeddings"]
+    )
+    return found | {"sliding_window": file.of("attention.sliding_window", int, 0) or None}
+
+
+def gpt2(file: GgufFile) -> dict[str, Any]:
+    found = body(file)
+    return {
+        "vocab_size": found["vocab_size"],
+        "n_positions": found["max_position_embeddings"],
+        "n_embd": found["hidden_size"],
+        "n_layer": found["num_hidden_layers"],
+        "n_head": found["num_attention_heads"],
+        "n_inner": found["intermediate_size"],
+        "layer_norm_epsilon": file.of("attention.layer_norm_epsilon", float),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+    }
+
+
+def transpose(key: str, tensor: Tensor, config: Any) -> Tensor:
+    """GPT-2's Conv1D has its weights the other way round."""
+    return tensor.T if re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", key) else tensor
+
+
+def starcoder2(file: GgufFile) -> dict[str, Any]:
+    return decoder(file, "norm_epsilon")
+
+
+def stablelm(file: GgufFile) -> dict[str, Any]:
+    found = decoder(file, "layer_norm_eps")
+    # transformers takes a quarter of each head where nothing is said.
+    found["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
+    parallel = "blk.0.ffn_norm.weight" not in file.tensors
+    if file.of("use_parallel_residual", bool, parallel) is not parallel:
+        raise ModelError(f"{file.path}: use_parallel_residual does not fit the tensors; {TRY}")
+    return found | {
+        "use_qkv_bias": "blk.0.attn_q.bias" in file.tensors,
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in file.tensors,
+        "use_parallel_residual": parallel,
+    }
