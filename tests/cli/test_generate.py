@@ -16,6 +16,7 @@ from polyvec.llm.function import FunctionLanguageModel
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.ledger import ledger_line
 from polyvec.llm.rows import RowPrompt, answered_rows
+from polyvec.llm.schema import with_value
 from polyvec.llm.slots import SlotTemplate
 
 
@@ -245,6 +246,7 @@ class Odd(LanguageModel):
             "refused": Completion((Answer("no", "refusal", 1),)),
             "empty": Completion((Answer(" ", "stop", 1),)),
             "bad": Completion((Answer("{", "length", 1, None, "not JSON"),)),
+            "long": Completion((with_value(Answer("{", "length", 1), {}),)),
             "deaf": Completion((Answer("x", "stop", 1),)),
             "null": Completion((Answer("null", "stop", 1),)),
             "good": Completion((Answer('{"a": 1}', "stop", 1, {"a": 1}),)),
@@ -285,7 +287,7 @@ def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
         "s.json",
         "--field",
         "out",
-        stdin=b"good\nbad\ndeaf\nnull\n",
+        stdin=b"good\nbad\nlong\ndeaf\nnull\n",
     )
     assert rows(done.out) == [
         {"text": "good", "out": {"a": 1}},
@@ -294,6 +296,12 @@ def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
             "out": None,
             "out_text": "{",
             "error": "cut by max_new_tokens: not JSON",
+        },
+        {
+            "text": "long",
+            "out": None,
+            "out_text": "{",
+            "error": "cut by max_new_tokens after 1 tokens: not complete",
         },
         {"text": "deaf", "out": None, "out_text": "x", "error": "not of the schema: not parsed"},
         {"text": "null", "out": None},

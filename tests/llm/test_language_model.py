@@ -47,7 +47,13 @@ def test_what_is_no_prompt_is_refused_with_its_place(prompts, message):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"max_new_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"n": 0}),
+        *(
+            {"max_new_tokens": 0},
+            {"temperature": -1},
+            {"temperature": 1e-300},
+            {"top_p": 0},
+            {"n": 0},
+        ),
         *({"n": 2}, {"stop": [""]}, {"temprature": 1}),
     ],
 )

@@ -24,7 +24,7 @@ def bpe():
 
 
 def unigram():
-    letters = sorted({*"▁\nadefhiklmnoprstuxY.</>"})
+    letters = ["▁", "\n", *"abcdefghijklmnopqrstuvwxyzY.</>"]
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("<mask>", 0.0)]
     backend = Tokenizer(models.Unigram([*pieces, *((each, -4.0) for each in letters)], 0))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")

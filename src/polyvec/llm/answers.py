@@ -8,6 +8,7 @@ from typing import Any, Literal
 from polyvec.errors import GenerationError, SettingsError
 
 Finish = Literal["stop", "length", "refusal"]
+MIN_TEMPERATURE = 1e-6  # far below, logits divided by it are no longer finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,10 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise SettingsError(f"max_new_tokens {self.max_new_tokens} must be 1 or more")
-        if not 0 <= self.temperature < math.inf:
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise SettingsError(
-                f"temperature {self.temperature} must be 0 (greedy) or more, and finite"
+                f"temperature {self.temperature} must be 0 (greedy) or from {MIN_TEMPERATURE:g}, "
+                "and finite"
             )
         if not 0 < self.top_p <= 1:
             raise SettingsError(f"top_p {self.top_p} must be above 0 and at most 1")

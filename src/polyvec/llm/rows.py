@@ -86,7 +86,8 @@ class Columns:
         problem = Completion((answer,)).problem
         # A model that takes no notice of schemas says nothing either.
         if self.parsed and answer.parsed is None and answer.text.strip() != "null":
-            reason = f"{problem or 'not of the schema'}: {answer.error or 'not parsed'}"
+            reason, error = problem or "not of the schema", answer.error or "not parsed"
+            reason = error if error.startswith(reason) else f"{reason}: {error}"
             return {self.answer: None, f"{self.answer}_text": answer.text, "error": reason}
         value = answer.parsed if self.parsed else answer.text
         return {self.answer: value} | ({"problem": problem} if problem else {})
