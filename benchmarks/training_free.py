@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from polyvec.data.tasks.folder import read_folder
 from polyvec.data.tasks.sets import RetrievalSet, StsSet, TaskSet
@@ -38,7 +39,7 @@ from polyvec.embed.projection.fitted import RemovePC, Whitening
 from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import PolyvecError
 from polyvec.evaluate.encoder import TaskEncoder
-from polyvec.evaluate.significance import compare, spearman
+from polyvec.evaluate.significance import spearman
 from polyvec.evaluate.tasks import Evaluator
 from polyvec.recipe import load_recipe
 from polyvec.storage.files import atomic_file, cache_folder
@@ -383,12 +384,29 @@ WEIGHTS = {
 }
 
 
-def gain(base: list[list[float]], own: list[list[float]]) -> list[float]:
-    """Difference and its 95 % interval."""
+def gain(base: list[list[float]], own: list[list[float]], num_samples: int = 1000) -> list[float]:
+    """Difference and its 95 % interval: the bootstrap of significance.compare, all samples at once.
+
+    Rows are resampled in pairs; without the permutation test, which takes minutes over all cells.
+    """
     a, b = np.array(base), np.array(own)
-    statistic = spearman if a.shape[1] == 2 else lambda items: float(items[:, 0].mean())
-    found = compare(a, b, statistic)
-    return [round(x, 4) for x in (found.difference, found.low, found.high)]
+    rows = np.random.default_rng(0).integers(0, len(a), (num_samples, len(a)))
+    rows = np.concatenate([np.arange(len(a))[None], rows])
+    difference, *sampled = (score(b[rows]) - score(a[rows])).tolist()
+    low, high = np.nanpercentile(sampled, [2.5, 97.5])
+    return [round(float(x), 4) for x in (difference, low, high)]
+
+
+def score(items: np.ndarray) -> np.ndarray:
+    """Of samples of items, [S, N, 1 or 2]: the mean, or Spearman's correlation of both columns."""
+    if items.shape[2] == 1:
+        mean: np.ndarray = items[:, :, 0].mean(axis=1)
+        return mean
+    ranks = rankdata(items, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    products = (ranks[:, :, 0] * ranks[:, :, 1]).sum(axis=1)
+    found: np.ndarray = products / np.sqrt((ranks**2).sum(axis=1).prod(axis=1))
+    return found
 
 
 def main() -> None:
