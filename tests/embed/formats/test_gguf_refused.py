@@ -3,6 +3,7 @@
 import builtins
 import struct
 import sys
+import time
 
 import gguf_files
 import pytest
@@ -189,7 +190,18 @@ def test_an_architecture_that_is_not_read(arch, tmp_path):
         ({"rope.dimension_count": 32}, "of each head 32 of 64 numbers are turned"),
         ({"attention.head_count_kv": [2, 1]}, "head_count_kv is .*, expected int"),
         ({"pooling_type": 9}, "pooling_type 9 is not known"),
-        ({"embedding_length": 128}, "token_embd.weight has 256 columns"),
+        ({"embedding_length": 128}, r"token_embd.weight has shape \(.*, 256\), .* 128 columns"),
+        ({"attention.head_count": 0}, "llama.attention.head_count is 0"),
+        ({"attention.head_count_kv": 0}, "llama.attention.head_count_kv is 0"),
+        ({"attention.head_count_kv": 3}, "4 heads of queries, 3 of keys"),
+        ({"attention.head_count_kv": 4}, r"blk.0.attn_k.weight has shape \(128, 256\)"),
+        ({"block_count": 10**9}, "1,000,000,000 layers are announced, of .* tensors"),
+        ({"context_length": 0}, "llama.context_length is 0"),
+        ({"rope.freq_base": 0.0}, "llama.rope.freq_base is 0"),
+        ({"rope.freq_base": float("nan")}, "llama.rope.freq_base is nan"),
+        ({"attention.layer_norm_rms_epsilon": float("inf")}, "epsilon is inf"),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 0.0}, "scaling.factor is 0"),
+        ({"tokenizer.ggml.merges": "a b"}, r"m.gguf: tokenizer.ggml.merges is 'a b', expected"),
         ({"tokenizer.ggml.pre": "superbpe"}, "pre-tokenizer 'superbpe' is not known"),
         ({"attention.causal": False, "attention.sliding_window": 8}, "without a causal mask"),
     ],
@@ -232,3 +244,59 @@ def test_without_the_package(whole, tmp_path, monkeypatch):
     gguf_file.quantisations.cache_clear()
     with pytest.raises(MissingExtraError, match=r"pip install 'polyvec\[gguf\]'"):
         Embedder.from_pretrained(tmp_path / "m.gguf")
+
+
+def tokens_of_their_own(count: int) -> list[str]:
+    return [f"word{place}" for place in range(count)]
+
+
+def test_a_pad_token_beyond_the_table(tmp_path):
+    """llama.cpp's converter may be given more tokens than the table has rows."""
+    fields = gguf_files.bpe_fields()
+    tokens = [*fields["tokenizer.ggml.tokens"], *tokens_of_their_own(50)]
+    more = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [1] * len(tokens),
+        "tokenizer.ggml.padding_token_id": len(tokens) - 1,
+    }
+    gguf_files.make(tmp_path / "m.gguf", "llama", **more)
+    with pytest.raises(PolyvecError, match=r"refuses the settings.*[Pp]adding_idx"):
+        Embedder.from_pretrained(tmp_path / "m.gguf")
+
+
+def test_a_token_twice_is_found_at_once_in_a_large_vocabulary(tmp_path):
+    tokens = tokens_of_their_own(200_000)
+    more = {
+        "tokenizer.ggml.tokens": [*tokens, "word7"],
+        "tokenizer.ggml.token_type": [1] * (len(tokens) + 1),
+    }
+    gguf_files.make(tmp_path / "m.gguf", "llama", **more)
+    start = time.perf_counter()
+    with pytest.raises(PolyvecError, match="token 'word7' has two ids"):
+        loading.load_gguf_tokenizer(tmp_path / "m.gguf")
+    assert time.perf_counter() - start < 30
+
+
+def test_matrices_of_another_form(tmp_path):
+    """Each named, where transformers or torch would stop in the middle."""
+    path = tmp_path / "m.gguf"
+    ones = gguf_files.np.ones
+    fields = gguf_files.bpe_fields()
+    plain = {
+        "block_count": 1, "embedding_length": 32, "attention.head_count": 4,
+        "feed_forward_length": 32, "context_length": 16, "attention.layer_norm_rms_epsilon": 1e-5,
+    }  # fmt: skip
+    gguf_files.write(path, "llama", {**plain, **fields}, {"token_embd.weight": ones(32, "float32")})
+    with pytest.raises(ModelError, match=r"token_embd.weight has shape \(32,\)"):
+        Embedder.from_pretrained(path)
+    gguf_files.write(
+        path,
+        "llama",
+        {**plain, **fields},
+        {
+            "token_embd.weight": ones((len(fields["tokenizer.ggml.tokens"]), 32), "float32"),
+            "rope_factors_long.weight": ones(4, "float32"),
+        },
+    )
+    with pytest.raises(ModelError, match=r"no tensor rope_factors_short.weight"):
+        Embedder.from_pretrained(path)

@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from polyvec.embed.formats import small
+from polyvec.embed.formats.gguf import loading
 from polyvec.embed.formats.schema import read_json
 from polyvec.embed.formats.small import SMALL_MODEL, SMALL_SHA256, small_folder
 from polyvec.embed.formats.sources import model_folder
@@ -58,6 +60,41 @@ def test_another_file_is_not_taken_for_it(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("polyvec/converted/*/"))
 
 
+def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(small, "_package_file", lambda: tmp_path / "model.gguf")
+    with pytest.raises(ModelError, match=r"cannot write the converted model.*XDG_CACHE_HOME"):
+        small_folder()
+
+
+def test_a_full_disk_and_what_a_killed_conversion_left(tmp_path, monkeypatch):
+    """Nothing stays of either."""
+
+    def full(file, folder, dtype):
+        assert [folder] == list(tmp_path.glob("polyvec/converted/.*.tmp"))
+        (folder / "config.json").touch()
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    rest = small_rest(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(small, "_package_file", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr(small, "check_sha256", lambda *_: None)
+    monkeypatch.setattr(loading, "convert", full)
+    with pytest.raises(ModelError, match=r"cannot write.*No space left.*280 MB"):
+        small_folder()
+    assert not rest.exists()
+    assert not list(tmp_path.glob("polyvec/converted/*/"))
+
+
+def small_rest(cache):
+    """The folder that a conversion leaves when its process is killed."""
+    folder = cache / "polyvec" / "converted" / f".{SMALL_SHA256[:16]}-{small.FORMAT}.0a1b2c3d.tmp"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"half")
+    return folder
+
+
 @pytest.mark.slow
 def test_two_processes_convert_it_once(tmp_path, smollm2):
     code = "from polyvec.embed.formats.small import small_folder; print(small_folder())"
@@ -80,7 +117,7 @@ def test_a_recipe_without_the_scale_says_which_it_has():
 
 @pytest.mark.medium
 def test_prompteol_and_mean_differ_as_published(smollm2):
-    """PromptEOL tells a paraphrase from a sentence of the same words; the plain mean does not."""
+    """PromptEOL tells a paraphrase from a sentence of the same words better than the mean does."""
     texts = ["The dog bites the man.", "A man is bitten by a dog.", "The man bites the dog."]
     gaps = {}
     for key in ("prompteol", "causal-mean"):

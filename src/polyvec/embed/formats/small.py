@@ -5,9 +5,11 @@ once. It is another model than the hub's: figures of the two are not the same.
 """
 
 import importlib.metadata
+import shutil
 from pathlib import Path
 
 import filelock
+from safetensors import SafetensorError
 
 from polyvec.errors import ModelError
 from polyvec.storage.files import atomic_folder, cache_folder, check_sha256
@@ -32,7 +34,7 @@ def small_folder() -> Path | None:
     """The folder of the package's model, converted to bfloat16 on first use; None without it.
 
     A second process waits for the first one's conversion. Raises ModelError if the package's
-    file is not the known one.
+    file is not the known one, or the cache folder cannot hold the conversion.
     """
     target = cache_folder("converted") / f"{SMALL_SHA256[:16]}-{FORMAT}"
     if (target / MARK).is_file():
@@ -40,10 +42,16 @@ def small_folder() -> Path | None:
     file = _package_file()
     if file is None:
         return None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{target}.lock"):
-        if not (target / MARK).is_file():
-            _convert(file, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{target}.lock"):
+            if not (target / MARK).is_file():
+                _convert(file, target)
+    except (OSError, SafetensorError) as error:  # the second one of a full disk
+        raise ModelError(
+            f"{target}: cannot write the converted model ({error}); it needs 280 MB there, or in "
+            "another cache folder, which XDG_CACHE_HOME names"
+        ) from None
     return target
 
 
@@ -66,6 +74,8 @@ def _convert(file: Path, target: Path) -> None:
     from polyvec.embed.formats.schema import write_json
 
     check_sha256(file, SMALL_SHA256, f"the known file of {PACKAGE}", f"reinstall it: {INSTALL}")
+    for rest in target.parent.glob(f".{target.name}.*.tmp"):  # of a conversion that was killed
+        shutil.rmtree(rest, ignore_errors=True)
     with atomic_folder(target, replaceable=MARK) as folder:
         convert(file, folder, torch.bfloat16)
         (folder / "README.md").write_text(CARD)

@@ -6,6 +6,7 @@ of a file that is cut off; that package de-quantises the tensors.
 """
 
 import functools
+import math
 import mmap
 import re
 import struct
@@ -70,18 +71,30 @@ class GgufFile:
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ModelError(f"{self.path}: {key} is {str(value)[:40]!r}, expected {kind.__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"{self.path}: {key} is {value}; {AGAIN}")
         return value
 
     def of(self, key: str, kind: type[T], default: T | None = None) -> T:
         """A value that the architecture has under its own name, such as llama.block_count."""
         return self.get(f"{self.architecture}.{key}", kind, default)
 
+    def above_zero(self, key: str, kind: type[T], default: T | None = None) -> T:
+        """A size, a base or a factor of the architecture; ModelError if it is 0 or less."""
+        value: Any = self.of(key, kind, default)
+        if value <= 0:
+            raise ModelError(f"{self.path}: {self.architecture}.{key} is {value}; {AGAIN}")
+        found: T = value
+        return found
+
     def has(self, key: str) -> bool:
         """Whether the architecture has a value under this key."""
         return f"{self.architecture}.{key}" in self.metadata
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor, de-quantised, in float32; ModelError if it holds no finite numbers."""
+        """The tensor, de-quantised, in float32; ModelError if it is not there, or not finite."""
+        if name not in self.tensors:
+            raise ModelError(f"{self.path}: no tensor {name}; {AGAIN}")
         stored = self.tensors[name]
         with stored.path.open("rb") as file:
             file.seek(stored.start)

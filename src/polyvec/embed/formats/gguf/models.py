@@ -4,6 +4,8 @@ A key of the architecture that is not known is refused, since a rotary scaling o
 is left out changes every vector; so is a tensor without a place, or a weight without a tensor.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,14 +28,8 @@ def model_config(file: GgufFile) -> PretrainedConfig:
     values = architecture.config(file)
     values |= _token_ids(file)
     cls = CONFIG_MAPPING[values.pop("model_type", architecture.kind)]
-    try:
-        with quiet_transformers():
-            config = cls(**values)
-    except Exception as error:  # noqa: BLE001 - transformers' validators raise their own kinds
-        raise ModelError(
-            f"{file.path}: transformers refuses the settings of the metadata "
-            f"({' '.join(str(error).split())[:200]})"
-        ) from None
+    with _as_settings(file):
+        config = cls(**values)
     auto: Any = AutoModelForCausalLM if architecture.decoder else AutoModel
     config.architectures = [auto._model_mapping[type(config)].__name__]
     if architecture.decoder and not file.of("attention.causal", bool, architecture.causal):
@@ -41,6 +37,19 @@ def model_config(file: GgufFile) -> PretrainedConfig:
         if getattr(config, "sliding_window", None) is not None:
             raise ModelError(f"{file.path}: a sliding window without a causal mask; {TRY}")
     return config
+
+
+@contextlib.contextmanager
+def _as_settings(file: GgufFile) -> Iterator[None]:
+    """What transformers raises of its settings, as a ModelError."""
+    try:
+        with quiet_transformers():
+            yield
+    except Exception as error:  # noqa: BLE001 - its validators and layers raise their own kinds
+        raise ModelError(
+            f"{file.path}: transformers refuses the settings of the metadata "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def find(file: GgufFile) -> Architecture:
@@ -75,7 +84,7 @@ def weights(
     """
     architecture = find(file)
     auto: Any = AutoModelForCausalLM if architecture.decoder else AutoModel
-    with torch.device("meta"), quiet_transformers():
+    with _as_settings(file), torch.device("meta"):
         model = auto.from_config(config)
     # The file holds no pooler, and none is used here.
     shapes = model.state_dict().items()
@@ -106,11 +115,15 @@ def weights(
     for key, name in names.items():
         if name == "output.weight" and not head:
             continue
-        tensor = architecture.undo(key, file.tensor(name), config)
-        if tuple(tensor.shape) != wanted[key]:
+        stored = file.tensor(name)
+        try:
+            tensor = architecture.undo(key, stored, config)
+        except (RuntimeError, IndexError):  # a shape that has no heads, or no three parts
+            tensor = None
+        if tensor is None or tuple(tensor.shape) != wanted[key]:
+            shape = tuple((stored if tensor is None else tensor).shape)
             raise ModelError(
-                f"{file.path}: tensor {name} has shape {tuple(tensor.shape)}, the metadata expect "
-                f"{wanted[key]}"
+                f"{file.path}: tensor {name} has shape {shape}, the metadata expect {wanted[key]}"
             )
         found[key] = tensor.to(dtype, copy=True)  # the file's own bytes are read-only
     return found

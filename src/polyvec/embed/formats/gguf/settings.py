@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvec.embed.formats.gguf.file import GgufFile
+from polyvec.embed.formats.gguf.file import AGAIN, GgufFile
 from polyvec.errors import ModelError
 
 COMMON = {
@@ -38,19 +38,24 @@ def body(file: GgufFile) -> dict[str, Any]:
     """What all architectures say."""
     if "token_embd.weight" not in file.tensors:
         raise ModelError(f"{file.path}: no tensor token_embd.weight; the file holds no model")
-    rows, size = file.tensors["token_embd.weight"].shape
-    if size != file.of("embedding_length", int):
+    shape, size = file.tensors["token_embd.weight"].shape, file.above_zero("embedding_length", int)
+    if len(shape) != 2 or shape[1] != size:
         raise ModelError(
-            f"{file.path}: token_embd.weight has {size} columns, the metadata expect "
-            f"{file.of('embedding_length', int)}"
+            f"{file.path}: token_embd.weight has shape {shape}, the metadata expect {size} columns"
+        )
+    layers = file.above_zero("block_count", int)
+    # Each layer has tensors; a model of a billion layers is not begun.
+    if layers > len(file.tensors):
+        raise ModelError(
+            f"{file.path}: {layers:,} layers are announced, of {len(file.tensors)} tensors; {AGAIN}"
         )
     return {
-        "vocab_size": rows,
+        "vocab_size": shape[0],
         "hidden_size": size,
-        "num_hidden_layers": file.of("block_count", int),
-        "num_attention_heads": file.of("attention.head_count", int),
-        "intermediate_size": file.of("feed_forward_length", int),
-        "max_position_embeddings": file.of("context_length", int),
+        "num_hidden_layers": layers,
+        "num_attention_heads": file.above_zero("attention.head_count", int),
+        "intermediate_size": file.above_zero("feed_forward_length", int),
+        "max_position_embeddings": file.above_zero("context_length", int),
     }
 
 
@@ -58,13 +63,16 @@ def decoder(file: GgufFile, epsilon: str = "rms_norm_eps") -> dict[str, Any]:
     """What decoders with rotary positions say."""
     found = body(file)
     heads = found["num_attention_heads"]
-    size = file.of("attention.key_length", int, found["hidden_size"] // max(heads, 1))
+    groups = file.above_zero("attention.head_count_kv", int, heads)
+    if heads % groups:
+        raise ModelError(f"{file.path}: {heads} heads of queries, {groups} of keys; {AGAIN}")
+    size = file.of("attention.key_length", int, found["hidden_size"] // heads)
     if file.of("attention.value_length", int, size) != size:
         raise ModelError(f"{file.path}: keys and values of different lengths; {TRY}")
     norm = "layer_norm_rms_epsilon" if epsilon == "rms_norm_eps" else "layer_norm_epsilon"
     return {
         **found,
-        "num_key_value_heads": file.of("attention.head_count_kv", int, heads),
+        "num_key_value_heads": groups,
         "head_dim": size,
         epsilon: file.of(f"attention.{norm}", float),
         "tie_word_embeddings": "output.weight" not in file.tensors,
@@ -75,7 +83,7 @@ def decoder(file: GgufFile, epsilon: str = "rms_norm_eps") -> dict[str, Any]:
 def rotary(file: GgufFile, size: int, base: float = 10_000.0) -> dict[str, Any]:
     """transformers' rope_parameters for heads of this size."""
     found: dict[str, Any] = {
-        "rope_type": "default", "rope_theta": file.of("rope.freq_base", float, base)
+        "rope_type": "default", "rope_theta": file.above_zero("rope.freq_base", float, base)
     }  # fmt: skip
     part = file.of("rope.dimension_count", int, size)
     if part != size and file.architecture not in PARTIAL:
@@ -99,7 +107,7 @@ def rotary(file: GgufFile, size: int, base: float = 10_000.0) -> dict[str, Any]:
         return found | _llama3(file, part, found["rope_theta"])
     if kind == "none":
         return found
-    found["factor"] = file.of("rope.scaling.factor", float)
+    found["factor"] = file.above_zero("rope.scaling.factor", float)
     if kind == "linear":
         return found | {"rope_type": "linear"}
     if kind != "yarn" or not original:

@@ -9,6 +9,7 @@ are from.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from transformers.tokenization_utils_base import generate_merges
 
 from polyvec.embed.formats.gguf.file import GgufFile
 from polyvec.embed.inputs.contract import set_ends
-from polyvec.errors import TokenizerError, known
+from polyvec.errors import PolyvecError, TokenizerError, known
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # of tokenizer.ggml.token_type
 SPACE = "\u2581"
@@ -111,7 +112,7 @@ def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerBase:
     try:
         built = MODELS[model](file, tokens, kinds)
         _add_special(built.backend, tokens, kinds)
-    except TokenizerError:
+    except PolyvecError:
         raise
     except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
         raise TokenizerError(
@@ -150,7 +151,7 @@ def _vocabulary(file: GgufFile) -> tuple[list[str], list[int]]:
         end -= 1
     tokens = [token or f"[EMPTY_{place}]" for place, token in enumerate(tokens[:end])]
     if len(set(tokens)) != end:
-        twice = next(token for place, token in enumerate(tokens) if token in tokens[:place])
+        twice = Counter(tokens).most_common(1)[0][0]
         raise TokenizerError(f"{file.path}: token {twice!r} has two ids")
     return tokens, kinds[:end]
 
