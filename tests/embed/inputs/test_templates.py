@@ -45,7 +45,18 @@ def chat(word, end):
     )
 
 
+def chatml(word):
+    """PromptReps' question in SmolLM2's chat format, byte for byte."""
+    return (
+        "<|im_start|>system\nYou are an AI assistant that can understand human language."
+        "<|im_end|>\n"
+        f'<|im_start|>user\n{word}: "A cat.".{ASK.format(word.lower())}<|im_end|>\n'
+        '<|im_start|>assistant\nThe word is "'
+    )
+
+
 BYTES: dict[str, tuple] = {
+    "promptreps_chatml": (chatml("Query"), None, chatml("Passage"), None),
     "raw": ("A cat.", None, SAME, None),
     "query_passage": ("query: A cat.", None, "passage: A cat.", None),
     "repllama": ("<s>query: A cat.</s>", None, "<s>passage: A cat.</s>", None),
