@@ -26,19 +26,24 @@ def model_option(parser: argparse.ArgumentParser) -> None:
     how_to_run(parser)
 
 
-def how_to_run(parser: argparse.ArgumentParser) -> None:
-    """Options of every verb that loads a model."""
+def where_to_run(parser: argparse.ArgumentParser) -> None:
+    """Options of every model on this machine, whether it embeds or writes."""
     parser.add_argument(
         "--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest available"
-    )
-    parser.add_argument(
-        "--attention",
-        help="use causal, bidirectional, last-K, from-K or prefix; default: the model's own",
     )
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run code that comes with the model; read it first",
+    )
+
+
+def how_to_run(parser: argparse.ArgumentParser) -> None:
+    """Options of every verb that loads an embedder."""
+    where_to_run(parser)
+    parser.add_argument(
+        "--attention",
+        help="use causal, bidirectional, last-K, from-K or prefix; default: the model's own",
     )
     parser.add_argument(
         "--scale", help="build a recipe at this scale: full (default), small or nano"

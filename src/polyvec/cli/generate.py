@@ -97,19 +97,12 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         help="ask this folder, hub id, FILE.gguf or server (http://host/v1#model); "
         "default: SmolLM2-135M-Instruct",
     )
-    parser.add_argument(
-        "--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest available"
-    )
+    common.where_to_run(parser)
     parser.add_argument(
         "--batch-size",
         type=common.positive,
         metavar="N",
         help="run, or send to a server, N prompts at a time",
-    )
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run code that comes with the model; read it first",
     )
 
 

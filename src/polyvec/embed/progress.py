@@ -1,4 +1,4 @@
-"""A progress bar of an encode run."""
+"""A progress bar of a long run."""
 
 import contextlib
 import sys
@@ -7,13 +7,25 @@ from collections.abc import Callable, Iterator
 BAR_FROM_TEXTS = 256  # fewer are done before a bar can be read
 
 
-@contextlib.contextmanager
-def progress(total: int | None, wanted: bool | None) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr with texts/s and time left; the function that advances it.
+def _texts(per_second: float) -> str:
+    return f"{per_second:.0f} texts/s"
 
-    `wanted` None: only where stderr is a terminal and there are many texts.
+
+@contextlib.contextmanager
+def progress(
+    total: int | None,
+    wanted: bool | None,
+    *,
+    name: str = "embedding",
+    bar_from: int = BAR_FROM_TEXTS,
+    shown: Callable[[float], str] = _texts,
+) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr with speed and time left; the function that advances it.
+
+    `wanted` None: only where stderr is a terminal and `bar_from` or more, or an unknown number,
+    are to be done. `shown` makes the words beside the bar of the items a second.
     """
-    many = total is None or total >= BAR_FROM_TEXTS
+    many = total is None or total >= bar_from
     if not (sys.stderr.isatty() and many if wanted is None else wanted):
         yield lambda count: None
         return
@@ -29,9 +41,9 @@ def progress(total: int | None, wanted: bool | None) -> Iterator[Callable[[float
 
     speed = TextColumn("", justify="right")
     # Not a format string: the speed is None before the first batch.
-    speed.render = lambda task: Text(f"{task.speed or 0:.0f} texts/s")  # type: ignore[method-assign]
+    speed.render = lambda task: Text(shown(task.speed or 0))  # type: ignore[method-assign]
     bar = Progress(
-        TextColumn("embedding"),
+        TextColumn(name),
         BarColumn(),
         MofNCompleteColumn(),
         speed,
@@ -39,6 +51,6 @@ def progress(total: int | None, wanted: bool | None) -> Iterator[Callable[[float
         console=Console(stderr=True),
         transient=True,
     )
-    task = bar.add_task("embedding", total=total)
+    task = bar.add_task(name, total=total)
     with bar:
         yield lambda count: bar.advance(task, count)

@@ -116,13 +116,21 @@ def test_a_recipe_without_the_scale_says_which_it_has():
 
 
 @pytest.mark.medium
-def test_prompteol_and_mean_differ_as_published(smollm2):
-    """PromptEOL tells a paraphrase from a sentence of the same words better than the mean does."""
-    texts = ["The dog bites the man.", "A man is bitten by a dog.", "The man bites the dog."]
-    gaps = {}
-    for key in ("prompteol", "causal-mean"):
-        embedder = load_recipe(key).build("small")
-        vectors = embedder.encode(texts)
-        same, other = np.asarray(embedder.similarity(vectors[:1], vectors[1:]))[0]
-        gaps[key] = same - other
-    assert gaps["prompteol"] > gaps["causal-mean"]
+def test_its_vectors_are_those_of_transformers(smollm2):
+    """The mean of a text as it is (without the chat format), and PromptEOL's last state."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(smollm2, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+
+    def states(text):
+        with torch.no_grad():
+            return model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy()
+
+    texts = ["The dog bites the man.", "In 1998 , 12 cats", "Vectors of three lengths, then."]
+    mean = load_recipe("causal-mean").build("small").encode(texts)
+    np.testing.assert_allclose(mean, [states(text).mean(axis=0) for text in texts], atol=1e-3)
+    asked = [f'This sentence : "{text}" means in one word:"' for text in texts]
+    last = load_recipe("prompteol").build("small").encode(texts)
+    np.testing.assert_allclose(last, [states(text)[-1] for text in asked], atol=1e-3)
