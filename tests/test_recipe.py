@@ -251,6 +251,19 @@ def test_every_figure_of_every_recipe_is_measured_again(recipe, shared_data, cap
         assert float(line.split(": ")[1].split(",")[0]) == pytest.approx(figure.measured, abs=2e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe", [each for each in all_recipes() if each[EXPECT].get("small")], ids=lambda r: r.key
+)
+def test_figures_at_scale_small_are_measured_again(recipe, shared_data, smollm2, capsys):
+    options = ["--scale", "small", "--data", str(shared_data)]
+    assert main(["recipes", "check", recipe.key, *options]) == 0
+    out = capsys.readouterr().out
+    for name, figure in recipe[EXPECT]["small"].items():
+        (line,) = (line for line in out.splitlines() if line.startswith(f"ok   {name}"))
+        assert float(line.split(": ")[1].split(",")[0]) == pytest.approx(figure.measured, abs=2e-3)
+
+
 def test_a_figure_that_is_missed_fails_the_check(tmp_path, tiny_bert, capsys):
     data = tmp_path / "toy"
     data.mkdir()
