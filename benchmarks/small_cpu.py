@@ -83,7 +83,7 @@ def encoding(folder: str, dtype: str, count: int) -> None:
 
 def writing(folder: str, dtype: str) -> None:
     model: Any = load_language_model(folder, dtype=dtype)
-    tokenizer, peer = model.tokens.tokenizer, model.model.model
+    tokenizer, peer = model.tokens.tokenizer, model.model.lm
     end = tokenizer.eos_token_id
     words = " ".join(mixed_texts(40)).split()
     draw = random.Random(0)
