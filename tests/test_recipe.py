@@ -121,7 +121,7 @@ class Stage:
 
 @pytest.fixture
 def stages(monkeypatch):
-    """A section [[stage]] of a user's package, which adds its losses to the model's name."""
+    """A section [[phase]] of a user's package, which adds its losses to the model's name."""
     monkeypatch.setattr("polyvec.recipe._SECTIONS", dict(all_sections()))
 
     def build(stages, model, scale, **options):
@@ -129,7 +129,7 @@ def stages(monkeypatch):
 
     return register(
         Section(
-            "stage",
+            "phase",
             functools.partial(fill, Stage),
             repeated=True,
             scales=True,
@@ -141,13 +141,13 @@ def stages(monkeypatch):
 
 
 STAGES = """
-[[stage]]
+[[phase]]
 loss = "mntp"
 steps = 1000
-[stage.nano]
+[phase.nano]
 steps = 10
 
-[[stage]]
+[[phase]]
 loss = "simcse"
 """
 
@@ -165,9 +165,9 @@ def test_a_package_adds_a_section_of_its_own(tmp_path, stages, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps = 10\n", "stps = 10\n", r"\[stage 1.nano\] key 'stps' is not known. Did you mean"),
-        ('loss = "simcse"', 'los = "simcse"', r"\[stage 2\] key 'los' is not known"),
-        ("[stage.nano]\nsteps = 10", "nano = 3", r"\[stage 1.nano\] is 3, expected a table"),
+        ("steps = 10\n", "stps = 10\n", r"\[phase 1.nano\] key 'stps' is not known. Did you mean"),
+        ('loss = "simcse"', 'los = "simcse"', r"\[phase 2\] key 'los' is not known"),
+        ("[phase.nano]\nsteps = 10", "nano = 3", r"\[phase 1.nano\] is 3, expected a table"),
     ],
 )
 def test_a_wrong_repeated_section_names_its_number(tmp_path, stages, old, new, message):
@@ -176,9 +176,9 @@ def test_a_wrong_repeated_section_names_its_number(tmp_path, stages, old, new, m
 
 
 def test_a_repeated_section_takes_double_brackets(tmp_path, stages):
-    with pytest.raises(SettingsError, match=r"\[stage\] must be written \[\[stage\]\]"):
-        load_recipe(write(tmp_path, '[stage]\nloss = "mntp"\n' + GOOD))
-    with pytest.raises(SettingsError, match=r"section \[stage\] is already registered"):
+    with pytest.raises(SettingsError, match=r"\[phase\] must be written \[\[phase\]\]"):
+        load_recipe(write(tmp_path, '[phase]\nloss = "mntp"\n' + GOOD))
+    with pytest.raises(SettingsError, match=r"section \[phase\] is already registered"):
         register(dataclasses.replace(stages))
 
 

@@ -1,0 +1,1 @@
+"""Examples to train on: everyone's files as one kind of row, mixed and drawn in batches."""

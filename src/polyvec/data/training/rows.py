@@ -1,0 +1,34 @@
+"""The one record that every reader of training data makes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One example to learn from: a query, texts that match it, and texts that do not.
+
+    query: the anchor; sentence1 of a pair, the text itself where a stage needs texts alone.
+    positives, negatives: documents; sentence2 of a scored pair is the only positive.
+    score: gold similarity of a pair, in the data set's own unit.
+    label: class of a pair or of a text.
+    teacher_scores: of positives, then negatives, by another model (distillation).
+    instruction, document_instruction: what to do with the texts, where the data say so; None
+        takes the stage's prompt.
+    dataset: where it comes from, for mixing and batches of one data set.
+    place: FILE:LINE, for errors.
+    """
+
+    query: str
+    positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    score: float | None = None
+    label: int | None = None
+    teacher_scores: tuple[float, ...] = ()
+    instruction: str | None = None
+    document_instruction: str | None = None
+    dataset: str = ""
+    place: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.query, *self.positives, *self.negatives)

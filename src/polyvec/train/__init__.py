@@ -1,0 +1,1 @@
+"""Training: ordered stages of a recipe, from a backbone to an embedder."""

@@ -1,0 +1,1 @@
+"""Losses by name; each compares the vectors of a batch (compared.py)."""

@@ -1,0 +1,23 @@
+"""The section [[stage]] of recipes."""
+
+import dataclasses
+from typing import Any
+
+from polyvec.recipe import Section, register
+from polyvec.settings import fill
+from polyvec.train.settings import StageSettings
+
+COMMON = {each.name for each in dataclasses.fields(StageSettings)} - {"settings"}
+
+
+def _read(raw: dict[str, Any], where: str) -> StageSettings:
+    common = {key: value for key, value in raw.items() if key in COMMON}
+    own = {key: value for key, value in raw.items() if key not in COMMON}
+    # Keys of the kind's own are checked against its signature, which needs torch: before a run.
+    found: StageSettings = fill(StageSettings, {**common, "settings": own}, where)
+    return found
+
+
+STAGES: Section[tuple[StageSettings, ...]] = register(
+    Section("stage", _read, repeated=True, scales=True, default=())
+)
