@@ -30,6 +30,7 @@ from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.interfaces import Prompt
 
 RUNS = 3
+PAIRS = 8
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
@@ -115,14 +116,17 @@ def writing(folder: str, dtype: str) -> None:
 
 
 def training(folder: str, dtype: str) -> None:
-    """One step: 32 pairs of mixed length, InfoNCE, backward through LoRA on all matrices."""
+    """One step: 8 pairs of mixed length, InfoNCE, backward through LoRA on all matrices.
+
+    A step in one pass keeps about 1.5 MB a token in float32, so a larger batch needs a cache.
+    """
     embedder = Embedder.from_pretrained(folder, pooling="mean", dtype=dtype, max_seq_length=256)
     inject_adapter_in_model(LoraConfig(**LORA), embedder.backbone.model)
     trained = [p for name, p in embedder.named_parameters() if "lora" in name]
     embedder.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    texts = mixed_texts(64)
+    texts = mixed_texts(2 * PAIRS)
     tokens = [each for (each,) in tokenize(embedder, texts, Prompt())]
     num = sum(map(len, tokens))
 
@@ -130,12 +134,12 @@ def training(folder: str, dtype: str) -> None:
         a, b = (torch.nn.functional.normalize(x.float(), dim=-1) for x in vectors)
         loss = torch.nn.functional.cross_entropy(a @ b.T / 0.05, torch.arange(len(a)))
         loss.backward()
-        for parameter in trained:
+        for parameter in (*trained, *padded_embedder.parameters()):
             parameter.grad = None
         return num
 
-    halves = [TokenBatch.of(range(start, start + 32), tokens) for start in (0, 32)]
-    print(f"a LoRA step on 32 pairs, {num} tokens")
+    halves = [TokenBatch.of(range(start, start + PAIRS), tokens) for start in (0, PAIRS)]
+    print(f"a LoRA step on {PAIRS} pairs, {num} tokens")
 
     def packed() -> int:
         return step([embedder(half) for half in halves])
