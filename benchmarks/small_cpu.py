@@ -118,7 +118,7 @@ def writing(folder: str, dtype: str) -> None:
 def training(folder: str, dtype: str) -> None:
     """One step: 8 pairs of mixed length, InfoNCE, backward through LoRA on all matrices.
 
-    A step in one pass keeps about 1.5 MB a token in float32, so a larger batch needs a cache.
+    A step in one pass keeps about 3 MB a token in float32, so a larger batch needs a cache.
     """
     embedder = Embedder.from_pretrained(folder, pooling="mean", dtype=dtype, max_seq_length=256)
     inject_adapter_in_model(LoraConfig(**LORA), embedder.backbone.model)
