@@ -113,11 +113,6 @@ CLAIMS = (
         "dense and sparse together beat sparse",
     ),
 )
-# Rows that differ from another one in a detail, and are not measured on long texts.
-PAIRS_ONLY = (
-    *("prompt-sum", "token-prepending, layers 1 to 3", "last-layer-bidirectional-mean"),
-    *("bellm", "bellm, causal"),
-)
 NO_PAIRS = ("promptreps-hybrid",)  # fuses rankings: pairs have no score
 WRITES = ("geneol, the text alone", "geneol")
 WHITENED = 256  # dimensions, the choice of Su et al. 2021 for models of 768
@@ -444,8 +439,7 @@ def measure_all(sets: Mapping[str, TaskSet], options: Any, work: Work) -> None:
         if key not in (*NO_PAIRS, "promptreps-sparse"):
             after(key, sets, options, work)
     for key in rows:
-        if key not in PAIRS_ONLY:
-            measure_row(key, retrieval, sets, options, work)
+        measure_row(key, retrieval, sets, options, work)
     if not options.skip_writing:
         for key in WRITES:
             if not options.only or key in options.only:
