@@ -28,6 +28,10 @@ class ModelError(PolyvecError):
     """A model directory cannot be read as what it says it is."""
 
 
+class UnknownModelError(ModelError):
+    """No folder has this name, and the hub has no such model, or cannot be reached."""
+
+
 class TokenizerError(ModelError):
     """The tokenizer does not do what the model was trained with (BOS, EOS, padding, length)."""
 

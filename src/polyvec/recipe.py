@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import polyvec
-from polyvec.errors import SettingsError, known
+from polyvec.errors import SettingsError, UnknownModelError, known
 from polyvec.settings import fill, table
 
 T = TypeVar("T")
@@ -178,10 +178,19 @@ class Recipe:
         for name in order.static_order():
             section = sections.get(name)  # None: an optional room that `after` names
             if section is not None and section.build is not None and name in self.present:
-                model = section.build(self.at(section, scale), model, scale, **options)
+                try:
+                    model = section.build(self.at(section, scale), model, scale, **options)
+                except UnknownModelError as error:
+                    raise UnknownModelError(f"{error}{self._others(scale, options)}") from None
         if model is None:
             raise SettingsError(f"{self.path}: has no section that builds a model")
         return model
+
+    def _others(self, scale: str, options: Mapping[str, Any]) -> str:
+        """The tail of an error where the model of a scale cannot be had: the other scales."""
+        others = [f"--scale {each}" for each in self.scales[self.scales.index(scale) + 1 :]]
+        own = not others or options.get("backbone") is not None
+        return "" if own else f"; {self.key} also runs at smaller scales: {', '.join(others)}"
 
     def resolved(self, scale: str = SCALES[0]) -> dict[str, Any]:
         """All settings at a scale, defaults included, as plain values that TOML and JSON have."""

@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         )
         module.arguments(sub)
         sub.set_defaults(run=module.run)
+    top.set_defaults(action=None)  # of verbs that have some
     return top
 
 
@@ -93,7 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        options = parser().parse_args(arguments)
+        options, rest = (top := parser()).parse_known_args(arguments)
+        if rest:
+            # argparse would name the program, whose --help knows no verb's options.
+            top.prog = " ".join(filter(None, (top.prog, options.verb, options.action)))
+            top.error(f"unrecognized arguments: {' '.join(rest)}")
     except SystemExit as done:  # --help, --version, or an error that argparse has printed
         return int(done.code or 0)
     options.run(options)

@@ -1,6 +1,7 @@
 """Options that several verbs share."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -116,10 +117,9 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.formats.sources import DEFAULT_MODEL
 
-    recipe = getattr(options, "recipe", None)
-    name = recipe or options.model or DEFAULT_MODEL
+    name = getattr(options, "recipe", None) or options.model or DEFAULT_MODEL
     device = _device(options.device)
-    if recipe or name.endswith(".toml"):
+    if is_recipe(options):
         embedder = _from_recipe(name, options, hybrid)
         embedder = embedder.to(device) if device else embedder
     elif options.scale:
@@ -158,12 +158,21 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
     return embedder
 
 
+def is_recipe(options: argparse.Namespace) -> bool:
+    """Whether the model is a recipe's: --recipe NAME, or a file .toml."""
+    return bool(getattr(options, "recipe", None)) or str(options.model).endswith(".toml")
+
+
 def model_name(options: argparse.Namespace) -> str:
-    """The model's name in stored files; a folder by its absolute path."""
+    """The model's name in stored files; a file or folder by its absolute path."""
     from polyvec.embed.formats.sources import DEFAULT_MODEL
 
-    name = getattr(options, "recipe", None) or options.model or DEFAULT_MODEL
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    recipe = getattr(options, "recipe", None)
+    name = recipe or options.model or DEFAULT_MODEL
+    if recipe and not recipe.endswith(".toml"):
+        return recipe  # a folder that happens to have its name is none of its business
+    # Links stay: the hub's cache keeps the parts of a split file under their hashes.
+    return os.path.abspath(name) if Path(name).exists() else name  # noqa: PTH100
 
 
 def _device(name: str | None) -> str | None:

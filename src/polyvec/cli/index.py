@@ -27,6 +27,8 @@ def run(options: argparse.Namespace) -> None:
         records,
         common.load_model(options),
         model=common.model_name(options),
+        scale=(options.scale or "full") if common.is_recipe(options) else "",
+        attention=options.attention or "",
         batch_size=options.batch_size,
     )
     print(

@@ -12,6 +12,7 @@ from polyvec.cli import common
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
+    from polyvec.index.folder import Manifest
     from polyvec.index.store import Hit
 
 
@@ -33,8 +34,7 @@ def run(options: argparse.Namespace) -> None:
     if not all(query.strip() for query in options.query):
         raise InputError("the query is empty")
     index = Index.open(options.folder)
-    if not options.recipe:
-        options.model = options.model or index.manifest.model or None
+    _as_built(options, index.manifest)
     embedder = common.load_model(options)
     found = index.search(options.query, embedder, top_k=options.top_k)
     for query, hits in zip(options.query, found, strict=True):
@@ -46,6 +46,18 @@ def run(options: argparse.Namespace) -> None:
             if len(options.query) > 1:
                 print(query)
             show(hits)
+
+
+def _as_built(options: argparse.Namespace, manifest: "Manifest") -> None:
+    """Fill in the options that built the index, where the user names no other model."""
+    if (options.recipe or options.model) and common.model_name(options) != manifest.model:
+        return
+    if manifest.scale:
+        options.recipe, options.model = manifest.model, None
+    elif not options.recipe:
+        options.model = options.model or manifest.model or None
+    options.scale = options.scale or manifest.scale or None
+    options.attention = options.attention or manifest.attention or None
 
 
 def show(hits: "Iterable[Hit]") -> None:

@@ -47,6 +47,14 @@ class Manifest:
     count: int
     vectors: str
     items: str
+    scale: str = ""  # of a recipe, whose name is `model`
+    attention: str = ""  # of a model that was loaded with another than its own
+
+    @property
+    def built_with(self) -> str:
+        """The model's name with its options of the command line."""
+        name = f"--recipe {self.model} --scale {self.scale}" if self.scale else self.model
+        return f"{name or 'unnamed'}{' --attention ' * bool(self.attention)}{self.attention}"
 
     @classmethod
     def new(cls, **fields: Any) -> "Manifest":

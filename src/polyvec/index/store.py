@@ -100,13 +100,16 @@ class Index:
         embedder: TextEncoder,
         *,
         model: str = "",
+        scale: str = "",
+        attention: str = "",
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> tuple["Index", BuildReport]:
         """Build the index of these records, in place of the folder's old one.
 
         Texts whose vectors are in the old index, or were computed by an interrupted build, are
-        not encoded again. `model` is the name that `polyvec search` loads by default.
+        not encoded again. `model` is the name that `polyvec search` loads by default: of a
+        recipe, if there is a `scale`, with this `attention`, if there is one.
         Raises DataError for a duplicate id, IndexStoreError if the folder contains other files,
         another process is building it, or the model has no dense vector for a text.
         """
@@ -125,6 +128,8 @@ class Index:
                 similarity=embedder.similarity_fn_name,
                 dimension=embedder.get_embedding_dimension(),
                 count=len(items),
+                scale=scale,
+                attention=attention,
             )
             vectors_NE, report = _vectors(folder, manifest, items, embedder, options)
             write_generation(folder, manifest, vectors_NE, items)
@@ -177,8 +182,8 @@ class Index:
         """Raises IndexStoreError unless this model, with these settings, made the index."""
         if embedder.fingerprint() != self.manifest.model_sha256:
             raise IndexStoreError(
-                f"{self.folder}: built with another model ({self.manifest.model or 'unnamed'}) or "
-                "with other settings of it, whose vectors cannot be compared; use that model, or "
+                f"{self.folder}: built with another model ({self.manifest.built_with}) or with "
+                "other settings of it, whose vectors cannot be compared; use that model, or "
                 "build the index again"
             )
 

