@@ -64,6 +64,30 @@ def test_pieces_of_the_published_pattern(name, pattern):
         assert found == ["".join(letters[b] for b in word.encode()) for word in words], probe
 
 
+def cut(pattern: str, pieces: list[str]) -> list[str]:
+    """Every match, and what is between two of them."""
+    found = (regex.split(f"({pattern})", piece) for piece in pieces)
+    return [each for split in found for each in split if each]
+
+
+def test_pieces_of_bloom():
+    letters = bytes_to_unicode()
+    for probe in PROBES:
+        found = [piece for piece, _ in SPLITS["bloom"].steps().pre_tokenize_str(probe)]
+        words = cut(r" ?[^(\s|.,!?…。，、।۔،)]+", [probe])
+        assert found == ["".join(letters[b] for b in word.encode()) for word in words], probe
+
+
+def test_pieces_of_falcon():
+    """llama.cpp's steps, and the one of tokenizer.json that it has not: runs of digits."""
+    letters = bytes_to_unicode()
+    for probe in [*PROBES, "a 1 22 333 4444 55555 (12)", "$5+3=8 `a|b~c` ^_^ 1234567"]:
+        found = [piece for piece, _ in SPLITS["falcon"].steps().pre_tokenize_str(probe)]
+        words = cut(GPT2, cut(r"[\p{P}\$\+<=>\^~\|`]+", [probe]))
+        pieces = ["".join(letters[b] for b in word.encode()) for word in words]
+        assert found == cut("[0-9][0-9][0-9]", cut(r"\p{N}+", pieces)), probe
+
+
 def byte_level(steps, normalizer=None, **options) -> Tokenizer:
     fields = gguf_files.bpe_fields()
     vocab = {token: place for place, token in enumerate(fields["tokenizer.ggml.tokens"])}
@@ -117,7 +141,7 @@ def test_normalisation_of_olmo():
 def test_another_pre_tokenizer_is_refused(pre):
     fields = gguf_files.bpe_fields()
     fields["tokenizer.ggml.pre"] = pre
-    with pytest.raises(TokenizerError, match=r"pre-tokenizer.*Known: command-r.*safetensors"):
+    with pytest.raises(TokenizerError, match=r"pre-tokenizer.*Known: bloom, .*safetensors"):
         read({k: v for k, v in fields.items() if v is not None})
 
 
@@ -147,6 +171,15 @@ def test_sentencepieces_unigram(tmp_path):
         moved = [each + 1 if each else 3 for each in processor.encode(probe)]
         assert ids(found, probe) == moved, probe
         assert found(probe)["input_ids"] == [0, *moved, 2]
+
+
+def test_the_tokenizer_of_t5(tmp_path):
+    """sentencepiece's own ids, and EOS, though no key of the file says so."""
+    processor, fields = gguf_files.sentencepiece_fields(tmp_path, "t5")
+    found = read(fields, "t5")
+    for probe in PROBES:
+        assert found(probe)["input_ids"] == [*processor.encode(probe), 1], probe
+    assert len(found) == processor.vocab_size()
 
 
 @pytest.mark.parametrize("old", [True, False])

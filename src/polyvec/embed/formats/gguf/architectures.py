@@ -13,7 +13,16 @@ from torch import Tensor
 
 from polyvec.embed.formats.gguf import decoders, encoders
 from polyvec.embed.formats.gguf.file import GgufFile
-from polyvec.embed.formats.gguf.settings import DENSE_SIZES, LOCAL, PATTERN, ROTARY, WINDOW, decoder
+from polyvec.embed.formats.gguf.settings import (
+    DENSE_SIZES,
+    EXPERTS,
+    LOCAL,
+    PATTERN,
+    ROTARY,
+    T5,
+    WINDOW,
+    decoder,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +30,11 @@ class Architecture:
     """What a GGUF architecture is in transformers.
 
     kind: its model_type. config: the settings. keys: those of the metadata that config reads.
-    name: the file's name of a weight, for those that the package gguf has no name for.
+    name: the file's name of a weight, for those that the package gguf has no name for; several
+    names are of tensors that are one weight, one behind the other in their second dimension.
     undo: the weight as transformers has it, from its name there and the file's tensor.
-    causal: a decoder's mask, where the metadata do not say.
+    causal: a decoder's mask, where the metadata do not say. unused: starts of the names of
+    tensors that an embedder has no use for.
     """
 
     kind: str
@@ -31,8 +42,9 @@ class Architecture:
     keys: frozenset[str]
     decoder: bool = True
     causal: bool = True
-    name: Callable[[str], str | None] = lambda key: None
+    name: Callable[[str], tuple[str, ...]] = lambda key: ()
     undo: Callable[[str, Tensor, Any], Tensor] = lambda key, tensor, config: tensor
+    unused: tuple[str, ...] = ()
 
 
 def _keys(*names: str, rotary: bool = True) -> frozenset[str]:
@@ -46,6 +58,13 @@ ARCHITECTURES = {
     ),
     "qwen2": Architecture("qwen2", decoder, _keys()),
     "qwen3": Architecture("qwen3", decoder, _keys()),
+    "qwen2moe": Architecture(
+        "qwen2_moe", decoders.qwen2_moe, _keys(*EXPERTS, "expert_shared_feed_forward_length"),
+        name=decoders.expert_names, undo=decoders.one_row,
+    ),
+    "qwen3moe": Architecture(
+        "qwen3_moe", decoders.qwen3_moe, _keys(*EXPERTS), name=decoders.expert_names
+    ),
     "gemma": Architecture("gemma", decoder, _keys(), undo=decoders.one_less),
     "gemma2": Architecture(
         "gemma2", decoders.gemma2,
@@ -63,6 +82,12 @@ ARCHITECTURES = {
     "gpt2": Architecture("gpt2", decoders.gpt2, _keys(rotary=False), undo=decoders.transpose),
     "starcoder2": Architecture("starcoder2", decoders.starcoder2, _keys()),
     "stablelm": Architecture("stablelm", decoders.stablelm, _keys("use_parallel_residual")),
+    "falcon": Architecture("falcon", decoders.falcon, _keys(), undo=decoders.falcon_groups),
+    "bloom": Architecture(
+        "bloom", decoders.bloom, _keys("attention.head_count_kv", rotary=False),
+        undo=decoders.bloom_heads,
+    ),
+    "nemotron": Architecture("nemotron", decoders.nemotron, _keys(), undo=decoders.one_less),
     "bert": Architecture(
         "bert", encoders.bert, _keys(rotary=False), decoder=False, undo=encoders.shift
     ),
@@ -73,5 +98,12 @@ ARCHITECTURES = {
     "nomic-bert": Architecture(
         "nomic_bert", encoders.nomic, _keys(), decoder=False, name=encoders.nomic_name,
         undo=encoders.third,
+    ),
+    "t5": Architecture(
+        "t5", encoders.t5, _keys(*T5, rotary=False), decoder=False, name=encoders.t5_name,
+        unused=("dec.", "output."),
+    ),
+    "t5encoder": Architecture(
+        "t5", encoders.t5, _keys(*T5, rotary=False), decoder=False, name=encoders.t5_name
     ),
 }  # fmt: skip

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from polyvec.embed.formats.gguf.file import GgufFile
+from polyvec.embed.formats.gguf.file import AGAIN, GgufFile
 from polyvec.embed.formats.gguf.settings import TRY, body, decoder, layer_types, rotary
 from polyvec.errors import ModelError
 
@@ -114,3 +115,120 @@ def stablelm(file: GgufFile) -> dict[str, Any]:
         "qk_layernorm": "blk.0.attn_q_norm.weight" in file.tensors,
         "use_parallel_residual": parallel,
     }
+
+
+def _experts(file: GgufFile) -> dict[str, Any]:
+    """Qwen's mixtures; the default of the experts' size is llama.cpp's."""
+    found = decoder(file)
+    count, used = (file.above_zero(f"expert_{name}", int) for name in ("count", "used_count"))
+    if used > count:
+        raise ModelError(f"{file.path}: {used} of {count} experts are used; {AGAIN}")
+    return found | {
+        "num_experts": count,
+        "num_experts_per_tok": used,
+        "moe_intermediate_size": file.of(
+            "expert_feed_forward_length", int, found["intermediate_size"] // used
+        ),
+    }
+
+
+def qwen2_moe(file: GgufFile) -> dict[str, Any]:
+    """Weights of the chosen experts are not normalised, in llama.cpp's code."""
+    found = _experts(file)
+    return found | {
+        "shared_expert_intermediate_size": file.of(
+            "expert_shared_feed_forward_length", int, found["intermediate_size"]
+        ),
+        "norm_topk_prob": False,
+        "qkv_bias": "blk.0.attn_q.bias" in file.tensors,
+    }
+
+
+def qwen3_moe(file: GgufFile) -> dict[str, Any]:
+    """Weights of the chosen experts are normalised, in llama.cpp's code."""
+    return _experts(file) | {"norm_topk_prob": True}
+
+
+def expert_names(key: str) -> tuple[str, ...]:
+    """All experts' weights of a layer; transformers has the gate's and the other's in one."""
+    found = re.search(r"layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj$", key)
+    parts = found[2].split("_") if found else []
+    return tuple(f"blk.{found[1]}.ffn_{part}_exps.weight" for part in parts) if found else ()
+
+
+def one_row(key: str, tensor: Tensor, config: Any) -> Tensor:
+    """The gate of the shared expert, which the converter writes as a vector."""
+    return tensor.reshape(1, -1) if key.endswith("shared_expert_gate.weight") else tensor
+
+
+# The names of settings that Falcon has under another name, or not at all.
+FALCON = {
+    "num_key_value_heads": "num_kv_heads", "intermediate_size": "ffn_hidden_size", "head_dim": "",
+}  # fmt: skip
+
+
+def falcon(file: GgufFile) -> dict[str, Any]:
+    """Falcon 7B, with one head of keys and values, or Falcon 40B, with two norms in a layer.
+
+    Falcon 2 (11B) has several such heads and one norm. Its rotary base is another one, which the
+    converter leaves out.
+    """
+    found = decoder(file, "layer_norm_epsilon")
+    layout = file.of("tensor_data_layout", str, "")
+    if layout != "jploski":
+        raise ModelError(f"{file.path}: tensor_data_layout {layout[:40]!r} is not read; {TRY}")
+    norms = 2 if "blk.0.attn_norm_2.weight" in file.tensors else 1
+    several = found["num_key_value_heads"] > 1
+    if several and norms == 1 and not file.has("rope.freq_base"):
+        raise ModelError(f"{file.path}: Falcon 2's rotary base is not in the file; {TRY}")
+    return {
+        **{name: value for name, value in found.items() if name not in FALCON},
+        **{ours: found[theirs] for theirs, ours in FALCON.items() if ours},
+        "new_decoder_architecture": several or norms == 2,
+        "num_ln_in_parallel_attn": norms,
+        "multi_query": True,
+        "parallel_attn": True,
+        "bias": False,
+        "alibi": False,
+    }
+
+
+def falcon_groups(key: str, tensor: Tensor, config: Any) -> Tensor:
+    """Falcon's joint projection: of each group its queries, then its key and its value."""
+    if "query_key_value" not in key:
+        return tensor
+    heads, groups = config.num_attention_heads, config.num_kv_heads
+    if not config.new_decoder_architecture:
+        groups = 1
+    size = config.hidden_size // heads
+    if len(tensor) != (heads + 2 * groups) * size:
+        return tensor
+    queries, keys, values = tensor.split([heads * size, groups * size, groups * size])
+    split = (part.unflatten(0, (groups, -1)) for part in (queries, keys, values))
+    return torch.cat(tuple(split), dim=1).flatten(0, 1)
+
+
+def bloom(file: GgufFile) -> dict[str, Any]:
+    found = body(file)
+    return {
+        "vocab_size": found["vocab_size"],
+        "hidden_size": found["hidden_size"],
+        "n_layer": found["num_hidden_layers"],
+        "n_head": found["num_attention_heads"],
+        "layer_norm_epsilon": file.of("attention.layer_norm_epsilon", float),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+    }
+
+
+def bloom_heads(key: str, tensor: Tensor, config: Any) -> Tensor:
+    """BLOOM's joint projection: of each head its query, key and value."""
+    if "query_key_value" not in key:
+        return tensor
+    return tensor.unflatten(0, (3, config.n_head, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def nemotron(file: GgufFile) -> dict[str, Any]:
+    found = decoder(file, "norm_eps")
+    # transformers takes a half of each head where nothing is said.
+    found["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
+    return found

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from polyvec.embed.formats.gguf.file import GgufFile
-from polyvec.embed.formats.gguf.settings import encoder, layer_types, rotary, rows
+from polyvec.embed.formats.gguf.settings import TRY, encoder, layer_types, rotary, rows
 from polyvec.errors import ModelError
 
 
@@ -54,9 +54,9 @@ NOMIC = {
 }  # fmt: skip
 
 
-def nomic_name(key: str) -> str | None:
+def nomic_name(key: str) -> tuple[str, ...]:
     found = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", key)
-    return f"blk.{found[1]}.{NOMIC[found[2]]}.{found[3]}" if found else None
+    return (f"blk.{found[1]}.{NOMIC[found[2]]}.{found[3]}",) if found else ()
 
 
 def third(key: str, tensor: Tensor, config: Any) -> Tensor:
@@ -79,3 +79,34 @@ def modern(file: GgufFile) -> dict[str, Any]:
             "full_attention": rotary(file, size, 160_000.0), "sliding_attention": local
         },
     }  # fmt: skip
+
+
+def t5(file: GgufFile) -> dict[str, Any]:
+    """T5's encoder, or UMT5's, each of whose layers has its own bias of relative positions.
+
+    llama.cpp has 128 positions as the farthest, T5's own number.
+    """
+    found = encoder(file)
+    size = file.of("attention.key_length", int)
+    if file.of("attention.value_length", int, size) != size:
+        raise ModelError(f"{file.path}: keys and values of different lengths; {TRY}")
+    gated = "enc.blk.0.ffn_gate.weight" in file.tensors
+    each = "enc.blk.1.attn_rel_b.weight" in file.tensors
+    return {
+        **({"model_type": "umt5"} if each else {}),
+        "vocab_size": found["vocab_size"],
+        "d_model": found["hidden_size"],
+        "d_kv": size,
+        "d_ff": found["intermediate_size"],
+        "num_layers": found["num_hidden_layers"],
+        "num_heads": found["num_attention_heads"],
+        "relative_attention_num_buckets": file.of("attention.relative_buckets_count", int),
+        "relative_attention_max_distance": 128,
+        "layer_norm_epsilon": file.of("attention.layer_norm_rms_epsilon", float),
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "is_encoder_decoder": False,
+    }
+
+
+def t5_name(key: str) -> tuple[str, ...]:
+    return ("token_embd.weight",) if key == "encoder.embed_tokens.weight" else ()

@@ -12,18 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.gguf.file import MAGIC, PART, GgufFile, parts_of, read_gguf
-from polyvec.embed.formats.gguf.models import find, model_config, weights
+from polyvec.embed.formats.gguf.models import find, model_class, model_config, weights
 from polyvec.embed.formats.gguf.settings import DENSE
 from polyvec.embed.formats.gguf.tokenizers import read_tokenizer
 from polyvec.embed.formats.schema import read_json, write_json
@@ -130,12 +124,11 @@ def load_gguf_model(path: Path, dtype: torch.dtype, *, kind: str = "body") -> An
     decoder = find(file).decoder
     if kind != "body" and not decoder:
         raise ModelError(
-            f"{path}: a GGUF file of {file.architecture} holds no language model's head; take the "
-            "safetensors of the original model"
+            f"{path}: of {file.architecture} only the encoder is read, which writes nothing; take "
+            "the safetensors of the original model"
         )
     state = weights(file, config, dtype, head=kind == "lm")
-    auto: Any = AutoModelForCausalLM if kind == "lm" else AutoModel
-    cls = auto._model_mapping[type(config)]
+    cls = model_class(config, kind == "lm")
     pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
     options = {"add_pooling_layer": False} if pooler else {}
     with quiet_transformers():

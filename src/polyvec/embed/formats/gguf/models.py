@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTextEncoding,
+    PretrainedConfig,
+)
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.gguf.architectures import ARCHITECTURES, Architecture
@@ -30,8 +36,7 @@ def model_config(file: GgufFile) -> PretrainedConfig:
     cls = CONFIG_MAPPING[values.pop("model_type", architecture.kind)]
     with _as_settings(file):
         config = cls(**values)
-    auto: Any = AutoModelForCausalLM if architecture.decoder else AutoModel
-    config.architectures = [auto._model_mapping[type(config)].__name__]
+    config.architectures = [model_class(config, architecture.decoder).__name__]
     if architecture.decoder and not file.of("attention.causal", bool, architecture.causal):
         config.is_causal = False
         if getattr(config, "sliding_window", None) is not None:
@@ -50,6 +55,14 @@ def _as_settings(file: GgufFile) -> Iterator[None]:
             f"{file.path}: transformers refuses the settings of the metadata "
             f"({' '.join(str(error).split())[:200]})"
         ) from None
+
+
+def model_class(config: PretrainedConfig, head: bool) -> Any:
+    """transformers' class: the language model, the body, or only the encoder of T5."""
+    if "T5" in type(config).__name__:
+        return AutoModelForTextEncoding._model_mapping[type(config)]
+    auto: Any = AutoModelForCausalLM if head else AutoModel
+    return auto._model_mapping[type(config)]
 
 
 def find(file: GgufFile) -> Architecture:
@@ -83,9 +96,8 @@ def weights(
     `head`: with the language model's.
     """
     architecture = find(file)
-    auto: Any = AutoModelForCausalLM if architecture.decoder else AutoModel
     with _as_settings(file), torch.device("meta"):
-        model = auto.from_config(config)
+        model = model_class(config, architecture.decoder)(config)
     # The file holds no pooler, and none is used here.
     shapes = model.state_dict().items()
     wanted = {name: tuple(each.shape) for name, each in shapes if "pooler." not in name}
@@ -93,29 +105,31 @@ def weights(
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     # Once for all weights: the table holds every name of every layer, and takes long to make.
     table = gguf.get_tensor_name_map(kinds[file.architecture], config.num_hidden_layers)
-    names = {name: architecture.name(name) or _stored_name(table, name) for name in wanted}
+    names = {name: architecture.name(name) or (_stored_name(table, name),) for name in wanted}
     if "output.weight" not in file.tensors:
-        names = {key: name for key, name in names.items() if name != "output.weight"}
+        names = {key: each for key, each in names.items() if each != ("output.weight",)}
     found: dict[str, Tensor] = {}
     if "token_types.weight" not in file.tensors:  # DistilBERT's has none
-        types = [key for key, name in names.items() if name == "token_types.weight"]
+        types = [key for key, each in names.items() if each == ("token_types.weight",)]
         found = {key: torch.zeros(wanted[key], dtype=dtype) for key in types if names.pop(key)}
-    missing = [f"{name} ({key})" for key, name in names.items() if name not in file.tensors]
+    parts = [(name, key) for key, each in names.items() for name in each]
+    missing = [f"{name} ({key})" for name, key in parts if name not in file.tensors]
     if missing:
         raise ModelError(
             f"{file.path}: {len(missing)} weights are missing, the first {missing[0]}; {TRY}"
         )
     dense = {f"{name}.weight" for name in DENSE if f"{name}_feat_in" in architecture.keys}
-    left = sorted(set(file.tensors) - set(names.values()) - ROPE_TENSORS - dense)
+    left = sorted(set(file.tensors) - {name for name, _ in parts} - ROPE_TENSORS - dense)
+    left = [name for name in left if not name.startswith(architecture.unused)]
     if left:
         raise ModelError(
             f"{file.path}: {len(left)} tensors have no place in {type(model).__name__}, the first "
             f"{left[0][:60]!r}{_ranks(left)}; {TRY}"
         )
-    for key, name in names.items():
-        if name == "output.weight" and not head:
+    for key, each in names.items():
+        if each == ("output.weight",) and not head:
             continue
-        stored = file.tensor(name)
+        stored = _joined(file, each)
         try:
             tensor = architecture.undo(key, stored, config)
         except (RuntimeError, IndexError):  # a shape that has no heads, or no three parts
@@ -123,10 +137,21 @@ def weights(
         if tensor is None or tuple(tensor.shape) != wanted[key]:
             shape = tuple((stored if tensor is None else tensor).shape)
             raise ModelError(
-                f"{file.path}: tensor {name} has shape {shape}, the metadata expect {wanted[key]}"
+                f"{file.path}: tensor {' and '.join(each)} has shape {shape}, the metadata expect "
+                f"{wanted[key]}"
             )
         found[key] = tensor.to(dtype, copy=True)  # the file's own bytes are read-only
     return found
+
+
+def _joined(file: GgufFile, names: tuple[str, ...]) -> Tensor:
+    """The tensor, or all of them as one; ModelError if they do not fit."""
+    found = [file.tensor(name) for name in names]
+    if len(found) == 1:
+        return found[0]
+    if len({tensor.shape for tensor in found}) > 1 or found[0].ndim < 2:
+        raise ModelError(f"{file.path}: tensors {' and '.join(names)} do not have the same shape")
+    return torch.cat(found, dim=1)
 
 
 def _ranks(names: list[str]) -> str:
@@ -136,7 +161,7 @@ def _ranks(names: list[str]) -> str:
 def _stored_name(table: Any, key: str) -> str:
     """The file's name of a weight of transformers, by the package's table of names."""
     inner, _, end = key.rpartition(".")
-    found = table.get_name(inner)
+    found = table.get_name(inner) or table.get_name(inner.removeprefix("transformer."))
     if found is None and key == "lm_head.weight":
         found = "output"
     return f"{found or '?'}.{end}"

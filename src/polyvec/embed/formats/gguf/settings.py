@@ -24,7 +24,12 @@ ROTARY = {
 WINDOW = {"attention.sliding_window"}
 PATTERN = {*WINDOW, "attention.sliding_window_pattern"}
 LOCAL = {*PATTERN, "rope.freq_base_swa"}
-PARTIAL = ("phi3", "stablelm")  # whose classes in transformers turn a part of each head only
+EXPERTS = {"expert_count", "expert_used_count", "expert_feed_forward_length"}
+T5 = {
+    "attention.key_length", "attention.value_length", "attention.relative_buckets_count",
+    "decoder_start_token_id", "decoder_block_count",
+}  # fmt: skip
+PARTIAL = ("phi3", "stablelm", "nemotron")  # whose classes can turn a part of each head only
 # sentence-transformers' Dense modules behind the pooling, which EmbeddingGemma's file may have.
 DENSE = ("dense_2", "dense_3")
 DENSE_SIZES = {f"{name}_feat_{way}" for name in DENSE for way in ("in", "out")}

@@ -42,31 +42,53 @@ _GPT4O = (
 )
 
 
+# Of bigscience/bloom's tokenizer.json, which llama.cpp has, too (src/llama-vocab.cpp).
+_BLOOM = r" ?[^()|\s.,!?…。，、।۔،]+"
+
+
+def _falcon() -> pre_tokenizers.PreTokenizer:
+    """Of tiiuae/falcon-7b's tokenizer.json, as ggml-org/llama.cpp issue 3502 quotes it.
+
+    llama.cpp's own (src/llama-vocab.cpp) leaves spaces before one or two digits.
+    """
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.Digits(individual_digits=False),
+            pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), behavior="isolated"),
+        ]
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """How byte-level BPE splits a text first: by a pattern, else by GPT-2's own.
 
-    digits: each by itself before. nfc: normalised so before all. whole: a piece that is a token
-    is that token, whatever the merges give (ignore_merges). bos, eos: added where the file does
-    not say.
+    digits: each by itself before. own: the steps instead of these. nfc: normalised so before all.
+    whole: a piece that is a token is that token, whatever the merges give (ignore_merges). bos,
+    eos: added where the file does not say.
     """
 
     pattern: str | None = None
     digits: bool = False
+    own: Callable[[], pre_tokenizers.PreTokenizer] | None = None
     nfc: bool = False
     whole: bool = False
     bos: bool = False
     eos: bool = False
 
     def steps(self) -> pre_tokenizers.PreTokenizer:
+        if self.own is not None:
+            return self.own()
         byte_level = pre_tokenizers.ByteLevel
         if self.pattern is not None:
             split = pre_tokenizers.Split(Regex(self.pattern), behavior="isolated")
             plain = byte_level(add_prefix_space=False, use_regex=False)
             return pre_tokenizers.Sequence([split, plain])
-        own = byte_level(add_prefix_space=False, use_regex=True)
+        gpt2 = byte_level(add_prefix_space=False, use_regex=True)
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, own]) if self.digits else own
+        return pre_tokenizers.Sequence([digits, gpt2]) if self.digits else gpt2
 
 
 _GPT2, _DIGITS, _NEOX = Split(), Split(digits=True), Split(nfc=True)
@@ -87,6 +109,8 @@ SPLITS = {
     ),
     "tekken": Split(_TEKKEN, whole=True, bos=True),
     "gpt-4o": Split(_GPT4O),
+    "bloom": Split(_BLOOM),
+    "falcon": Split(own=_falcon),
 }
 
 
