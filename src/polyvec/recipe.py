@@ -220,6 +220,11 @@ def all_recipes(folder: Path | None = None) -> Iterator[Recipe]:
         yield load_recipe(path)
 
 
+def recipe_names() -> Mapping[str, Path]:
+    """The recipes that have a name, and their files."""
+    return {path.stem: path for path in recipe_folder().rglob("*.toml")}
+
+
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """The recipe of a file, or of a name such as "all-minilm".
 
@@ -227,7 +232,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        names = {p.stem: p for p in recipe_folder().rglob("*.toml")}
+        names = recipe_names()
         if str(name_or_path) not in names:
             raise SettingsError(
                 f"recipe {str(name_or_path)!r} is not known.{known(str(name_or_path), names)}"

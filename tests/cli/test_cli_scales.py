@@ -88,3 +88,35 @@ def test_an_unknown_option_points_to_the_help_that_has_the_known_ones(run, argum
     assert done.status == 2
     assert done.err.startswith(f"{where}: unrecognized arguments: --")
     assert done.err.rstrip().endswith(f"See {where} --help")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    (tmp_path / "data").mkdir()
+    data = [("a cat", "a kitten", 5), ("a cat", "a boat", 1), ("a dog", "a puppy", 4)]
+    lines = [json.dumps({"sentence1": a, "sentence2": b, "score": s}) for a, b, s in data]
+    (tmp_path / "data" / "test.jsonl").write_text("\n".join(lines))
+    return tmp_path / "data"
+
+
+def test_evaluate_takes_a_recipes_name_with_a_scale(run, pairs, tmp_path):
+    scores = tmp_path / "scores.json"
+    done = run("evaluate", "prompteol", pairs, "--scale", "nano", "-o", scores)
+    assert done.status == 0
+    assert json.loads(scores.read_text())["model"] == "prompteol at scale nano"
+    by_file = run("evaluate", load_recipe("prompteol").path, pairs, "--scale", "nano")
+    columns = [[row.split("\t")[4] for row in each.out.splitlines()] for each in (done, by_file)]
+    assert columns[0] == columns[1]
+
+
+def test_the_scale_of_a_comparison_is_that_of_its_recipes(run, pairs, tiny_bert, one_line):
+    nano = "--tasks", pairs, "--scale", "nano"
+    for first in (tiny_bert, "causal-mean"):
+        assert run("compare", first, "prompteol", *nano).status == 0
+    assert "is not a recipe" in one_line(run("compare", tiny_bert, tiny_bert, *nano))
+
+
+def test_a_recipes_name_without_a_scale_says_which_there_are(run, pairs, one_line, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    printed = one_line(run("evaluate", "prompteol", pairs))
+    assert "there is a recipe of this name: prompteol --scale full, small or nano" in printed

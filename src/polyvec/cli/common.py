@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from polyvec.errors import InputError
+from polyvec.errors import InputError, UnknownModelError
 
 if TYPE_CHECKING:
     from polyvec.data.texts import Record
@@ -114,7 +114,6 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
 
     A recipe that fuses rankings has no single vectors: only with `hybrid=True` is it accepted.
     """
-    from polyvec.embed.embedder import Embedder
     from polyvec.embed.formats.sources import DEFAULT_MODEL
 
     name = getattr(options, "recipe", None) or options.model or DEFAULT_MODEL
@@ -124,20 +123,35 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
         embedder = embedder.to(device) if device else embedder
     elif options.scale:
         raise InputError(
-            f"--scale {options.scale}: {name} is not a recipe; only recipes have scales "
-            "(--recipe NAME)"
+            f"--scale {options.scale}: {name} is not a recipe; only recipes have scales; polyvec "
+            "recipes list prints their names"
         )
     else:
-        embedder = Embedder.from_pretrained(
+        embedder = _from_pretrained(name, device, options)
+    if options.verbose:
+        for line in embedder.described():
+            print(line, file=sys.stderr)
+    return embedder
+
+
+def _from_pretrained(name: str, device: str | None, options: argparse.Namespace) -> "Embedder":
+    from polyvec.embed.embedder import Embedder
+    from polyvec.recipe import recipe_names
+
+    try:
+        return Embedder.from_pretrained(
             name,
             device=device,
             attention=options.attention,
             trust_remote_code=getattr(options, "trust_remote_code", False),
         )
-    if options.verbose:
-        for line in embedder.described():
-            print(line, file=sys.stderr)
-    return embedder
+    except UnknownModelError as error:
+        if name not in recipe_names():
+            raise
+        # The scale is named, as the paper's own model may be a download of many gigabytes.
+        raise UnknownModelError(
+            f"{error}; there is a recipe of this name: {name} --scale full, small or nano"
+        ) from None
 
 
 def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embedder":
@@ -159,8 +173,13 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
 
 
 def is_recipe(options: argparse.Namespace) -> bool:
-    """Whether the model is a recipe's: --recipe NAME, or a file .toml."""
-    return bool(getattr(options, "recipe", None)) or str(options.model).endswith(".toml")
+    """Whether the model is a recipe's: --recipe NAME, a file .toml, or a name with a scale."""
+    from polyvec.recipe import recipe_names
+
+    if getattr(options, "recipe", None) or str(options.model).endswith(".toml"):
+        return True
+    named = bool(options.scale) and options.model in recipe_names()
+    return named and not Path(options.model).exists()
 
 
 def model_name(options: argparse.Namespace) -> str:

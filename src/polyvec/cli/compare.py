@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", help="folder, hub id, GGUF file, or recipe file (.toml)")
+    parser.add_argument(
+        "first", help="folder, hub id, GGUF file, or recipe (file, or name with --scale)"
+    )
     parser.add_argument("second", help="the model to compare it with")
     parser.add_argument(
         "--tasks", nargs="+", metavar="TASK", required=True, help="folders, names, kinds, or all"
@@ -65,8 +67,15 @@ def run(options: argparse.Namespace) -> None:
     sets = [each.read() for each in chosen]
     cache = cache_of(options)
     measured: list[list[Measured]] = []
-    for model in (options.first, options.second):
-        embedder = common.load_model(argparse.Namespace(**{**vars(options), "model": model}))
+    both = [
+        argparse.Namespace(**{**vars(options), "model": model})
+        for model in (options.first, options.second)
+    ]
+    if any(map(common.is_recipe, both)):  # the scale is the recipe's, of a model that has none
+        for one in both:
+            one.scale = options.scale if common.is_recipe(one) else None
+    for one in both:
+        model, embedder = one.model, common.load_model(one)
         evaluator = Evaluator(
             embedder, cache=cache, batch_size=options.batch_size, geometry=bool(options.report)
         )

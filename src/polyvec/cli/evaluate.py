@@ -40,7 +40,9 @@ HEADLINE = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder, hub id, GGUF file, or recipe file (.toml)")
+    parser.add_argument(
+        "model", help="folder, hub id, GGUF file, or recipe (file, or name with --scale)"
+    )
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="folders, names, kinds, or all")
     parser.add_argument("--split", default="test", help="split of folders; default: test")
     parser.add_argument("--kind", help="kind of task of folders; default: what their fields show")
@@ -122,6 +124,8 @@ def run(options: argparse.Namespace) -> None:
         geometry=bool(options.report),
     )
     name = common.model_name(options)
+    if common.is_recipe(options):
+        name = f"{name} at scale {options.scale or 'full'}"
     results: list[Result] = []
     found: list[Measured] = []  # for reports only: outcomes are much larger than scores
     for number, each in enumerate(chosen):
