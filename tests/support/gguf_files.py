@@ -32,7 +32,7 @@ __all__ = [
 def fields_of(model: tf.PreTrainedModel, arch: str) -> dict[str, Any]:
     """The metadata about the model."""
     config = model.config
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", 0)
     inner = ("intermediate_size", "n_inner", "ffn_hidden_size", "d_ff")
     found: dict[str, Any] = {
         "block_count": config.num_hidden_layers,
@@ -85,6 +85,8 @@ def tensors_of(model: tf.PreTrainedModel, arch: str) -> dict[str, np.ndarray]:
             state.pop(name, None)
     if arch.endswith("moe"):
         state = _two_experts_tensors(state)
+    if arch == "gpt-oss":
+        state = _three_experts_tensors(state)
     if arch == "bloom":
         state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
     if getattr(model.config, "tie_word_embeddings", False):
@@ -95,9 +97,10 @@ def tensors_of(model: tf.PreTrainedModel, arch: str) -> dict[str, np.ndarray]:
     for name, tensor in state.items():
         inner, _, end = name.rpartition(".")
         inner = "output" if inner == "lm_head" else table.get_name(inner)
-        assert inner is not None, name
+        whole = table.get_name(name) or f"{inner}.{end}"  # Mamba's A and D have no end
+        assert "None" not in whole, name
         changed = MADE[arch].change(name, tensor, model.config)
-        found[f"{inner}.{end}"] = changed.detach().contiguous().numpy()
+        found[whole] = changed.detach().contiguous().numpy()
     return found
 
 
@@ -111,6 +114,24 @@ def _two_experts_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
             found[f"{start}up_proj.weight"] = tensor[:, half:]
         else:
             found[f"{name}.weight" if name.endswith("experts.down_proj") else name] = tensor
+    return found
+
+
+def _three_experts_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """GptOssModel.modify_tensors of the converter, of weights that are not in MXFP4."""
+    found = {}
+    for name, tensor in state.items():
+        end = "bias" if name.endswith("_bias") else "weight"
+        if "gate_up_proj" in name:
+            start = name.partition("gate_up_proj")[0]
+            turned = tensor if end == "bias" else tensor.transpose(-1, -2)
+            found[f"{start}gate_proj.{end}"] = turned[:, ::2]
+            found[f"{start}up_proj.{end}"] = turned[:, 1::2]
+        elif "experts.down_proj" in name:
+            turned = tensor if end == "bias" else tensor.transpose(-1, -2)
+            found[f"{name.partition('down_proj')[0]}down_proj.{end}"] = turned
+        else:
+            found[f"{name}.weight" if name.endswith("sinks") else name] = tensor
     return found
 
 

@@ -79,6 +79,13 @@ def one_kind_after_another(name: str, tensor: torch.Tensor, config: Any) -> torc
     return torch.cat([split[:, kind].flatten(0, 1) for kind in range(3)]).reshape(tensor.shape)
 
 
+def mamba_changed(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
+    """MambaModel.modify_tensors of the converter."""
+    if name.endswith(".A_log"):
+        return -torch.exp(tensor)
+    return tensor.squeeze() if name.endswith("conv1d.weight") else tensor
+
+
 def _falcon(**more: Any) -> Callable[[int], tf.PreTrainedModel]:
     return lambda vocab: tf.FalconForCausalLM(
         tf.FalconConfig(
@@ -241,6 +248,44 @@ MADE = {
     ),
     "nemotron": Made("nemotron", _nemotron(0.5), change=one_more),
     "nemotron-whole": Made("nemotron", _nemotron(1.0), change=one_more),
+    "lfm2": Made(
+        "lfm2",
+        lambda vocab: tf.Lfm2ForCausalLM(
+            tf.Lfm2Config(
+                **sizes(vocab, num_key_value_heads=2, layer_types=["conv", "full_attention"],
+                        block_auto_adjust_ff_dim=False)
+            )
+        ),
+        {"attention.head_count_kv": [0, 2], "shortconv.l_cache": 3,
+         "attention.layer_norm_rms_epsilon": 1e-5},
+        lambda name, tensor, config: tensor[:, 0] if "conv.conv" in name else tensor,
+    ),
+    "mamba": Made(
+        "mamba",
+        lambda vocab: tf.MambaForCausalLM(
+            tf.MambaConfig(
+                vocab_size=vocab, hidden_size=SIZE, num_hidden_layers=LAYERS, state_size=8,
+                initializer_range=0.3, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+            )
+        ),
+        {"context_length": 2**20, "attention.head_count": 0, "feed_forward_length": 0,
+         "ssm.conv_kernel": 4, "ssm.inner_size": 2 * SIZE, "ssm.state_size": 8,
+         "ssm.time_step_rank": 16, "ssm.dt_b_c_rms": False,
+         "attention.layer_norm_rms_epsilon": 1e-5},
+        mamba_changed,
+    ),
+    "gpt-oss": Made(
+        "gpt-oss",
+        lambda vocab: tf.GptOssForCausalLM(
+            tf.GptOssConfig(
+                **sizes(vocab, num_key_value_heads=2, head_dim=32, sliding_window=8,
+                        num_local_experts=4, num_experts_per_tok=2)
+            )
+        ),
+        {"attention.sliding_window": 8, "expert_count": 4, "expert_used_count": 2,
+         "expert_feed_forward_length": SIZE, "rope.scaling.type": "yarn",
+         "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 4096},
+    ),
     "t5": Made("t5", _t5("gated-gelu")),
     "t5-relu": Made("t5", _t5("relu")),
     "umt5": Made("t5", _t5("gated-gelu", tf.UMT5EncoderModel, tf.UMT5Config)),
@@ -290,6 +335,6 @@ def build(arch: str, vocab: int) -> tf.PreTrainedModel:
     model = MADE[arch].build(vocab).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim == 1:
+            if weight.ndim == 1 or name.endswith("_bias"):
                 weight.copy_(torch.randn(weight.shape) * 0.2 + ("norm" in name.lower()))
     return model

@@ -83,7 +83,9 @@ def test_quantisation_changes_little(arch, kind, tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("arch", ["llama", "qwen2", "gemma2", "starcoder2", "phi3", "bloom"])
+@pytest.mark.parametrize(
+    "arch", ["llama", "qwen2", "gemma2", "starcoder2", "phi3", "bloom", "lfm2"]
+)
 def test_transformers_own_load(arch, tmp_path):
     """The same file through transformers, de-quantised, pooled by hand."""
     make(tmp_path / "model.gguf", arch, "Q8_0")
@@ -195,18 +197,27 @@ def test_nemotron_as_transformers_loads_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "match"),
+    ("arch", "metadata", "match"),
     [
-        ({"tensor_data_layout": "reference"}, "tensor_data_layout 'reference' is not read"),
-        ({"attention.head_count_kv": 3}, "4 heads of queries, 3 of keys"),
+        ("falcon-40b", {"tensor_data_layout": "reference"}, "tensor_data_layout 'reference'"),
+        ("falcon-40b", {"attention.head_count_kv": 3}, "4 heads of queries, 3 of keys"),
+        ("lfm2", {"attention.head_count_kv": [0, 3]}, "4 heads of queries, 3 of keys"),
+        ("lfm2", {"attention.head_count_kv": [2]}, "head_count_kv is not of 2 layers"),
+        ("lfm2", {"attention.head_count_kv": [1, 2]}, "head_count_kv is not of 2 layers"),
+        ("lfm2", {"attention.head_count_kv": 2}, "head_count_kv is '2', expected list"),
+        ("lfm2", {"attention.causal": False}, "lfm2 without a causal mask is not read"),
+        ("mamba", {"ssm.dt_b_c_rms": True}, "Falcon Mamba is not read"),
+        ("mamba", {"ssm.inner_size": 256}, "mamba.ssm.inner_size is 256"),
+        ("gpt-oss", {"rope.freq_base_swa": 1e4}, "rope.freq_base_swa"),
         (
+            "falcon-40b",
             {"attention.head_count_kv": 4},
             r"attn_qkv.weight has shape \(512, 256\), .* \(768, 256\)",
         ),
     ],
 )
-def test_falcons_that_are_not_read(metadata, match, tmp_path):
-    make(tmp_path / "m.gguf", "falcon-40b", **metadata)
+def test_what_is_not_read_of_an_architecture(arch, metadata, match, tmp_path):
+    make(tmp_path / "m.gguf", arch, **metadata)
     with pytest.raises(ModelError, match=match):
         Embedder.from_pretrained(tmp_path / "m.gguf")
 

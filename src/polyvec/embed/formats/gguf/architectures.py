@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from polyvec.embed.formats.gguf import decoders, encoders
+from polyvec.embed.formats.gguf import decoders, encoders, mixers
 from polyvec.embed.formats.gguf.file import GgufFile
 from polyvec.embed.formats.gguf.settings import (
     DENSE_SIZES,
@@ -19,6 +19,7 @@ from polyvec.embed.formats.gguf.settings import (
     LOCAL,
     PATTERN,
     ROTARY,
+    SSM,
     T5,
     WINDOW,
     decoder,
@@ -88,6 +89,17 @@ ARCHITECTURES = {
         undo=decoders.bloom_heads,
     ),
     "nemotron": Architecture("nemotron", decoders.nemotron, _keys(), undo=decoders.one_less),
+    "lfm2": Architecture(
+        "lfm2", mixers.lfm2, _keys("shortconv.l_cache"), undo=mixers.lfm2_kernel
+    ),
+    "mamba": Architecture(
+        "mamba", mixers.mamba, _keys(*SSM, rotary=False), name=mixers.mamba_name,
+        undo=mixers.mamba_log,
+    ),
+    "gpt-oss": Architecture(
+        "gpt_oss", decoders.gpt_oss, _keys(*EXPERTS, *PATTERN), name=decoders.gpt_oss_names,
+        undo=decoders.gpt_oss_turned,
+    ),
     "bert": Architecture(
         "bert", encoders.bert, _keys(rotary=False), decoder=False, undo=encoders.shift
     ),

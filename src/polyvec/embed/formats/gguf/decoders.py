@@ -156,6 +156,37 @@ def expert_names(key: str) -> tuple[str, ...]:
     return tuple(f"blk.{found[1]}.ffn_{part}_exps.weight" for part in parts) if found else ()
 
 
+def gpt_oss(file: GgufFile) -> dict[str, Any]:
+    """gpt-oss, whose rotary scaling does not round to whole dimensions."""
+    found = _experts(file)
+    rope = found["rope_parameters"]
+    return found | {
+        "num_local_experts": found.pop("num_experts"),
+        "intermediate_size": found.pop("moe_intermediate_size"),
+        "sliding_window": file.of("attention.sliding_window", int),
+        "layer_types": layer_types(file, found["num_hidden_layers"], 2, 1),
+        "rope_parameters": rope | ({"truncate": False} if rope["rope_type"] == "yarn" else {}),
+    }
+
+
+def gpt_oss_names(key: str) -> tuple[str, ...]:
+    sinks = re.search(r"layers\.(\d+)\.self_attn\.sinks$", key)
+    if sinks:
+        return (f"blk.{sinks[1]}.attn_sinks.weight",)
+    found = re.search(r"layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj(_bias)?$", key)
+    if not found:
+        return ()
+    end = "bias" if found[3] else "weight"
+    return tuple(f"blk.{found[1]}.ffn_{part}_exps.{end}" for part in found[2].split("_"))
+
+
+def gpt_oss_turned(key: str, tensor: Tensor, config: Any) -> Tensor:
+    """Experts' matrices the other way round, the gate's and the other's rows in turn."""
+    if "gate_up_proj" in key:
+        tensor = tensor.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return tensor.transpose(1, 2) if key.endswith(("gate_up_proj", "down_proj")) else tensor
+
+
 def one_row(key: str, tensor: Tensor, config: Any) -> Tensor:
     """The gate of the shared expert, which the converter writes as a vector."""
     return tensor.reshape(1, -1) if key.endswith("shared_expert_gate.weight") else tensor

@@ -29,6 +29,9 @@ T5 = {
     "attention.key_length", "attention.value_length", "attention.relative_buckets_count",
     "decoder_start_token_id", "decoder_block_count",
 }  # fmt: skip
+SSM = {f"ssm.{name}" for name in (
+    "conv_kernel", "inner_size", "state_size", "time_step_rank", "dt_b_c_rms",
+)}  # fmt: skip
 PARTIAL = ("phi3", "stablelm", "nemotron")  # whose classes can turn a part of each head only
 # sentence-transformers' Dense modules behind the pooling, which EmbeddingGemma's file may have.
 DENSE = ("dense_2", "dense_3")
@@ -40,6 +43,15 @@ TRY = "take the safetensors of the original model"
 
 
 def body(file: GgufFile) -> dict[str, Any]:
+    """What all architectures with attention say."""
+    return stack(file) | {
+        "num_attention_heads": file.above_zero("attention.head_count", int),
+        "intermediate_size": file.above_zero("feed_forward_length", int),
+        "max_position_embeddings": file.above_zero("context_length", int),
+    }
+
+
+def stack(file: GgufFile) -> dict[str, Any]:
     """What all architectures say."""
     if "token_embd.weight" not in file.tensors:
         raise ModelError(f"{file.path}: no tensor token_embd.weight; the file holds no model")
@@ -58,9 +70,6 @@ def body(file: GgufFile) -> dict[str, Any]:
         "vocab_size": shape[0],
         "hidden_size": size,
         "num_hidden_layers": layers,
-        "num_attention_heads": file.above_zero("attention.head_count", int),
-        "intermediate_size": file.above_zero("feed_forward_length", int),
-        "max_position_embeddings": file.above_zero("context_length", int),
     }
 
 

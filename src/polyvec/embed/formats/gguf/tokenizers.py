@@ -105,7 +105,7 @@ SPLITS = {
     "command-r": Split(digits=True, nfc=True),
     "qwen2": Split(_QWEN2, nfc=True),
     **dict.fromkeys(
-        ("llama-bpe", "llama3", "llama-v3", "falcon3"), Split(_LLAMA3, whole=True, bos=True)
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2"), Split(_LLAMA3, whole=True, bos=True)
     ),
     "tekken": Split(_TEKKEN, whole=True, bos=True),
     "gpt-4o": Split(_GPT4O),
