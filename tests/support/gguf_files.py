@@ -75,6 +75,10 @@ def fields_of(model: tf.PreTrainedModel, arch: str) -> dict[str, Any]:
     return found | MADE[arch].values
 
 
+# Of biases that are alone in their module.
+RENAMED = {"dt_bias": "dt_proj", "e_score_correction_bias": "e_score_correction"}
+
+
 def tensors_of(model: tf.PreTrainedModel, arch: str) -> dict[str, np.ndarray]:
     """The weights under llama.cpp's names, changed as its converter changes them."""
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -83,7 +87,7 @@ def tensors_of(model: tf.PreTrainedModel, arch: str) -> dict[str, np.ndarray]:
     if arch in T5:
         for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
             state.pop(name, None)
-    if arch.endswith("moe"):
+    if arch.endswith("moe") or arch == "minimax-m2":
         state = _two_experts_tensors(state)
     if arch == "gpt-oss":
         state = _three_experts_tensors(state)
@@ -95,8 +99,11 @@ def tensors_of(model: tf.PreTrainedModel, arch: str) -> dict[str, np.ndarray]:
         state = _makers_names(state)
     found = {}
     for name, tensor in state.items():
-        inner, _, end = name.rpartition(".")
-        inner = "output" if inner == "lm_head" else table.get_name(inner)
+        stem, _, end = name.rpartition(".")
+        for alone, renamed in RENAMED.items():
+            if end == alone:
+                stem, end = f"{stem}.{renamed}", "bias"
+        inner = "output" if stem == "lm_head" else table.get_name(stem)
         whole = table.get_name(name) or f"{inner}.{end}"  # Mamba's A and D have no end
         assert "None" not in whole, name
         changed = MADE[arch].change(name, tensor, model.config)

@@ -1,16 +1,20 @@
-"""Tiny random models, and what llama.cpp's converter does to their weights.
+"""Tiny random models of the architectures of GGUF files, and their metadata."""
 
-The latter is written here by hand, after its conversion/*.py, in the other direction than polyvec's
-reader.
-"""
-
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers as tf
+from gguf_converter import (
+    grouped,
+    mamba_changed,
+    one_kind_after_another,
+    one_more,
+    permute,
+    tiled,
+    transposed,
+)
 
 SIZE, LAYERS, POSITIONS = 256, 2, 96
 
@@ -33,23 +37,6 @@ def sizes(vocab: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def permute(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
-    """LlamaModel.permute of the converter."""
-    if re.search(r"(q|k)_proj\.(weight|bias)$", name):
-        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-        split = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
-        return split.swapaxes(1, 2).reshape(tensor.shape)
-    return tensor
-
-
-def one_more(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
-    return tensor + 1 if name.endswith("norm.weight") else tensor
-
-
-def transposed(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
-    return tensor.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else tensor
-
-
 def _gemma(cls: Any, config: Any, **more: Any) -> Callable[[int], tf.PreTrainedModel]:
     return lambda vocab: cls(
         config(**sizes(vocab, num_key_value_heads=2, head_dim=32, pad_token_id=1, **more))
@@ -59,31 +46,20 @@ def _gemma(cls: Any, config: Any, **more: Any) -> Callable[[int], tf.PreTrainedM
 JPLOSKI = {"context_length": POSITIONS, "tensor_data_layout": "jploski"}
 
 
-def grouped(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
-    """FalconModel.modify_tensors of the converter."""
-    if "query_key_value" not in name:
-        return tensor
-    heads = config.num_attention_heads
-    groups = config.num_kv_heads if config.new_decoder_architecture else 1
-    size = config.hidden_size // heads
-    split = tensor.reshape(groups, heads // groups + 2, size, config.hidden_size)
-    parts = (split[:, :-2], split[:, [-2]], split[:, [-1]])
-    return torch.cat([part.reshape(-1, config.hidden_size) for part in parts])
+QWEN35 = {
+    "full_attention_interval": 2, "ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.group_count": 2,
+    "ssm.time_step_rank": 6, "ssm.inner_size": 6 * 32, "rope.dimension_sections": [2, 1, 1, 0],
+}  # fmt: skip
 
 
-def one_kind_after_another(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
-    """BloomModel.modify_tensors of the converter."""
-    if "query_key_value" not in name:
-        return tensor
-    split = tensor.reshape(config.n_head, 3, config.hidden_size // config.n_head, -1)
-    return torch.cat([split[:, kind].flatten(0, 1) for kind in range(3)]).reshape(tensor.shape)
-
-
-def mamba_changed(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
-    """MambaModel.modify_tensors of the converter."""
-    if name.endswith(".A_log"):
-        return -torch.exp(tensor)
-    return tensor.squeeze() if name.endswith("conv1d.weight") else tensor
+def qwen35_sizes(vocab: int) -> dict[str, Any]:
+    return sizes(
+        vocab, num_key_value_heads=2, head_dim=32, linear_num_key_heads=2, linear_key_head_dim=16,
+        linear_num_value_heads=6, linear_value_head_dim=32,
+        layer_types=["linear_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25,
+                         "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+    )  # fmt: skip
 
 
 def _falcon(**more: Any) -> Callable[[int], tf.PreTrainedModel]:
@@ -286,6 +262,36 @@ MADE = {
          "expert_feed_forward_length": SIZE, "rope.scaling.type": "yarn",
          "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 4096},
     ),
+    "minimax-m2": Made(
+        "minimax-m2",
+        lambda vocab: tf.MiniMaxM2ForCausalLM(
+            tf.MiniMaxM2Config(
+                **sizes(vocab, num_key_value_heads=2, head_dim=32, num_local_experts=4,
+                        num_experts_per_tok=2,
+                        rope_parameters={"rope_type": "default", "rope_theta": 1e4,
+                                         "partial_rotary_factor": 0.5})
+            )
+        ),
+        {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": SIZE,
+         "expert_gating_func": 2},
+    ),
+    "qwen35": Made(
+        "qwen35",
+        lambda vocab: tf.Qwen3_5ForCausalLM(tf.Qwen3_5TextConfig(**qwen35_sizes(vocab))),
+        QWEN35, tiled,
+    ),
+    "qwen35moe": Made(
+        "qwen35moe",
+        lambda vocab: tf.Qwen3_5MoeForCausalLM(
+            tf.Qwen3_5MoeTextConfig(
+                **qwen35_sizes(vocab), moe_intermediate_size=64, num_experts=4,
+                num_experts_per_tok=2, shared_expert_intermediate_size=32,
+            )
+        ),
+        {**QWEN35, "expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 64,
+         "expert_shared_feed_forward_length": 32},
+        tiled,
+    ),
     "t5": Made("t5", _t5("gated-gelu")),
     "t5-relu": Made("t5", _t5("relu")),
     "umt5": Made("t5", _t5("gated-gelu", tf.UMT5EncoderModel, tf.UMT5Config)),
@@ -334,7 +340,8 @@ def build(arch: str, vocab: int) -> tf.PreTrainedModel:
     torch.manual_seed(0)
     model = MADE[arch].build(vocab).eval()
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        buffers = [each for each in model.named_buffers() if each[0].endswith("_bias")]
+        for name, weight in [*model.named_parameters(), *buffers]:
             if weight.ndim == 1 or name.endswith("_bias"):
                 weight.copy_(torch.randn(weight.shape) * 0.2 + ("norm" in name.lower()))
     return model

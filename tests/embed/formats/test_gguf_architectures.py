@@ -84,7 +84,19 @@ def test_quantisation_changes_little(arch, kind, tmp_path):
 
 @pytest.mark.medium
 @pytest.mark.parametrize(
-    "arch", ["llama", "qwen2", "gemma2", "starcoder2", "phi3", "bloom", "lfm2"]
+    "arch",
+    [
+        "llama",
+        "qwen2",
+        "gemma2",
+        "starcoder2",
+        "phi3",
+        "bloom",
+        "lfm2",
+        "mamba",
+        "qwen35moe",
+        "minimax-m2",
+    ],
 )
 def test_transformers_own_load(arch, tmp_path):
     """The same file through transformers, de-quantised, pooled by hand."""
@@ -206,6 +218,12 @@ def test_nemotron_as_transformers_loads_it(tmp_path):
         ("lfm2", {"attention.head_count_kv": [1, 2]}, "head_count_kv is not of 2 layers"),
         ("lfm2", {"attention.head_count_kv": 2}, "head_count_kv is '2', expected list"),
         ("lfm2", {"attention.causal": False}, "lfm2 without a causal mask is not read"),
+        ("mamba", {"attention.causal": False}, "mamba without a causal mask is not read"),
+        ("qwen35", {"attention.causal": False}, "qwen35 without a causal mask is not read"),
+        ("qwen35", {"ssm.time_step_rank": 5}, "2 layers, 2 heads of keys and 5 of values in 192"),
+        ("qwen35", {"nextn_predict_layers": 2}, "0 layers, 2 heads of keys"),
+        ("qwen35", {"ssm.state_size": 32}, r"ssm_conv1d.weight has shape \(256, 4\)"),
+        ("minimax-m2", {"expert_gating_func": 1}, "expert_gating_func is not 2"),
         ("mamba", {"ssm.dt_b_c_rms": True}, "Falcon Mamba is not read"),
         ("mamba", {"ssm.inner_size": 256}, "mamba.ssm.inner_size is 256"),
         ("gpt-oss", {"rope.freq_base_swa": 1e4}, "rope.freq_base_swa"),
@@ -288,3 +306,17 @@ def test_experts_of_different_sizes(tmp_path):
     gguf_files.write(tmp_path / "m.gguf", "qwen3moe", values, tensors)
     with pytest.raises(ModelError, match=r"ffn_up_exps.weight do not have the same shape"):
         Embedder.from_pretrained(tmp_path / "m.gguf")
+
+
+def test_a_block_that_predicts_further_tokens(tmp_path):
+    """Of Qwen 3.5: a layer more in the file, which no vector needs."""
+    fields = gguf_files.bpe_fields()
+    model = gguf_files.build("qwen35", len(fields["tokenizer.ggml.tokens"]))
+    tensors = gguf_files.tensors_of(model, "qwen35")
+    again = {n.replace("blk.1.", "blk.2."): t for n, t in tensors.items() if n.startswith("blk.1.")}
+    tensors |= again | {"blk.2.nextn.eh_proj.weight": np.ones((256, 512), np.float32)}
+    values = {**gguf_files.fields_of(model, "qwen35"), **fields, "pooling_type": 1}
+    more = {"block_count": 3, "nextn_predict_layers": 1}
+    gguf_files.write(tmp_path / "m.gguf", "qwen35", values | more, tensors)
+    embedder = Embedder.from_pretrained(tmp_path / "m.gguf")
+    np.testing.assert_allclose(embedder.encode(TEXTS), by_hand(model, embedder), atol=2e-5)

@@ -108,7 +108,8 @@ def test_ids_of_smollm():
 
 
 @pytest.mark.parametrize(
-    ("name", "cls"), [("qwen2", tf.Qwen2Tokenizer), ("gpt-2", tf.GPT2Tokenizer)]
+    ("name", "cls"),
+    [("qwen2", tf.Qwen2Tokenizer), ("qwen35", tf.Qwen3_5Tokenizer), ("gpt-2", tf.GPT2Tokenizer)],
 )
 def test_ids_of_transformers_own_class(name, cls):
     """Qwen 2's normalises to NFC, which transformers' reader of GGUF files leaves out."""

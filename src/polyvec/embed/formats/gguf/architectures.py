@@ -18,6 +18,7 @@ from polyvec.embed.formats.gguf.settings import (
     EXPERTS,
     LOCAL,
     PATTERN,
+    QWEN35,
     ROTARY,
     SSM,
     T5,
@@ -45,7 +46,7 @@ class Architecture:
     causal: bool = True
     name: Callable[[str], tuple[str, ...]] = lambda key: ()
     undo: Callable[[str, Tensor, Any], Tensor] = lambda key, tensor, config: tensor
-    unused: tuple[str, ...] = ()
+    unused: Callable[[GgufFile], tuple[str, ...]] = lambda file: ()
 
 
 def _keys(*names: str, rotary: bool = True) -> frozenset[str]:
@@ -100,6 +101,19 @@ ARCHITECTURES = {
         "gpt_oss", decoders.gpt_oss, _keys(*EXPERTS, *PATTERN), name=decoders.gpt_oss_names,
         undo=decoders.gpt_oss_turned,
     ),
+    "minimax-m2": Architecture(
+        "minimax_m2", decoders.minimax, _keys(*EXPERTS, "expert_gating_func"),
+        name=decoders.minimax_names,
+    ),
+    "qwen35": Architecture(
+        "qwen3_5_text", mixers.qwen35, _keys(*SSM, *QWEN35), name=mixers.qwen35_names,
+        undo=mixers.qwen35_grouped, unused=mixers.qwen35_unused,
+    ),
+    "qwen35moe": Architecture(
+        "qwen3_5_moe_text", mixers.qwen35_moe,
+        _keys(*SSM, *QWEN35, *EXPERTS, "expert_shared_feed_forward_length"),
+        name=mixers.qwen35_names, undo=mixers.qwen35_grouped, unused=mixers.qwen35_unused,
+    ),
     "bert": Architecture(
         "bert", encoders.bert, _keys(rotary=False), decoder=False, undo=encoders.shift
     ),
@@ -113,7 +127,7 @@ ARCHITECTURES = {
     ),
     "t5": Architecture(
         "t5", encoders.t5, _keys(*T5, rotary=False), decoder=False, name=encoders.t5_name,
-        unused=("dec.", "output."),
+        unused=lambda file: ("dec.", "output."),
     ),
     "t5encoder": Architecture(
         "t5", encoders.t5, _keys(*T5, rotary=False), decoder=False, name=encoders.t5_name

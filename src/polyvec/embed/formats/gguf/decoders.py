@@ -117,7 +117,7 @@ def stablelm(file: GgufFile) -> dict[str, Any]:
     }
 
 
-def _experts(file: GgufFile) -> dict[str, Any]:
+def experts(file: GgufFile) -> dict[str, Any]:
     """Qwen's mixtures; the default of the experts' size is llama.cpp's."""
     found = decoder(file)
     count, used = (file.above_zero(f"expert_{name}", int) for name in ("count", "used_count"))
@@ -134,7 +134,7 @@ def _experts(file: GgufFile) -> dict[str, Any]:
 
 def qwen2_moe(file: GgufFile) -> dict[str, Any]:
     """Weights of the chosen experts are not normalised, in llama.cpp's code."""
-    found = _experts(file)
+    found = experts(file)
     return found | {
         "shared_expert_intermediate_size": file.of(
             "expert_shared_feed_forward_length", int, found["intermediate_size"]
@@ -146,7 +146,7 @@ def qwen2_moe(file: GgufFile) -> dict[str, Any]:
 
 def qwen3_moe(file: GgufFile) -> dict[str, Any]:
     """Weights of the chosen experts are normalised, in llama.cpp's code."""
-    return _experts(file) | {"norm_topk_prob": True}
+    return experts(file) | {"norm_topk_prob": True}
 
 
 def expert_names(key: str) -> tuple[str, ...]:
@@ -156,9 +156,25 @@ def expert_names(key: str) -> tuple[str, ...]:
     return tuple(f"blk.{found[1]}.ffn_{part}_exps.weight" for part in parts) if found else ()
 
 
+def minimax(file: GgufFile) -> dict[str, Any]:
+    """MiniMax M2, whose router takes sigmoids (llama.cpp's gating function 2)."""
+    if file.of("expert_gating_func", int, 2) != 2:
+        raise ModelError(f"{file.path}: minimax-m2.expert_gating_func is not 2 (sigmoid); {TRY}")
+    found = experts(file)
+    return found | {
+        "num_local_experts": found.pop("num_experts"),
+        "intermediate_size": found.pop("moe_intermediate_size"),
+    }
+
+
+def minimax_names(key: str) -> tuple[str, ...]:
+    found = re.search(r"layers\.(\d+)\.mlp\.e_score_correction_bias$", key)
+    return (f"blk.{found[1]}.exp_probs_b.bias",) if found else expert_names(key)
+
+
 def gpt_oss(file: GgufFile) -> dict[str, Any]:
     """gpt-oss, whose rotary scaling does not round to whole dimensions."""
-    found = _experts(file)
+    found = experts(file)
     rope = found["rope_parameters"]
     return found | {
         "num_local_experts": found.pop("num_experts"),

@@ -41,6 +41,10 @@ def model_config(file: GgufFile) -> PretrainedConfig:
         config.is_causal = False
         if getattr(config, "sliding_window", None) is not None:
             raise ModelError(f"{file.path}: a sliding window without a causal mask; {TRY}")
+        if set(getattr(config, "layer_types", None) or ()) & {"conv", "linear_attention"}:
+            raise ModelError(
+                f"{file.path}: {file.architecture} without a causal mask is not read; {TRY}"
+            )
     return config
 
 
@@ -120,7 +124,8 @@ def weights(
         )
     dense = {f"{name}.weight" for name in DENSE if f"{name}_feat_in" in architecture.keys}
     left = sorted(set(file.tensors) - {name for name, _ in parts} - ROPE_TENSORS - dense)
-    left = [name for name in left if not name.startswith(architecture.unused)]
+    unused = architecture.unused(file)
+    left = [name for name in left if not name.startswith(unused)]
     if left:
         raise ModelError(
             f"{file.path}: {len(left)} tensors have no place in {type(model).__name__}, the first "

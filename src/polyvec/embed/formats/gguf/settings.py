@@ -30,9 +30,11 @@ T5 = {
     "decoder_start_token_id", "decoder_block_count",
 }  # fmt: skip
 SSM = {f"ssm.{name}" for name in (
-    "conv_kernel", "inner_size", "state_size", "time_step_rank", "dt_b_c_rms",
+    "conv_kernel", "inner_size", "state_size", "time_step_rank", "group_count", "dt_b_c_rms",
 )}  # fmt: skip
-PARTIAL = ("phi3", "stablelm", "nemotron")  # whose classes can turn a part of each head only
+QWEN35 = {"full_attention_interval", "rope.dimension_sections", "nextn_predict_layers"}
+# Whose classes can turn a part of each head only.
+PARTIAL = ("phi3", "stablelm", "nemotron", "minimax-m2", "qwen35", "qwen35moe")
 # sentence-transformers' Dense modules behind the pooling, which EmbeddingGemma's file may have.
 DENSE = ("dense_2", "dense_3")
 DENSE_SIZES = {f"{name}_feat_{way}" for name in DENSE for way in ("in", "out")}
@@ -46,7 +48,9 @@ def body(file: GgufFile) -> dict[str, Any]:
     """What all architectures with attention say."""
     return stack(file) | {
         "num_attention_heads": file.above_zero("attention.head_count", int),
-        "intermediate_size": file.above_zero("feed_forward_length", int),
+        "intermediate_size": file.above_zero(
+            "feed_forward_length", int, file.of("expert_feed_forward_length", int, 0) or None
+        ),
         "max_position_embeddings": file.above_zero("context_length", int),
     }
 
