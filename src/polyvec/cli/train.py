@@ -1,0 +1,47 @@
+r"""Train an embedder by the stages of a recipe.
+
+RECIPE is a name (see polyvec recipes list) or a file with [[stage]] sections. The folder of
+--output then holds the resolved recipe, the curve and the checkpoints of each stage, and the
+model, which Embedder.from_pretrained and sentence-transformers load. --resume goes on where a
+killed run stopped, to the same weights. Several processes: torchrun --nproc-per-node N -m polyvec
+train ...
+
+example: printf '%s\n' '{"anchor": "a cat", "positive": "a kitten"}' \
+  '{"anchor": "a car", "positive": "a vehicle"}' > /tmp/pairs.jsonl; printf '%s\n' '[system]' \
+  'name = "mine"' 'paper = "-"' 'tasks = ["similarity"]' '[embedder]' 'pooling = "mean"' \
+  'backbone = "polyvec/nano-lm"' '[[stage]]' 'kind = "scl"' 'batch_size = 2' \
+  'data = [{ path = "pairs.jsonl" }]' > /tmp/mine.toml; \
+  polyvec train /tmp/mine.toml --data /tmp --output /tmp/my-run
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="name of a recipe, or a file (.toml)")
+    parser.add_argument("--scale", default="full", help="full (default), small or nano")
+    parser.add_argument("--data", metavar="DATA", type=Path, help="folder of the data sets")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, help="write the run here; default: runs/RECIPE"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+
+
+def run(options: argparse.Namespace) -> None:
+    from polyvec.recipe import load_recipe
+    from polyvec.train.run import train_recipe
+
+    recipe = load_recipe(options.recipe)
+    output = options.output or Path("runs") / f"{recipe.key}-{options.scale}"
+    train_recipe(
+        recipe,
+        options.scale,
+        output,
+        data=options.data,
+        resume=options.resume,
+        command=shlex.join(["polyvec", *sys.argv[1:]]),
+    )
+    print(output / "model")

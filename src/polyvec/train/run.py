@@ -1,0 +1,186 @@
+"""A run: the stages of a recipe in order, on one embedder, in a folder that tells what was done.
+
+OUTPUT/
+  recipe.json          the resolved recipe, the scale and the command
+  stages/1-scl/        of each stage: checkpoint-STEP/, final/, curve.csv, curve.svg
+  model/               the embedder, for polyvec and sentence-transformers
+
+A killed run goes on with `resume`: finished stages are made again without training, by the same
+changes to the embedder and the weights in final/, then the newest whole checkpoint is loaded.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyvec.data.training.rows import TrainingRow
+from polyvec.embed.embedder import Embedder
+from polyvec.errors import DataError, SettingsError
+from polyvec.recipe import Recipe
+from polyvec.storage.files import atomic_file
+from polyvec.train.exchange import Exchange
+from polyvec.train.sections import STAGES
+from polyvec.train.settings import StageSettings
+from polyvec.train.task import Task
+from polyvec.train.tasks import TASKS
+from polyvec.train.trainee import Trainee
+from polyvec.train.trainer import (
+    StageTrainer,
+    check_rows,
+    last_checkpoint,
+    load_weights,
+    save_weights,
+    training_arguments,
+)
+
+FINAL, DONE = "final", "done.json"
+# Scores of an embedder by name; the first decides which checkpoint is the best.
+Score = Callable[[Embedder], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is trained and where it is written.
+
+    data: the folder of data sets. score: measures a held-out part while training. command: as the
+    user typed it, for the model card.
+    """
+
+    stages: Sequence[StageSettings]
+    output: Path
+    data: Path | None = None
+    score: Score | None = None
+    command: str = ""
+    where: str = "[[stage]]"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def folder(self, number: int) -> Path:
+        """Of a stage, counted from 1."""
+        stage = self.stages[number - 1]
+        return self.output / "stages" / f"{number}-{stage.name or stage.kind}"
+
+
+def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Embedder:
+    """Run the stages of a recipe from its embedder; see `run`."""
+    stages = recipe.at(STAGES, scale)
+    if not stages:
+        raise SettingsError(f"{recipe.path}: has no [[stage]], so nothing is trained")
+    resume = options.pop("resume", False)
+    settings = {"scale": scale, "recipe": recipe.resolved(scale)}
+    plan = Run(stages, output, where=f"{recipe.path}: [[stage", settings=settings, **options)
+    return run(plan, recipe.build(scale), resume=resume)
+
+
+def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:
+    """Train the embedder, stage by stage; saves it as OUTPUT/model, and returns it.
+
+    Raises DataError if OUTPUT has a run already, unless it is resumed.
+    """
+    exchange = Exchange.here()
+    _begin(plan, exchange, resume)
+    for number, stage in enumerate(plan.stages, 1):
+        embedder = _stage(plan, number, stage, embedder, resume)
+    if exchange.rank == 0:
+        embedder.eval()
+        embedder.save_pretrained(plan.output / "model")
+    exchange.wait()
+    return embedder
+
+
+def _begin(plan: Run, exchange: Exchange, resume: bool) -> None:
+    file = plan.output / "recipe.json"
+    content = {"command": plan.command, **plan.settings}
+    if resume:
+        if not file.is_file():
+            raise DataError(f"{plan.output}: no run to resume, it has no recipe.json")
+        before = json.loads(file.read_text("utf-8"))
+        if {**before, "command": ""} != {**json.loads(json.dumps(content)), "command": ""}:
+            raise SettingsError(
+                f"{file}: the run has other settings than this recipe; start a new one in another "
+                "folder"
+            )
+        return
+    if plan.output.exists() and any(plan.output.iterdir()):
+        raise DataError(f"{plan.output}: not empty; pass --resume to go on, or give another folder")
+    exchange.wait()
+    if exchange.rank == 0:
+        plan.output.mkdir(parents=True, exist_ok=True)
+        with atomic_file(file, "w") as stream:
+            json.dump(content, stream, indent=1)
+
+
+def _stage(
+    plan: Run, number: int, stage: StageSettings, embedder: Embedder, resume: bool
+) -> Embedder:
+    where = f"{plan.where} {number}]"
+    folder = plan.folder(number)
+    embedder.requires_grad_(True)
+    task: Task = TASKS.build(
+        stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where=where
+    )
+    trainee = Trainee(embedder, task)
+    if resume and (folder / FINAL / DONE).is_file():
+        load_weights(trainee, folder / FINAL)
+        return embedder
+    rows = read_rows(stage, plan.data, where)
+    check_rows(rows, where)
+    batches = _batches(rows, stage, where)
+    args = training_arguments(
+        stage, folder, len(batches(0)), device=embedder.device.type, where=where
+    )
+    trainer = StageTrainer(trainee, task, args, rows, batches, cached=stage.gradient_cache > 0)
+    checkpoint = last_checkpoint(folder) if resume else None
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.exchange.rank == 0:
+        (folder / FINAL).mkdir(parents=True, exist_ok=True)
+        state = {k: v for k, v in trainee.state_dict().items() if trainee.kept()(k)}
+        save_weights(state, folder / FINAL / "model.safetensors")
+        with atomic_file(folder / FINAL / DONE, "w") as stream:
+            json.dump({"steps": trainer.state.global_step}, stream)
+    return embedder
+
+
+def _batches(
+    rows: Sequence[TrainingRow], stage: StageSettings, where: str
+) -> Callable[[int], Sequence[Sequence[int]]]:
+    import numpy as np
+
+    size = min(stage.batch_size, len(rows))
+
+    def of(epoch: int) -> list[list[int]]:
+        order = np.random.default_rng([stage.seed, epoch]).permutation(len(rows)).tolist()
+        return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+
+    return of
+
+
+def read_rows(stage: StageSettings, root: Path | None, where: str) -> list[TrainingRow]:
+    """Rows of the stage's data: JSON lines with a query and its documents."""
+    import gzip
+
+    found = []
+    for table in stage.data:
+        path = (root or Path()) / str(table["path"])
+        opened = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opened(path, "rt", encoding="utf-8") as lines:
+                rows = [json.loads(line) for line in lines]
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        for number, row in enumerate(rows[: table.get("limit")], 1):
+            found.append(_row(row, f"{path}:{number}"))
+    return found
+
+
+def _row(row: Mapping[str, Any], place: str) -> TrainingRow:
+    names = ("query", "anchor", "question1", "sentence1", "text")
+    query = next((row[name] for name in names if name in row), None)
+    if query is None:
+        raise DataError(f"{place}: no query. Known: {', '.join(names)}")
+    positive = row.get("positive", row.get("sentence2", row.get("question2", ())))
+    positives = (positive,) if isinstance(positive, str) else tuple(positive)
+    negative = row.get("negative", ())
+    negatives = (negative,) if isinstance(negative, str) else tuple(negative)
+    return TrainingRow(query, positives, negatives, score=row.get("score"), place=place)

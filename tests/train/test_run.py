@@ -1,0 +1,64 @@
+"""A run: stages of a recipe, its folder, and what it leaves."""
+
+import json
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from polyvec import Embedder
+from polyvec.cli import main
+
+PAIRS = [
+    ("a cat", "a kitten"),
+    ("a car", "a vehicle"),
+    ("the sea", "an ocean"),
+    ("a house", "a small home"),
+    ("bread", "a loaf"),
+    ("a child plays", "kids are playing"),
+    ("rain", "it is wet outside"),
+    ("a book", "something to read"),
+]
+RECIPE = """
+[system]
+name = "mine"
+paper = "-"
+tasks = ["similarity"]
+
+[embedder]
+backbone = "polyvec/nano-lm"
+pooling = "mean"
+
+[[stage]]
+kind = "scl"
+batch_size = 4
+learning_rate = 1e-3
+num_train_epochs = 8
+data = [{ path = "pairs.jsonl" }]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    lines = [json.dumps({"anchor": a, "positive": b}) for a, b in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def train(recipe, *more):
+    output = recipe.parent / "run"
+    status = main(["train", str(recipe), "--data", str(recipe.parent), "-o", str(output), *more])
+    return status, output
+
+
+def test_training_brings_pairs_together_and_both_libraries_load_the_model(recipe):
+    status, output = train(recipe)
+    assert status == 0
+    trained = Embedder.from_pretrained(output / "model")
+    queries, documents = zip(*PAIRS, strict=True)
+    scores = trained.similarity(trained.encode(queries), trained.encode(documents)).numpy()
+    assert (scores.argmax(axis=1) == np.arange(len(PAIRS))).all()
+    theirs = SentenceTransformer(str(output / "model"), device="cpu").encode(list(queries))
+    np.testing.assert_allclose(theirs, trained.encode(queries), atol=1e-5)
