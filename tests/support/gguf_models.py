@@ -48,7 +48,7 @@ JPLOSKI = {"context_length": POSITIONS, "tensor_data_layout": "jploski"}
 
 QWEN35 = {
     "full_attention_interval": 2, "ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.group_count": 2,
-    "ssm.time_step_rank": 6, "ssm.inner_size": 6 * 32, "rope.dimension_sections": [2, 1, 1, 0],
+    "ssm.time_step_rank": 6, "ssm.inner_size": 6 * 32, "rope.dimension_sections": [4, 2, 2, 0],
 }  # fmt: skip
 
 
@@ -57,8 +57,8 @@ def qwen35_sizes(vocab: int) -> dict[str, Any]:
         vocab, num_key_value_heads=2, head_dim=32, linear_num_key_heads=2, linear_key_head_dim=16,
         linear_num_value_heads=6, linear_value_head_dim=32,
         layer_types=["linear_attention", "full_attention"],
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25,
-                         "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
+                         "mrope_section": [4, 2, 2], "mrope_interleaved": True},
     )  # fmt: skip
 
 

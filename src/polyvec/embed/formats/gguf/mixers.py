@@ -73,8 +73,8 @@ def mamba_log(key: str, tensor: Tensor, config: Any) -> Tensor:
 def qwen35(file: GgufFile) -> dict[str, Any]:
     """Qwen 3.5: of every few layers one with attention, the others with a gated delta rule.
 
-    All three positions of a token are the same in a text, so that the sections of the rotary
-    dimensions say nothing. A block that predicts further tokens counts as a layer in the file.
+    The three positions of a token, of which each has its section of the rotary dimensions, are the
+    same in a text. A block that predicts further tokens counts as a layer in the file.
     """
     found = decoder(file)
     layers = found["num_hidden_layers"] - file.of("nextn_predict_layers", int, 0)
@@ -87,6 +87,9 @@ def qwen35(file: GgufFile) -> dict[str, Any]:
             f"{file.path}: {layers} layers, {keys} heads of keys and {values} of values in "
             f"{inner} numbers; {AGAIN}"
         )
+    sections = [each for each in file.of("rope.dimension_sections", list, []) if each]
+    if sections:
+        found["rope_parameters"] |= {"mrope_section": sections, "mrope_interleaved": True}
     kinds = ["linear_attention" if (at + 1) % every else "full_attention" for at in range(layers)]
     return found | {
         "num_hidden_layers": layers,
