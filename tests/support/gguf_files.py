@@ -249,6 +249,19 @@ def make(path: Path, arch: str, kind: str = "F32", **metadata: Any) -> tf.PreTra
     return model
 
 
+def make_split(folder: Path, stem: str = "m") -> list[Path]:
+    """Write a tiny Llama in two parts, as llama-gguf-split does; their paths."""
+    words = tokenizer_fields("llama")
+    model = build("llama", len(words["tokenizer.ggml.tokens"]))
+    fields = {**fields_of(model, "llama"), **words, "pooling_type": 1}
+    tensors = list(tensors_of(model, "llama").items())
+    names = [folder / f"{stem}-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for place, path in enumerate(names):
+        values = {"split.no": place, "split.count": 2, "split.tensors.count": len(tensors)}
+        write(path, "llama", values | ({} if place else fields), dict(tensors[place::2]))
+    return names
+
+
 def by_hand(
     model: Any, embedder: Any, pool: Callable[..., Any] = lambda states: states.mean(0)
 ) -> np.ndarray:

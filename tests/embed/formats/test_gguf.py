@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from gguf_files import TEXTS, by_hand, make
+from gguf_files import TEXTS, by_hand, make, make_split
 
 from polyvec import Embedder
 from polyvec.embed.formats import sources
@@ -140,7 +140,7 @@ def test_a_folder_with_one_file(tmp_path):
     assert sources.model_folder(tmp_path) == tmp_path / "model.gguf"
     assert Embedder.from_pretrained(str(tmp_path)).encode(TEXTS).shape == (4, 256)
     make(tmp_path / "other.gguf", "bert")
-    with pytest.raises(ModelError, match=r"2 GGUF files \(model.gguf, other.gguf\); give one"):
+    with pytest.raises(ModelError, match=r"2 models in GGUF \(model.gguf, other.gguf\); give one"):
         sources.model_folder(tmp_path)
 
 
@@ -208,15 +208,10 @@ def test_a_recipe_with_a_gguf_backbone(tmp_path):
 @pytest.mark.equality
 @pytest.mark.medium
 def test_split_files(tmp_path):
-    model = make(tmp_path / "whole.gguf", "llama", pooling_type=1)
+    make(tmp_path / "whole.gguf", "llama", pooling_type=1)
     whole = Embedder.from_pretrained(tmp_path / "whole.gguf").encode(TEXTS)
     (tmp_path / "whole.gguf").unlink()
-    fields = {**gguf_files.fields_of(model, "llama"), **gguf_files.bpe_fields(), "pooling_type": 1}
-    tensors = list(gguf_files.tensors_of(model, "llama").items())
-    names = [tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
-    for place, path in enumerate(names):
-        values = {"split.no": place, "split.count": 2, **({} if place else fields)}
-        gguf_files.write(path, "llama", values, dict(tensors[place::2]))
+    names = make_split(tmp_path)
     for given in (names[0], names[1], tmp_path):
         np.testing.assert_array_equal(Embedder.from_pretrained(given).encode(TEXTS), whole)
     names[1].unlink()

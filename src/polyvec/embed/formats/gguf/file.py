@@ -110,25 +110,59 @@ def read_gguf(path: Path) -> GgufFile:
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     parts = tuple(parts_of(path))
+    # A file that takes another's place may keep its size and time, as those of cp -p do.
     stats = [part.stat() for part in parts]
-    return _read(path, parts, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+    return _read(
+        path,
+        parts,
+        tuple((each.st_ino, each.st_ctime_ns, each.st_mtime_ns, each.st_size) for each in stats),
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _read(path: Path, parts: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> GgufFile:
+def _read(path: Path, parts: tuple[Path, ...], states: tuple[tuple[int, ...], ...]) -> GgufFile:
     """Kept for the calls of one load, which ask for settings, tokenizer and weights in turn."""
     metadata, tensors = _read_part(parts[0])
     count = metadata.get("split.count", 1)
     if isinstance(count, int) and count > 1 and count != len(parts):
+        no = metadata.get("split.no", 0)
+        number = no + 1 if isinstance(no, int) else 1
         raise ModelError(
-            f"{path}: the first of {count} parts, named otherwise than NAME-00001-of-"
+            f"{path}: part {number} of {count}, named otherwise than NAME-{number:05}-of-"
             f"{count:05}.gguf; give the parts their names, or join them with llama-gguf-split"
         )
-    for part in parts[1:]:
-        tensors |= _read_part(part)[1]
+    _check_part(parts, 0, metadata)
+    for place, part in enumerate(parts[1:], start=1):
+        more, others = _read_part(part)
+        _check_part(parts, place, more)
+        both = next((name for name in others if name in tensors), None)
+        if both is not None:
+            raise ModelError(
+                f"{part}: part of another model: tensor {both[:60]!r} is in an earlier part, too; "
+                f"{AGAIN}"
+            )
+        tensors |= others
+    total = metadata.get("split.tensors.count", len(tensors))
+    if len(parts) > 1 and total != len(tensors):
+        raise ModelError(
+            f"{path}: {len(tensors)} tensors in its {len(parts)} parts, {total} are announced; "
+            f"{AGAIN}"
+        )
     found = GgufFile(path, metadata, tensors)
     found.get("general.architecture", str)
     return found
+
+
+def _check_part(parts: tuple[Path, ...], place: int, metadata: Mapping[str, Any]) -> None:
+    """Raises ModelError if a part says that it is another one than its name does."""
+    if len(parts) == 1:
+        return
+    said = metadata.get("split.no", place), metadata.get("split.count", len(parts))
+    if said != (place, len(parts)):
+        raise ModelError(
+            f"{parts[place]}: split.no {said[0]} of {said[1]} by its metadata, not {place} of "
+            f"{len(parts)}: a part that was renamed, or of another model; {AGAIN}"
+        )
 
 
 def parts_of(path: Path) -> list[Path]:

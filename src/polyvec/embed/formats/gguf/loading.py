@@ -46,19 +46,23 @@ def gguf_inside(folder: Path) -> Path | None:
 
     Raises ModelError if there are several, of which none is meant more than the others.
     """
-    found = sorted(path for path in folder.glob("*.gguf") if "mmproj" not in path.name)
+    found = sorted(
+        path
+        for path in folder.glob("*")
+        if path.suffix.lower() == ".gguf" and "mmproj" not in path.name.lower()
+    )
     other = any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
     if not found or other or (folder / "modules.json").is_file():
         return None
-    split = PART.match(found[0].name)
-    if split is not None:
-        found = [path for path in found if path not in parts_of(found[0])[1:]]
+    # Of a split model one part, which need not be the first: it may be missing.
+    models = {(PART.sub(r"\1 \3", path.name)): path for path in reversed(found)}
+    found = sorted(models.values())
     if len(found) > 1:
+        names = ", ".join(path.name for path in found[:4])
         raise ModelError(
-            f"{folder}: {len(found)} GGUF files ({', '.join(path.name for path in found[:4])}); "
-            f"give one of them, such as {found[0]}"
+            f"{folder}: {len(found)} models in GGUF ({names}); give one of them, such as {found[0]}"
         )
-    return found[0]
+    return parts_of(found[0])[0]
 
 
 def read_declared(path: Path) -> Declared:
