@@ -279,6 +279,7 @@ def merge_adapter(model: PreTrainedModel) -> None:
 
 def _merged(module: Any) -> torch.nn.Module:
     """The plain module that computes what an adapted one does."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     try:
@@ -287,8 +288,12 @@ def _merged(module: Any) -> torch.nn.Module:
                 merge=True, safe_merge=True, adapter_names=[NAME]
             )
             return found
-        module.merge(safe_merge=True, adapter_names=[NAME])
-        return module.get_base_layer()
+        inside: Any = module
+        while isinstance(inside, BaseTunerLayer):  # one in another, where experts have two tensors
+            inside.merge(safe_merge=True, adapter_names=[NAME])
+            inside = inside.base_layer
+        base: torch.nn.Module = inside
+        return base
     except (AttributeError, NotImplementedError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -329,7 +334,7 @@ def _bare(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
         bare = type(model)(model.config)
     wanted = set(bare.state_dict())
     state = {
-        re.sub(r"\.(base_layer|original_module)(?=\.)", "", key): value
+        re.sub(r"\.(base_layer|original_module|token_adapter)(?=\.)", "", key): value
         for key, value in model.state_dict().items()
         if f".{adapter}" not in key
     }
