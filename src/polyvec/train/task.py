@@ -1,7 +1,11 @@
 """What a stage teaches: examples become pieces of work, their results a loss.
 
 To add a stage: a class with these methods, its line in tasks.TASKS, a recipe that uses it. Its
-constructor's arguments are its settings in [[stage]]; "embedder" is a fact that fills itself.
+constructor's arguments are its settings in [[stage]]; "embedder" and "stage" (its StageSettings)
+are facts that fill themselves. What a task may have beside the protocol: `needs_head`, True if
+its loss reads the language model's head, and `batch_number`, which the trainer sets before
+`work`: the number of the batch in the run, so that what is drawn (masks) is the same in every
+process and after a resume.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -80,6 +80,7 @@ class StageTrainer(Trainer):
     ) -> None:
         self.task, self.rows, self.cached, self.on_step = task, rows, cached, on_step
         self.sample = Sample(batches)
+        self.last_step, self.batch_of_step = -1, 0
         # Whatever a Dataset holds goes through a collator; row numbers pass as they are.
         super().__init__(
             trainee,
@@ -120,6 +121,8 @@ class StageTrainer(Trainer):
         model.train()
         rows = [self.rows[number] for number in inputs]
         shares = self.exchange.shares(len(rows))
+        if hasattr(self.task, "batch_number"):
+            self.task.batch_number = self._batch_number()
         work = self.task.work(rows, shares, self.exchange.rank)
         count = self.current_gradient_accumulation_steps
 
@@ -140,6 +143,13 @@ class StageTrainer(Trainer):
             self.exchange.average(model.parameters())
         self.on_step(self, work, terms)
         return engine.total(terms) / count
+
+    def _batch_number(self) -> int:
+        """Of this batch in the run, from 0; the same after a resume."""
+        step = self.state.global_step
+        self.batch_of_step = self.batch_of_step + 1 if step == self.last_step else 0
+        self.last_step = step
+        return step * self.args.gradient_accumulation_steps + self.batch_of_step
 
     def _check_terms(self, terms: engine.Terms, rows: Sequence[TrainingRow]) -> None:
         bad = [name for name, term in terms.items() if not bool(torch.isfinite(term.detach()))]

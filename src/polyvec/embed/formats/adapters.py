@@ -289,9 +289,10 @@ def _merged(module: Any) -> torch.nn.Module:
             )
             return found
         inside: Any = module
-        while isinstance(inside, BaseTunerLayer):  # one in another, where experts have two tensors
+        # One is in another where experts have two tensors.
+        while isinstance(inside, BaseTunerLayer):
             inside.merge(safe_merge=True, adapter_names=[NAME])
-            inside = inside.base_layer
+            inside = getattr(inside, "base_layer")  # noqa: B009 - peft does not declare it
         base: torch.nn.Module = inside
         return base
     except (AttributeError, NotImplementedError, ValueError) as error:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvec.registry import Registry
-from polyvec.train.tasks import contrastive
+from polyvec.train.tasks import contrastive, language
 
 TASKS: Registry[Callable[..., Any]] = Registry(
     "stage",
     {
         "distill": contrastive.distill,
+        "mlm": language.MaskedLanguageModel,
+        "mntp": language.MaskedNextToken,
+        "ntp": language.NextToken,
         "scl": contrastive.contrastive,
         "ucl": contrastive.unsupervised,
         "wcl": contrastive.contrastive,
