@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from polyvec.embed.released import Released, read_released
@@ -12,8 +13,12 @@ from polyvec.settings import fill
 
 def _build(settings: EmbedderSettings, model: Any, scale: str, **options: Any) -> Any:
     from polyvec.embed.compose import compose  # imports torch
+    from polyvec.embed.formats.sources import model_folder
+    from polyvec.embed.part import one_of
 
     backbone = options.pop("backbone", None)
+    for name in options:
+        one_of("build: option", name, ["backbone", *list(signature(model_folder).parameters)[1:]])
     if backbone is not None:
         options["published"] = True
         settings = replace(settings, backbone=str(backbone))

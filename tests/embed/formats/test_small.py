@@ -87,6 +87,32 @@ def test_a_full_disk_and_what_a_killed_conversion_left(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("polyvec/converted/*/"))
 
 
+@pytest.mark.parametrize("left", [b"half", None])
+def test_a_conversion_that_lost_weights_is_made_again(left, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(small, "_package_file", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr(small, "check_sha256", lambda *_: None)
+    made = []
+
+    def write(file, folder, dtype):
+        made.append(folder)
+        (folder / "model.safetensors").write_bytes(b"all of it")
+
+    monkeypatch.setattr(loading, "convert", write)
+    weights = small_folder() / "model.safetensors"
+    assert (small_folder(), len(made)) == (weights.parent, 1)
+    weights.unlink()
+    if left is not None:
+        weights.write_bytes(left)
+    assert (small_folder(), len(made)) == (weights.parent, 2)
+    assert weights.read_bytes() == b"all of it"
+
+
+def test_an_option_that_build_does_not_have_is_named():
+    with pytest.raises(SettingsError, match=r"build: option 'tokn' is not known. Did you mean 'to"):
+        load_recipe("prompteol").build("nano", tokn="x")
+
+
 def small_rest(cache):
     """The folder that a conversion leaves when its process is killed."""
     folder = cache / "polyvec" / "converted" / f".{SMALL_SHA256[:16]}-{small.FORMAT}.0a1b2c3d.tmp"

@@ -37,7 +37,7 @@ def small_folder() -> Path | None:
     file is not the known one, or the cache folder cannot hold the conversion.
     """
     target = cache_folder("converted") / f"{SMALL_SHA256[:16]}-{FORMAT}"
-    if (target / MARK).is_file():
+    if _is_whole(target):
         return target
     file = _package_file()
     if file is None:
@@ -45,7 +45,7 @@ def small_folder() -> Path | None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{target}.lock"):
-            if not (target / MARK).is_file():
+            if not _is_whole(target):
                 _convert(file, target)
     except (OSError, SafetensorError) as error:  # the second one of a full disk
         raise ModelError(
@@ -53,6 +53,19 @@ def small_folder() -> Path | None:
             "another cache folder, which XDG_CACHE_HOME names"
         ) from None
     return target
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the conversion is there, with each file as long as it was written."""
+    from polyvec.embed.formats.schema import read_json
+
+    if not (folder / MARK).is_file():
+        return False
+    sizes = read_json(folder / MARK).get("sizes", {})
+    files = {name: folder / name for name in sizes}
+    return all(
+        file.is_file() and file.stat().st_size == sizes[name] for name, file in files.items()
+    )
 
 
 def _package_file() -> Path | None:
@@ -79,4 +92,5 @@ def _convert(file: Path, target: Path) -> None:
     with atomic_folder(target, replaceable=MARK) as folder:
         convert(file, folder, torch.bfloat16)
         (folder / "README.md").write_text(CARD)
-        write_json(folder / MARK, {"model": SMALL_MODEL, "sha256": SMALL_SHA256})
+        sizes = {each.name: each.stat().st_size for each in folder.iterdir()}
+        write_json(folder / MARK, {"model": SMALL_MODEL, "sha256": SMALL_SHA256, "sizes": sizes})
