@@ -84,7 +84,7 @@ def decoder(file: GgufFile, epsilon: str = "rms_norm_eps") -> dict[str, Any]:
     groups = file.above_zero("attention.head_count_kv", int, heads)
     if heads % groups:
         raise ModelError(f"{file.path}: {heads} heads of queries, {groups} of keys; {AGAIN}")
-    size = file.of("attention.key_length", int, found["hidden_size"] // heads)
+    size = file.above_zero("attention.key_length", int, found["hidden_size"] // heads)
     if file.of("attention.value_length", int, size) != size:
         raise ModelError(f"{file.path}: keys and values of different lengths; {TRY}")
     norm = "layer_norm_rms_epsilon" if epsilon == "rms_norm_eps" else "layer_norm_epsilon"
@@ -111,6 +111,11 @@ def rotary(file: GgufFile, size: int, base: float = 10_000.0) -> dict[str, Any]:
         )
     if part != size:
         found["partial_rotary_factor"] = part / size
+        # transformers multiplies and rounds down, which loses one for some pairs (15 of 22).
+        if not 0 < part < size or int(size * (part / size)) != part:
+            raise ModelError(
+                f"{file.path}: of each head {part} of {size} numbers are turned; {TRY}"
+            )
     kind = file.of("rope.scaling.type", str, "none")
     original = file.of("rope.scaling.original_context_length", int, 0)
     if "rope_factors_long.weight" in file.tensors:
