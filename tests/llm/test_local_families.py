@@ -1,5 +1,6 @@
 """The batched decoder over tiny random models of many families, against transformers."""
 
+import decoders
 import numpy as np
 import pytest
 import torch
@@ -16,13 +17,7 @@ SHARED = tuple(range(5, 17))
 
 def build(name):
     """With logits that differ clearly, so that a slip changes a token."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(DECODERS[name][0]())
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(4)
-    return model.eval()
+    return decoders.build(name, AutoModelForCausalLM, factor=4)
 
 
 def prompts(prefix=()):

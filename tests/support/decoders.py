@@ -5,6 +5,7 @@ into each layer where it is not on transformers' interface or drops what it is h
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers as tf
@@ -118,12 +119,13 @@ DECODERS: dict[str, tuple[Callable[[], tf.PretrainedConfig], str]] = {
 }
 
 
-def build(name: str) -> PreTrainedModel:
-    """A model of the family with weights large enough that leaks and slips show."""
+def build(name: str, auto: Any = AutoModel, factor: float = 2) -> PreTrainedModel:
+    """A model of the family, whose weights times `factor` let leaks and slips show."""
     torch.manual_seed(0)
-    model = AutoModel.from_config(DECODERS[name][0]())
+    model = auto.from_config(DECODERS[name][0]())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(2)
-    return model.eval()
+                parameter.mul_(factor)
+    found: PreTrainedModel = model.eval()
+    return found
