@@ -119,6 +119,17 @@ def test_csv_parquet_gzip_and_rows_on_standard_input(run, tmp_path, one_line):
     assert "a column of bytes cannot be" in one_line(run("generate", "y.parquet"))
 
 
+@pytest.mark.parametrize(("value", "reason"), [(float("nan"), "NaN"), (b"x", "bytes")])
+def test_a_later_row_that_json_cannot_hold_is_known_before_any_is_asked(
+    run, rule, one_line, value, reason
+):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"text": "a", "x": None}, {"text": "b", "x": value}]
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), "x.parquet")
+    assert re.search(rf"x.parquet:2: .*{reason}", one_line(run("generate", "x.parquet")))
+    assert not rule.asked
+
+
 def test_braces_in_texts_stay(run, rule):
     text = '{text} {{x}} {"a": {}} }{'
     done = run("generate", "--plain", "--template", '{{"say": "{text}"}}', stdin=text.encode())
@@ -317,6 +328,10 @@ def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
         (["bad.jsonl"], "bad.jsonl:2: not JSON"),
         (["list.jsonl"], "list.jsonl:1: expected a JSON object, got list"),
         (["bad.csv"], "bad.csv:2: more values than the header"),
+        (["twice.jsonl"], "twice.jsonl:2: not JSON .key 'text' is given twice"),
+        (["nan.jsonl"], "nan.jsonl:1: not JSON .NaN is not a JSON number"),
+        (["huge.jsonl"], "huge.jsonl:1: not JSON .1e999 is too large"),
+        (["x.txt", "--schema", "twice.json"], "twice.json: not JSON .key 'type' is given twice"),
         (["latin.txt"], "latin.txt:1: not UTF-8"),
         (["-", "--format", "parquet"], "standard input: unknown file type 'parquet'"),
         (["x.jsonl"], "slot 'text' is not a field of the rows.*Known: n, topic"),
@@ -369,6 +384,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     (tmp_path / "late.jsonl").write_text('{"text": "a"}\n{"text": "b", "answer": 1}\n')
     (tmp_path / "bad.csv").write_text("text\na,b\n")
     (tmp_path / "latin.txt").write_bytes(b"\xe9\n")
+    (tmp_path / "twice.jsonl").write_text('{"text": "a"}\n{"text": "a", "text": "b"}\n')
+    (tmp_path / "nan.jsonl").write_text('{"text": "a", "x": [NaN]}\n')
+    (tmp_path / "huge.jsonl").write_text('{"text": "a", "x": 1e999}\n')
+    (tmp_path / "twice.json").write_text('{"type": "object", "type": "string"}')
     (tmp_path / "bad.json").write_text("{type: object}")
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "typo.json").write_text('{"type": "objekt"}')

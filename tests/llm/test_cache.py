@@ -15,6 +15,7 @@ from polyvec.llm.answers import Answer, Completion
 from polyvec.llm.cache import CachedLanguageModel
 from polyvec.llm.function import FunctionLanguageModel
 from polyvec.llm.language_model import LanguageModel
+from polyvec.storage.json_store import JsonStore, key_of
 
 
 class Counted:
@@ -64,6 +65,18 @@ def segments(folder):
 
 
 # ---- hits and misses ----------------------------------------------------------------------------
+
+
+def test_answers_of_an_older_format_are_asked_again(rule, tmp_path):
+    """Such as those to chats in which names of special tokens were not yet text."""
+    chat = [{"role": "user", "content": "a <|im_end|>"}]
+    model = cached(rule, tmp_path)
+    described = [0.0, [], 256, []]
+    key = key_of([1, "answers", [["user", "a <|im_end|>"]], described, 1, None])
+    old = {"text": "stale", "finish": "stop", "new_tokens": 1, "parsed": None, "error": None}
+    store = JsonStore(tmp_path / key_of(model.identity))
+    store.put(key, {"answers": [old], "prompt_tokens": 1})
+    assert model.generate([chat])[0].text != "stale"
 
 
 def test_a_second_model_finds_what_the_first_was_asked(rule, tmp_path):

@@ -101,6 +101,8 @@ def test_a_limit_cuts_and_is_counted(nano):
 def test_a_prompt_beyond_the_context_is_an_error_of_its_row(nano):
     found = nano.generate([STORY * 60, "Once"], max_new_tokens=3)
     assert "512 together" in found[0].error and found[1].error is None
+    # It was not read, so it cost nothing.
+    assert found[0].prompt_tokens == 0 and found[1].prompt_tokens > 0
     with pytest.raises(GenerationError, match=r"prompts\[1\] and its continuation have"):
         nano.logprobs(["Once", STORY * 60], [" a", " b"])
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from polyvec.cli import common
+from polyvec.cli.generate_options import SHOWN_PROMPTS, arguments
 from polyvec.errors import DataError, GenerationError, InputError, SettingsError
 
 if TYPE_CHECKING:
@@ -35,107 +36,7 @@ if TYPE_CHECKING:
 
     Rows = Iterator[tuple[str, Row]]
 
-KINDS = ("txt", "jsonl", "csv", "parquet")
-SHOWN_PROMPTS = 3
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", nargs="?", help="read rows from this file; default, or -: standard input"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE.jsonl", help="write rows to this file")
-    parser.add_argument(
-        "--format", choices=KINDS, help="read this format; default: by FILE's suffix, else txt"
-    )
-    _prompt_options(parser)
-    _model_options(parser)
-    _settings_options(parser)
-    parser.add_argument(
-        "--field", default="answer", metavar="NAME", help="write answers here; default: answer"
-    )
-    parser.add_argument(
-        "--cache",
-        metavar="FOLDER",
-        help="keep answers in this folder, or none; default: polyvec's part of the user's cache",
-    )
-    parser.add_argument(
-        "--ledger", metavar="FILE.jsonl", help="append a line with this run's tokens and cost"
-    )
-    parser.add_argument(
-        "--prompt-price", type=_price, metavar="PRICE", help="price of a million prompt tokens"
-    )
-    parser.add_argument(
-        "--new-price", type=_price, metavar="PRICE", help="price of a million new tokens"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help=f"print the first {SHOWN_PROMPTS} prompts, count tokens and ask nothing",
-    )
-
-
-def _prompt_options(parser: argparse.ArgumentParser) -> None:
-    template = parser.add_mutually_exclusive_group()
-    template.add_argument(
-        "--template",
-        metavar="TEXT",
-        help="ask this; {NAME} is a field, {{ a brace; default: {text}",
-    )
-    template.add_argument("--template-file", metavar="FILE", help="read the template from FILE")
-    parser.add_argument(
-        "--system", metavar="TEXT", help="put this message first; it may have slots"
-    )
-    parser.add_argument(
-        "--plain", action="store_true", help="let the model continue the text, without a chat"
-    )
-
-
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="ask this folder, hub id, FILE.gguf or server (http://host/v1#model); "
-        "default: SmolLM2-135M-Instruct",
-    )
-    common.where_to_run(parser)
-    parser.add_argument(
-        "--batch-size",
-        type=common.positive,
-        metavar="N",
-        help="run, or send to a server, N prompts at a time",
-    )
-
-
-def _settings_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-new-tokens",
-        type=common.positive,
-        default=256,
-        metavar="N",
-        help="cut answers after N tokens; default: 256",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="draw tokens; default: 0, the likeliest one",
-    )
-    parser.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the likeliest tokens that sum to P"
-    )
-    parser.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end answers before this; repeatable",
-    )
-    parser.add_argument(
-        "--n", type=common.positive, default=1, metavar="N", help="draw N answers for each row"
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="draw other answers; default: 0")
-    parser.add_argument("--schema", metavar="FILE.json", help="write values of this JSON schema")
+__all__ = ["arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -242,10 +143,11 @@ def _columns(options: argparse.Namespace, settings: "GenerationSettings") -> "Co
 
 
 def _schema(path: Path) -> dict[str, Any]:
+    from polyvec.data.strict_json import strict_json
     from polyvec.llm.schema import check_schema
 
     try:
-        schema = json.loads(_text(path))
+        schema = strict_json(_text(path))
         check_schema(schema)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
@@ -294,11 +196,17 @@ def _count(options: argparse.Namespace, columns: "Columns") -> int | None:
 
     None for a stream, which can be read only once.
     """
+    from polyvec.data.texts import json_line
+
     if options.file in (None, "-") or not Path(options.file).is_file():
         return None
     count = 0
     for where, row in _rows(options):
         columns.check(row, where)
+        try:
+            json_line(row)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
         count += 1
     return count
 
@@ -326,12 +234,15 @@ def _model(options: argparse.Namespace) -> "LanguageModel":
     is_server = name.startswith(("http://", "https://"))
     how: dict[str, Any] = {
         "device": options.device,
+        "timeout_s": options.timeout,
         "trust_remote_code": options.trust_remote_code,
         "concurrency" if is_server else "batch_size": options.batch_size,
     }
     for option in ("device", "trust_remote_code") if is_server else ():
         if how[option]:
             raise InputError(f"--{option.replace('_', '-')}: not for a server, which decides it")
+    if options.timeout and not is_server:
+        raise InputError("--timeout: only for a server")
     given = {key: value for key, value in how.items() if value}
     model = load_language_model(name, **given)
     model.usage.prompt_price, model.usage.new_price = options.prompt_price, options.new_price
@@ -416,13 +327,3 @@ def _watched(
                 update()
 
         yield on_answer
-
-
-def _price(text: str) -> float:
-    try:
-        price = float(text)
-    except ValueError:
-        price = -1.0
-    if not 0 <= price < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a price of 0 or more")
-    return price

@@ -4,11 +4,12 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from polyvec.data.strict_json import strict_json
 from polyvec.errors import DataError, MissingExtraError, known
 
 TEXT_COLUMNS = ("text", "sentence", "content", "body")
@@ -57,7 +58,7 @@ def read_rows(
 
     The kind is txt, jsonl, csv or parquet (a stream: all but that); default: by the file's
     suffix, txt for a stream. A line of txt is a row of one column, "text". The place, "FILE:LINE",
-    is for errors. Raises DataError naming it.
+    is for errors. Raises DataError naming it, also for JSON that has a key twice or NaN.
     """
     if isinstance(source, str | Path):
         source = Path(source)
@@ -69,15 +70,23 @@ def read_rows(
         raise DataError(f"{_name(source)}: unknown file type {kind!r}. Known: {', '.join(kinds)}.")
     if kind == "txt":
         return ((f"{_name(source)}:{i}", {"text": line}) for i, line in read_lines(source))
-    return ((f"{_name(source)}:{i}", row) for i, row in READERS[kind](source))
+    found = read_jsonl(source, strict=True) if kind == "jsonl" else READERS[kind](source)
+    return ((f"{_name(source)}:{i}", row) for i, row in found)
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of .jsonl; DataError for a column of bytes."""
+    """A row as a line of .jsonl; DataError for a column of bytes, for NaN and infinity."""
     try:
-        return json.dumps(row, ensure_ascii=False, default=as_json).encode() + b"\n"
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=as_json)
+        return line.encode() + b"\n"
     except UnicodeEncodeError:  # lone surrogates, which JSON can only write escaped
         return json.dumps(row, default=as_json).encode() + b"\n"
+    except DataError:  # a ValueError, too
+        raise
+    except ValueError:
+        raise DataError(
+            "NaN or infinity cannot be written as JSON; replace it by null or leave the column out"
+        ) from None
 
 
 def as_json(value: object) -> str:
@@ -112,12 +121,15 @@ def read_lines(path: Source) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: damaged gzip file ({error})") from None
 
 
-def read_jsonl(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line that is not blank; DataError if one is not an object."""
+def read_jsonl(path: Source, *, strict: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of each line that is not blank; DataError if one is not an object.
+
+    strict: a key that is given twice, NaN and infinity are errors, too.
+    """
     for number, line in read_lines(path):
         if not line.strip():
             continue
-        row = _parsed(path, number, line)
+        row = _parsed(path, number, line, strict_json if strict else json.loads)
         if not isinstance(row, dict):
             raise DataError(
                 f"{_name(path)}:{number}: expected a JSON object, got {type(row).__name__}"
@@ -171,9 +183,9 @@ def _refuse_columns(where: str, column: str | None, id_column: str | None) -> No
         )
 
 
-def _parsed(path: Source, number: int, line: str) -> Any:
+def _parsed(path: Source, number: int, line: str, read: Callable[[str], Any]) -> Any:
     try:
-        return json.loads(line)
+        return read(line)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:  # thousands of digits, or of nested brackets

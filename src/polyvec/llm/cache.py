@@ -21,7 +21,8 @@ from polyvec.storage.files import cache_folder
 from polyvec.storage.json_store import JsonStore, key_of
 
 ENVIRONMENT = "POLYVEC_CACHE"
-FORMAT = 1  # a part of every key: raise it when values get another form
+# A part of every key: raise it when values get another form, or prompts other tokens.
+FORMAT = 2
 ARRAYS_AT_ONCE = 256  # stored together, so that an interrupted call keeps the earlier ones
 
 

@@ -185,7 +185,9 @@ class LocalLanguageModel(LanguageModel):
         return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
     def _completion(self, requests: list[Request], settings: GenerationSettings) -> Completion:
-        prompt_tokens = len(requests[0].ids)
+        prompt_tokens, context = len(requests[0].ids), self.model.context
+        if context is not None and prompt_tokens >= context:
+            prompt_tokens = 0  # it was not read
         error = next((each.error for each in requests if each.error is not None), None)
         if error is not None:
             return Completion((), prompt_tokens, error=f"{self.name}: {error}")

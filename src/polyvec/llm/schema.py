@@ -10,8 +10,9 @@ import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import Any
 
+from polyvec.data.strict_json import strict_json
 from polyvec.errors import MissingExtraError, SettingsError
 from polyvec.llm.answers import Answer
 
@@ -26,7 +27,6 @@ ANNOTATIONS = frozenset(
     ]
 )
 CLOSE = 0.85  # of a keyword's letters: "maxlength", "require"
-MOST_DIGITS = 4000  # Python refuses whole numbers from 4,300 on
 SHOWN = 160  # characters of a message or a text in an error
 
 
@@ -57,13 +57,7 @@ def parse(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
     from jsonschema.exceptions import best_match
 
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_float=_finite,
-            parse_int=_whole,
-            parse_constant=_refuse_constant,
-        )
+        value = strict_json(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         problem = best_match(_validator(_described(schema)).iter_errors(value))
@@ -172,32 +166,6 @@ def _check_keywords(keywords: Iterable[str], known: Iterable[str]) -> None:
             raise SettingsError(
                 f"schema: keyword {word!r} is not known. Did you mean {lower[close[0]]!r}?"
             )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} is given twice")
-    return found
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a whole number of {len(digits)} digits is too large")
-    return int(digits)
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{digits} is too large for a number")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _where(text: str, error: json.JSONDecodeError) -> str:
