@@ -370,6 +370,8 @@ def test_answers_of_a_schema_are_values(run, monkeypatch, tmp_path):
         (["x.txt", "--cache", "x.txt"], "x.txt: exists and is not a folder"),
         (["x.txt", "--new-price", "-3"], "'-3' is not a price|expected one argument"),
         (["x.txt", "--model", "http://h/v1#m", "--device", "cpu"], "--device: not for a server"),
+        (["x.txt", "--timeout", "9"], "--timeout: only for a server"),
+        (["x.txt", "--timeout", "0"], "'0' is not a number of seconds above 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

@@ -138,7 +138,8 @@ def test_a_model_that_is_killed_and_resumed_writes_what_it_writes_at_once(
 def server(monkeypatch, tmp_path):
     pytest.importorskip("openai", reason="needs the extra 'llm'")
     monkeypatch.setattr("polyvec.llm.server.requests.FIRST_WAIT_S", 0.005)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "POLYVEC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     with OpenAIServer() as server:
         yield server
@@ -176,4 +177,4 @@ def test_a_server_that_is_not_there_is_one_line(run, server, one_line):
 
 def test_a_key_that_is_missing_is_one_line(run, server, one_line):
     done = run("generate", "--model", "https://api.example.com/v1#m", stdin=b"a\n")
-    assert "OPENAI_API_KEY" in one_line(done)
+    assert "POLYVEC_API_KEY" in one_line(done)

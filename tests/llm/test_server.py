@@ -20,14 +20,15 @@ from polyvec.errors import (
 )
 from polyvec.llm.loading import load_language_model
 from polyvec.llm.server import ServerLanguageModel
-from polyvec.llm.server.address import without_key
+from polyvec.llm.server.address import find_key, without_key
 
 pytest.importorskip("openai", reason="needs the extra 'llm'")
 
 
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "POLYVEC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -172,6 +173,28 @@ def test_replies_that_never_end_are_timeouts(fast):
             *(["tiny: no reply within 0.3 s (after 2 attempts)"] * 2),
         ]
         assert model.retries == {"timeout": 3}
+
+
+def test_a_server_that_never_answers_is_one_error_after_one_wait(fast):
+    """Its first reply is not waited for again, nor is the list of its models."""
+    with OpenAIServer() as server:
+        began = time.monotonic()
+        model = model_of(server, model="tiny", timeout_s=0.3)
+        with pytest.raises(GenerationError, match=r"no reply within 0.3 s; .*timeout_s"):
+            model.generate(chats(*(f"{number} ! slow ..." for number in range(50))))
+        assert len(server.posts()) == 1
+        server.models_after_s = 2.0
+        with pytest.raises(GenerationError, match=r"no reply within 0.3 s; .*name one"):
+            model_of(server, timeout_s=0.3)
+        assert time.monotonic() - began < 2
+
+
+def test_a_reply_without_end_is_given_up(fast, monkeypatch):
+    monkeypatch.setattr("polyvec.llm.server.traffic.MAX_REPLY_BYTES", 100_000)
+    with OpenAIServer() as server:
+        found = quiet(model_of(server), chats("1", "2 ! flood ..."))
+        assert found[1].error == "tiny: the reply is longer than 100,000 bytes"
+        assert len(server.posts()) == 2
 
 
 @pytest.mark.parametrize(
@@ -365,9 +388,22 @@ def test_answers_by_a_schema():
         assert sent["json_schema"] == {"name": "answer", "schema": SCHEMA, "strict": True}
         model_of(server, omit=["response_format"]).generate(chats("1"), schema=SCHEMA)
         assert "response_format" not in server.posts()[-1]["body"]
+        # OpenAI takes a schema as strict only if all objects are closed, and all keys required.
+        for loose in ({"required": []}, {"additionalProperties": True}):
+            model_of(server).generate(chats("1"), schema={**SCHEMA, **loose})
+            sent = server.posts()[-1]["body"]["response_format"]["json_schema"]
+            assert sent["strict"] is False
         server.refused = ("response_format",)
         with pytest.raises(GenerationError, match=r"refuses response_format=\{.*omit="):
             model_of(server).generate(chats("1"), schema=SCHEMA)
+
+
+def test_a_schema_that_the_server_does_not_take_as_strict_is_sent_as_a_wish():
+    with OpenAIServer(takes_strict=False, answer=lambda *_: "{}") as server:
+        schema = {**SCHEMA, "properties": {"a": {"type": "string", "pattern": "a"}}}
+        quiet(model_of(server), chats("1", "2"), schema={**schema, "required": ["a"]})
+        sent = [each["body"]["response_format"]["json_schema"] for each in server.posts()]
+        assert [each["strict"] for each in sent] == [True, False, False]
 
 
 def test_answers_are_drawn_again_until_they_are_of_the_schema():
@@ -388,7 +424,7 @@ def test_answers_are_drawn_again_until_they_are_of_the_schema():
 
 
 def test_the_key_is_nowhere(fast, monkeypatch, capfd):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("POLYVEC_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_LOG", "debug")
     with OpenAIServer(key=KEY) as server:
         model = model_of(server, max_retries=1)
@@ -418,8 +454,63 @@ def test_parts_of_a_key_are_found(shown):
     assert without_key("wrong key: none", "none") == "wrong key: none"
 
 
+OPENAIS = {
+    "OPENAI_API_KEY": KEY,
+    "OPENAI_ORG_ID": "our-organisation",
+    "OPENAI_PROJECT_ID": "our-project",
+    "OPENAI_CUSTOM_HEADERS": "X-Ours: our-header\nauthorization: Bearer ours",
+}
+
+
+def test_what_is_openais_goes_to_no_other_server(monkeypatch):
+    """Neither the key nor the client's other variables."""
+    for name, value in OPENAIS.items():
+        monkeypatch.setenv(name, value)
+    with OpenAIServer() as server:
+        model_of(server).generate(["1"])
+        assert {each["key"] for each in server.requests} == {"none"}
+        sent = str([each["headers"] for each in server.requests])
+        assert "our" not in sent and KEY not in sent
+        server.key = KEY
+        with pytest.raises(GenerationError, match=r"401.*check POLYVEC_API_KEY, or pass"):
+            model_of(server, model="tiny").generate(["1"])
+        monkeypatch.setenv("POLYVEC_API_KEY", KEY)
+        assert model_of(server).generate(["1"])[0].error is None
+        monkeypatch.delenv("POLYVEC_API_KEY")
+        # Who names this server to OpenAI's client sends it all of that.
+        monkeypatch.delenv("OPENAI_CUSTOM_HEADERS")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert model_of(server).generate(["1"])[0].error is None
+        assert server.requests[-1]["headers"]["openai-project"] == "our-project"
+    with pytest.raises(SettingsError, match=r"POLYVEC_API_KEY .*; OPENAI_API_KEY goes only to api"):
+        ServerLanguageModel("https://api.example.com/v1", "m")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_sent"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://eu.api.openai.com/v1", True),
+        ("http://api.openai.com/v1", False),
+        ("https://api.openai.com.example.com/v1", False),
+        ("https://notapi.openai.com.example/v1", False),
+        ("https://myapi.openai.com/v1", False),
+        ("http://localhost:8000/v1", False),
+        ("https://proxy.example.com/openai/v1", True),
+        ("https://proxy.example.com:8443/openai/v1", False),
+        ("http://proxy.example.com/openai/v1", False),
+    ],
+)
+def test_where_openais_key_goes(monkeypatch, url, is_sent):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://proxy.example.com/v1")
+    monkeypatch.setenv("POLYVEC_API_KEY", "another")
+    assert find_key(url, None) == (KEY if is_sent else "another")
+    assert find_key(url, "given") == "given"
+
+
 def test_a_key_that_is_missing():
-    with pytest.raises(SettingsError, match="set the environment variable OPENAI_API_KEY"):
+    with pytest.raises(SettingsError, match="set the environment variable POLYVEC_API_KEY"):
         ServerLanguageModel("https://api.example.com/v1", "m")
     for local in ("localhost", "127.0.0.1", "192.168.1.7", "[::1]", "vllm", "box.local"):
         ServerLanguageModel(f"http://{local}:8000/v1", "m")

@@ -28,6 +28,8 @@ class OpenAIServer(ThreadingHTTPServer):
     def __init__(self, **options: Any) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.models = ["tiny"]
+        self.models_after_s = 0.0
+        self.takes_strict = True
         self.has_completions = self.has_chat = True
         self.key: str | None = None
         self.takes_n = True
@@ -101,6 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/models" and not server.models:
             self.error(500, "Internal Server Error")
         elif path == "/models":
+            time.sleep(server.models_after_s)
             self.json({"object": "list", "data": [{"id": name} for name in server.models]})
         elif found := re.fullmatch(r"/files/(.+)/content", path):
             self.send(200, server.files[found[1]], "application/octet-stream")
@@ -152,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
                     "path": self.path,
                     "body": body,
                     "time": time.monotonic(),
+                    "headers": dict(self.headers),
                     "key": self.headers.get("Authorization", "").removeprefix("Bearer "),
                 }
             )
@@ -187,6 +191,15 @@ class Handler(BaseHTTPRequestHandler):
                     name,
                 )
                 return
+        if not server.takes_strict and "'strict': True" in str(body.get("response_format")):
+            self.error(
+                400,
+                "Invalid schema for response_format 'answer': In context=('properties', 'a'), "
+                "'pattern' is not permitted.",
+                "invalid_request_error",
+                "response_format",
+            )
+            return
         if len(body.get("stop", ())) > server.max_stops:
             self.error(400, "stop: at most 4 sequences", param="stop")
             return
@@ -262,6 +275,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b" ")
             self.wfile.flush()
             time.sleep(0.02)
+
+    def do_flood(self, *_: Any) -> None:
+        self.start(200, 10**9)
+        for _ in range(100):
+            self.wfile.write(b" " * 10_000)
 
     def do_cut(self, _: str, body: dict[str, Any], prompt: str, is_chat: bool) -> None:
         data = json.dumps(self.reply(body, prompt, is_chat)).encode()

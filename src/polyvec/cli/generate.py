@@ -6,8 +6,8 @@ with all their fields and the model's answer, in the order of the input, as JSON
 The template's slots are fields of the rows; a line of text is the field "text". A model with a
 chat template is asked in a chat; others continue the text, as with --plain. Answers are cached:
 the same command again, even after Ctrl-C, asks only what was not answered. A row without an answer
-has the field "error", and the exit status is then 2. A server's key is read from the environment
-(OPENAI_API_KEY).
+has the field "error", and the exit status is then 2. A server's key is read from the environment:
+POLYVEC_API_KEY, or, for OpenAI's own server, OPENAI_API_KEY.
 
 example: echo 'Once upon a time' | \
   polyvec generate --model polyvec/nano-lm --plain --max-new-tokens 8

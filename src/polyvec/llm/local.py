@@ -41,7 +41,7 @@ class LocalLanguageModel(LanguageModel):
 
     Plain prompts are sent as they are, chats by the model's chat template (see PromptTokens). In
     float32 an answer is the same alone, in any batch and in another process on the same machine;
-    in half precision, rounding may change a few. A prompt that is longer than the context gives
+    in half precision, rounding changes many. A prompt that is longer than the context gives
     a completion with `error`; an answer that reaches the context's end is cut ("length").
     """
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from polyvec.errors import GenerationError
-from polyvec.llm.server.address import KEY_VARIABLE
+from polyvec.llm.server.address import key_variable
 from polyvec.llm.server.failures import RequestError
 from polyvec.llm.server.pump import result
 from polyvec.llm.server.requests import Requester
@@ -43,8 +43,10 @@ def access_error(base_url: str, failure: RequestError) -> GenerationError:
     hint = ""
     if failure.kind == "connect":
         hint = "; start it or check the address"
+    elif failure.kind == "timeout":
+        hint = "; if it is only slow, give it a longer timeout_s (--timeout)"
     elif failure.status in (401, 403):
-        hint = f"; check {KEY_VARIABLE}, or pass another api_key"
+        hint = f"; check {key_variable(base_url)}, or pass another api_key"
     elif failure.status in (404, 405):
         hint = "; check the model's name and the address"
         if "/v" not in base_url.partition("//")[2]:

@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 
 from polyvec.errors import SettingsError
 
-KEY_VARIABLE = "OPENAI_API_KEY"
+KEY_VARIABLE = "POLYVEC_API_KEY"
+OPENAI_KEY_VARIABLE, OPENAI_URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+OPENAI_HOST = "api.openai.com"
 NO_KEY = "none"  # what a server without keys is sent; the client insists on some text
 HIDDEN = "[key]"
 # Servers echo keys in part ("sk-abcd****wxyz"), which replacing the whole key does not find.
@@ -42,18 +44,45 @@ def is_local(base_url: str) -> bool:
     return address.is_private or address.is_loopback
 
 
+def is_openais(base_url: str) -> bool:
+    """Whether OPENAI_API_KEY is meant for this server: OpenAI's own, or that of OPENAI_BASE_URL."""
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if parts.scheme == "https" and (host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")):
+        return True
+    named = os.environ.get(OPENAI_URL_VARIABLE, "").strip()
+    return bool(named) and urlsplit(named)[:2] == parts[:2]
+
+
+def key_variable(base_url: str) -> str:
+    """The environment variable with the key for this server."""
+    if is_openais(base_url) and os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
+        return OPENAI_KEY_VARIABLE
+    if urlsplit(base_url).hostname == OPENAI_HOST and not os.environ.get(KEY_VARIABLE):
+        return OPENAI_KEY_VARIABLE
+    return KEY_VARIABLE
+
+
 def find_key(base_url: str, api_key: str | None) -> str:
-    """The key to send: the one given, else OPENAI_API_KEY, else "none" to a local server."""
-    key = (api_key or os.environ.get(KEY_VARIABLE, "")).strip()
+    """The key to send: the one given, else the environment's, else "none" to a local server.
+
+    OPENAI_API_KEY goes only to OpenAI and to the server of OPENAI_BASE_URL, so that naming another
+    server does not hand it over; POLYVEC_API_KEY goes to any server.
+    """
+    variable = key_variable(base_url)
+    key = (api_key or os.environ.get(variable, "")).strip()
     if not key and is_local(base_url):
         return NO_KEY
     if not key:
+        hint = ""
+        if os.environ.get(OPENAI_KEY_VARIABLE) and variable != OPENAI_KEY_VARIABLE:
+            hint = f"; {OPENAI_KEY_VARIABLE} goes only to {OPENAI_HOST} and {OPENAI_URL_VARIABLE}"
         raise SettingsError(
-            f"{base_url} needs a key: set the environment variable {KEY_VARIABLE} or pass api_key"
+            f"{base_url} needs a key: set the environment variable {variable} or pass api_key{hint}"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise SettingsError(
-            f"the key for {base_url} (api_key or {KEY_VARIABLE}) has spaces or characters that "
+            f"the key for {base_url} (api_key or {variable}) has spaces or characters that "
             "cannot be sent; copy it again"
         )
     return key

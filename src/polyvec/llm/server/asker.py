@@ -67,7 +67,7 @@ class Asker:
             error = failure
         else:
             return Completion(tuple(answers), prompt_tokens)
-        if not self.has_answered and error.concerns_all:
+        if not self.has_answered and (error.concerns_all or error.kind == "timeout"):
             raise access_error(self.requester.base_url, error)
         self._failed_in_a_row = self._failed_in_a_row + 1 if error.is_outage else 0
         self._last_failure = error.message

@@ -98,7 +98,7 @@ class BatchJob:
         """The batch once it has ended, with its state on stderr where that is a terminal."""
         shown = ""
         while True:
-            batch = await self.requester.get(client, f"/batches/{name}")
+            batch = await self.requester.get(client, f"/batches/{name}", is_first=False)
             status = _text(batch, "status")
             counts = batch.get("request_counts") or {}
             line = f"{name}: {status}, {counts.get('completed', 0)} of {counts.get('total', '?')}"

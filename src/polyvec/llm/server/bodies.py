@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from polyvec.errors import GenerationError
 from polyvec.llm.answers import GenerationSettings
 from polyvec.llm.prompts import Prompt, is_chat
+from polyvec.llm.server.address import OPENAI_HOST
 from polyvec.llm.server.failures import TOO_LONG, RequestError
 
 Endpoint = Literal["chat", "completions"]
@@ -21,7 +22,6 @@ NO_COMPLETIONS = re.compile(r"chat model|chat/completions|does not work with the
 ONE_CHOICE = re.compile(r"only one completion|\bn\b.{0,40}\b(1|one)\b", re.IGNORECASE)
 MAX_TOKENS, MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
 USE_NEWER = re.compile(rf"\buse\W+{MAX_COMPLETION_TOKENS}", re.IGNORECASE)
-OPENAI_HOST = "api.openai.com"
 SETTINGS = ("temperature", "top_p", "seed", "stop", "n", "response_format", "max_tokens")
 
 
@@ -33,11 +33,13 @@ class Dialect:
     max_tokens: the name of max_new_tokens. OpenAI's newer models want max_completion_tokens,
         which other servers ignore.
     takes_n: whether it gives several answers to one request.
+    takes_strict: whether it holds answers to any schema that has the form for it.
     """
 
     plain: Endpoint | None = None
     max_tokens: str = MAX_TOKENS
     takes_n: bool = True
+    takes_strict: bool = True
     omit: Collection[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,7 +88,8 @@ class Dialect:
         if n > 1:
             asked["n"] = n
         if settings.schema is not None:
-            schema = {"name": "answer", "schema": dict(settings.schema), "strict": True}
+            strict = self.takes_strict and is_closed(settings.schema)
+            schema = {"name": "answer", "schema": dict(settings.schema), "strict": strict}
             asked["response_format"] = {"type": "json_schema", "json_schema": schema}
         asked |= (more or {}).get(endpoint, {})
         sent = {name: asked[name] for name in asked if name not in self.omit} | dict(self.extra)
@@ -103,10 +106,34 @@ class Dialect:
         if MAX_TOKENS in body and USE_NEWER.search(failure.message):
             self.max_tokens = MAX_COMPLETION_TOKENS
             return True
+        if "'strict': True" in str(body.get("response_format")) and (
+            failure.param == "response_format" or "response_format" in failure.message
+        ):
+            self.takes_strict = False
+            return True
         if "n" in body and (failure.param == "n" or ONE_CHOICE.search(failure.message)):
             self.takes_n = False
             return True
         return False
+
+
+def is_closed(schema: object) -> bool:
+    """Whether OpenAI takes a schema as strict: no object has other keys, and all are required.
+
+    A looser one is sent as a wish there (vLLM and llama.cpp hold to it all the same).
+    """
+    if isinstance(schema, Mapping):
+        if "properties" in schema or schema.get("type") == "object":
+            keys = schema.get("properties", {})
+            if schema.get("additionalProperties") is not False:
+                return False
+            if set(keys) != set(schema.get("required", ())):
+                return False
+            return all(map(is_closed, keys.values())) and all(
+                is_closed(value) for name, value in schema.items() if name != "properties"
+            )
+        return all(map(is_closed, schema.values()))
+    return all(map(is_closed, schema)) if isinstance(schema, list | tuple) else True
 
 
 def check_setting(failure: RequestError, body: Mapping[str, Any]) -> None:

@@ -44,10 +44,13 @@ class ServerLanguageModel(LanguageModel):
     `retries` counts these by cause.
 
     model: its name; None takes the only one that the server lists.
-    api_key: else the environment's OPENAI_API_KEY; servers in the own network may have none.
+    api_key: else the environment's POLYVEC_API_KEY; servers in the own network may have none.
+        OPENAI_API_KEY, and all else in variables of that name, goes only to OpenAI and to the
+        server of OPENAI_BASE_URL.
     requests_per_minute, tokens_per_minute: limits that are never exceeded; a request reckons
         with max_new_tokens until it is answered.
-    timeout_s: for one attempt, of which there are `max_retries` + 1.
+    timeout_s: for one attempt, of which there are `max_retries` + 1; one, until the server has
+        answered anything.
     max_wait_s: a server that asks to wait longer is not waited for.
     give_up_after: prompts in a row that fail because of the server, after which the rest are not
         sent but get that error; None to go on.

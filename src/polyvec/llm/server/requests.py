@@ -13,12 +13,14 @@ from polyvec.errors import MissingExtraError, SettingsError
 from polyvec.llm.server.address import without_key
 from polyvec.llm.server.failures import SHOWN, RequestError, message_of, one_line, status_failure
 from polyvec.llm.server.limits import RateLimiter
+from polyvec.llm.server.traffic import ReplyLengthError, http_client
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 FIRST_WAIT_S, LONGEST_BACKOFF_S = 0.5, 30.0
 CONNECT_S = 10.0
+SILENT = ("connect", "timeout")  # a server that has not answered yet may never do so
 UNSURE = ("broken", "timeout", "reply")  # after these the server may have done it all the same
 
 
@@ -58,15 +60,18 @@ class Requester:
 
         timeout = httpx2.Timeout(self.timeout_s, connect=min(CONNECT_S, self.timeout_s))
         async with _openai().AsyncOpenAI(
-            base_url=self.base_url, api_key=self._key, max_retries=0, timeout=timeout
+            base_url=self.base_url,
+            api_key=self._key,
+            max_retries=0,
+            http_client=http_client(self.base_url, self._key, timeout),
         ) as client:
             yield client
 
-    async def get(self, client: "AsyncOpenAI", path: str) -> Any:
-        """The JSON object at a path; raises RequestError. No server at all is not waited for."""
+    async def get(self, client: "AsyncOpenAI", path: str, *, is_first: bool = True) -> Any:
+        """The JSON object at a path; raises RequestError. `is_first` as in `post`."""
         import httpx2
 
-        return await self._send(lambda: client.get(path, cast_to=httpx2.Response), is_first=True)
+        return await self._send(lambda: client.get(path, cast_to=httpx2.Response), is_first=is_first)
 
     async def get_text(self, client: "AsyncOpenAI", path: str) -> str:
         """The text at a path, such as a file's content; raises RequestError."""
@@ -90,7 +95,7 @@ class Requester:
         """The JSON object that answers a body; raises RequestError, of the last attempt.
 
         tokens: what it may cost, for the limit.
-        is_first: no server at all is not waited for.
+        is_first: a server that is not there, or does not answer, is waited for once.
         is_repeatable: False if a request whose reply was lost must not be sent again.
         """
         import httpx2
@@ -125,7 +130,7 @@ class Requester:
             outcome = await self._attempt(send, read or _json)
             if not isinstance(outcome, RequestError):
                 return outcome
-            if not outcome.is_retried or (is_first and outcome.kind == "connect"):
+            if not outcome.is_retried or (is_first and outcome.kind in SILENT):
                 break
             if not is_repeatable and outcome.kind in UNSURE:
                 break
@@ -162,6 +167,8 @@ class Requester:
             failure = status_failure(error.status_code, _error_body(error), error.response.headers)
         except openai.APIConnectionError as error:
             failure = _connection_failure(error.__cause__)
+        except ReplyLengthError as error:
+            failure = RequestError(str(error), "reply")
         except UnicodeEncodeError:
             failure = RequestError(
                 "the prompt has half a surrogate pair, which is no text", "prompt"
