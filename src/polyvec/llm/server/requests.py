@@ -71,7 +71,9 @@ class Requester:
         """The JSON object at a path; raises RequestError. `is_first` as in `post`."""
         import httpx2
 
-        return await self._send(lambda: client.get(path, cast_to=httpx2.Response), is_first=is_first)
+        return await self._send(
+            lambda: client.get(path, cast_to=httpx2.Response), is_first=is_first
+        )
 
     async def get_text(self, client: "AsyncOpenAI", path: str) -> str:
         """The text at a path, such as a file's content; raises RequestError."""
