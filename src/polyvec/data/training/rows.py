@@ -14,6 +14,9 @@ class TrainingRow:
     teacher_scores: of positives, then negatives, by another model (distillation).
     instruction, document_instruction: what to do with the texts, where the data say so; None
         takes the stage's prompt.
+    symmetric: documents are the same kind of text as queries and take their instruction or prompt.
+    in_batch: whether documents of other rows count as its negatives.
+    turns: a chat, user and assistant in turn; the query is the first of them.
     dataset: where it comes from, for mixing and batches of one data set.
     place: FILE:LINE, for errors.
     """
@@ -26,6 +29,9 @@ class TrainingRow:
     teacher_scores: tuple[float, ...] = ()
     instruction: str | None = None
     document_instruction: str | None = None
+    symmetric: bool = False
+    in_batch: bool = True
+    turns: tuple[str, ...] = ()
     dataset: str = ""
     place: str = ""
 

@@ -1,0 +1,98 @@
+"""Rows with their places from the files and the hub's data sets that hold training data."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polyvec.data.texts import check_is_file, read_lines, read_rows
+from polyvec.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from polyvec.data.training.table import DataTable
+
+FILES = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
+
+
+def is_data_file(path: Path) -> bool:
+    return path.is_file() and _kind(path) in FILES
+
+
+def set_name(path: Path) -> str:
+    """The name of a file without its endings; of train.jsonl that of its folder."""
+    stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+    return path.resolve().parent.name if stem == "train" else stem
+
+
+def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, columns) of each row of a file, or of the file with .gz behind its name.
+
+    Raises DataError naming the place.
+    """
+    zipped = path.with_name(f"{path.name}.gz")
+    path = zipped if not path.exists() and zipped.is_file() else path
+    check_is_file(path)
+    kind = _kind(path)
+    if kind == "json":
+        return _json_rows(path)
+    if kind == "tsv":
+        return _tsv_rows(path)
+    if kind not in FILES:
+        raise DataError(f"{path}: unknown file type {kind!r}. Known: {', '.join(FILES)}.")
+    return read_rows(path, kind=kind)
+
+
+def hub_rows(table: "DataTable") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a data set of the Hugging Face hub, or of its cache."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise MissingExtraError("datasets", "train", f"reading {table.hub} from the hub") from None
+    assert table.hub
+    try:
+        found = load_dataset(table.hub, table.subset, split=table.split, revision=table.revision)
+    # The library raises its own, huggingface_hub's and the connection's errors.
+    except Exception as error:  # noqa: BLE001
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"hub {table.hub}: could not load the data set's split {table.split!r} ({reason}). "
+            "Check the id and the connection, or download it and name its files with path."
+        ) from None
+    return ((f"{table.hub} row {number}", row) for number, row in enumerate(found))
+
+
+def _kind(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A .json file is one list of objects (MEDI, DPR), or has an object a line."""
+    text = "\n".join(line for _, line in read_lines(path))
+    if not text.lstrip().startswith("["):
+        yield from read_rows(path, kind="jsonl")
+        return
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    for number, row in enumerate(found):
+        if not isinstance(row, dict):
+            raise DataError(f"{path} row {number}: {type(row).__name__}, not an object")
+        yield f"{path} row {number}", row
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tab-separated columns below a header; quotation marks are ordinary characters."""
+    lines = (line for _, line in read_lines(path))
+    names: list[str] | None = None
+    for number, cells in enumerate(
+        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1
+    ):
+        if names is None:
+            names = cells
+            continue
+        if cells and len(cells) != len(names):
+            raise DataError(f"{path}:{number}: {len(cells)} columns, the header has {len(names)}")
+        if cells:
+            yield f"{path}:{number}", dict(zip(names, cells, strict=True))

@@ -1,0 +1,427 @@
+"""The forms that training data come in: each a reader from the columns of a row to an example.
+
+To add a form: a function, and its line in FORMATS with the columns that it is known by.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from polyvec.data.training.cells import Cells
+from polyvec.data.training.regrouping import class_pairs, judged, nli_triplets, successive
+from polyvec.data.training.rows import TrainingRow
+from polyvec.errors import DataError, SettingsError, known
+
+Read = Callable[[Cells], TrainingRow]
+# Examples of a whole file from those of its rows, with the seed of what is drawn.
+Regroup = Callable[[list[TrainingRow], int], list[TrainingRow]]
+# FlagEmbedding's types in whose documents the query's instruction stands, too.
+SYMMETRIC_TYPES = ("symmetric_sts", "symmetric_clustering")
+NLI_LABELS = ("entailment", "neutral", "contradiction")  # as SNLI and MultiNLI number them
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How rows are read, and the columns that a row of this form must have.
+
+    `fits` is asked where other forms have these columns, too.
+    """
+
+    columns: tuple[str, ...]
+    read: Read
+    regroup: Regroup | None = None
+    fits: Callable[[Mapping[str, Any]], bool] = lambda values: True
+
+    def matches(self, values: Mapping[str, Any]) -> bool:
+        return all(values.get(name) is not None for name in self.columns) and self.fits(values)
+
+
+def pairs(query: str, *positives: str, negatives: str = "negative") -> Read:
+    """Columns by name: a query, what matches it, and "negative", "negative_1", "negative_2" ...
+
+    A column may hold several texts as a list. A "score" and a "label" are read if they are there.
+    """
+
+    def read(cells: Cells) -> TrainingRow:
+        names = [name for name in cells.values if _is_numbered(name, negatives)]
+        return TrainingRow(
+            cells.text(query),
+            tuple(text for name in positives for text in cells.texts(name)),
+            tuple(text for name in names for text in cells.texts(name)),
+            score=cells.number("score") if cells.has("score") else None,
+            label=_label(cells),
+            place=cells.place,
+        )
+
+    return read
+
+
+def in_order(cells: Cells) -> TrainingRow:
+    """sentence-transformers' rule: the order of the columns counts, not their names.
+
+    Anchor, positive, then negatives; a column label, labels, score or scores is the target.
+    """
+    names = [name for name in cells.values if name not in TARGETS]
+    targets = [name for name in TARGETS if cells.has(name)]
+    if not names:
+        raise DataError(f"{cells.place}: no column with a text.{known('text', cells.values)}")
+    target: dict[str, Any] = {}
+    if targets:
+        value = cells.value(targets[0])
+        if isinstance(value, list | tuple):
+            target["teacher_scores"] = cells.numbers(targets[0])
+        elif targets[0] in ("score", "scores") or isinstance(value, float):
+            target["score"] = cells.number(targets[0])
+        else:
+            target["label"] = cells.label(targets[0])
+    return TrainingRow(
+        cells.text(names[0]),
+        cells.texts(names[1]) if len(names) > 1 else (),
+        tuple(text for name in names[2:] for text in cells.texts(name)),
+        place=cells.place,
+        **target,
+    )
+
+
+def scored(first: str, second: str, score: str) -> Read:
+    """Pairs with a similarity."""
+
+    def read(cells: Cells) -> TrainingRow:
+        return TrainingRow(
+            cells.text(first), (cells.text(second),), score=cells.number(score), place=cells.place
+        )
+
+    return read
+
+
+def labelled(first: str, second: str) -> Read:
+    """Pairs with a class."""
+
+    def read(cells: Cells) -> TrainingRow:
+        return TrainingRow(
+            cells.text(first), (cells.text(second),), label=cells.label(), place=cells.place
+        )
+
+    return read
+
+
+def text(cells: Cells) -> TrainingRow:
+    """A text, or a chat as a list of turns (GritLM's generative data); a label if there is one."""
+    value = cells.value("text")
+    if isinstance(value, list | tuple):
+        return _chat(cells, cells.texts("text"))
+    return TrainingRow(cells.text("text"), label=_label(cells), place=cells.place)
+
+
+def piece(cells: Cells) -> TrainingRow:
+    """A text and, as its label, the document that it is a piece of."""
+    document = cells.labels.number(cells.text("document")) if cells.has("document") else None
+    return TrainingRow(cells.text("text"), label=document, place=cells.place)
+
+
+def equivalents(cells: Cells) -> TrainingRow:
+    """A list of texts that mean the same: the others are positives of the first."""
+    texts = cells.texts("set")
+    if len(texts) < 2:
+        raise DataError(f"{cells.place}: 'set' has {len(texts)} texts, expected 2 or more")
+    return TrainingRow(texts[0], texts[1:], place=cells.place)
+
+
+def messages(cells: Cells) -> TrainingRow:
+    """A chat of messages with a role and a content, of OpenAI's form; a system's leads the first.
+
+    ms-swift's positive_messages and negative_messages make it a query with documents.
+    """
+    turns = _turns(list(cells.tables("messages")), cells.place)
+    if not cells.has("positive_messages"):
+        return _chat(cells, turns)
+    return TrainingRow(
+        "\n".join(turns),
+        _message_texts(cells, "positive_messages"),
+        _message_texts(cells, "negative_messages"),
+        place=cells.place,
+    )
+
+
+def tevatron(cells: Cells) -> TrainingRow:
+    """Tevatron's passages with titles: also Promptriever's, whose instruction negatives lead."""
+    added = _passages(cells, "new_negatives")
+    return TrainingRow(
+        cells.text("query"),
+        _passages(cells, "positive_passages"),
+        added + _passages(cells, "negative_passages"),
+        place=cells.place,
+    )
+
+
+def dpr(cells: Cells) -> TrainingRow:
+    """DPR's contexts; the hard negatives lead."""
+    return TrainingRow(
+        cells.text("question"),
+        _passages(cells, "positive_ctxs"),
+        _passages(cells, "hard_negative_ctxs") + _passages(cells, "negative_ctxs"),
+        place=cells.place,
+    )
+
+
+def nemo(cells: Cells) -> TrainingRow:
+    """NeMo Automodel's inline form: documents as strings, lists of strings, or objects."""
+    return TrainingRow(
+        cells.text("question" if cells.has("question") else "query"),
+        _documents(cells, "pos_doc"),
+        _documents(cells, "neg_doc"),
+        place=cells.place,
+    )
+
+
+def llara(cells: Cells) -> TrainingRow:
+    """Llama2Vec's pre-training data: a text, what summarises it, and what follows it."""
+    return TrainingRow(
+        cells.text("input"),
+        (cells.text("output_summarize"), cells.text("output_predict")),
+        place=cells.place,
+    )
+
+
+def query_pos_neg(cells: Cells) -> TrainingRow:
+    """FlagEmbedding's and GritLM's lists: strings, or GritLM's [instruction, text]."""
+    instruction, query = _instructed(cells, cells.value("query"), "query")
+    found, of_documents = [], []
+    for name in ("pos", "neg"):
+        items = cells.values.get(name)
+        if items is None:
+            items = []
+        if not isinstance(items, list | tuple):
+            raise DataError(f"{cells.place}: {name!r} is {type(items).__name__}, not a list")
+        both = [_instructed(cells, item, name) for item in items]
+        of_documents += [each for each, _ in both]
+        found.append(tuple(document for _, document in both))
+    kind = cells.values.get("type") or ""
+    scores = cells.numbers("pos_scores") + cells.numbers("neg_scores")
+    if scores and len(scores) != len(found[0]) + len(found[1]):
+        raise DataError(
+            f"{cells.place}: {len(scores)} pos_scores and neg_scores for "
+            f"{len(found[0]) + len(found[1])} pos and neg"
+        )
+    return TrainingRow(
+        query,
+        found[0],
+        found[1][:1] if kind == "only_1neg" else found[1],
+        teacher_scores=scores[: len(found[0]) + 1] if kind == "only_1neg" else scores,
+        instruction=cells.text("prompt") if cells.has("prompt") else instruction,
+        document_instruction=_same(cells, of_documents),
+        symmetric=kind in SYMMETRIC_TYPES,
+        place=cells.place,
+    )
+
+
+def medi(cells: Cells) -> TrainingRow:
+    """INSTRUCTOR's data: query, pos and neg are each one [instruction, text]."""
+    both = [_instructed(cells, cells.value(name), name) for name in ("query", "pos", "neg")]
+    if any(instruction is None for instruction, _ in both):
+        raise DataError(f"{cells.place}: query, pos and neg must be [instruction, text]")
+    return TrainingRow(
+        both[0][1],
+        (both[1][1],),
+        (both[2][1],),
+        instruction=both[0][0],
+        document_instruction=_same(cells, [each for each, _ in both[1:]]),
+        dataset=_task(cells),
+        place=cells.place,
+    )
+
+
+def query_positive_negative(cells: Cells) -> TrainingRow:
+    """The Echo and E5 collections: strings, or [instruction, text] for any of the three."""
+    if not isinstance(cells.value("query"), list | tuple):
+        return pairs("query", "positive")(cells)
+    instruction, query = _instructed(cells, cells.value("query"), "query")
+    found = {
+        name: [_instructed(cells, value, name) for value in _pairs_of(cells.values.get(name))]
+        for name in ("positive", "negative")
+    }
+    return TrainingRow(
+        query,
+        tuple(document for _, document in found["positive"]),
+        tuple(document for _, document in found["negative"]),
+        instruction=instruction,
+        document_instruction=_same(cells, [one for both in found.values() for one, _ in both]),
+        dataset=_task(cells),
+        place=cells.place,
+    )
+
+
+TARGETS = ("label", "labels", "score", "scores")
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(each, str) for each in value)
+    )
+
+
+def _is_medi(values: Mapping[str, Any]) -> bool:
+    return all(_is_pair(values.get(name)) for name in ("query", "pos", "neg"))
+
+
+# The first that fits is taken, so the more particular forms come first.
+FORMATS: dict[str, Format] = {
+    "tevatron": Format(("query", "positive_passages"), tevatron),
+    "dpr": Format(("question", "positive_ctxs"), dpr),
+    "nemo": Format(("pos_doc",), nemo),
+    "llara": Format(("input", "output_summarize", "output_predict"), llara),
+    "medi": Format(("query", "pos", "neg"), medi, fits=_is_medi),
+    "query_pos_neg": Format(("query", "pos"), query_pos_neg),
+    "messages": Format(("messages",), messages),
+    "e5": Format(("query", "positive"), query_positive_negative),
+    "simcse": Format(("sent0", "sent1"), pairs("sent0", "sent1", negatives="hard_neg")),
+    "triplets": Format(("anchor", "positive"), pairs("anchor", "positive")),
+    "scored_pairs": Format(
+        ("sentence1", "sentence2", "score"), scored("sentence1", "sentence2", "score")
+    ),
+    "angle": Format(("text1", "text2", "label"), scored("text1", "text2", "label")),
+    "labelled_pairs": Format(("sentence1", "sentence2"), pairs("sentence1", "sentence2")),
+    "nli": Format(("premise", "hypothesis", "label"), labelled("premise", "hypothesis")),
+    "questions": Format(("question1", "question2"), pairs("question1", "question2")),
+    "query_passage": Format(("query", "passage"), pairs("query", "passage")),
+    "query_document": Format(("query", "document"), pairs("query", "document")),
+    "question_answer": Format(("question", "answer"), pairs("question", "answer")),
+    "equivalents": Format(("set",), equivalents),
+    "text": Format(("text",), text),
+    # Only by name: rows of these columns can be read in two ways.
+    "nli_triplets": Format(
+        ("premise", "hypothesis", "label"), labelled("premise", "hypothesis"), nli_triplets
+    ),
+    "pairs": Format(("query", "positive"), pairs("query", "positive")),
+    "judged": Format(("query", "document", "label"), pairs("query", "document"), judged),
+    "classes": Format(("text", "label"), text, class_pairs),
+    "successive": Format(("text",), piece, successive),
+    "columns": Format((), in_order),
+}
+
+
+def detected(values: Mapping[str, Any], place: str) -> str:
+    """The name of the form that a row has; DataError that lists the known ones if it has none."""
+    for name, form in FORMATS.items():
+        if form.columns and form.matches(values):
+            return name
+    forms = "; ".join(
+        f"{name}: {', '.join(form.columns)}" for name, form in FORMATS.items() if form.columns
+    )
+    there = ", ".join(map(str, values))
+    raise DataError(
+        f"{place}: no form of training data has the columns {there}. Name them with columns, or "
+        f'say format = "columns" if their order is query, positive, negatives. Known: {forms}.'
+    )
+
+
+def format_of(name: str, where: str) -> Format:
+    if name not in FORMATS:
+        raise SettingsError(f"{where} format {name!r} is not known.{known(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def numbered(rows: Iterable[TrainingRow], labels: Mapping[str, int]) -> list[TrainingRow]:
+    """The rows with their words for labels as numbers: NLI's own, or in alphabetical order."""
+    if not labels:
+        return list(rows)
+    order = NLI_LABELS if set(labels) <= set(NLI_LABELS) else sorted(labels)
+    of_word = {found: order.index(word) for word, found in labels.items()}
+    return [row if row.label is None else replace(row, label=of_word[row.label]) for row in rows]
+
+
+# ---- parts of rows ------------------------------------------------------------------------------
+
+
+def _is_numbered(name: str, stem: str) -> bool:
+    return name == stem or name.startswith(f"{stem}_") or name == f"{stem}s"
+
+
+def _label(cells: Cells) -> int | None:
+    return cells.label() if cells.has("label") else None
+
+
+def _passages(cells: Cells, name: str) -> tuple[str, ...]:
+    return tuple(_titled(each) for each in cells.tables(name))
+
+
+def _titled(cells: Cells) -> str:
+    """ "title text", as Tevatron joins them; an empty title is left out."""
+    title = cells.values.get("title")
+    body = cells.text("text")
+    return f"{title} {body}" if isinstance(title, str) and title.strip() else body
+
+
+def _documents(cells: Cells, name: str) -> tuple[str, ...]:
+    value = cells.values.get(name)
+    items = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return tuple(
+        _titled(cells.table(item, name)) if isinstance(item, Mapping) else cells.checked(item, name)
+        for item in items
+    )
+
+
+def _instructed(cells: Cells, value: object, name: str) -> tuple[str | None, str]:
+    """(instruction, text) of a string or of [instruction, text]."""
+    if isinstance(value, str):
+        return None, cells.checked(value, name)
+    if not isinstance(value, list | tuple) or not _is_pair(value):
+        raise DataError(f"{cells.place}: {name!r} is neither a text nor [instruction, text]")
+    return str(value[0]), cells.checked(value[1], name)
+
+
+def _pairs_of(value: object) -> list[object]:
+    if value is None:
+        return []
+    is_list = isinstance(value, list | tuple) and not _is_pair(value)
+    return list(value) if is_list else [value]  # type: ignore[call-overload]
+
+
+def _same(cells: Cells, instructions: list[str | None]) -> str | None:
+    """The one instruction of all documents; DataError if they have several."""
+    found = set(instructions)
+    if len(found) > 1:
+        raise DataError(f"{cells.place}: the documents have different instructions: {found}")
+    return found.pop() if found else None
+
+
+def _task(cells: Cells) -> str:
+    """The name of a row's own task, for batches of one task."""
+    for name in ("task_name", "task_id"):
+        if cells.has(name):
+            return str(cells.value(name))
+    return ""
+
+
+def _chat(cells: Cells, turns: tuple[str, ...]) -> TrainingRow:
+    if not turns or len(turns) % 2:
+        raise DataError(
+            f"{cells.place}: a chat of {len(turns)} turns; expected user and assistant in turn"
+        )
+    return TrainingRow(turns[0], turns=turns, place=cells.place)
+
+
+def _message_texts(cells: Cells, name: str) -> tuple[str, ...]:
+    chats = cells.values.get(name) or []
+    if not isinstance(chats, list):
+        raise DataError(f"{cells.place}: {name!r} is not a list of chats")
+    return tuple(
+        "\n".join(_turns([cells.table(each, name) for each in chat], cells.place)) for chat in chats
+    )
+
+
+def _turns(parts: list[Cells], place: str) -> tuple[str, ...]:
+    lead = ""
+    turns = []
+    for part in parts:
+        role, content = part.text("role"), part.text("content")
+        if role == "system":
+            lead += f"{content}\n\n"
+            continue
+        turns.append(lead + content)
+        lead = ""
+    if not turns:
+        raise DataError(f"{place}: a chat without a message")
+    return tuple(turns)
