@@ -507,6 +507,8 @@ def test_where_openais_key_goes(monkeypatch, url, is_sent):
     monkeypatch.setenv("POLYVEC_API_KEY", "another")
     assert find_key(url, None) == (KEY if is_sent else "another")
     assert find_key(url, "given") == "given"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://[::1")  # not a URL, so nobody's
+    assert find_key("http://localhost:8000/v1", None) == "another"
 
 
 def test_a_key_that_is_missing():

@@ -35,6 +35,20 @@ def test_scores_are_shares_of_the_first_token(prompts):
         assert model.score([], ["No", "Yes"]).shape == (0, 2)
 
 
+def test_openais_completions_are_asked_for_five(monkeypatch):
+    """The most that its reference allows; the drawn token may be a sixth, which is no bound."""
+    monkeypatch.setattr("polyvec.llm.server.bodies.OPENAI_HOST", "127.0.0.1")
+    likely = logs(Yes=0.5, No=0.2, Well=0.1, So=0.1, Oh=0.09, Zebra=1e-9)
+    with OpenAIServer(top_logprobs=likely) as server:
+        model = ServerLanguageModel(server.url)
+        np.testing.assert_allclose(model.score(["a"], ["Yes", "No"]), [[5 / 7, 2 / 7]], rtol=1e-6)
+        assert server.posts()[-1]["body"]["logprobs"] == 5
+        with pytest.raises(GenerationError, match="'Maybe' is not among"):
+            model.score(["a"], ["Yes", "Maybe"])
+        model.score(chats("a"), ["Yes", "No"])
+        assert server.posts()[-1]["body"]["top_logprobs"] == 20
+
+
 def test_a_choice_that_is_not_listed():
     """Counts as 0 where that is wrong by less than a hundredth, else is an error."""
     with OpenAIServer(top_logprobs=logs(Yes=0.99, Well=0.009, So=0.001)) as server:

@@ -50,8 +50,11 @@ def is_openais(base_url: str) -> bool:
     host = parts.hostname or ""
     if parts.scheme == "https" and (host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")):
         return True
-    named = os.environ.get(OPENAI_URL_VARIABLE, "").strip()
-    return bool(named) and urlsplit(named)[:2] == parts[:2]
+    try:
+        named = urlsplit(os.environ.get(OPENAI_URL_VARIABLE, "").strip())
+    except ValueError:  # not a URL
+        return False
+    return named[:2] == parts[:2]
 
 
 def key_variable(base_url: str) -> str:

@@ -13,7 +13,7 @@ from polyvec.llm.server.bodies import Dialect, check_setting, num_characters, to
 from polyvec.llm.server.failures import RequestError
 from polyvec.llm.server.replies import Reply, read_reply
 from polyvec.llm.server.requests import Requester
-from polyvec.llm.server.scores import LOGPROBS
+from polyvec.llm.server.scores import logprobs_asked
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -142,7 +142,7 @@ class Asker:
         with_logprobs: bool,
     ) -> Mapping[str, Any]:
         """The JSON that answers a request, in the way that the server wants it."""
-        more = LOGPROBS if with_logprobs else {}
+        more = logprobs_asked(self.dialect.top_completions) if with_logprobs else {}
         path, body = self.dialect.request(self.model, prompt, settings, wanted, number, more)
         while True:
             guess = tokens_guess(prompt, settings, wanted)

@@ -33,6 +33,7 @@ class Dialect:
     max_tokens: the name of max_new_tokens. OpenAI's newer models want max_completion_tokens,
         which other servers ignore.
     takes_n: whether it gives several answers to one request.
+    top_completions: likeliest tokens that /completions lists; OpenAI allows 5 there, others 20.
     takes_strict: whether it holds answers to any schema that has the form for it.
     """
 
@@ -40,6 +41,7 @@ class Dialect:
     max_tokens: str = MAX_TOKENS
     takes_n: bool = True
     takes_strict: bool = True
+    top_completions: int = 20
     omit: Collection[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,7 +55,8 @@ class Dialect:
     ) -> "Dialect":
         is_openai = urlsplit(base_url).hostname == OPENAI_HOST
         name = MAX_COMPLETION_TOKENS if is_openai else MAX_TOKENS
-        return cls(plain=endpoint, max_tokens=name, omit=omit, extra=extra)
+        top = 5 if is_openai else 20
+        return cls(plain=endpoint, max_tokens=name, omit=omit, extra=extra, top_completions=top)
 
     def endpoint(self, prompt: Prompt) -> Endpoint:
         return "chat" if is_chat(prompt) else self.plain or "completions"

@@ -213,7 +213,9 @@ class ServerLanguageModel(LanguageModel):
                         reply, found = await self._asker.ask(
                             client, prompts[number], settings, with_logprobs=True
                         )
-                        probabilities = choice_probabilities(found, choices)
+                        probabilities = choice_probabilities(
+                            found, choices, self.dialect.top_completions
+                        )
                     except RequestError as failure:
                         error = failure
                     else:

@@ -8,14 +8,20 @@ from polyvec.llm.server.bodies import Endpoint
 from polyvec.llm.server.failures import RequestError
 
 TOP = 20  # the most that OpenAI's chats and vLLM's default give
-LOGPROBS: Mapping[Endpoint, Mapping[str, Any]] = {
-    "chat": {"logprobs": True, "top_logprobs": TOP},
-    "completions": {"logprobs": TOP},
-}
 MAX_WRONG = 0.01
 
 
-def choice_probabilities(body: Mapping[str, Any], choices: Sequence[str]) -> list[float]:
+def logprobs_asked(top_completions: int) -> Mapping[Endpoint, Mapping[str, Any]]:
+    """What is added to a request for the likeliest tokens, by endpoint."""
+    return {
+        "chat": {"logprobs": True, "top_logprobs": TOP},
+        "completions": {"logprobs": top_completions},
+    }
+
+
+def choice_probabilities(
+    body: Mapping[str, Any], choices: Sequence[str], top_completions: int = TOP
+) -> list[float]:
     """Each choice's part of the probability of all choices, as the first token.
 
     What is not listed has at most the probability of the last one listed. If that could matter,
@@ -27,7 +33,8 @@ def choice_probabilities(body: Mapping[str, Any], choices: Sequence[str]) -> lis
     missing = [choice for choice in choices if choice not in listed]
     if missing:
         # A server may add the token that it drew, which is no bound.
-        bound = sorted(listed.values(), reverse=True)[: min(TOP, len(listed))][-1]
+        most = top_completions if "text" in body["choices"][0] else TOP
+        bound = sorted(listed.values(), reverse=True)[:most][-1]
         if not total or bound * len(missing) > MAX_WRONG * total:
             shown = ", ".join(repr(token) for token in list(listed)[:5])
             raise RequestError(
