@@ -42,22 +42,28 @@ def attach_head(embedder: Embedder) -> None:
         raise ModelError(
             f"{folder}: its language model is on {type(lm.base_model).__name__}, not on {name}"
         )
+    table = _table(body)
+    _fit_rows(lm, len(table))
     (place,) = [key for key, child in lm.named_children() if child is lm.base_model]
     setattr(lm, place, body)
     lm.config = body.config
-    output = lm.get_output_embeddings()
-    table = _table(body)
     if getattr(body.config.get_text_config(), "tie_word_embeddings", False):
-        output.weight = table
-    elif len(output.weight) != len(table):
-        raise ModelError(
-            f"{name} has {len(table)} token embeddings, its head is for {len(output.weight)}: "
-            "tokens were added; attach the head to the embedder before"
-        )
+        lm.get_output_embeddings().weight = table
     lm.to(backbone.device, table.dtype)
     lm.eval()
     backbone.lm_head = head_modules(lm)
     object.__setattr__(backbone, "lm", lm)
+
+
+def _fit_rows(lm: Any, count: int) -> None:
+    """Logits of tokens that were added since: at first the mean of the others' rows."""
+    before = lm.get_output_embeddings().weight.shape[0]
+    if before == count:
+        return
+    lm.resize_token_embeddings(count, mean_resizing=False)
+    with torch.no_grad():
+        weight = lm.get_output_embeddings().weight
+        weight[before:] = weight[:before].mean(dim=0)
 
 
 def _table(body: Any) -> nn.Parameter:

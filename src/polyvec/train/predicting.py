@@ -102,11 +102,9 @@ def split(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
 
 def limited(tokenizer: TextTokenizer, max_length: int | None) -> TextTokenizer:
     """The tokenizer with a smaller limit while training; the embedder's own keeps its."""
-    if max_length is None:
-        return tokenizer
     most = tokenizer.max_length
-    if most is not None and max_length > most:
-        raise SettingsError(f"max_length {max_length} is more than the model's {most}")
+    if max_length is None or (most is not None and most <= max_length):
+        return tokenizer
     found = copy.copy(tokenizer)
     found.max_length = max_length
     return found

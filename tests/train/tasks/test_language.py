@@ -277,8 +277,6 @@ def test_what_cannot_be_learnt_is_an_error():
         MaskedNextToken(both, StageSettings("mntp"), mask="no such")
     with pytest.raises(SettingsError, match=r"probability 1\.5 is not between"):
         MaskedNextToken(both, StageSettings("mntp"), probability=1.5)
-    with pytest.raises(SettingsError, match="max_length 9999 is more than"):
-        NextToken(causal, StageSettings("ntp", max_length=9999))
     task = NextToken(causal, StageSettings("ntp"))
     with pytest.raises(DataError, match=r"a\.jsonl:7: no token to predict"):
         task.work([TrainingRow("", place="a.jsonl:7")], [Share(0, 1)], 0)

@@ -45,11 +45,16 @@ class Native:
             raise ModelError(
                 f"{type(self.model).__name__} runs its own attention, without segments"
             )
+        self._check_positions(batch)
         ids_BT, attention_mask_BT = self._padded(batch)
         with texts_of(batch.lengths):
             return call(
                 self.model, needs, input_ids=ids_BT, attention_mask=attention_mask_BT.long()
             )
+
+    def _check_positions(self, batch: TokenBatch) -> None:
+        if batch.positions_T is not None:
+            raise ModelError(f"{type(self.model).__name__} takes no positions beside its own")
 
     def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
         """A state of the output as [B, T, D]; padding may hold anything."""
@@ -86,11 +91,15 @@ class Planned(Native):
             plan = _plan(self.model, batch, spec, runs=tuple(batch.runs()))
             ids = torch.from_numpy(batch.ids_T).to(self.model.device, torch.long)[None]
             positions = plan.positions.to(ids.device)[None]
+            if batch.positions_T is not None:
+                positions = torch.from_numpy(batch.positions_T).to(ids.device)[None]
         else:
             ids, attention_mask_BT = self._padded(batch)
             weights = "attentions" in needs
             plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT, weights=weights)
             positions = plan.positions
+            if batch.positions_T is not None:
+                positions = flags(batch.positions_T, attention_mask_BT)
         return {"input_ids": ids, "position_ids": positions + self.offset, "plan": plan}
 
     def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
@@ -123,6 +132,7 @@ class Hooked(Native):
         return Hooked(model, self.pad_id, self.form)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
+        self._check_positions(batch)
         ids_BT, attention_mask_BT = self._padded(batch)
         plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT)
         change = LayerMasks(self.model, plan, self.form)

@@ -62,7 +62,8 @@ class TokenBatch:
     """Several texts packed without padding: their ids one after another, and their lengths.
 
     `rows` are the places of the texts in the caller's list, `word_ids` has an array a text or is
-    empty; the rest is as in Tokens.
+    empty; `positions_T` are those of tokens in their text, where they do not just count on; the
+    rest is as in Tokens.
     """
 
     rows: tuple[int, ...]
@@ -72,6 +73,7 @@ class TokenBatch:
     text_T: np.ndarray
     segments_T: np.ndarray
     word_ids: tuple[np.ndarray, ...] = ()
+    positions_T: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> "TokenBatch":
