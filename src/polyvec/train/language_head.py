@@ -91,8 +91,12 @@ def causal(backbone: Backbone) -> AttentionSpec | None:
     return None
 
 
-def log_probabilities(backbone: Backbone, states_ND: Tensor, targets_N: Tensor) -> Tensor:
+def log_probabilities(
+    backbone: Backbone, states_ND: Tensor, targets_N: Tensor, *, smoothing: float = 0.0
+) -> Tensor:
     """Log-probability of each target by the state that predicts it, float32 [N], in nats.
+
+    With `smoothing` that share of it is the mean over the vocabulary (label smoothing).
 
     The logits of a few states at a time exist, in the backward pass too: all together they
     would be the largest tensor of a step.
@@ -100,7 +104,10 @@ def log_probabilities(backbone: Backbone, states_ND: Tensor, targets_N: Tensor) 
 
     def of(chunk_ND: Tensor, chunk_N: Tensor) -> Tensor:
         logits_NV = backbone.logits(chunk_ND).float()
-        return logits_NV.gather(1, chunk_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+        chosen_N = logits_NV.gather(1, chunk_N[:, None])[:, 0]
+        if smoothing:
+            chosen_N = (1 - smoothing) * chosen_N + smoothing * logits_NV.mean(1)
+        return chosen_N - logits_NV.logsumexp(1)
 
     rows = max(1, NUM_LOGITS // (backbone.num_rows or 1))
     again = len(states_ND) > rows and torch.is_grad_enabled()

@@ -35,13 +35,17 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Several texts of a piece, and the attention under which they are read (None: the model's)."""
+    """Several texts of a piece, and the attention under which they are read (None: the model's).
+
+    smoothing: share of each token's probability that all tokens of the vocabulary get alike.
+    """
 
     batch: TokenBatch
     places_N: np.ndarray
     targets_N: np.ndarray
     rows_N: np.ndarray
     attention: AttentionSpec | None
+    smoothing: float = 0.0
 
 
 def log_likelihood(embedder: Embedder, payload: Payload) -> Tensor:
@@ -56,7 +60,9 @@ def log_likelihood(embedder: Embedder, payload: Payload) -> Tensor:
         torch.from_numpy(each).to(states_TD.device)
         for each in (payload.places_N, payload.targets_N, payload.rows_N)
     )
-    found_N = log_probabilities(backbone, states_TD[places_N], targets_N)
+    found_N = log_probabilities(
+        backbone, states_TD[places_N], targets_N, smoothing=payload.smoothing
+    )
     # Zero, but with a gradient where a text has no token to predict.
     start_B = found_N.new_zeros(len(payload.batch.lengths)) + 0 * found_N.sum()
     sums_B = start_B.index_add(0, rows_N, found_N)
@@ -69,7 +75,7 @@ def pieces_of(
     *,
     budget: int,
     attention: AttentionSpec | None,
-    job: str = JOB,
+    smoothing: float = 0.0,
 ) -> list[Piece]:
     """Pieces of at most `budget` tokens (0: one piece), in order."""
     found = []
@@ -84,8 +90,9 @@ def pieces_of(
             np.concatenate([each.targets for each in group]).astype(np.int64),
             np.repeat(np.arange(len(group)), [len(each.places) for each in group]),
             attention,
+            smoothing,
         )
-        found.append(Piece(job, payload, len(group)))
+        found.append(Piece(JOB, payload, len(group)))
     return found
 
 

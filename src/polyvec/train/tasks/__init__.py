@@ -8,14 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvec.registry import Registry
-from polyvec.train.tasks import contrastive, language
+from polyvec.train.tasks import contrastive, deliberation, eba, language, multi_task
 
 TASKS: Registry[Callable[..., Any]] = Registry(
     "stage",
     {
+        "csit": multi_task.SessionTuned,
+        "deliberation": deliberation.Deliberation,
         "distill": contrastive.distill,
+        "eba": eba.EmbeddingBased,
+        "grl": multi_task.GenerationAligned,
         "mlm": language.MaskedLanguageModel,
         "mntp": language.MaskedNextToken,
+        "multi_task": multi_task.MultiTask,
         "ntp": language.NextToken,
         "scl": contrastive.contrastive,
         "ucl": contrastive.unsupervised,

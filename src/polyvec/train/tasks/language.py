@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.encoding import BATCH_TOKENS
 from polyvec.embed.inputs.named_templates import TEMPLATES
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
@@ -46,13 +47,15 @@ class PredictTokens:
     jobs: Mapping[str, Job] = {JOB: log_likelihood}
     needs_head = True
     attention: AttentionSpec | None = None
+    smoothing = 0.0
 
     def __init__(self, embedder: Embedder, stage: StageSettings) -> None:
         attach_head(embedder)
         self.heads: nn.Module = nn.Module()
         self.name = stage.kind
         self.tokenizer = limited(embedder.text_tokenizer, stage.max_length)
-        self.seed, self.budget, self.batch_number = stage.seed, stage.gradient_cache, 0
+        self.seed, self.batch_number = stage.seed, 0
+        self.budget = stage.gradient_cache or BATCH_TOKENS.get(embedder.device.type, 8192)
 
     def example(self, row: TrainingRow, draw: np.random.Generator) -> Predicted:
         raise NotImplementedError
@@ -71,6 +74,7 @@ class PredictTokens:
                     [examples[place] for place in order],
                     budget=self.budget,
                     attention=self.attention,
+                    smoothing=self.smoothing,
                 )
             ),
             {JOB: torch.tensor(order)},
