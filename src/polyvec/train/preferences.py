@@ -29,7 +29,7 @@ def hinge(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
 
 @PREFERENCES.register("ipo")
 def ipo(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
-    """(chosen - rejected - 1 / (2 beta))^2, of means a token (Azar et al. 2023, arXiv:2310.12036)."""
+    """(chosen - rejected - 1 / (2 beta))^2, of means a token (Azar et al., arXiv:2310.12036)."""
     return (chosen_B - rejected_B - 1 / (2 * beta)) ** 2
 
 
