@@ -52,6 +52,10 @@ class GenerationError(PolyvecError):
     """A language model gave no answer; the message says which, and whose fault it is."""
 
 
+class TrainingError(PolyvecError):
+    """Training cannot go on: a loss that is not a number, a checkpoint that cannot be written."""
+
+
 class MissingExtraError(PolyvecError, ImportError):
     """An optional dependency is needed; the message names the pip command."""
 

@@ -46,11 +46,27 @@ class Exchange:
         return [Share(start, stop) for start, stop in itertools.pairwise(starts)]
 
     def collect(self, work: Work, rows: Rows) -> Rows:
-        """The results of all processes, in the order of the processes, then of the batch."""
-        own = work.ordered(rows)
+        """The results of all processes, one after another, each in the order of the work."""
         if self.size == 1:
-            return own
-        return {job: gather(own[job], work.sizes[job], self.rank) for job in sorted(own)}
+            return work.ordered(rows)
+        local = all(len(work.order[job]) == len(each) for job, each in rows.items())
+        rows = work.ordered(rows) if local else rows
+        # In the same order everywhere: each gather waits for all processes.
+        found = {job: self._gather(job, work, rows) for job in sorted(work.sizes)}
+        return found if local else work.ordered(found)
+
+    def _gather(self, job: str, work: Work, rows: Rows) -> Tensor:
+        sizes = work.sizes[job]
+        if min(sizes) > 0:
+            return gather(rows[job], sizes, self.rank)
+        # A process without results of this job does not know what they look like.
+        shapes: list[Any] = [None] * self.size
+        own = rows.get(job)
+        dist.all_gather_object(shapes, None if own is None else (own.shape[1:], own.dtype))
+        if own is None:
+            shape, dtype = next(each for each in shapes if each is not None)
+            own = torch.zeros(0, *shape, dtype=dtype, device=_device(), requires_grad=True)
+        return gather(own, sizes, self.rank)
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradient of each weight by its mean over processes.

@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
+
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, SettingsError
 from polyvec.recipe import Recipe
 from polyvec.storage.files import atomic_file
+from polyvec.train.adapters import finish, prepare
+from polyvec.train.dropout import dropout_set
 from polyvec.train.exchange import Exchange
 from polyvec.train.sections import STAGES
 from polyvec.train.settings import StageSettings
-from polyvec.train.task import Task
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import (
@@ -31,7 +34,6 @@ from polyvec.train.trainer import (
     check_rows,
     last_checkpoint,
     load_weights,
-    save_weights,
     training_arguments,
 )
 
@@ -55,6 +57,7 @@ class Run:
     command: str = ""
     where: str = "[[stage]]"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda line: None
 
     def folder(self, number: int) -> Path:
         """Of a stage, counted from 1."""
@@ -80,8 +83,10 @@ def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:
     """
     exchange = Exchange.here()
     _begin(plan, exchange, resume)
+    before: Mapping[str, Any] | None = None
     for number, stage in enumerate(plan.stages, 1):
-        embedder = _stage(plan, number, stage, embedder, resume)
+        embedder = _stage(plan, number, embedder, before, resume)
+        before = before if stage.adapter is None else stage.adapter
     if exchange.rank == 0:
         embedder.eval()
         embedder.save_pretrained(plan.output / "model")
@@ -112,34 +117,52 @@ def _begin(plan: Run, exchange: Exchange, resume: bool) -> None:
 
 
 def _stage(
-    plan: Run, number: int, stage: StageSettings, embedder: Embedder, resume: bool
+    plan: Run, number: int, embedder: Embedder, before: Mapping[str, Any] | None, resume: bool
 ) -> Embedder:
+    """The embedder after a stage: trained, or as an earlier run left it."""
+    stage, folder = plan.stages[number - 1], plan.folder(number)
     where = f"{plan.where} {number}]"
-    folder = plan.folder(number)
-    embedder.requires_grad_(True)
-    task: Task = TASKS.build(
+    set_seed(stage.seed)  # of an adapter's first weights, and whatever else is drawn
+    task = TASKS.build(
         stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where=where
     )
+    if hasattr(task, "apply"):
+        changed: Embedder = task.apply(read_rows(stage, plan.data, where) if stage.data else ())
+        return changed
+    trained = prepare(
+        embedder,
+        stage.adapter,
+        stage.train,
+        before=before,
+        head=getattr(task, "needs_head", False),
+        where=where,
+    )
+    plan.say(f"stage {number} ({stage.name or stage.kind}), {trained}")
     trainee = Trainee(embedder, task)
     if resume and (folder / FINAL / DONE).is_file():
         load_weights(trainee, folder / FINAL)
-        return embedder
+    else:
+        with dropout_set(
+            embedder, dropout=stage.dropout, attention_dropout=stage.attention_dropout
+        ):
+            embedder = _train(plan, stage, trainee, folder, where, resume)
+    finish(embedder, stage.adapter)
+    return embedder.eval()
+
+
+def _train(
+    plan: Run, stage: StageSettings, trainee: Trainee, folder: Path, where: str, resume: bool
+) -> Embedder:
     rows = read_rows(stage, plan.data, where)
     check_rows(rows, where)
     batches = _batches(rows, stage, where)
-    args = training_arguments(
-        stage, folder, len(batches(0)), device=embedder.device.type, where=where
-    )
-    trainer = StageTrainer(trainee, task, args, rows, batches, cached=stage.gradient_cache > 0)
+    device = trainee.embedder.device.type
+    args = training_arguments(stage, folder, len(batches(0)), device=device, where=where)
+    trainer = StageTrainer(trainee, args, rows, batches, cached=stage.gradient_cache > 0)
     checkpoint = last_checkpoint(folder) if resume else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.exchange.rank == 0:
-        (folder / FINAL).mkdir(parents=True, exist_ok=True)
-        state = {k: v for k, v in trainee.state_dict().items() if trainee.kept()(k)}
-        save_weights(state, folder / FINAL / "model.safetensors")
-        with atomic_file(folder / FINAL / DONE, "w") as stream:
-            json.dump({"steps": trainer.state.global_step}, stream)
-    return embedder
+    trainer.save_final(folder / FINAL, DONE)
+    return trainer.trained()
 
 
 def _batches(

@@ -36,7 +36,8 @@ class Work:
     """A batch as a process works on it.
 
     pieces: what this process computes, of its share of the batch.
-    order: for each job, the place in the batch of each result (pieces are sorted by length).
+    order: for each job, the place of each result (pieces are sorted by length): of this process's
+        results among its own, or of those of all processes, one after another, in the batch.
     sizes: for each job, how many results each process has, in the order of the processes.
     facts: what the loss needs beside the results, of the whole batch: the same in all processes.
     num_tokens, num_computed_tokens: real tokens of the pieces, and those with padding.
@@ -63,6 +64,11 @@ class Task(Protocol):
 
     jobs: what its pieces are called and computed by.
     heads: modules with weights that the loss trains beside the embedder; not saved with it.
+
+    Two more attributes are looked for: `batch_number`, set before `work` to the number of the
+    batch in the run, for what is drawn at random; `needs_head`, whether the language model's head
+    is trained with the rest. Random draws in `work` that use neither must use torch's generator,
+    whose state is in checkpoints.
     """
 
     jobs: Mapping[str, Job]
@@ -73,3 +79,10 @@ class Task(Protocol):
 
     def loss(self, rows: Rows, facts: Any) -> Terms:
         """The terms of the loss of the whole batch, from the results of all processes."""
+
+
+class Change(Protocol):
+    """A stage that trains nothing: pruning, merging. A part of TASKS may make one of these."""
+
+    def apply(self, rows: Sequence[TrainingRow]) -> Embedder:
+        """The changed embedder; the same for the same input, since a resumed run repeats it."""

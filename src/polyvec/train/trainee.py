@@ -26,12 +26,25 @@ class Trainee(nn.Module):
     def __init__(self, embedder: Embedder, task: Task) -> None:
         super().__init__()
         self.embedder = embedder
-        self.heads = task.heads
+        self.task, self.heads = task, task.heads
         self.jobs: Mapping[str, Job] = task.jobs
 
     def forward(self, pieces: Sequence[Piece]) -> list[Tensor]:
         """The results of pieces, a row for each of their texts."""
-        return [self.jobs[piece.job](self.embedder, piece.payload) for piece in pieces]
+        return [self._result(piece) for piece in pieces]
+
+    def _result(self, piece: Piece) -> Tensor:
+        result = self.jobs[piece.job](self.embedder, piece.payload)
+        # A piece without rows keeps this process in step with others that have one more.
+        return result if piece.num_rows else result[:0]
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of layers, which FSDP wraps one by one; transformers' name for them."""
+        found: set[str] = set()
+        for model in self._models():
+            found |= set(model._no_split_modules or ())
+        return sorted(found)
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Keep a layer's input only, and compute the layer again in the backward pass."""

@@ -5,27 +5,36 @@ neither shards nor scales anything. What is left to transformers: optimiser, sch
 mixed precision, resuming, and reports to TensorBoard or W&B.
 """
 
+import copy
+import dataclasses
+import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from polyvec.data.training.rows import TrainingRow
-from polyvec.errors import DataError, ModelError, PolyvecError, SettingsError
+from polyvec.embed.embedder import Embedder
+from polyvec.errors import DataError, ModelError, SettingsError, TrainingError
+from polyvec.storage.files import atomic_file
 from polyvec.train import engine
+from polyvec.train.adapters import check_gradients
 from polyvec.train.exchange import Exchange
 from polyvec.train.settings import StageSettings
-from polyvec.train.task import Task, Work
+from polyvec.train.task import Work
 from polyvec.train.trainee import Trainee
 
 WEIGHTS = "model.safetensors"
@@ -34,12 +43,11 @@ STATE = "trainer_state.json"
 Batches = Callable[[int], Sequence[Sequence[int]]]
 
 
-class NotANumberError(PolyvecError):
-    """The loss is NaN or infinite; the message names the batch."""
-
-
 class Sample(Sampler[list[int]]):
-    """The batches of the epoch that the loop is in; as many in each epoch as in the first."""
+    """The batches of the epoch that the loop is in; as many in each epoch as in the first.
+
+    A batch is its number in the run, then the numbers of its rows.
+    """
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.epoch = batches, 0
@@ -60,7 +68,21 @@ class Sample(Sampler[list[int]]):
         found = self.first if self.epoch == 0 else self.batches(self.epoch)
         if len(found) < len(self):
             found = [*found, *self.first[: len(self) - len(found)]]
-        return iter([list(each) for each in found[: len(self)]])
+        start = self.epoch * len(self)
+        return iter([[start + i, *found[i]] for i in range(len(self))])
+
+
+class Numbers(Dataset[int]):
+    """A data set of numbers: each is its own item. Its length is that of the rows."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> int:
+        return number
 
 
 class StageTrainer(Trainer):
@@ -69,7 +91,6 @@ class StageTrainer(Trainer):
     def __init__(
         self,
         trainee: Trainee,
-        task: Task,
         args: TrainingArguments,
         rows: Sequence[TrainingRow],
         batches: Batches,
@@ -78,18 +99,24 @@ class StageTrainer(Trainer):
         on_step: Callable[["StageTrainer", Work, engine.Terms], None] = lambda *_: None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.task, self.rows, self.cached, self.on_step = task, rows, cached, on_step
+        self.task, self.rows, self.cached, self.on_step = trainee.task, rows, cached, on_step
+        self.gradients_checked = False
+        self.batch_places: list[str] = []
         self.sample = Sample(batches)
-        self.last_step, self.batch_of_step = -1, 0
         # Whatever a Dataset holds goes through a collator; row numbers pass as they are.
         super().__init__(
             trainee,
             args,
             data_collator=list,  # type: ignore[arg-type]
-            train_dataset=range(len(rows)),
+            train_dataset=Numbers(len(rows)),
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        # FSDP shards the module in place: vectors and saved models come from a copy.
+        self.whole = copy.deepcopy(trainee).cpu() if self.is_fsdp_enabled else None
+        if self.is_fsdp_enabled:
+            # The loss is outside of the forward, where FSDP would not gather their weights.
+            self.accelerator.state.fsdp_plugin.ignored_modules = [trainee.heads]
         self.exchange = Exchange.here()
         self.folder = Path(str(args.output_dir))
 
@@ -108,58 +135,75 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of row numbers; not prepared by accelerate, which would shard them."""
-        return DataLoader(
-            range(len(self.rows)),  # type: ignore[arg-type]
-            batch_sampler=self.sample,
-            collate_fn=list,
-        )
+        return DataLoader(Numbers(len(self.rows)), batch_sampler=self.sample, collate_fn=list)
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Add the gradient of a batch of row numbers; returns the loss of the whole batch."""
+        """Add the gradient of a batch; returns the loss of the whole batch."""
         model.train()
-        rows = [self.rows[number] for number in inputs]
-        shares = self.exchange.shares(len(rows))
+        batch_number, *numbers = inputs
+        rows = [self.rows[number] for number in numbers]
+        self.batch_places = [row.place or repr(row.query[:40]) for row in rows]
         if hasattr(self.task, "batch_number"):
-            self.task.batch_number = self._batch_number()
+            self.task.batch_number = batch_number
+        shares = self.exchange.shares(len(rows))
         work = self.task.work(rows, shares, self.exchange.rank)
         count = self.current_gradient_accumulation_steps
-
-        def loss(found: engine.Rows) -> engine.Terms:
-            terms = self.task.loss(found, work.facts)
-            self._check_terms(terms, rows)
-            return terms
-
         terms = engine.step(
-            self.accelerator.unwrap_model(model),
-            work.pieces,
-            loss,
+            self._worker(model),
+            self._in_step(work.pieces),
+            lambda found: self._checked(self.task.loss(found, work.facts)),
             cached=self.cached,
             backward=lambda total: self.accelerator.backward(total / count),
             collect=lambda found: self.exchange.collect(work, found),
         )
-        if self.accelerator.sync_gradients:
+        if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
             self.exchange.average(model.parameters())
+        if not self.gradients_checked and not self.is_fsdp_enabled:
+            check_gradients(self.trainee)
+            self.gradients_checked = True
         self.on_step(self, work, terms)
         return engine.total(terms) / count
 
-    def _batch_number(self) -> int:
-        """Of this batch in the run, from 0; the same after a resume."""
-        step = self.state.global_step
-        self.batch_of_step = self.batch_of_step + 1 if step == self.last_step else 0
-        self.last_step = step
-        return step * self.args.gradient_accumulation_steps + self.batch_of_step
+    def _worker(self, model: nn.Module) -> Any:
+        """What computes pieces: FSDP and DeepSpeed must see each forward, DDP need not.
 
-    def _check_terms(self, terms: engine.Terms, rows: Sequence[TrainingRow]) -> None:
-        bad = [name for name, term in terms.items() if not bool(torch.isfinite(term.detach()))]
-        if bad:
-            places = ", ".join(row.place or repr(row.query[:40]) for row in rows[:3])
-            raise NotANumberError(
-                f"step {self.state.global_step + 1}: the loss {bad[0]!r} is not a number. The "
-                f"batch begins with {places}; checkpoints hold the last good weights. Try a "
-                "smaller learning_rate, or bf16 in place of fp16"
-            )
+        DDP's own exchange knows neither weights that a batch does not use, nor heads that only
+        the loss uses, nor a cache; `Exchange.average` does its work after the last piece.
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return model
+        return self.accelerator.unwrap_model(model)
+
+    def _in_step(self, pieces: Sequence[engine.Piece]) -> Sequence[engine.Piece]:
+        """The same number of pieces in each process, where layers wait for each other."""
+        if not self.is_fsdp_enabled:
+            return pieces
+        missing = self.exchange.most(len(pieces)) - len(pieces)
+        return [*pieces, *[dataclasses.replace(pieces[-1], num_rows=0)] * missing]
+
+    def _checked(self, terms: engine.Terms) -> engine.Terms:
+        for name, term in terms.items():
+            if not bool(torch.isfinite(term.detach()).all()):
+                self._raise_not_finite(f"the loss {name!r}")
+        return terms
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # With fp16 a scaler skips such a step and lowers its scale.
+        if found is not None and not self.args.fp16 and not math.isfinite(float(found)):
+            self._raise_not_finite("the gradient")
+        return found
+
+    def _raise_not_finite(self, what: str) -> NoReturn:
+        kept = last_checkpoint(self.folder)
+        raise TrainingError(
+            f"step {self.state.global_step + 1}: {what} is not a finite number. The batch has "
+            f"{', '.join(self.batch_places[:3])} ({len(self.batch_places)} rows). "
+            + (f"The last good weights are in {kept}. " if kept else "")
+            + "Try a smaller learning_rate or max_grad_norm, or bf16 in place of fp16"
+        )
 
     # ---- checkpoints ------------------------------------------------------------------------
 
@@ -171,37 +215,95 @@ class StageTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
         self.exchange.wait()
-        self.save_model(str(partial), _internal_call=True)
-        self._save_optimizer_and_scheduler(str(partial))
-        self._save_scaler(str(partial))
-        self._save_rng_state(str(partial))
+        try:
+            self._write_checkpoint(partial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # A full disk is a RuntimeError in torch, and safetensors has an error of its own.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise self._not_written(final, error) from None
         self.exchange.wait()
-        if not self.args.should_save:
-            return
-        self.state.save_to_json(str(partial / STATE))
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        rotate_checkpoints(
-            output_dir=str(final.parent),
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
+        if self.args.should_save:
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(final)
+            self.state.save_to_json(str(partial / STATE))
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            self._rotate()
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        self._save_weights(folder)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+        self._save_rng_state(str(folder))
+
+    def _not_written(self, path: Path, error: Exception) -> TrainingError:
+        kept = last_checkpoint(self.folder)
+        return TrainingError(
+            f"{path}: could not be written ({' '.join(str(error).split())[:120]}). "
+            + (f"The last whole checkpoint is {kept}. " if kept else "")
+            + "Make room on the disk, then go on with --resume"
         )
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Weights that are trained, heads, and buffers."""
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self._module.state_dict() if state_dict is None else state_dict
-        save_weights({k: v for k, v in state.items() if self._kept(k)}, folder / WEIGHTS)
+    def _rotate(self) -> None:
+        rotate_checkpoints(
+            output_dir=str(self.folder),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+        )
 
-    def _kept(self, name: str) -> bool:
-        return self.trainee.kept()(name)
+    def _save_weights(self, folder: Path) -> None:
+        kept = self.trainee.kept()
+        state = {k: v for k, v in whole_state(self._module).items() if kept(k)}
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_weights(state, folder / WEIGHTS)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # transformers would write the model once more here.
+        save_fsdp_optimizer(
+            self.accelerator.state.fsdp_plugin,
+            self.accelerator,
+            self.optimizer,
+            self._module,
+            output_dir,
+        )
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self._module if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_weights(self._module, Path(str(self.state.best_model_checkpoint)))
+
+    def save_final(self, folder: Path, done: str) -> None:
+        """The weights after the last step; the file `done` says that they are whole."""
+        try:
+            self._save_weights(folder)
+            if self.args.should_save:
+                with atomic_file(folder / done, "w") as stream:
+                    json.dump({"steps": self.state.global_step}, stream)
+        except (OSError, SafetensorError) as error:
+            raise self._not_written(folder, error) from None
+        self.exchange.wait()
+
+    def trained(self) -> Embedder:
+        """The embedder as it is now, whole in every process."""
+        if self.whole is None:
+            return self.trainee.embedder
+        self.whole.load_state_dict(whole_state(self._module))
+        return self.whole.embedder
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers by name; those that FSDP shards are gathered, in every process."""
+    found = {}
+    for name, each in module.state_dict().items():
+        found[name] = each.full_tensor().cpu() if hasattr(each, "full_tensor") else each
+    return found
 
 
 def save_weights(state: dict[str, Tensor], path: Path) -> None:
@@ -220,12 +322,19 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     path = checkpoint / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{checkpoint}: not a checkpoint, it has no {WEIGHTS}")
-    result = model.load_state_dict(load_file(path), strict=False)
-    if result.unexpected_keys:
+    state = load_file(path)
+    own = model.state_dict()
+    wrong = [name for name, each in state.items() if name not in own or each.shape != own[name].shape]
+    if wrong:
         raise ModelError(
-            f"{path}: holds {result.unexpected_keys[0]}, which this model does not have; was it "
+            f"{path}: {wrong[0]} is not a weight of this model, or has another shape; was it "
             "written by another recipe?"
         )
+    if any(hasattr(each, "full_tensor") for each in own.values()):
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(model, state, options=options)
+        return
+    model.load_state_dict(state, strict=False)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
