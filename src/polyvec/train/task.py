@@ -2,10 +2,10 @@
 
 To add a stage: a class with these methods, its line in tasks.TASKS, a recipe that uses it. Its
 constructor's arguments are its settings in [[stage]]; "embedder" and "stage" (its StageSettings)
-are facts that fill themselves. What a task may have beside the protocol: `needs_head`, True if
-its loss reads the language model's head, and `batch_number`, which the trainer sets before
-`work`: the number of the batch in the run, so that what is drawn (masks) is the same in every
-process and after a resume.
+are facts that fill themselves. A stage that trains nothing is a Change instead. What a task may
+have beside the protocol: `needs_head`, True if its loss reads the language model's head, and
+`batch_number`, which the trainer sets before `work`: the number of the batch in the run, so that
+what is drawn (masks) is the same in every process and after a resume.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,11 +64,6 @@ class Task(Protocol):
 
     jobs: what its pieces are called and computed by.
     heads: modules with weights that the loss trains beside the embedder; not saved with it.
-
-    Two more attributes are looked for: `batch_number`, set before `work` to the number of the
-    batch in the run, for what is drawn at random; `needs_head`, whether the language model's head
-    is trained with the rest. Random draws in `work` that use neither must use torch's generator,
-    whose state is in checkpoints.
     """
 
     jobs: Mapping[str, Job]

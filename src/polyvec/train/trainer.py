@@ -271,6 +271,7 @@ class StageTrainer(Trainer):
             output_dir,
         )
         if self.args.should_save:
+            assert self.lr_scheduler is not None
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -324,7 +325,9 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
         raise ModelError(f"{checkpoint}: not a checkpoint, it has no {WEIGHTS}")
     state = load_file(path)
     own = model.state_dict()
-    wrong = [name for name, each in state.items() if name not in own or each.shape != own[name].shape]
+    wrong = [
+        name for name, each in state.items() if name not in own or each.shape != own[name].shape
+    ]
     if wrong:
         raise ModelError(
             f"{path}: {wrong[0]} is not a weight of this model, or has another shape; was it "
@@ -332,7 +335,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
         )
     if any(hasattr(each, "full_tensor") for each in own.values()):
         options = StateDictOptions(full_state_dict=True, strict=False)
-        set_model_state_dict(model, state, options=options)
+        set_model_state_dict(model, dict(state), options=options)
         return
     model.load_state_dict(state, strict=False)
 
@@ -382,7 +385,6 @@ def training_arguments(
         "report_to": "none",
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
-        "ddp_broadcast_buffers": False,
         "log_level": "error",
     }
     try:

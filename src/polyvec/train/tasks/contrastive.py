@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.part import wide
 from polyvec.errors import DataError, SettingsError
 from polyvec.registry import Fact
 from polyvec.train.compared import Compared
@@ -80,7 +81,7 @@ class Contrastive:
 
     def loss(self, rows: Rows, facts: Facts) -> Terms:
         """The terms of the loss of the whole batch."""
-        vectors = rows[JOB].float()
+        vectors = wide(rows[JOB])
         compared = Compared(
             vectors[facts.queries.to(vectors.device)],
             vectors[facts.documents.to(vectors.device)],
