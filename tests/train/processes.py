@@ -8,7 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from polyvec import Embedder
+from polyvec.data.training.batches import Batches
+from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.rows import TrainingRow
+from polyvec.data.training.sources import TrainingSet
 from polyvec.nano import nano_lm_path
 from polyvec.train.adapters import prepare
 from polyvec.train.settings import StageSettings
@@ -53,13 +56,12 @@ def main() -> None:
     prepare(embedder, stage.adapter)
     embedder.double()
     losses: list[float] = []
-    data = rows(70)
-    batches = [list(range(start, start + 7)) for start in range(0, 70, 7)]
+    data = TrainingData([TrainingSet("texts", rows(70))])
+    batches = Batches(data, 7)
     trainer = StageTrainer(
         Trainee(embedder, task),
-        training_arguments(stage, options.output, len(batches)),
-        data,
-        lambda epoch: batches,
+        training_arguments(stage, options.output, 10),
+        batches,
         cached=options.cached,
         on_step=lambda trainer, work, terms: losses.append(float(sum(terms.values()))),
     )

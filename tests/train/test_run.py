@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from polyvec import Embedder
+from polyvec import Embedder, load_recipe
 from polyvec.cli import main
 
 PAIRS = [
@@ -33,8 +33,8 @@ pooling = "mean"
 kind = "scl"
 batch_size = 4
 learning_rate = 1e-3
-num_train_epochs = 8
-data = [{ path = "pairs.jsonl" }]
+num_train_epochs = 10
+data = [{ path = "FOLDER/pairs.jsonl" }]
 """
 
 
@@ -43,13 +43,13 @@ def recipe(tmp_path):
     lines = [json.dumps({"anchor": a, "positive": b}) for a, b in PAIRS]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     path = tmp_path / "mine.toml"
-    path.write_text(RECIPE)
+    path.write_text(RECIPE.replace("FOLDER", str(tmp_path)))
     return path
 
 
 def train(recipe, *more):
     output = recipe.parent / "run"
-    status = main(["train", str(recipe), "--data", str(recipe.parent), "-o", str(output), *more])
+    status = main(["train", str(recipe), "-o", str(output), *more])
     return status, output
 
 
@@ -57,8 +57,14 @@ def test_training_brings_pairs_together_and_both_libraries_load_the_model(recipe
     status, output = train(recipe)
     assert status == 0
     trained = Embedder.from_pretrained(output / "model")
-    queries, documents = zip(*PAIRS, strict=True)
-    scores = trained.similarity(trained.encode(queries), trained.encode(documents)).numpy()
-    assert (scores.argmax(axis=1) == np.arange(len(PAIRS))).all()
-    theirs = SentenceTransformer(str(output / "model"), device="cpu").encode(list(queries))
+    assert found(trained) >= 7 / 8 > found(load_recipe(recipe).build())
+    queries = [a for a, _ in PAIRS]
+    theirs = SentenceTransformer(str(output / "model"), device="cpu").encode(queries)
     np.testing.assert_allclose(theirs, trained.encode(queries), atol=1e-5)
+
+
+def found(embedder) -> float:
+    """Share of queries whose document is the nearest."""
+    queries, documents = zip(*PAIRS, strict=True)
+    scores = embedder.similarity(embedder.encode(queries), embedder.encode(documents)).numpy()
+    return float((scores.argmax(axis=1) == np.arange(len(PAIRS))).mean())

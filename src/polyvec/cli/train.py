@@ -10,8 +10,8 @@ example: printf '%s\n' '{"anchor": "a cat", "positive": "a kitten"}' \
   '{"anchor": "a car", "positive": "a vehicle"}' > /tmp/pairs.jsonl; printf '%s\n' '[system]' \
   'name = "mine"' 'paper = "-"' 'tasks = ["similarity"]' '[embedder]' 'pooling = "mean"' \
   'backbone = "polyvec/nano-lm"' '[[stage]]' 'kind = "scl"' 'batch_size = 2' \
-  'data = [{ path = "pairs.jsonl" }]' > /tmp/mine.toml; \
-  polyvec train /tmp/mine.toml --data /tmp --output /tmp/my-run
+  'data = [{ path = "/tmp/pairs.jsonl" }]' > /tmp/mine.toml; \
+  polyvec train /tmp/mine.toml --output /tmp/my-run
 """
 
 import argparse

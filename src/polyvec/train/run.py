@@ -17,10 +17,13 @@ from typing import Any
 
 from transformers import set_seed
 
-from polyvec.data.training.rows import TrainingRow
+from polyvec.data.training.batches import Batches
+from polyvec.data.training.dataset import TrainingData
+from polyvec.data.training.mixing import Mixing
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, SettingsError
 from polyvec.recipe import Recipe
+from polyvec.settings import fill
 from polyvec.storage.files import atomic_file
 from polyvec.train.adapters import finish, prepare
 from polyvec.train.dropout import dropout_set
@@ -31,7 +34,6 @@ from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import (
     StageTrainer,
-    check_rows,
     last_checkpoint,
     load_weights,
     training_arguments,
@@ -127,7 +129,8 @@ def _stage(
         stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where=where
     )
     if hasattr(task, "apply"):
-        changed: Embedder = task.apply(read_rows(stage, plan.data, where) if stage.data else ())
+        rows = TrainingData.read(stage.data, plan.data, where=f"{where} data") if stage.data else ()
+        changed: Embedder = task.apply(rows)
         return changed
     trained = prepare(
         embedder,
@@ -153,57 +156,19 @@ def _stage(
 def _train(
     plan: Run, stage: StageSettings, trainee: Trainee, folder: Path, where: str, resume: bool
 ) -> Embedder:
-    rows = read_rows(stage, plan.data, where)
-    check_rows(rows, where)
-    batches = _batches(rows, stage, where)
+    batches = read_batches(stage, plan.data, where)
+    plan.say(batches.epoch(0).report())
     device = trainee.embedder.device.type
-    args = training_arguments(stage, folder, len(batches(0)), device=device, where=where)
-    trainer = StageTrainer(trainee, args, rows, batches, cached=stage.gradient_cache > 0)
+    args = training_arguments(stage, folder, len(batches.epoch(0)), device=device, where=where)
+    trainer = StageTrainer(trainee, args, batches, cached=stage.gradient_cache > 0)
     checkpoint = last_checkpoint(folder) if resume else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_final(folder / FINAL, DONE)
     return trainer.trained()
 
 
-def _batches(
-    rows: Sequence[TrainingRow], stage: StageSettings, where: str
-) -> Callable[[int], Sequence[Sequence[int]]]:
-    import numpy as np
-
-    size = min(stage.batch_size, len(rows))
-
-    def of(epoch: int) -> list[list[int]]:
-        order = np.random.default_rng([stage.seed, epoch]).permutation(len(rows)).tolist()
-        return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
-
-    return of
-
-
-def read_rows(stage: StageSettings, root: Path | None, where: str) -> list[TrainingRow]:
-    """Rows of the stage's data: JSON lines with a query and its documents."""
-    import gzip
-
-    found = []
-    for table in stage.data:
-        path = (root or Path()) / str(table["path"])
-        opened = gzip.open if path.suffix == ".gz" else open
-        try:
-            with opened(path, "rt", encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines]
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        for number, row in enumerate(rows[: table.get("limit")], 1):
-            found.append(_row(row, f"{path}:{number}"))
-    return found
-
-
-def _row(row: Mapping[str, Any], place: str) -> TrainingRow:
-    names = ("query", "anchor", "question1", "sentence1", "text")
-    query = next((row[name] for name in names if name in row), None)
-    if query is None:
-        raise DataError(f"{place}: no query. Known: {', '.join(names)}")
-    positive = row.get("positive", row.get("sentence2", row.get("question2", ())))
-    positives = (positive,) if isinstance(positive, str) else tuple(positive)
-    negative = row.get("negative", ())
-    negatives = (negative,) if isinstance(negative, str) else tuple(negative)
-    return TrainingRow(query, positives, negatives, score=row.get("score"), place=place)
+def read_batches(stage: StageSettings, data: Path | None, where: str) -> Batches:
+    """The batches of a stage's data."""
+    mixing = fill(Mixing, stage.mixing, f"{where} mixing")
+    rows = TrainingData.read(stage.data, data, seed=stage.seed, where=f"{where} data")
+    return Batches(rows, stage.batch_size, mixing, seed=stage.seed)

@@ -26,9 +26,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from polyvec.data.training.batches import Batches
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
-from polyvec.errors import DataError, ModelError, SettingsError, TrainingError
+from polyvec.errors import ModelError, SettingsError, TrainingError
 from polyvec.storage.files import atomic_file
 from polyvec.train import engine
 from polyvec.train.adapters import check_gradients
@@ -39,19 +40,16 @@ from polyvec.train.trainee import Trainee
 
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
-# Row numbers of each batch of an epoch.
-Batches = Callable[[int], Sequence[Sequence[int]]]
 
 
 class Sample(Sampler[list[int]]):
-    """The batches of the epoch that the loop is in; as many in each epoch as in the first.
+    """The numbers of the batches of the epoch that the loop is in, counted through the run.
 
-    A batch is its number in the run, then the numbers of its rows.
+    As many in each epoch as in the first: transformers counts on it.
     """
 
     def __init__(self, batches: Batches) -> None:
-        self.batches, self.epoch = batches, 0
-        self.first = batches(0)
+        self.batches, self.epoch, self.length = batches, 0, len(batches.epoch(0))
 
     @property
     def batch_sampler(self) -> "Sample":
@@ -62,14 +60,16 @@ class Sample(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.first)
+        return self.length
 
     def __iter__(self) -> Iterator[list[int]]:
-        found = self.first if self.epoch == 0 else self.batches(self.epoch)
-        if len(found) < len(self):
-            found = [*found, *self.first[: len(self) - len(found)]]
-        start = self.epoch * len(self)
-        return iter([[start + i, *found[i]] for i in range(len(self))])
+        start = self.epoch * self.length
+        return iter([[number] for number in range(start, start + self.length)])
+
+    def rows(self, number: int) -> list[TrainingRow]:
+        """The rows of a batch of the run."""
+        epoch, place = divmod(number, self.length)
+        return self.batches.rows(epoch, place % len(self.batches.epoch(epoch)))
 
 
 class Numbers(Dataset[int]):
@@ -92,14 +92,13 @@ class StageTrainer(Trainer):
         self,
         trainee: Trainee,
         args: TrainingArguments,
-        rows: Sequence[TrainingRow],
         batches: Batches,
         *,
         cached: bool = False,
         on_step: Callable[["StageTrainer", Work, engine.Terms], None] = lambda *_: None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.task, self.rows, self.cached, self.on_step = trainee.task, rows, cached, on_step
+        self.task, self.cached, self.on_step = trainee.task, cached, on_step
         self.gradients_checked = False
         self.batch_places: list[str] = []
         self.sample = Sample(batches)
@@ -108,7 +107,7 @@ class StageTrainer(Trainer):
             trainee,
             args,
             data_collator=list,  # type: ignore[arg-type]
-            train_dataset=Numbers(len(rows)),
+            train_dataset=Numbers(len(batches.data)),
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
@@ -134,16 +133,17 @@ class StageTrainer(Trainer):
     # ---- batches and steps ------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of row numbers; not prepared by accelerate, which would shard them."""
-        return DataLoader(Numbers(len(self.rows)), batch_sampler=self.sample, collate_fn=list)
+        """Numbers of batches; not prepared by accelerate, which would shard them."""
+        numbers = Numbers(len(self.sample.batches.data))
+        return DataLoader(numbers, batch_sampler=self.sample, collate_fn=list)
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Add the gradient of a batch; returns the loss of the whole batch."""
         model.train()
-        batch_number, *numbers = inputs
-        rows = [self.rows[number] for number in numbers]
+        (batch_number,) = inputs
+        rows = self.sample.rows(batch_number)
         self.batch_places = [row.place or repr(row.query[:40]) for row in rows]
         if hasattr(self.task, "batch_number"):
             self.task.batch_number = batch_number
@@ -395,13 +395,3 @@ def training_arguments(
 
 def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def check_rows(rows: Sequence[TrainingRow], where: str) -> None:
-    """Raises DataError for a stage without rows, and for a row with an empty text."""
-    if not rows:
-        raise DataError(f"{where}: no rows to train on")
-    for number, row in enumerate(rows):
-        for text in row.texts:
-            if not text.strip():
-                raise DataError(f"{row.place or f'row {number}'}: a text is empty")

@@ -5,7 +5,8 @@
 teacher's scores of the documents. B queries, N documents, E vector size.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from polyvec.train.compared import Compared
 from polyvec.train.engine import Rows, Terms
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share, Work
-from polyvec.train.tasks.encode import JOB, Read, Side, encode, instruction_of, pieces, read_texts
+from polyvec.train.tasks.encode import JOB, Read, Side, encode, pieces, read_texts
 
 Model = Annotated[Any, Fact("embedder")]
 Stage = Annotated[Any, Fact("stage")]
@@ -57,7 +58,7 @@ class Contrastive:
         self.budget = stage.gradient_cache
         query_length = stage.query_max_length or stage.max_length
         self.query_side = Side("query", query_length)
-        self.document_side = Side("query" if own_positive else "document", stage.max_length)
+        self.document_side = Side("document", stage.max_length)
         self.heads: nn.Module = nn.Module()
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
@@ -104,18 +105,28 @@ class Contrastive:
             self.embedder,
             self.query_side,
             [row.query for row in rows],
-            [instruction_of(row, "query") for row in rows],
+            [row.instruction for row in rows],
             [row.place for row in rows],
         )
-        owners = [row for row, each in zip(rows, documents, strict=True) for _ in each]
-        role = self.document_side.role
-        return queries + read_texts(
-            self.embedder,
-            self.document_side,
-            [text for each in documents for text in each],
-            [instruction_of(row, role) for row in owners],
-            [row.place for row in owners],
-        )
+        owned = [(row, text) for row, each in zip(rows, documents, strict=True) for text in each]
+        found: dict[int, Read] = {}
+        for side in (self.query_side, self.document_side):
+            asked = side is self.query_side
+            places = [i for i, (row, _) in enumerate(owned) if self._like_queries(row) == asked]
+            mine = [owned[place][0] for place in places]
+            read = read_texts(
+                self.embedder,
+                dataclasses.replace(side, max_length=self.document_side.max_length),
+                [owned[place][1] for place in places],
+                [row.instruction if asked else row.document_instruction for row in mine],
+                [row.place for row in mine],
+            )
+            found.update(zip(places, read, strict=True))
+        return queries + [found[place] for place in range(len(owned))]
+
+    def _like_queries(self, row: TrainingRow) -> bool:
+        """Whether documents are the same kind of text as the query."""
+        return self.own_positive or row.symmetric
 
 
 def info_nce(compared: Compared, temperature: float = 0.05) -> Tensor:
@@ -166,14 +177,22 @@ def _facts(
 def _known(
     rows: Sequence[TrainingRow], documents: Sequence[Sequence[str]], texts: Sequence[str]
 ) -> Tensor:
-    """Which documents are no negatives of a query: equal to it, or to one of its positives."""
+    """Which documents are no negatives of a query: equal to it, or to one of its positives.
+
+    Of a row whose `in_batch` is false, the documents of all other rows.
+    """
     places: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
         places.setdefault(text, []).append(place)
     known = torch.zeros(len(rows), len(texts), dtype=torch.bool)
+    start = 0
     for number, (row, each) in enumerate(zip(rows, documents, strict=True)):
         for text in {row.query, *each[: max(1, len(row.positives))]}:
             known[number, places.get(text, [])] = True
+        if not row.in_batch:
+            known[number, :start] = True
+            known[number, start + len(each) :] = True
+        start += len(each)
     return known
 
 
@@ -199,7 +218,3 @@ def distill(embedder: Model, stage: Stage) -> Contrastive:
     if not stage.losses:
         raise SettingsError("[[stage]] 'distill' needs losses, such as { kind = \"kl\" }")
     return Contrastive(embedder, stage)
-
-
-def settings_of(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key not in ("kind", "weight")}

@@ -12,7 +12,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import BATCH_TOKENS, tokenize
 from polyvec.embed.inputs.tokens import TokenBatch, Tokens, budget_batches
@@ -152,7 +151,3 @@ def _cut(texts: Sequence[Read], budget: int, packed: bool) -> Iterator[list[int]
         size += lengths[row]
     if piece:
         yield piece
-
-
-def instruction_of(row: TrainingRow, role: str) -> str | None:
-    return row.instruction if role == "query" else row.document_instruction
