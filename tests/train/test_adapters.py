@@ -8,14 +8,16 @@ from checkpoints import checkpoint
 from families import FAMILIES, tokenizer
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel
+from transformers import AutoModel, LlamaForCausalLM
 
 from polyvec import Embedder
 from polyvec.embed.compose import compose
+from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import ModelError, SettingsError
 from polyvec.train import adapters
 from polyvec.train.adapters import check_gradients, finish, linear_layers, prepare
+from polyvec.train.language_head import attach_head, causal
 
 TEXTS = ["the cat sat", "a dog looks on the very long mat", "text of two"]
 LORA = {"kind": "lora", "rank": 4, "dropout": 0.0}
@@ -259,7 +261,48 @@ def test_an_adapter_that_gets_no_gradient_is_an_error():
 
 def tokens_of(model):
     from polyvec.embed.encoding import tokenize
-    from polyvec.embed.inputs.tokens import TokenBatch
 
     found = [each for (each,) in tokenize(model, TEXTS, model.prompt_for(None, None, None))]
     return TokenBatch.of(range(len(found)), found)
+
+
+@pytest.mark.parametrize("rows_added", [False, True])
+def test_an_adapter_beside_a_language_models_head_is_saved_with_it(tmp_path, rows_added):
+    """GritLM by LoRA: vectors and next tokens are the same after loading."""
+    model = embedder(attention="bidirectional", template="llama2vec" if rows_added else None)
+    attach_head(model)
+    prepare(model, LORA)
+    shake(model)
+    wanted, ids = model.encode(TEXTS), torch.tensor([[5, 9, 7]])
+    states = model.backbone(TokenBatch.of_ids([ids[0].numpy()]), attention=causal(model.backbone))
+    logits = model.backbone.logits(states.last_BTD)
+    model.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved/model.safetensors").exists() is rows_added
+    again = Embedder.from_pretrained(tmp_path / "saved")
+    same(again.encode(TEXTS), wanted)
+    base = tmp_path / "saved" if rows_added else checkpoint("meta-llama/")
+    lm = LlamaForCausalLM.from_pretrained(base, adapter_kwargs={"subfolder": "none"})
+    lm.model = PeftModel.from_pretrained(lm.model, tmp_path / "saved")
+    if not rows_added:
+        torch.testing.assert_close(lm(input_ids=ids).logits, logits, rtol=1e-4, atol=1e-4)
+    attach_head(again)
+    states = again.backbone(TokenBatch.of_ids([ids[0].numpy()]), attention=causal(again.backbone))
+    torch.testing.assert_close(again.backbone.logits(states.last_BTD), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_of_a_model_whose_pooling_reads_its_head_is_saved_and_goes_on(tmp_path):
+    model = embedder(pooling="lexical", pooling_settings={"over": "max", "skip_first": True})
+    prepare(model, LORA)
+    shake(model)
+    wanted = model.encode(TEXTS)
+    model.save_pretrained(tmp_path / "saved")
+    again = Embedder.from_pretrained(tmp_path / "saved")
+    same(again.encode(TEXTS), wanted)
+    found = prepare(again)
+    assert found.names and all(".lora_" in name for name in found.names)
+    shake(again)
+    wanted = again.encode(TEXTS)
+    prepare(again, {**LORA, "rank": 2})
+    same(again.encode(TEXTS), wanted)
+    again.save_pretrained(tmp_path / "again")
+    same(Embedder.from_pretrained(tmp_path / "again").encode(TEXTS), wanted)

@@ -76,7 +76,7 @@ def prepare(
     would be trained.
     """
     table = dict(adapter if adapter is not None else before or {"kind": "full"})
-    if adapter is None and before is None and is_adapted(embedder.backbone.model):
+    if adapter is None and before is None and is_adapted(carrier(embedder)):
         table = {"kind": "kept"}
     kind = table.pop("kind", None)
     if not isinstance(kind, str):
@@ -90,7 +90,7 @@ def prepare(
             f"{where}: adapter {kind!r} on an embedder whose queries and documents take routes of "
             "their own is not supported; train with adapter 'full'"
         )
-    model = embedder.backbone.model
+    model = carrier(embedder)
     if adapter is not None and is_adapted(model):
         merge(embedder)
     for each in embedder.parameters():
@@ -133,10 +133,16 @@ def _counted(embedder: Embedder, kind: str, where: str) -> Trained:
 
 def merge(embedder: Embedder) -> None:
     """Add the adapter to the backbone's weights, if it has one; the one on disk differs then."""
-    model = embedder.backbone.model
+    model = carrier(embedder)
     if is_adapted(model):
         merge_adapter(model)
         model.name_or_path = ""
+
+
+def carrier(embedder: Embedder) -> Any:
+    """The model that an adapter is part of: the body, or the language model it was loaded on."""
+    lm = embedder.backbone.lm
+    return lm if lm is not None and is_adapted(lm) else embedder.backbone.model
 
 
 def finish(embedder: Embedder, adapter: Mapping[str, Any] | None) -> None:
@@ -150,7 +156,7 @@ def _name_base(embedder: Embedder) -> None:
 
     The latter where weights of its own are trained, or where it has other rows than on disk.
     """
-    model = embedder.backbone.model
+    model = carrier(embedder)
     if not is_adapted(model) or not model.name_or_path:
         return
     folder = Path(model.name_or_path)

@@ -28,15 +28,16 @@ def attach_head(embedder: Embedder) -> None:
     if backbone.lm is not None:
         return
     body: Any = backbone.model
-    name, folder = type(body).__name__, Path(body.name_or_path or "")
+    # The config still knows the folder where an adapter was merged since.
+    name, source = type(body).__name__, body.config.name_or_path or body.name_or_path
     if body.config.is_encoder_decoder or name.startswith("T5"):
         raise ModelError(f"{name} is half of an encoder-decoder, which has no head of its own")
-    if not body.name_or_path or not folder.exists():
+    if not source or not Path(source).exists():
         raise ModelError(
-            f"{name}: the checkpoint that it was loaded from, and whose head this stage needs, is "
-            f"not known any more ({body.name_or_path or 'its weights were merged'}); build the "
-            "embedder from a folder with a language model"
+            f"{name}: the checkpoint with its language model's head ({source or 'unknown'}) is not "
+            "there; build the embedder from a folder with a language model"
         )
+    folder = Path(source)
     lm: Any = load_transformer(folder, kind="lm", family=family_of(folder))
     if type(lm.base_model) is not type(body):
         raise ModelError(

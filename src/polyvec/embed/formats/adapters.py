@@ -307,11 +307,17 @@ def is_adapted(model: Any) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
-def write_adapted(model: PreTrainedModel, folder: Path, target: Path | None = None) -> bool:
+def write_adapted(
+    model: PreTrainedModel,
+    folder: Path,
+    target: Path | None = None,
+    whole: PreTrainedModel | None = None,
+) -> bool:
     """The adapter as transformers writes it; returns whether its base was written beside it.
 
     That is so unless the base can be loaded from where adapter_config.json says. `target` is
     the folder that will be replaced: an adapter in its base's own place would lose the base.
+    `whole` is the language model whose body is `model`, written as the base with its head.
     """
     names = list(model.peft_config)
     if len(names) != 1 or names != list(model.active_adapters()):
@@ -322,7 +328,7 @@ def write_adapted(model: PreTrainedModel, folder: Path, target: Path | None = No
         target and target.exists() and Path(str(base)).exists() and target.samefile(str(base))
     )
     if beside:
-        _bare(model, names[0]).save_pretrained(folder)
+        _bare(model if whole is None else whole, names[0]).save_pretrained(folder)
     model.save_pretrained(folder)
     if getattr(model.peft_config[names[0]], "use_dora", False):
         save_file(_read_weights(folder), folder / WEIGHTS[0])  # names that transformers reads

@@ -206,7 +206,9 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
     `target` is the folder that will be replaced, see `write_adapted`.
     """
     backbone = parts.backbone
-    model = backbone.model if backbone.lm is None else backbone.lm
+    model = whole = backbone.model if backbone.lm is None else backbone.lm
+    if is_adapted(backbone.model):  # trained beside a head that it leaves as it is
+        model = backbone.model
     if isinstance(model, OwnTransformer):
         raise ModelError(
             f"{type(model.module).__name__}, the model's own code in place of a transformer, is "
@@ -214,11 +216,11 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
         )
     parts.text_tokenizer.check_rows(backbone.num_rows)
     with quiet_transformers():
-        alone = is_adapted(model) and not write_adapted(model, folder, target)
+        alone = is_adapted(model) and not write_adapted(model, folder, target, whole)
         if not is_adapted(model):
             model.save_pretrained(folder)
     # A copy: other threads may be running the model on its own config.
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(whole.config)
     if parts.layers is not None or "all_layers" in getattr(parts.pooling, "needs", ()):
         # sentence-transformers passes all layers on only if the config asks for them.
         config.output_hidden_states = True
