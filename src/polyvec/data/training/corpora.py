@@ -80,7 +80,7 @@ def tevatron_ids(table: DataTable) -> list[TrainingRow]:
     return found
 
 
-CORPUS_FORMATS: Mapping[str | None, Callable[[DataTable], list[TrainingRow]]] = {
+CORPUS_FORMATS: Mapping[str, Callable[[DataTable], list[TrainingRow]]] = {
     "beir": beir,
     "tevatron_ids": tevatron_ids,
 }

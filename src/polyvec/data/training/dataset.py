@@ -1,7 +1,7 @@
 """All examples of a stage by number, and what is drawn of each in an epoch."""
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -101,6 +101,13 @@ class TrainingData(Sequence[TrainingRow]):
         taken = self._taken(first + np.arange(len(kinds)), kinds, epoch, number)
         return _reduced(row, np.flatnonzero(taken))
 
+    def all_texts(self) -> Iterator[str]:
+        """Every text of every row, of chats every turn: what must not be in a test set."""
+        for each in self.sets:
+            for row in each.rows:
+                yield from row.texts
+                yield from row.turns[1:]
+
     def texts(self) -> Texts:
         """Hashes of all texts of all rows; computed once."""
         if self._texts is None:
@@ -147,10 +154,11 @@ class TrainingData(Sequence[TrainingRow]):
         keys_T = _random(places_T, self.seed, epoch)
         groups_T = owners_T * 3 + kinds_T
         ranks_T = _ranks(groups_T, np.arange(len(places_T)))
+        most_T = self._leading(first_row, owners_T, table.negatives_first)
         positive_T, negative_T = kinds_T == POSITIVE, kinds_T == NEGATIVE
         if not table.shuffle_positive:
             keys_T = np.where(positive_T, ranks_T.astype(np.uint64), keys_T)
-        lead_T = negative_T & (ranks_T < table.negatives_first)
+        lead_T = negative_T & (ranks_T < most_T)
         keys_T = np.where(lead_T, ranks_T.astype(np.uint64), keys_T)
         drawn_T = _ranks(groups_T, keys_T)
         taken_T = np.ones(len(places_T), bool)
@@ -159,6 +167,13 @@ class TrainingData(Sequence[TrainingRow]):
         if table.num_negatives is not None:
             taken_T &= ~negative_T | (drawn_T < table.num_negatives)
         return taken_T
+
+    def _leading(self, first_row: int, owners_T: np.ndarray, wanted: int) -> np.ndarray:
+        """How many first negatives are always taken of the row that each text belongs to."""
+        num_rows = int(owners_T[-1]) + 1 if len(owners_T) else 0
+        own = [self[first_row + row].leading for row in range(num_rows)] if wanted else []
+        most = np.array([wanted if each is None else min(each, wanted) for each in own], np.int64)
+        return most[owners_T] if wanted else np.zeros(len(owners_T), np.int64)
 
 
 def _most(wanted: int | None, there: int) -> int:

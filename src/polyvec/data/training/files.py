@@ -38,6 +38,8 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return _json_rows(path)
     if kind == "tsv":
         return _tsv_rows(path)
+    if kind == "jsonl" and _has_lists(path):
+        return _list_rows(path)
     if kind not in FILES:
         raise DataError(f"{path}: unknown file type {kind!r}. Known: {', '.join(FILES)}.")
     return read_rows(path, kind=kind)
@@ -80,6 +82,26 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError(f"{path} row {number}: {type(row).__name__}, not an object")
         yield f"{path} row {number}", row
+
+
+def _has_lists(path: Path) -> bool:
+    first = next((line for _, line in read_lines(path) if line.strip()), "")
+    return first.lstrip().startswith("[")
+
+
+def _list_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines of a list of texts: anchor, positive and negatives (embedding-training-data)."""
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number}: not JSON ({error})") from None
+        if not isinstance(found, list) or len(found) < 2:
+            raise DataError(f"{path}:{number}: expected a list of 2 texts or more, as in line 1")
+        names = ["anchor", "positive", *(f"negative_{i}" for i in range(1, len(found) - 1))]
+        yield f"{path}:{number}", dict(zip(names, found, strict=True))
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from polyvec.data.training.cells import Cells
+from polyvec.data.training.cells import Cells, EmptyTextError
 from polyvec.data.training.regrouping import class_pairs, judged, nli_triplets, successive
 from polyvec.data.training.rows import TrainingRow
-from polyvec.errors import DataError, SettingsError, known
+from polyvec.data.training.spans import crops, inverse_cloze
+from polyvec.errors import DataError, known
 
 Read = Callable[[Cells], TrainingRow]
 # Examples of a whole file from those of its rows, with the seed of what is drawn.
@@ -44,9 +45,11 @@ def pairs(query: str, *positives: str, negatives: str = "negative") -> Read:
 
     def read(cells: Cells) -> TrainingRow:
         names = [name for name in cells.values if _is_numbered(name, negatives)]
+        for name in positives:
+            cells.value(name)
         return TrainingRow(
             cells.text(query),
-            tuple(text for name in positives for text in cells.texts(name)),
+            _some(cells, tuple(text for name in positives for text in cells.texts(name))),
             tuple(text for name in names for text in cells.texts(name)),
             score=cells.number("score") if cells.has("score") else None,
             label=_label(cells),
@@ -144,12 +147,16 @@ def messages(cells: Cells) -> TrainingRow:
 
 
 def tevatron(cells: Cells) -> TrainingRow:
-    """Tevatron's passages with titles: also Promptriever's, whose instruction negatives lead."""
+    """Tevatron's passages with titles, and Promptriever's.
+
+    Its new_negatives, which match the query without its instruction, stand first.
+    """
     added = _passages(cells, "new_negatives")
     return TrainingRow(
         cells.text("query"),
-        _passages(cells, "positive_passages"),
+        _some(cells, _passages(cells, "positive_passages")),
         added + _passages(cells, "negative_passages"),
+        leading=len(added) if "new_negatives" in cells.values else None,
         place=cells.place,
     )
 
@@ -158,7 +165,7 @@ def dpr(cells: Cells) -> TrainingRow:
     """DPR's contexts; the hard negatives lead."""
     return TrainingRow(
         cells.text("question"),
-        _passages(cells, "positive_ctxs"),
+        _some(cells, _passages(cells, "positive_ctxs")),
         _passages(cells, "hard_negative_ctxs") + _passages(cells, "negative_ctxs"),
         place=cells.place,
     )
@@ -168,7 +175,7 @@ def nemo(cells: Cells) -> TrainingRow:
     """NeMo Automodel's inline form: documents as strings, lists of strings, or objects."""
     return TrainingRow(
         cells.text("question" if cells.has("question") else "query"),
-        _documents(cells, "pos_doc"),
+        _some(cells, _documents(cells, "pos_doc")),
         _documents(cells, "neg_doc"),
         place=cells.place,
     )
@@ -189,8 +196,7 @@ def query_pos_neg(cells: Cells) -> TrainingRow:
     found, of_documents = [], []
     for name in ("pos", "neg"):
         items = cells.values.get(name)
-        if items is None:
-            items = []
+        items = [] if items is None else [items] if isinstance(items, str) else items
         if not isinstance(items, list | tuple):
             raise DataError(f"{cells.place}: {name!r} is {type(items).__name__}, not a list")
         both = [_instructed(cells, item, name) for item in items]
@@ -205,7 +211,7 @@ def query_pos_neg(cells: Cells) -> TrainingRow:
         )
     return TrainingRow(
         query,
-        found[0],
+        _some(cells, found[0]),
         found[1][:1] if kind == "only_1neg" else found[1],
         teacher_scores=scores[: len(found[0]) + 1] if kind == "only_1neg" else scores,
         instruction=cells.text("prompt") if cells.has("prompt") else instruction,
@@ -298,6 +304,8 @@ FORMATS: dict[str, Format] = {
     "judged": Format(("query", "document", "label"), pairs("query", "document"), judged),
     "classes": Format(("text", "label"), text, class_pairs),
     "successive": Format(("text",), piece, successive),
+    "inverse_cloze": Format(("text",), text, inverse_cloze),
+    "crops": Format(("text",), text, crops),
     "columns": Format((), in_order),
 }
 
@@ -307,6 +315,8 @@ def detected(values: Mapping[str, Any], place: str) -> str:
     for name, form in FORMATS.items():
         if form.columns and form.matches(values):
             return name
+    if values.get("positive_document_ids") is not None:
+        raise DataError(f"{place}: documents are named by id; give their file with corpus")
     forms = "; ".join(
         f"{name}: {', '.join(form.columns)}" for name, form in FORMATS.items() if form.columns
     )
@@ -315,12 +325,6 @@ def detected(values: Mapping[str, Any], place: str) -> str:
         f"{place}: no form of training data has the columns {there}. Name them with columns, or "
         f'say format = "columns" if their order is query, positive, negatives. Known: {forms}.'
     )
-
-
-def format_of(name: str, where: str) -> Format:
-    if name not in FORMATS:
-        raise SettingsError(f"{where} format {name!r} is not known.{known(name, FORMATS)}")
-    return FORMATS[name]
 
 
 def numbered(rows: Iterable[TrainingRow], labels: Mapping[str, int]) -> list[TrainingRow]:
@@ -337,6 +341,15 @@ def numbered(rows: Iterable[TrainingRow], labels: Mapping[str, int]) -> list[Tra
 
 def _is_numbered(name: str, stem: str) -> bool:
     return name == stem or name.startswith(f"{stem}_") or name == f"{stem}s"
+
+
+def _some(cells: Cells, positives: tuple[str, ...]) -> tuple[str, ...]:
+    if not positives:
+        raise EmptyTextError(
+            f"{cells.place}: no positive. Correct the file, or leave such rows out with "
+            "skip_empty = true."
+        )
+    return positives
 
 
 def _label(cells: Cells) -> int | None:

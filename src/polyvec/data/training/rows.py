@@ -16,6 +16,7 @@ class TrainingRow:
         takes the stage's prompt.
     symmetric: documents are the same kind of text as queries and take their instruction or prompt.
     in_batch: whether documents of other rows count as its negatives.
+    leading: how many of the negatives a table's negatives_first may take; None: all.
     turns: a chat, user and assistant in turn; the query is the first of them.
     dataset: where it comes from, for mixing and batches of one data set.
     place: FILE:LINE, for errors.
@@ -31,6 +32,7 @@ class TrainingRow:
     document_instruction: str | None = None
     symmetric: bool = False
     in_batch: bool = True
+    leading: int | None = None
     turns: tuple[str, ...] = ()
     dataset: str = ""
     place: str = ""

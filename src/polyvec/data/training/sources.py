@@ -11,11 +11,12 @@ from typing import Any
 from polyvec.data.training.cells import Cells, EmptyTextError, Labels
 from polyvec.data.training.corpora import CORPUS_FORMATS, is_beir
 from polyvec.data.training.files import FILES, hub_rows, is_data_file, set_name, table_rows
-from polyvec.data.training.formats import FORMATS, detected, format_of, numbered
+from polyvec.data.training.formats import FORMATS, detected, numbered
+from polyvec.data.training.instructions import stored_instruction
 from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.table import DataTable, data_table
 from polyvec.data.words import hash64
-from polyvec.errors import DataError, known
+from polyvec.errors import DataError, SettingsError, known
 
 NAMED_SETS = Path(__file__).with_name("named_sets.toml")
 NO_IN_BATCH = "no_in_batch_neg"  # FlagEmbedding's ending of file and folder names
@@ -57,6 +58,9 @@ def training_sets(
     Raises SettingsError for the table, DataError naming file and line for the data.
     """
     found = data_table(preset(table, data_folder, where), where)
+    if found.format is not None and found.format not in {*FORMATS, *CORPUS_FORMATS}:
+        forms = known(found.format, {*FORMATS, *CORPUS_FORMATS})
+        raise SettingsError(f"{where} format {found.format!r} is not known.{forms}")
     sets = [each for source in _sources(found, where) for each in _split(_read(source, seed))]
     total = sum(len(each.rows) for each in sets)
     if found.limit is not None and total > found.limit and len(sets) > 1:
@@ -143,9 +147,9 @@ def _sources(table: DataTable, where: str) -> Iterator[_Source]:
 
 def _is_corpus(table: DataTable) -> bool:
     """Whether documents are named by id, so that rows come from several files."""
-    if table.format is None:
-        return table.path is not None and is_beir(Path(table.path))
-    return table.format in CORPUS_FORMATS
+    if table.format is not None:
+        return table.format in CORPUS_FORMATS
+    return table.corpus is not None or (table.path is not None and is_beir(Path(table.path)))
 
 
 def _read(source: _Source, seed: int) -> TrainingSet:
@@ -154,10 +158,10 @@ def _read(source: _Source, seed: int) -> TrainingSet:
     num_skipped, name = 0, table.format
     from_corpus = _is_corpus(table)
     if from_corpus:
-        rows = CORPUS_FORMATS[name or "beir"](table)
+        rows = CORPUS_FORMATS[name or ("tevatron_ids" if table.corpus else "beir")](table)
         form = None
     else:
-        form = format_of(name, source.place) if name else None
+        form = FORMATS[name] if name else None
         for place, values in source.rows:
             cells = Cells(place, values, labels)
             if not cells.selected(table.where):
@@ -208,6 +212,9 @@ def _finished(row: TrainingRow, name: str, table: DataTable) -> TrainingRow:
     """The row with what the table says of all of them."""
     dataset = f"{name}/{row.dataset}" if row.dataset else name
     instruction = table.instructions.get(name, table.instruction)
+    stored = stored_instruction(name, row.place) if table.instructed else None
+    if stored:
+        instruction = instruction or stored.instruction
     return replace(
         row,
         dataset=dataset,
@@ -217,7 +224,7 @@ def _finished(row: TrainingRow, name: str, table: DataTable) -> TrainingRow:
             if table.document_instruction is None
             else table.document_instruction
         ),
-        symmetric=row.symmetric or table.symmetric,
+        symmetric=row.symmetric or table.symmetric or (stored is not None and stored.symmetric),
         in_batch=row.in_batch and table.in_batch,
     )
 

@@ -24,11 +24,13 @@ class DataTable:
     corpus: a file of documents with ids, for formats that name documents by id.
     instruction, document_instruction: what to do with queries and documents; instructions: by the
         name of the data set. They replace those of the rows.
+    instructed: take the instruction that instructions.toml has for the data set's name.
     symmetric: documents are the same kind of text as queries and take their instruction or prompt.
     in_batch: whether documents of other rows count as negatives.
     num_positives, num_negatives: most of each that are taken in an epoch; None takes all. Which
         ones is drawn anew each epoch; without shuffle_positive the first positives are taken.
-    negatives_first: so many of the first negatives are always taken.
+    negatives_first: so many of the first negatives are always taken; of Promptriever's data, of
+        its instruction negatives.
     min_score: pairs with at least this score become positives, other pairs are left out.
     limit: most rows; which ones is drawn by the seed.
     skip_empty: leave out rows with an empty text, which are an error otherwise.
@@ -51,6 +53,7 @@ class DataTable:
     instruction: str | None = None
     document_instruction: str | None = None
     instructions: Mapping[str, str] = field(default_factory=dict)
+    instructed: bool = False
     symmetric: bool = False
     in_batch: bool = True
     num_positives: int | None = 1
