@@ -98,7 +98,8 @@ def prepare(
     facts = {
         "model": model,
         "rows": new_rows(embedder) if "new_tokens" in train else [],
-        "fresh": adapter is not None or before is None,
+        # What a stage between has merged begins anew.
+        "fresh": adapter is not None or before is None or not is_adapted(model),
     }
     with quiet_transformers():
         ADAPTERS.build(kind, table, facts, where=f"{where} adapter")

@@ -125,9 +125,8 @@ def _stage(
     stage, folder = plan.stages[number - 1], plan.folder(number)
     where = f"{plan.where} {number}]"
     set_seed(stage.seed)  # of an adapter's first weights, and whatever else is drawn
-    task = TASKS.build(
-        stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where=where
-    )
+    facts = {"embedder": embedder, "stage": stage, "output": plan.output}
+    task = TASKS.build(stage.kind, stage.settings, facts, where=where)
     if hasattr(task, "apply"):
         rows = TrainingData.read(stage.data, plan.data, where=f"{where} data") if stage.data else ()
         changed: Embedder = task.apply(rows)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvec.registry import Registry
-from polyvec.train.tasks import contrastive, deliberation, eba, language, multi_task
+from polyvec.train.tasks import contrastive, deliberation, eba, edits, language, multi_task
 
 TASKS: Registry[Callable[..., Any]] = Registry(
     "stage",
@@ -18,10 +18,12 @@ TASKS: Registry[Callable[..., Any]] = Registry(
         "distill": contrastive.distill,
         "eba": eba.EmbeddingBased,
         "grl": multi_task.GenerationAligned,
+        "merge": edits.Merge,
         "mlm": language.MaskedLanguageModel,
         "mntp": language.MaskedNextToken,
         "multi_task": multi_task.MultiTask,
         "ntp": language.NextToken,
+        "prune": edits.Prune,
         "scl": contrastive.contrastive,
         "ucl": contrastive.unsupervised,
         "wcl": contrastive.contrastive,
