@@ -1,0 +1,148 @@
+"""The losses of a stage as one objective: weighted terms, each nested over dimensions."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from polyvec.errors import SettingsError
+from polyvec.registry import build
+from polyvec.settings import checked
+from polyvec.train.compared import Compared
+from polyvec.train.engine import Terms
+from polyvec.train.losses.matryoshka import Matryoshka
+from polyvec.train.losses.part import Loss, given, needed
+from polyvec.train.losses.table import LOSSES
+
+# Keys of a table in `losses` that are not settings of the loss.
+COMMON: Mapping[str, Any] = {"weight": float, "name": str, "datasets": tuple[str, ...]}
+
+
+class Term(nn.Module):
+    """A loss with its name in reports and its weight.
+
+    datasets: those whose rows it is computed over; none: all.
+    once: it is not nested over dimensions. needs: the fields of Compared that it reads.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[Compared], Tensor],
+        name: str,
+        weight: float = 1.0,
+        datasets: Sequence[str] = (),
+        once: bool = False,
+        needs: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.loss = loss  # a module registers itself, so that its weights are trained
+        self.name, self.weight, self.datasets = name, weight, tuple(datasets)
+        self.once, self.needs = once, needs
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], facts: Mapping[str, Any], where: str) -> "Term":
+        if "kind" not in table:
+            raise SettingsError(f"{where}: setting 'kind' is missing")
+        kind = table["kind"]
+        part = LOSSES.find(kind, where=where)
+        common = {
+            key: checked(table[key], hint, f"{where}: setting {key!r}")
+            for key, hint in COMMON.items()
+            if key in table
+        }
+        own = {key: value for key, value in table.items() if key not in COMMON and key != "kind"}
+        loss = build(_maker(part), own, facts, where=f"{where} loss {kind!r}")
+        return cls(
+            loss,
+            common.pop("name", kind),
+            once=getattr(part, "once", False),
+            needs=needed(part, _settings(part, own)),
+            **common,
+        )
+
+    def forward(self, batch: Compared, matryoshka: Matryoshka) -> Tensor:
+        rows = batch.of_datasets(self.datasets) if self.datasets else batch
+        if rows is None:
+            # Every batch has the same terms, and a backward pass.
+            return batch.query_BE.float().sum() * 0
+        for field in sorted(self.needs):
+            given(rows, field, self.name)
+        value = self.loss(rows) if self.once else matryoshka(self.loss, rows)
+        return self.weight * value.float()
+
+
+class Objective(nn.Module):
+    """What a stage minimises: terms by name, whose sum is the loss.
+
+    needs: fields of Compared that the task must fill, among those that are None by default.
+    """
+
+    def __init__(self, terms: Sequence[Term], matryoshka: Matryoshka | None = None) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(term for term in terms if term.weight)
+        self.matryoshka = matryoshka or Matryoshka()
+        self.needs = frozenset[str]().union(*(term.needs for term in terms if term.weight))
+        self.needs |= self.matryoshka.needs
+
+    @classmethod
+    def of(
+        cls,
+        losses: Sequence[Mapping[str, Any]],
+        matryoshka: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        where: str = "[[stage]]",
+    ) -> "Objective":
+        """From the tables `losses` and `matryoshka` of a stage.
+
+        `facts`: "vector_size", of the embedder's vectors. Raises SettingsError.
+        """
+        facts = facts or {}
+        found = [
+            Term.of(table, facts, f"{where} losses[{place}]") for place, table in enumerate(losses)
+        ]
+        if not any(term.weight for term in found):
+            raise SettingsError(f"{where}: no losses are given, or none with a weight")
+        names = [term.name for term in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"{where}: two losses are called {name!r}; give one a 'name'")
+        nested = Matryoshka.of(matryoshka or {}, facts.get("vector_size"), f"{where} matryoshka")
+        return cls(found, nested)
+
+    def forward(self, batch: Compared) -> Terms:
+        """Each term, weighted, in float32; a loss of weight 0 is not computed.
+
+        Raises DataError if the batch lacks what a loss needs.
+        """
+        for field in sorted(self.matryoshka.needs):
+            given(batch, field, "matryoshka")
+        with torch.autocast(batch.query_BE.device.type, enabled=False):
+            return {
+                term.name: term(batch, self.matryoshka)
+                for term in map(functools.partial(cast, Term), self.terms)
+            }
+
+
+def _maker(part: Loss) -> Callable[..., Callable[[Compared], Tensor]]:
+    """What takes a loss's settings, and returns what takes a batch."""
+    if inspect.isclass(part):
+        return cast(Callable[..., Callable[[Compared], Tensor]], part)
+    parameters = list(inspect.signature(part).parameters.values())
+
+    @functools.wraps(part)
+    def make(**settings: Any) -> Callable[[Compared], Tensor]:
+        return functools.partial(part, **settings)
+
+    # The first argument is the batch, and no setting.
+    make.__signature__ = inspect.Signature(parameters[1:])  # type: ignore[attr-defined]
+    return make
+
+
+def _settings(part: Loss, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the defaults of those that are not given."""
+    parameters = inspect.signature(part).parameters.values()
+    return {each.name: each.default for each in parameters} | dict(own)
