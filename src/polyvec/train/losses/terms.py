@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from polyvec.embed.part import wide
 from polyvec.errors import SettingsError
 from polyvec.registry import build
 from polyvec.settings import checked
@@ -67,11 +68,11 @@ class Term(nn.Module):
         rows = batch.of_datasets(self.datasets) if self.datasets else batch
         if rows is None:
             # Every batch has the same terms, and a backward pass.
-            return batch.query_BE.float().sum() * 0
+            return wide(batch.query_BE).sum() * 0
         for field in sorted(self.needs):
             given(rows, field, self.name)
         value = self.loss(rows) if self.once else matryoshka(self.loss, rows)
-        return self.weight * value.float()
+        return self.weight * wide(value)
 
 
 class Objective(nn.Module):
@@ -114,7 +115,7 @@ class Objective(nn.Module):
         return cls(found, nested)
 
     def forward(self, batch: Compared) -> Terms:
-        """Each term, weighted, in float32; a loss of weight 0 is not computed.
+        """Each term, weighted, in float32 or wider; a loss of weight 0 is not computed.
 
         Raises DataError if the batch lacks what a loss needs.
         """
