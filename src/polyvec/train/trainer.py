@@ -99,6 +99,8 @@ class StageTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.task, self.cached, self.on_step = trainee.task, cached, on_step
+        if hasattr(self.task, "prepare"):
+            self.task.prepare(batches.data)
         self.gradients_checked = False
         self.batch_places: list[str] = []
         self.sample = Sample(batches)

@@ -95,6 +95,7 @@ BYTES: dict[str, tuple] = {
         SAME,
         "A cat.",
     ),
+    "instructor_free": ("Find itA cat.", "A cat.", SAME, "A cat."),
     "gritlm": (
         "<s><|user|>\nFind it\n<|embed|>\nA cat.",
         "A cat.",
@@ -616,7 +617,7 @@ def test_nearest_examples_errors(monkeypatch):
     with pytest.raises(InputError, match="k must be 0 or more, got -1"):
         nearest_examples("x", POOL, -1)
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    demonstrations._index.cache_clear()
+    demonstrations._pool.cache_clear()
     with pytest.raises(MissingExtraError, match=r"pip install 'polyvec\[index\]'"):
         nearest_examples("x", POOL, 1)
 

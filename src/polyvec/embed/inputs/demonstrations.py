@@ -1,10 +1,12 @@
 """Demonstrations: solved examples that a template shows the model before the text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from polyvec.errors import InputError, MissingExtraError
 
@@ -29,13 +31,31 @@ def nearest_examples(query: str, pool: Sequence[Example], k: int) -> tuple[Examp
     RARe's Lucene also stems and removes stop words; this does neither.
     Raises InputError for a negative k.
     """
-    if k < 0:
-        raise InputError(f"nearest_examples: k must be 0 or more, got {k}")
-    pool = tuple(pool)
-    scores = _scores(pool, words(query))
-    others = [i for i, example in enumerate(pool) if example.query.strip() != query.strip()]
-    best = sorted(others, key=lambda i: (-scores[i], i))[:k]
-    return tuple(pool[i] for i in reversed(best))
+    return _pool(tuple(pool)).nearest(query, k)
+
+
+class ExamplePool:
+    """Examples that are searched often: `nearest` is `nearest_examples` with the index kept."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self.examples = tuple(examples)
+        self.places: dict[str, list[int]] = {}
+        for place, example in enumerate(self.examples):
+            self.places.setdefault(example.query.strip(), []).append(place)
+        self.index = _index([words(example.query) for example in self.examples])
+
+    def nearest(self, query: str, k: int) -> tuple[Example, ...]:
+        if k < 0:
+            raise InputError(f"nearest_examples: k must be 0 or more, got {k}")
+        asked = words(query)
+        scores = np.zeros(len(self.examples))
+        if self.index is not None and asked:
+            scores += self.index.get_scores(asked)
+        order = np.argsort(-scores, kind="stable")
+        same = set(self.places.get(query.strip(), ()))
+        # So many may be left out before k are found.
+        best = [place for place in order[: k + len(same)].tolist() if place not in same][:k]
+        return tuple(self.examples[place] for place in reversed(best))
 
 
 def words(text: str) -> list[str]:
@@ -43,20 +63,18 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _scores(pool: tuple[Example, ...], query: list[str]) -> Sequence[float]:
-    """A BM25 score per example; zeros if no word can match."""
-    index = _index(pool) if query else None
-    return [0.0] * len(pool) if index is None else index.get_scores(query).tolist()
-
-
 @lru_cache(maxsize=4)
-def _index(pool: tuple[Example, ...]) -> Any:
-    """The BM25 index of a pool, cached since many texts use the same pool; None without words."""
+def _pool(examples: tuple[Example, ...]) -> ExamplePool:
+    """Cached, since many texts are asked of the same pool."""
+    return ExamplePool(examples)
+
+
+def _index(corpus: list[list[str]]) -> Any:
+    """The BM25 index of texts as words; None without words."""
     try:
         import bm25s
     except ImportError:
         raise MissingExtraError("bm25s", "index", "ranking demonstrations by BM25") from None
-    corpus = [words(example.query) for example in pool]
     if not any(corpus):
         return None
     index = bm25s.BM25()

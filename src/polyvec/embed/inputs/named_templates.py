@@ -268,6 +268,13 @@ _ALL = (
         source="INSTRUCTOR, arXiv:2212.09741: instruction and text joined without a space",
     ),
     Template(
+        "instructor_free",
+        ("{!instruction}{text}",),
+        ("{!instruction}{text}",),
+        pool_prompt=False,
+        source="INSTRUCTOR, arXiv:2212.09741: MEDI's instructions, and any other, as they are written",
+    ),
+    Template(
         "gritlm",
         ("{bos}<|user|>\n{!instruction}\n<|embed|>\n{text}",),
         ("{bos}<|embed|>\n{text}",),

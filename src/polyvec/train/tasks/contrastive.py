@@ -6,7 +6,7 @@ teacher's scores of the documents. B queries, N documents, E vector size.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.part import wide
 from polyvec.errors import DataError, SettingsError
 from polyvec.registry import Fact
@@ -23,6 +24,7 @@ from polyvec.train.engine import Rows, Terms
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share, Work
 from polyvec.train.tasks.encode import JOB, Read, Side, encode, pieces, read_texts
+from polyvec.train.tasks.examples import demonstrations
 
 Model = Annotated[Any, Fact("embedder")]
 Stage = Annotated[Any, Fact("stage")]
@@ -48,10 +50,19 @@ class Facts:
 
 
 class Contrastive:
-    """The task of all contrastive stages; `own_positive` takes each text as its own positive."""
+    """The task of all contrastive stages; `own_positive` takes each text as its own positive.
+
+    examples: the demonstrations before queries, a table of tasks/examples.py. batch_number: of
+    the batch in the run, for what is drawn.
+    """
 
     def __init__(
-        self, embedder: Embedder, stage: StageSettings, *, own_positive: bool = False
+        self,
+        embedder: Embedder,
+        stage: StageSettings,
+        *,
+        own_positive: bool = False,
+        examples: Mapping[str, Any] | None = None,
     ) -> None:
         self.embedder, self.own_positive = embedder, own_positive
         self.jobs = {JOB: encode}
@@ -60,6 +71,13 @@ class Contrastive:
         self.query_side = Side("query", query_length)
         self.document_side = Side("document", stage.max_length)
         self.heads: nn.Module = nn.Module()
+        self.examples = demonstrations(examples, embedder, stage)
+        self.batch_number = 0
+
+    def prepare(self, rows: Sequence[TrainingRow]) -> None:
+        """Called with all rows of the stage, before the first batch."""
+        if self.examples is not None:
+            self.examples.prepare(rows)
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         """The batch `rows`, of which `shares[mine]` is computed here."""
@@ -69,7 +87,11 @@ class Contrastive:
             for share in shares
         ]
         share = shares[mine]
-        texts = self._read(rows[share.start : share.stop], documents[share.start : share.stop])
+        shown = None
+        if self.examples is not None:
+            shown = self.examples.of(rows, share, self.batch_number)
+        own = slice(share.start, share.stop)
+        texts = self._read(rows[own], documents[own], shown)
         made, order, num_tokens, num_computed = pieces(self.embedder, texts, budget=self.budget)
         return Work(
             pieces=tuple(made),
@@ -99,7 +121,12 @@ class Contrastive:
             raise DataError(f"{row.place or 'row'}: no positive, which this stage needs")
         return (*row.positives, *row.negatives)
 
-    def _read(self, rows: Sequence[TrainingRow], documents: Sequence[Sequence[str]]) -> list[Read]:
+    def _read(
+        self,
+        rows: Sequence[TrainingRow],
+        documents: Sequence[Sequence[str]],
+        examples: Sequence[tuple[Example, ...]] | None = None,
+    ) -> list[Read]:
         """Queries, then documents."""
         queries = read_texts(
             self.embedder,
@@ -107,6 +134,7 @@ class Contrastive:
             [row.query for row in rows],
             [row.instruction for row in rows],
             [row.place for row in rows],
+            examples,
         )
         owned = [(row, text) for row, each in zip(rows, documents, strict=True) for text in each]
         found: dict[int, Read] = {}
@@ -203,9 +231,11 @@ def _column(values: Sequence[float | int | None], length: int | None = None) -> 
     return torch.tensor(values)
 
 
-def contrastive(embedder: Model, stage: Stage) -> Contrastive:
-    """Pairs and triplets, supervised or weakly supervised."""
-    return Contrastive(embedder, stage)
+def contrastive(
+    embedder: Model, stage: Stage, examples: Mapping[str, Any] | None = None
+) -> Contrastive:
+    """Pairs and triplets, supervised or weakly supervised; `examples` shows demonstrations."""
+    return Contrastive(embedder, stage, examples=examples)
 
 
 def unsupervised(embedder: Model, stage: Stage) -> Contrastive:
@@ -213,8 +243,10 @@ def unsupervised(embedder: Model, stage: Stage) -> Contrastive:
     return Contrastive(embedder, stage, own_positive=True)
 
 
-def distill(embedder: Model, stage: Stage) -> Contrastive:
+def distill(
+    embedder: Model, stage: Stage, examples: Mapping[str, Any] | None = None
+) -> Contrastive:
     """A teacher's scores; the stage's losses say how they are followed."""
     if not stage.losses:
         raise SettingsError("[[stage]] 'distill' needs losses, such as { kind = \"kl\" }")
-    return Contrastive(embedder, stage)
+    return Contrastive(embedder, stage, examples=examples)

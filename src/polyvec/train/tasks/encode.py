@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import BATCH_TOKENS, tokenize
+from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.inputs.tokens import TokenBatch, Tokens, budget_batches
 from polyvec.errors import DataError, InputError
 from polyvec.interfaces import Prompt
@@ -68,17 +69,22 @@ def read_texts(
     texts: Sequence[str],
     instructions: Sequence[str | None],
     places: Sequence[str],
+    examples: Sequence[tuple[Example, ...]] | None = None,
 ) -> list[Read]:
     """The tokens of texts, each with its own instruction or else the stored prompt of its side.
 
+    `examples` are the demonstrations before each text; None: those of the template.
     Raises DataError, beginning with the text's place, for a text that leaves nothing to pool.
     """
     model = cast(Embedder, embedder.for_role(side.role)) if embedder.routes else embedder
     found: list[Read | None] = [None] * len(texts)
+    shown = [None] * len(texts) if examples is None else examples
+    alike: dict[tuple[str | None, tuple[Example, ...] | None], list[int]] = {}
+    for row, key in enumerate(zip(instructions, shown, strict=True)):
+        alike.setdefault(key, []).append(row)
     with _reading(model, side.max_length):
-        for instruction in dict.fromkeys(instructions):
-            rows = [row for row, each in enumerate(instructions) if each == instruction]
-            prompt = _prompt(model, instruction, side.role, places[rows[0]])
+        for (instruction, before), rows in alike.items():
+            prompt = _prompt(model, instruction, side.role, before, places[rows[0]])
             try:
                 tokens = tokenize(model, [texts[row] for row in rows], prompt)
             except InputError as error:
@@ -90,9 +96,15 @@ def read_texts(
     return cast(list[Read], found)
 
 
-def _prompt(model: Embedder, instruction: str | None, role: str, place: str) -> Prompt:
+def _prompt(
+    model: Embedder,
+    instruction: str | None,
+    role: str,
+    examples: tuple[Example, ...] | None,
+    place: str,
+) -> Prompt:
     try:
-        return model.prompt_for(instruction, role=role)
+        return model.prompt_for(instruction, role=role, examples=examples)
     except InputError as error:
         raise DataError(f"{place}: {error}") from None
 
