@@ -3,9 +3,10 @@
 To add a stage: a class with these methods, its line in tasks.TASKS, a recipe that uses it. Its
 constructor's arguments are its settings in [[stage]]; "embedder" and "stage" (its StageSettings)
 are facts that fill themselves. A stage that trains nothing is a Change instead. What a task may
-have beside the protocol: `needs_head`, True if its loss reads the language model's head, and
-`batch_number`, which the trainer sets before `work`: the number of the batch in the run, so that
-what is drawn (masks) is the same in every process and after a resume.
+have beside the protocol: `needs_head`, True if its loss reads the language model's head;
+`prepare(rows)`, called with all rows of the stage before the first batch; and `batch_number`,
+which the trainer sets before `work`: the number of the batch in the run, so that what is drawn
+(masks) is the same in every process and after a resume.
 """
 
 from collections.abc import Callable, Mapping, Sequence

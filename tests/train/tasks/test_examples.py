@@ -1,10 +1,12 @@
 """Demonstrations in training: which are shown, and that the model reads what `encode` would."""
 
 import functools
+import json
 
 import pytest
 
 from polyvec import Embedder, load_recipe
+from polyvec.cli import main
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.inputs.demonstrations import Example
 from polyvec.errors import SettingsError
@@ -85,13 +87,8 @@ def test_rare_reads_in_training_what_its_release_writes():
     pytest.importorskip("bm25s")
     task = task_of("rare", {"kind": "nearest", "k": 2})
     found = read(task, ROWS, [Share(0, len(ROWS))])
+    # Of the two that share "cats sleep" the shorter is nearer by BM25, so it is the last.
     assert found[0] == ids_of(
-        "rare",
-        f"<s>Instruct: {ASK}\n"
-        "Query: do cats sleep a lot\nPositive Document: Sixteen hours a day.\n"
-        "Query: where do cats sleep at night\nPositive Document: On the sofa.\n"
-        "Query: how do cats sleep</s>",
-    ) or found[0] == ids_of(
         "rare",
         f"<s>Instruct: {ASK}\n"
         "Query: where do cats sleep at night\nPositive Document: On the sofa.\n"
@@ -121,7 +118,9 @@ def test_what_is_drawn_depends_on_seed_batch_and_row_alone():
     assert task.examples.of(ROWS, Share(0, 6), 8) != whole
     again = task_of("bge-icl", {"kind": "in_batch", "k": 4}, seed=1)
     assert again.examples.of(ROWS, Share(0, 6), 7) != whole
-    counts = {len(each) for batch in range(40) for each in task.examples.of(ROWS, Share(0, 6), batch)}
+    counts = {
+        len(each) for batch in range(40) for each in task.examples.of(ROWS, Share(0, 6), batch)
+    }
     assert counts == {0, 1, 2, 3, 4}
 
 
@@ -201,3 +200,45 @@ def test_an_example_shows_its_own_instruction():
     task = task_of("bge-icl", {"kind": "in_batch", "k": 1})
     shown = [task.examples.of(rows, Share(0, 1), batch)[0] for batch in range(8)]
     assert (Example("a", "b", "Another"),) in shown
+
+
+RECIPE = """
+[system]
+name = "mine"
+paper = "-"
+tasks = ["retrieval"]
+
+[embedder]
+backbone = "polyvec/nano-lm"
+template = "TEMPLATE"
+pooling = "last"
+prompts = { qa = "Find the answer" }
+default_prompt = "qa"
+
+[[stage]]
+kind = "scl"
+batch_size = 6
+max_steps = 2
+learning_rate = 1e-3
+data = [{ path = "pairs.jsonl" }]
+examples = { kind = "KIND", k = 2 }
+"""
+
+
+@pytest.mark.parametrize(("template", "kind"), [("bge_icl", "in_batch"), ("rare", "nearest")])
+def test_a_recipe_trains_with_examples_and_its_model_reads_them_the_same_way(
+    template, kind, tmp_path
+):
+    pytest.importorskip("bm25s")
+    lines = [json.dumps({"anchor": query, "positive": document}) for query, document in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(RECIPE.replace("TEMPLATE", template).replace("KIND", kind))
+    output = tmp_path / "run"
+    assert main(["train", str(recipe), "--data", str(tmp_path), "-o", str(output)]) == 0
+    before, after = load_recipe(recipe).build("full"), Embedder.from_pretrained(output / "model")
+    shown = [Example("a cat", "an animal", "Name it" if template == "bge_icl" else None)]
+    ((one,),) = before.tokenize(["a dog"], role="query", examples=shown)
+    ((two,),) = after.tokenize(["a dog"], role="query", examples=shown)
+    assert one.ids.tolist() == two.ids.tolist()
+    assert one.pooled.tolist() == two.pooled.tolist()

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from polyvec.errors import InputError, MissingExtraError
 
 
@@ -45,6 +43,8 @@ class ExamplePool:
         self.index = _index([words(example.query) for example in self.examples])
 
     def nearest(self, query: str, k: int) -> tuple[Example, ...]:
+        import numpy as np  # here, since the table of templates is read without it
+
         if k < 0:
             raise InputError(f"nearest_examples: k must be 0 or more, got {k}")
         asked = words(query)

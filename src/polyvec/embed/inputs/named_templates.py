@@ -272,7 +272,7 @@ _ALL = (
         ("{!instruction}{text}",),
         ("{!instruction}{text}",),
         pool_prompt=False,
-        source="INSTRUCTOR, arXiv:2212.09741: MEDI's instructions, and any other, as they are written",
+        source="INSTRUCTOR, arXiv:2212.09741: whole instructions, as in its training data, MEDI",
     ),
     Template(
         "gritlm",

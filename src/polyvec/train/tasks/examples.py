@@ -74,7 +74,7 @@ class Demonstrations(abc.ABC):
     ) -> Sequence[Example]:
         """The examples of the query `rows[place]`, in the order in which they are shown."""
 
-    def prepare(self, rows: Sequence[TrainingRow]) -> None:
+    def prepare(self, rows: Sequence[TrainingRow]) -> None:  # noqa: B027 - optional
         """Called once with all rows of the stage, before the first batch."""
 
     def of(
