@@ -220,7 +220,7 @@ kind = "scl"
 batch_size = 6
 max_steps = 2
 learning_rate = 1e-3
-data = [{ path = "pairs.jsonl" }]
+data = [{ path = "FOLDER/pairs.jsonl" }]
 examples = { kind = "KIND", k = 2 }
 """
 
@@ -233,9 +233,10 @@ def test_a_recipe_trains_with_examples_and_its_model_reads_them_the_same_way(
     lines = [json.dumps({"anchor": query, "positive": document}) for query, document in PAIRS]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(RECIPE.replace("TEMPLATE", template).replace("KIND", kind))
+    text = RECIPE.replace("TEMPLATE", template).replace("KIND", kind)
+    recipe.write_text(text.replace("FOLDER", str(tmp_path)))
     output = tmp_path / "run"
-    assert main(["train", str(recipe), "--data", str(tmp_path), "-o", str(output)]) == 0
+    assert main(["train", str(recipe), "-o", str(output)]) == 0
     before, after = load_recipe(recipe).build("full"), Embedder.from_pretrained(output / "model")
     shown = [Example("a cat", "an animal", "Name it" if template == "bge_icl" else None)]
     ((one,),) = before.tokenize(["a dog"], role="query", examples=shown)
