@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from polyvec.data.training import files
 from polyvec.data.training.formats import FORMATS
 from polyvec.data.training.sources import rows_of, training_rows, training_sets
 from polyvec.errors import DataError, PolyvecError, SettingsError
@@ -200,6 +201,40 @@ def test_a_published_row_is_recognised_and_read(tmp_path, name, zipped):
     assert {key: getattr(rows[0], key) for key in expected} == expected
     assert rows[1].place == f"{path}:2"
     assert rows[0].dataset.startswith("file")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_rows_of_a_large_file_are_read_again_each_time(tmp_path, name, monkeypatch):
+    row, _ = PUBLISHED[name]
+    path = tmp_path / "file.jsonl"
+    lines = "".join(f"{json.dumps(row)}\n\n" for _ in range(30))
+    path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    for options in ({}, {"limit": 7}, {"instruction": "Do", "skip_empty": True}):
+        in_memory = training_sets({"path": str(path), **options})
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "LARGE", 0)
+            on_disk = training_sets({"path": str(path), **options})
+        assert isinstance(on_disk[0].rows, files.RowsOnDisk)
+        assert [(each.name, list(each.rows), each.labels) for each in on_disk] == [
+            (each.name, list(each.rows), each.labels) for each in in_memory
+        ]
+
+
+def test_rows_on_disk_are_selected_like_those_in_memory(tmp_path, monkeypatch):
+    rows = [
+        {"sentence1": f"a{i}", "sentence2": "" if i % 9 == 0 else "b", "score": i % 5, "x": i % 2}
+        for i in range(200)
+    ]
+    path = write(tmp_path / "x.jsonl", rows)
+    options = {"where": {"x": 1}, "min_score": 2.0, "held_out": 0.3, "skip_empty": True}
+    in_memory = training_sets({"path": str(path), **options})
+    monkeypatch.setattr(files, "LARGE", 0)
+    (on_disk,) = training_sets({"path": str(path), **options})
+    assert list(on_disk.rows) == in_memory[0].rows
+    assert on_disk.num_skipped == in_memory[0].num_skipped > 0
+    assert on_disk.rows[3:5] == in_memory[0].rows[3:5]
+    words = [{"text": str(i), "label": label} for i, label in enumerate("cab")]
+    assert [row.label for row in read(write(tmp_path / "y.jsonl", words))] == [2, 0, 1]
 
 
 def test_every_form_that_is_recognised_is_among_the_published_ones():
@@ -503,6 +538,18 @@ def test_the_held_out_part_and_the_training_part_share_no_query(tmp_path):
     assert 60 < len(rest) < 180
     with pytest.raises(SettingsError, match=r"'held_out' is -0\.1"):
         read(path, held_out=-0.1)
+
+
+def test_a_text_that_is_held_out_is_no_document_of_another(tmp_path):
+    rows = [{"text": f"{label}{i}", "label": label} for i in range(50) for label in "abc"]
+    path = write(tmp_path / "x.jsonl", rows)
+    train = read(path, format="classes", held_out=0.3)
+    rest = read(path, format="classes", held_out=0.3, part="held_out")
+    assert len(train) + len(rest) == 150
+    texts = [{text for row in part for text in row.texts} for part in (train, rest)]
+    assert not texts[0] & texts[1]
+    with pytest.raises(SettingsError, match="of successive texts none can be held out"):
+        read(path, format="successive", held_out=0.3)
 
 
 def test_stored_instructions(tmp_path):

@@ -5,7 +5,6 @@ Every process computes the same, and a run that is resumed needs no stored state
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import overload
 
 import numpy as np
@@ -94,7 +93,16 @@ class Batches:
         sizes = [len(data.sets[number].rows) for number in self.main]
         names = [data.sets[number].name for number in self.main]
         self.counts = counts(names, sizes, _weighted(data, self.main, mixing))
-        self.epoch = lru_cache(maxsize=2)(self._epoch)
+        self._last: Epoch | None = None
+
+    def epoch(self, number: int) -> Epoch:
+        """The batches of an epoch; the last one that was asked for is kept.
+
+        Raises DataError if the rows give no batch.
+        """
+        if self._last is None or self._last.number != number:
+            self._last = self._epoch(number)
+        return self._last
 
     def rows(self, epoch: int, place: int) -> list[TrainingRow]:
         """The rows of a batch, with the documents that the epoch takes."""
@@ -106,9 +114,10 @@ class Batches:
         batches: list[np.ndarray] = []
         dropped: list[int] = []
         num_moved = 0
+        lengths = self.data.drawn_lengths(number) if mixing.group_by_length else None
         for order in self._orders(number):
-            if mixing.group_by_length:
-                order = self._by_length(order)
+            if lengths is not None:
+                order = self._by_length(order, lengths)
             cut = Cut(order, self.batch_size, texts)
             for batch in cut.batches:
                 least = self.batch_size if mixing.drop_last else mixing.smallest
@@ -154,8 +163,8 @@ class Batches:
             np.random.default_rng([self.seed, MIX, epoch]).shuffle(mixed)
         yield mixed
 
-    def _by_length(self, order: np.ndarray) -> np.ndarray:
-        lengths = np.array([sum(map(len, self.data[int(row)].texts)) for row in order])
+    def _by_length(self, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        lengths = lengths[order]
         step = WINDOW * self.batch_size
         parts = [
             start + np.argsort(lengths[start : start + step], kind="stable")

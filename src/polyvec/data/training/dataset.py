@@ -13,7 +13,8 @@ from polyvec.data.training.sources import TrainingSet, training_sets
 from polyvec.data.words import hash64
 from polyvec.errors import DataError, SettingsError
 
-POSITIVE, NEGATIVE = 1, 2  # kinds of a text of a row; 0 is its query
+QUERY, POSITIVE, NEGATIVE = range(3)  # kinds of a text of a row
+CHUNK = 1 << 16  # rows whose draws are made at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,11 @@ class TrainingData(Sequence[TrainingRow]):
         sizes = [len(each.rows) for each in self.sets]
         self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._texts: Texts | None = None
-        self._kinds = np.empty(0, np.uint8)
+        self._mask: tuple[int, np.ndarray] = (-1, np.empty(0, bool))
+        self._kinds: np.ndarray = np.empty(0)
+        self._lengths: np.ndarray = self._kinds
+        self._alone: np.ndarray = self._kinds
+        self._leading: np.ndarray = self._kinds
 
     @classmethod
     def read(
@@ -96,10 +101,8 @@ class TrainingData(Sequence[TrainingRow]):
             table.num_negatives, counts[1]
         ):
             return row
-        first = int(self.texts().starts[number])
-        kinds = np.repeat([0, POSITIVE, NEGATIVE], [1, *counts])
-        taken = self._taken(first + np.arange(len(kinds)), kinds, epoch, number)
-        return _reduced(row, np.flatnonzero(taken))
+        starts = self.texts().starts[number : number + 2]
+        return _reduced(row, np.flatnonzero(self._taken(epoch)[slice(*starts)]))
 
     def all_texts(self) -> Iterator[str]:
         """Every text of every row, of chats every turn: what must not be in a test set."""
@@ -111,14 +114,23 @@ class TrainingData(Sequence[TrainingRow]):
     def texts(self) -> Texts:
         """Hashes of all texts of all rows; computed once."""
         if self._texts is None:
-            hashes, kinds, starts = array("Q"), bytearray(), array("q", [0])
+            hashes, lengths, starts = array("Q"), array("L"), array("q", [0])
+            kinds, alone, leading = bytearray(), bytearray(), array("q")
             for each in self.sets:
                 for row in each.rows:
-                    hashes.extend(map(hash64, row.texts))
-                    kinds += bytes([0]) + bytes([POSITIVE]) * len(row.positives)
+                    texts = row.texts
+                    hashes.extend(map(hash64, texts))
+                    lengths.extend(map(len, texts))
+                    kinds.append(QUERY)
+                    kinds += bytes([POSITIVE]) * len(row.positives)
                     kinds += bytes([NEGATIVE]) * len(row.negatives)
+                    alone.append(not row.in_batch)
+                    leading.append(len(row.negatives) if row.leading is None else row.leading)
                     starts.append(len(hashes))
+            self._lengths = np.array(lengths, np.int64)
             self._kinds = np.frombuffer(bytes(kinds), np.uint8)
+            self._alone = np.frombuffer(bytes(alone), bool)
+            self._leading = np.array(leading, np.int64)
             self._texts = Texts(np.array(hashes, np.uint64), np.array(starts, np.int64))
         return self._texts
 
@@ -126,40 +138,48 @@ class TrainingData(Sequence[TrainingRow]):
         """Hashes of the texts that the epoch takes of each row; of rows without in-batch
         negatives none."""
         texts = self.texts()
-        taken = np.zeros(len(texts.hashes), bool)
-        for number, each in enumerate(self.sets):
-            rows = slice(int(self.starts[number]), int(self.starts[number + 1]) + 1)
-            starts = texts.starts[rows]
-            places = np.arange(starts[0], starts[-1])
-            owners = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-            kinds = self._kinds[places]
-            found = self._taken(places, kinds, epoch, rows.start, owners)
-            alone = np.array([not row.in_batch for row in each.rows], bool)
-            taken[places] = found & ~alone[owners]
+        taken = self._taken(epoch) & np.repeat(~self._alone, np.diff(texts.starts))
         sums = np.concatenate([[0], np.cumsum(taken)])
         return Texts(texts.hashes[taken], sums[texts.starts])
 
-    def _taken(
-        self,
-        places_T: np.ndarray,
-        kinds_T: np.ndarray,
-        epoch: int,
-        first_row: int,
-        owners_T: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Which of these texts, given by place, kind and row, the epoch takes: bool [T]."""
-        if owners_T is None:
-            owners_T = np.zeros(len(places_T), np.int64)
-        table = self.sets[self.set_of(first_row)].table
-        keys_T = _random(places_T, self.seed, epoch)
+    def drawn_lengths(self, epoch: int) -> np.ndarray:
+        """Characters of the texts that the epoch takes of each row, int64 [rows]."""
+        texts = self.texts()
+        sums = np.concatenate([[0], np.cumsum(self._lengths * self._taken(epoch))])
+        return np.diff(sums[texts.starts])
+
+    def _taken(self, epoch: int) -> np.ndarray:
+        """Which of all texts the epoch takes: bool, kept for the last epoch."""
+        if self._mask[0] != epoch:
+            self._mask = (epoch, self._draw(epoch))
+        return self._mask[1]
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        starts = self.texts().starts
+        taken = np.empty(int(starts[-1]), bool)
+        for number in range(len(self.sets)):
+            stop = int(self.starts[number + 1])
+            for row in range(int(self.starts[number]), stop, CHUNK):
+                rows = slice(row, min(row + CHUNK, stop))
+                taken[starts[rows.start] : starts[rows.stop]] = self._draw_rows(rows, epoch)
+        return taken
+
+    def _draw_rows(self, rows: slice, epoch: int) -> np.ndarray:
+        """Which texts of these rows, all of one set, the epoch takes: bool [T]."""
+        table = self.sets[self.set_of(rows.start)].table
+        starts = self.texts().starts[rows.start : rows.stop + 1]
+        places_T = np.arange(starts[0], starts[-1])
+        kinds_T = self._kinds[places_T]
+        owners_T = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         groups_T = owners_T * 3 + kinds_T
-        ranks_T = _ranks(groups_T, np.arange(len(places_T)))
-        most_T = self._leading(first_row, owners_T, table.negatives_first)
+        ranks_T = _ranks(groups_T, places_T)
         positive_T, negative_T = kinds_T == POSITIVE, kinds_T == NEGATIVE
+        always_T = negative_T & (
+            ranks_T < np.minimum(table.negatives_first, self._leading[rows])[owners_T]
+        )
         if not table.shuffle_positive:
-            keys_T = np.where(positive_T, ranks_T.astype(np.uint64), keys_T)
-        lead_T = negative_T & (ranks_T < most_T)
-        keys_T = np.where(lead_T, ranks_T.astype(np.uint64), keys_T)
+            always_T |= positive_T
+        keys_T = np.where(always_T, ranks_T.astype(np.uint64), _random(places_T, self.seed, epoch))
         drawn_T = _ranks(groups_T, keys_T)
         taken_T = np.ones(len(places_T), bool)
         if table.num_positives is not None:
@@ -167,13 +187,6 @@ class TrainingData(Sequence[TrainingRow]):
         if table.num_negatives is not None:
             taken_T &= ~negative_T | (drawn_T < table.num_negatives)
         return taken_T
-
-    def _leading(self, first_row: int, owners_T: np.ndarray, wanted: int) -> np.ndarray:
-        """How many first negatives are always taken of the row that each text belongs to."""
-        num_rows = int(owners_T[-1]) + 1 if len(owners_T) else 0
-        own = [self[first_row + row].leading for row in range(num_rows)] if wanted else []
-        most = np.array([wanted if each is None else min(each, wanted) for each in own], np.int64)
-        return most[owners_T] if wanted else np.zeros(len(owners_T), np.int64)
 
 
 def _most(wanted: int | None, there: int) -> int:

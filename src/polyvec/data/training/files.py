@@ -2,16 +2,22 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from polyvec.data.texts import check_is_file, read_lines, read_rows
+from polyvec.data.texts import BYTE_ORDER_MARK, check_is_file, read_lines, read_rows
+from polyvec.data.training.rows import TrainingRow
 from polyvec.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from polyvec.data.training.table import DataTable
 
+LARGE = 1 << 28  # bytes of a .jsonl file whose rows are not kept in memory
+# (place, columns) of a row by its number.
+Again = Callable[[int], tuple[str, Mapping[str, Any]]]
 FILES = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
 
 
@@ -45,7 +51,15 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     return read_rows(path, kind=kind)
 
 
-def hub_rows(table: "DataTable") -> Iterator[tuple[str, dict[str, Any]]]:
+@dataclass(frozen=True, slots=True)
+class HubRows:
+    """Rows of a data set of the hub, in order and by number."""
+
+    rows: Iterable[tuple[str, Mapping[str, Any]]]
+    again: Again | None
+
+
+def hub_rows(table: "DataTable") -> HubRows:
     """Rows of a data set of the Hugging Face hub, or of its cache."""
     try:
         from datasets import load_dataset
@@ -61,7 +75,67 @@ def hub_rows(table: "DataTable") -> Iterator[tuple[str, dict[str, Any]]]:
             f"hub {table.hub}: could not load the data set's split {table.split!r} ({reason}). "
             "Check the id and the connection, or download it and name its files with path."
         ) from None
-    return ((f"{table.hub} row {number}", row) for number, row in enumerate(found))
+    name = f"{table.hub} row"
+    rows = ((f"{name} {number}", row) for number, row in enumerate(found))
+    return HubRows(rows, records_again(found, name))
+
+
+def records_again(records: Any, name: str) -> Again | None:
+    """Rows by number of a collection that is not in memory, such as a Hugging Face dataset."""
+    if not hasattr(records, "__getitem__"):
+        return None
+    return lambda number: (f"{name} {number}", dict(records[number]))
+
+
+def rows_again(path: Path) -> Again | None:
+    """Rows of a large .jsonl file by number; None for others, whose rows are kept in memory."""
+    is_large = path.is_file() and path.stat().st_size > LARGE
+    if not is_large or path.suffix != ".jsonl" or _has_lists(path):
+        return None
+    return _Lines(path)
+
+
+class _Lines:
+    """Objects of the lines of a .jsonl file that are not blank, by number."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.starts, self.lines = array("q"), array("q")
+        start = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    self.starts.append(start)
+                    self.lines.append(number)
+                start += len(line)
+
+    def __call__(self, number: int) -> tuple[str, Mapping[str, Any]]:
+        with self.path.open("rb") as file:
+            file.seek(self.starts[number])
+            line = file.readline().removeprefix(BYTE_ORDER_MARK)
+        return f"{self.path}:{self.lines[number]}", json.loads(line)
+
+
+class RowsOnDisk(Sequence[TrainingRow]):
+    """Rows that are read anew each time, so that memory holds only their numbers."""
+
+    def __init__(self, numbers: Sequence[int], read: Callable[[int], TrainingRow]) -> None:
+        self.numbers, self.read = numbers, read
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> TrainingRow: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[TrainingRow]: ...
+    def __getitem__(self, place: int | slice) -> TrainingRow | list[TrainingRow]:
+        if isinstance(place, slice):
+            return [self.read(number) for number in self.numbers[place]]
+        return self.read(self.numbers[place])
+
+    def chosen(self, places: Iterable[int]) -> "RowsOnDisk":
+        return RowsOnDisk(array("q", (self.numbers[place] for place in places)), self.read)
 
 
 def _kind(path: Path) -> str:

@@ -7,7 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from polyvec.data.training.cells import Cells, EmptyTextError
+from polyvec.data.training.cells import Cells
+from polyvec.data.training.parts import (
+    chat,
+    documents,
+    instructed,
+    is_numbered,
+    is_pair,
+    label,
+    message_texts,
+    pairs_of,
+    passages,
+    same,
+    some,
+    task,
+    turns,
+)
 from polyvec.data.training.regrouping import class_pairs, judged, nli_triplets, successive
 from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.spans import crops, inverse_cloze
@@ -44,15 +59,15 @@ def pairs(query: str, *positives: str, negatives: str = "negative") -> Read:
     """
 
     def read(cells: Cells) -> TrainingRow:
-        names = [name for name in cells.values if _is_numbered(name, negatives)]
+        names = [name for name in cells.values if is_numbered(name, negatives)]
         for name in positives:
             cells.value(name)
         return TrainingRow(
             cells.text(query),
-            _some(cells, tuple(text for name in positives for text in cells.texts(name))),
+            some(cells, tuple(text for name in positives for text in cells.texts(name))),
             tuple(text for name in names for text in cells.texts(name)),
             score=cells.number("score") if cells.has("score") else None,
-            label=_label(cells),
+            label=label(cells),
             place=cells.place,
         )
 
@@ -112,8 +127,8 @@ def text(cells: Cells) -> TrainingRow:
     """A text, or a chat as a list of turns (GritLM's generative data); a label if there is one."""
     value = cells.value("text")
     if isinstance(value, list | tuple):
-        return _chat(cells, cells.texts("text"))
-    return TrainingRow(cells.text("text"), label=_label(cells), place=cells.place)
+        return chat(cells, cells.texts("text"))
+    return TrainingRow(cells.text("text"), label=label(cells), place=cells.place)
 
 
 def piece(cells: Cells) -> TrainingRow:
@@ -135,13 +150,13 @@ def messages(cells: Cells) -> TrainingRow:
 
     ms-swift's positive_messages and negative_messages make it a query with documents.
     """
-    turns = _turns(list(cells.tables("messages")), cells.place)
+    of_query = turns(list(cells.tables("messages")), cells.place)
     if not cells.has("positive_messages"):
-        return _chat(cells, turns)
+        return chat(cells, of_query)
     return TrainingRow(
-        "\n".join(turns),
-        _message_texts(cells, "positive_messages"),
-        _message_texts(cells, "negative_messages"),
+        "\n".join(of_query),
+        message_texts(cells, "positive_messages"),
+        message_texts(cells, "negative_messages"),
         place=cells.place,
     )
 
@@ -151,11 +166,11 @@ def tevatron(cells: Cells) -> TrainingRow:
 
     Its new_negatives, which match the query without its instruction, stand first.
     """
-    added = _passages(cells, "new_negatives")
+    added = passages(cells, "new_negatives")
     return TrainingRow(
         cells.text("query"),
-        _some(cells, _passages(cells, "positive_passages")),
-        added + _passages(cells, "negative_passages"),
+        some(cells, passages(cells, "positive_passages")),
+        added + passages(cells, "negative_passages"),
         leading=len(added) if "new_negatives" in cells.values else None,
         place=cells.place,
     )
@@ -165,8 +180,8 @@ def dpr(cells: Cells) -> TrainingRow:
     """DPR's contexts; the hard negatives lead."""
     return TrainingRow(
         cells.text("question"),
-        _some(cells, _passages(cells, "positive_ctxs")),
-        _passages(cells, "hard_negative_ctxs") + _passages(cells, "negative_ctxs"),
+        some(cells, passages(cells, "positive_ctxs")),
+        passages(cells, "hard_negative_ctxs") + passages(cells, "negative_ctxs"),
         place=cells.place,
     )
 
@@ -175,8 +190,8 @@ def nemo(cells: Cells) -> TrainingRow:
     """NeMo Automodel's inline form: documents as strings, lists of strings, or objects."""
     return TrainingRow(
         cells.text("question" if cells.has("question") else "query"),
-        _some(cells, _documents(cells, "pos_doc")),
-        _documents(cells, "neg_doc"),
+        some(cells, documents(cells, "pos_doc")),
+        documents(cells, "neg_doc"),
         place=cells.place,
     )
 
@@ -192,14 +207,14 @@ def llara(cells: Cells) -> TrainingRow:
 
 def query_pos_neg(cells: Cells) -> TrainingRow:
     """FlagEmbedding's and GritLM's lists: strings, or GritLM's [instruction, text]."""
-    instruction, query = _instructed(cells, cells.value("query"), "query")
+    instruction, query = instructed(cells, cells.value("query"), "query")
     found, of_documents = [], []
     for name in ("pos", "neg"):
         items = cells.values.get(name)
         items = [] if items is None else [items] if isinstance(items, str) else items
         if not isinstance(items, list | tuple):
             raise DataError(f"{cells.place}: {name!r} is {type(items).__name__}, not a list")
-        both = [_instructed(cells, item, name) for item in items]
+        both = [instructed(cells, item, name) for item in items]
         of_documents += [each for each, _ in both]
         found.append(tuple(document for _, document in both))
     kind = cells.values.get("type") or ""
@@ -211,11 +226,11 @@ def query_pos_neg(cells: Cells) -> TrainingRow:
         )
     return TrainingRow(
         query,
-        _some(cells, found[0]),
+        some(cells, found[0]),
         found[1][:1] if kind == "only_1neg" else found[1],
         teacher_scores=scores[: len(found[0]) + 1] if kind == "only_1neg" else scores,
         instruction=cells.text("prompt") if cells.has("prompt") else instruction,
-        document_instruction=_same(cells, of_documents),
+        document_instruction=same(cells, of_documents),
         symmetric=kind in SYMMETRIC_TYPES,
         place=cells.place,
     )
@@ -223,7 +238,7 @@ def query_pos_neg(cells: Cells) -> TrainingRow:
 
 def medi(cells: Cells) -> TrainingRow:
     """INSTRUCTOR's data: query, pos and neg are each one [instruction, text]."""
-    both = [_instructed(cells, cells.value(name), name) for name in ("query", "pos", "neg")]
+    both = [instructed(cells, cells.value(name), name) for name in ("query", "pos", "neg")]
     if any(instruction is None for instruction, _ in both):
         raise DataError(f"{cells.place}: query, pos and neg must be [instruction, text]")
     return TrainingRow(
@@ -231,8 +246,8 @@ def medi(cells: Cells) -> TrainingRow:
         (both[1][1],),
         (both[2][1],),
         instruction=both[0][0],
-        document_instruction=_same(cells, [each for each, _ in both[1:]]),
-        dataset=_task(cells),
+        document_instruction=same(cells, [each for each, _ in both[1:]]),
+        dataset=task(cells),
         place=cells.place,
     )
 
@@ -241,9 +256,9 @@ def query_positive_negative(cells: Cells) -> TrainingRow:
     """The Echo and E5 collections: strings, or [instruction, text] for any of the three."""
     if not isinstance(cells.value("query"), list | tuple):
         return pairs("query", "positive")(cells)
-    instruction, query = _instructed(cells, cells.value("query"), "query")
+    instruction, query = instructed(cells, cells.value("query"), "query")
     found = {
-        name: [_instructed(cells, value, name) for value in _pairs_of(cells.values.get(name))]
+        name: [instructed(cells, value, name) for value in pairs_of(cells.values.get(name))]
         for name in ("positive", "negative")
     }
     return TrainingRow(
@@ -251,8 +266,8 @@ def query_positive_negative(cells: Cells) -> TrainingRow:
         tuple(document for _, document in found["positive"]),
         tuple(document for _, document in found["negative"]),
         instruction=instruction,
-        document_instruction=_same(cells, [one for both in found.values() for one, _ in both]),
-        dataset=_task(cells),
+        document_instruction=same(cells, [one for both in found.values() for one, _ in both]),
+        dataset=task(cells),
         place=cells.place,
     )
 
@@ -260,16 +275,8 @@ def query_positive_negative(cells: Cells) -> TrainingRow:
 TARGETS = ("label", "labels", "score", "scores")
 
 
-def _is_pair(value: object) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 2
-        and all(isinstance(each, str) for each in value)
-    )
-
-
 def _is_medi(values: Mapping[str, Any]) -> bool:
-    return all(_is_pair(values.get(name)) for name in ("query", "pos", "neg"))
+    return all(is_pair(values.get(name)) for name in ("query", "pos", "neg"))
 
 
 # The first that fits is taken, so the more particular forms come first.
@@ -334,107 +341,3 @@ def numbered(rows: Iterable[TrainingRow], labels: Mapping[str, int]) -> list[Tra
     order = NLI_LABELS if set(labels) <= set(NLI_LABELS) else sorted(labels)
     of_word = {found: order.index(word) for word, found in labels.items()}
     return [row if row.label is None else replace(row, label=of_word[row.label]) for row in rows]
-
-
-# ---- parts of rows ------------------------------------------------------------------------------
-
-
-def _is_numbered(name: str, stem: str) -> bool:
-    return name == stem or name.startswith(f"{stem}_") or name == f"{stem}s"
-
-
-def _some(cells: Cells, positives: tuple[str, ...]) -> tuple[str, ...]:
-    if not positives:
-        raise EmptyTextError(
-            f"{cells.place}: no positive. Correct the file, or leave such rows out with "
-            "skip_empty = true."
-        )
-    return positives
-
-
-def _label(cells: Cells) -> int | None:
-    return cells.label() if cells.has("label") else None
-
-
-def _passages(cells: Cells, name: str) -> tuple[str, ...]:
-    return tuple(_titled(each) for each in cells.tables(name))
-
-
-def _titled(cells: Cells) -> str:
-    """ "title text", as Tevatron joins them; an empty title is left out."""
-    title = cells.values.get("title")
-    body = cells.text("text")
-    return f"{title} {body}" if isinstance(title, str) and title.strip() else body
-
-
-def _documents(cells: Cells, name: str) -> tuple[str, ...]:
-    value = cells.values.get(name)
-    items = value if isinstance(value, list | tuple) else [] if value is None else [value]
-    return tuple(
-        _titled(cells.table(item, name)) if isinstance(item, Mapping) else cells.checked(item, name)
-        for item in items
-    )
-
-
-def _instructed(cells: Cells, value: object, name: str) -> tuple[str | None, str]:
-    """(instruction, text) of a string or of [instruction, text]."""
-    if isinstance(value, str):
-        return None, cells.checked(value, name)
-    if not isinstance(value, list | tuple) or not _is_pair(value):
-        raise DataError(f"{cells.place}: {name!r} is neither a text nor [instruction, text]")
-    return str(value[0]), cells.checked(value[1], name)
-
-
-def _pairs_of(value: object) -> list[object]:
-    if value is None:
-        return []
-    is_list = isinstance(value, list | tuple) and not _is_pair(value)
-    return list(value) if is_list else [value]  # type: ignore[call-overload]
-
-
-def _same(cells: Cells, instructions: list[str | None]) -> str | None:
-    """The one instruction of all documents; DataError if they have several."""
-    found = set(instructions)
-    if len(found) > 1:
-        raise DataError(f"{cells.place}: the documents have different instructions: {found}")
-    return found.pop() if found else None
-
-
-def _task(cells: Cells) -> str:
-    """The name of a row's own task, for batches of one task."""
-    for name in ("task_name", "task_id"):
-        if cells.has(name):
-            return str(cells.value(name))
-    return ""
-
-
-def _chat(cells: Cells, turns: tuple[str, ...]) -> TrainingRow:
-    if not turns or len(turns) % 2:
-        raise DataError(
-            f"{cells.place}: a chat of {len(turns)} turns; expected user and assistant in turn"
-        )
-    return TrainingRow(turns[0], turns=turns, place=cells.place)
-
-
-def _message_texts(cells: Cells, name: str) -> tuple[str, ...]:
-    chats = cells.values.get(name) or []
-    if not isinstance(chats, list):
-        raise DataError(f"{cells.place}: {name!r} is not a list of chats")
-    return tuple(
-        "\n".join(_turns([cells.table(each, name) for each in chat], cells.place)) for chat in chats
-    )
-
-
-def _turns(parts: list[Cells], place: str) -> tuple[str, ...]:
-    lead = ""
-    turns = []
-    for part in parts:
-        role, content = part.text("role"), part.text("content")
-        if role == "system":
-            lead += f"{content}\n\n"
-            continue
-        turns.append(lead + content)
-        lead = ""
-    if not turns:
-        raise DataError(f"{place}: a chat without a message")
-    return tuple(turns)

@@ -1,8 +1,11 @@
 """Examples from a `data` table: a file, a folder, a named set or a data set of the hub."""
 
 import functools
+import itertools
 import random
 import tomllib
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +13,18 @@ from typing import Any
 
 from polyvec.data.training.cells import Cells, EmptyTextError, Labels
 from polyvec.data.training.corpora import CORPUS_FORMATS, is_beir
-from polyvec.data.training.files import FILES, hub_rows, is_data_file, set_name, table_rows
-from polyvec.data.training.formats import FORMATS, detected, numbered
+from polyvec.data.training.files import (
+    FILES,
+    Again,
+    RowsOnDisk,
+    hub_rows,
+    is_data_file,
+    records_again,
+    rows_again,
+    set_name,
+    table_rows,
+)
+from polyvec.data.training.formats import FORMATS, Format, detected, numbered
 from polyvec.data.training.instructions import stored_instruction
 from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.table import DataTable, data_table
@@ -61,11 +74,9 @@ def training_sets(
     if found.format is not None and found.format not in {*FORMATS, *CORPUS_FORMATS}:
         forms = known(found.format, {*FORMATS, *CORPUS_FORMATS})
         raise SettingsError(f"{where} format {found.format!r} is not known.{forms}")
-    sets = [each for source in _sources(found, where) for each in _split(_read(source, seed))]
-    total = sum(len(each.rows) for each in sets)
-    if found.limit is not None and total > found.limit and len(sets) > 1:
-        raise DataError(f"{where}: limit applies to one data set, and {found.path} has {len(sets)}")
-    return sets
+    if found.format == "successive" and found.held_out:
+        raise SettingsError(f"{where}: of successive texts none can be held out from the others")
+    return [each for source in _sources(found, where) for each in _read(source, seed)]
 
 
 def rows_of(
@@ -84,8 +95,13 @@ def rows_of(
     fits = any(form.columns and form.matches(first[1]) for form in FORMATS.values())
     if table.format is None and not table.columns and not fits:
         table = replace(table, format="columns")
-    source = _Source(name, table, _chain(first, numbers), name or "the data set")
-    return _read(source, seed)
+    place = name or "the data set"
+    again = None if isinstance(records, list | tuple) else records_again(records, name or "row")
+    source = _Source(name, table, itertools.chain([first], numbers), place, again)
+    sets = _read(source, seed)
+    if len(sets) > 1:
+        raise DataError(f"{place}: the rows are of {len(sets)} tasks; make a data set of each")
+    return sets[0]
 
 
 @functools.cache
@@ -120,29 +136,34 @@ def preset(
 
 @dataclass(frozen=True, slots=True)
 class _Source:
+    """Rows of a data set. `again` reads a row by its number, where that is possible and saves
+    memory."""
+
     name: str
     table: DataTable
     rows: Rows
     place: str
+    again: Again | None = None
 
 
 def _sources(table: DataTable, where: str) -> Iterator[_Source]:
     if table.hub:
-        yield _Source(table.name or table.hub, table, hub_rows(table), f"hub {table.hub}")
+        found = hub_rows(table)
+        yield _Source(table.name or table.hub, table, found.rows, f"hub {table.hub}", found.again)
         return
     path = Path(table.path or "")
     if _is_corpus(table):
         yield _Source(table.name or path.name, table, (), str(path))
         return
-    if not path.is_dir():
-        yield _Source(table.name or set_name(path), table, table_rows(path), str(path))
-        return
-    files = sorted(each for each in path.iterdir() if is_data_file(each))
-    if not files:
-        raise DataError(f"{path}: no data files. Known: {', '.join(FILES)}, each also .gz.")
+    files = [path]
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if is_data_file(each))
+        if not files:
+            raise DataError(f"{path}: no data files. Known: {', '.join(FILES)}, each also .gz.")
     for file in files:
         own = replace(table, in_batch=table.in_batch and NO_IN_BATCH not in str(file))
-        yield _Source(set_name(file), own, table_rows(file), str(file))
+        name = set_name(file) if path.is_dir() else table.name or set_name(file)
+        yield _Source(name, own, table_rows(file), str(file), rows_again(file))
 
 
 def _is_corpus(table: DataTable) -> bool:
@@ -152,55 +173,97 @@ def _is_corpus(table: DataTable) -> bool:
     return table.corpus is not None or (table.path is not None and is_beir(Path(table.path)))
 
 
-def _read(source: _Source, seed: int) -> TrainingSet:
+def _read(source: _Source, seed: int) -> list[TrainingSet]:
+    """The rows that the table selects: in memory, or read again each time if that saves much.
+
+    A set for each task that the rows name (MEDI), to be mixed as data sets of their own.
+    """
     table, labels = source.table, Labels()
-    rows: list[TrainingRow] = []
-    num_skipped, name = 0, table.format
-    from_corpus = _is_corpus(table)
-    if from_corpus:
-        rows = CORPUS_FORMATS[name or ("tevatron_ids" if table.corpus else "beir")](table)
-        form = None
+    form = FORMATS.get(table.format or "")
+    tasks: dict[str, Sequence[TrainingRow]] = {}
+    num_skipped = 0
+    if _is_corpus(table):
+        name = table.format or ("tevatron_ids" if table.corpus else "beir")
+        table = replace(table, min_score=None)  # has selected the positives
+        rows = [row for row in CORPUS_FORMATS[name](source.table) if _wanted(row, table)]
     else:
-        form = FORMATS[name] if name else None
-        for place, values in source.rows:
+        rows = []
+        places: dict[str, array[int]] = defaultdict(lambda: array("q"))
+        for number, (place, values) in enumerate(source.rows):
             cells = Cells(place, values, labels)
             if not cells.selected(table.where):
                 continue
             try:
                 cells = cells.renamed(table.columns)
                 form = form or FORMATS[detected(cells.values, place)]
-                rows.append(form.read(cells))
+                row = form.read(cells)
             except EmptyTextError:
                 if not table.skip_empty:
                     raise
                 num_skipped += 1
-    rows = numbered(rows, labels)
-    if form and form.regroup and rows:
-        rows = form.regroup(rows, seed)
-    rows = _selected(rows, table, seed, from_corpus=from_corpus)
-    if not rows:
+                continue
+            if source.again is None or form.regroup:
+                rows.append(row)
+            elif _wanted(row, table):
+                places[row.dataset].append(number)
+        if form and source.again and not form.regroup:
+            again = _Again(source.name, source.again, form, table, labels)
+            tasks = {task: RowsOnDisk(numbers, again) for task, numbers in places.items()}
+        # Before rows become parts of others: a text that is held out must not be a negative.
+        rows = [row for row in numbered(rows, labels) if _wanted(row, table)]
+        if form and form.regroup and rows:
+            rows = form.regroup(rows, seed)
+    finished: dict[str, list[TrainingRow]] = defaultdict(list)
+    for row in rows:
+        finished[row.dataset].append(_finished(row, source.name, table))
+    tasks.update(finished)
+    if not tasks:
         raise DataError(f"{source.place}: no rows to train on{_why(table, num_skipped)}")
-    words = sorted(labels) if labels else ()
-    named = [_finished(row, source.name, table) for row in rows]
-    return TrainingSet(source.name, named, table, tuple(words), num_skipped)
+    return [
+        TrainingSet(
+            f"{source.name}/{task}" if task else source.name,
+            _limited(same, table, seed),
+            table,
+            tuple(sorted(labels)),
+            num_skipped,
+        )
+        for task, same in tasks.items()
+    ]
 
 
-def _selected(
-    rows: list[TrainingRow], table: DataTable, seed: int, *, from_corpus: bool
-) -> list[TrainingRow]:
-    if table.min_score is not None and not from_corpus:
-        rows = [
-            replace(row, score=None)
-            for row in rows
-            if row.score is not None and row.score >= table.min_score
-        ]
-    if table.held_out:
-        wanted = table.part == "held_out"
-        rows = [row for row in rows if is_held_out(row.query, table.held_out) == wanted]
-    if table.limit is not None and len(rows) > table.limit:
-        places = sorted(random.Random(seed).sample(range(len(rows)), table.limit))
-        rows = [rows[place] for place in places]
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """Reads a row as it was read before."""
+
+    name: str
+    again: Again
+    form: Format
+    table: DataTable
+    labels: Labels
+
+    def __call__(self, number: int) -> TrainingRow:
+        cells = Cells(*self.again(number), self.labels).renamed(self.table.columns)
+        (row,) = numbered([self.form.read(cells)], self.labels)
+        return _finished(row, self.name, self.table)
+
+
+def _wanted(row: TrainingRow, table: DataTable) -> bool:
+    """Whether the row's score and the part of the data that its query is in are asked for."""
+    least = table.min_score
+    if least is not None and not (row.score is not None and row.score >= least):
+        return False
+    if not table.held_out:
+        return True
+    return is_held_out(row.query, table.held_out) == (table.part == "held_out")
+
+
+def _limited(rows: Sequence[TrainingRow], table: DataTable, seed: int) -> Sequence[TrainingRow]:
+    if table.limit is None or len(rows) <= table.limit:
+        return rows
+    places = sorted(random.Random(seed).sample(range(len(rows)), table.limit))
+    if isinstance(rows, RowsOnDisk):
+        return rows.chosen(places)
+    return [rows[place] for place in places]
 
 
 def is_held_out(query: str, share: float) -> bool:
@@ -217,6 +280,7 @@ def _finished(row: TrainingRow, name: str, table: DataTable) -> TrainingRow:
         instruction = instruction or stored.instruction
     return replace(
         row,
+        score=row.score if table.min_score is None else None,
         dataset=dataset,
         instruction=row.instruction if instruction is None else instruction,
         document_instruction=(
@@ -227,17 +291,6 @@ def _finished(row: TrainingRow, name: str, table: DataTable) -> TrainingRow:
         symmetric=row.symmetric or table.symmetric or (stored is not None and stored.symmetric),
         in_batch=row.in_batch and table.in_batch,
     )
-
-
-def _split(found: TrainingSet) -> list[TrainingSet]:
-    """One set for each `dataset` of the rows: MEDI's tasks are mixed as data sets of their own."""
-    names = dict.fromkeys(row.dataset for row in found.rows)
-    if len(names) == 1:
-        return [found]
-    parts: dict[str, list[TrainingRow]] = {name: [] for name in names}
-    for row in found.rows:
-        parts[row.dataset].append(row)
-    return [replace(found, name=name, rows=rows) for name, rows in parts.items()]
 
 
 def _why(table: DataTable, num_skipped: int) -> str:
@@ -251,10 +304,3 @@ def _why(table: DataTable, num_skipped: int) -> str:
     if table.held_out:
         reasons.append(f"part = {table.part!r} of held_out = {table.held_out}")
     return f" ({'; '.join(reasons)})" if reasons else ": it is empty"
-
-
-def _chain(
-    first: tuple[str, Mapping[str, Any]], rest: Iterator[tuple[str, dict[str, Any]]]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield first
-    yield from rest

@@ -32,7 +32,7 @@ class DataTable:
     negatives_first: so many of the first negatives are always taken; of Promptriever's data, of
         its instruction negatives.
     min_score: pairs with at least this score become positives, other pairs are left out.
-    limit: most rows; which ones is drawn by the seed.
+    limit: most rows of a data set; which ones is drawn by the seed.
     skip_empty: leave out rows with an empty text, which are an error otherwise.
     held_out: share of the queries, by their hash, that is kept from training.
     part: "train", or "held_out" for the rest.
