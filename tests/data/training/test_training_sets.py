@@ -21,6 +21,7 @@ from polyvec.data.training.instructions import (
 )
 from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.sources import TrainingSet, named_sets, preset, training_sets
+from polyvec.data.training.summary import summaries
 from polyvec.data.training.table import data_table
 from polyvec.errors import DataError
 
@@ -89,6 +90,27 @@ def test_texts_of_a_test_set_among_the_training_texts_are_counted():
     assert (first.num_same, first.num_texts) == (2, 4)
     assert (second.num_same, second.num_texts) == (1, 2)  # a corpus may be known, queries not
     assert str(first).startswith("2 of 4 texts are in the training texts")
+
+
+def test_what_a_stage_is_trained_on_in_figures():
+    rows = [
+        TrainingRow("ab", ("cd",), ("ab", "efgh"), score=1.0),
+        TrainingRow("abcd", ("cd",), label=2),
+        TrainingRow("abcd", ("cd",), label=2),
+    ]
+    data = TrainingData(
+        [TrainingSet("x", rows, num_skipped=4), TrainingSet("y", [TrainingRow("a")])]
+    )
+    first, second = summaries(data)
+    assert (first.num_rows, first.num_positives, first.num_negatives) == (3, 3, 2)
+    assert (first.num_scored, first.num_labelled, first.num_repeated) == (1, 2, 1)
+    assert first.num_contradictory == 1
+    assert (first.query_length, first.document_length) == (10 / 3, (3 * 2 + 2 + 4) / 5)
+    assert str(first) == (
+        "x: 3 rows, 2 negatives, 1 with a score, 2 with a label, 1 repeated, 1 with a negative "
+        "that is their query or a positive, 4 left out for an empty text; 3 and 2 characters a text"
+    )
+    assert str(second) == "y: 1 rows; 1 characters a text"
 
 
 # ---- on the data themselves ---------------------------------------------------------------------
