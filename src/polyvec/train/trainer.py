@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from polyvec.data.training.batches import Batches
 from polyvec.data.training.rows import TrainingRow
@@ -131,6 +131,26 @@ class StageTrainer(Trainer):
     def _module(self) -> nn.Module:
         assert self.model is not None
         return self.model
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train to the last step, from the newest whole checkpoint if it is True."""
+        if resume_from_checkpoint is True:
+            found = last_checkpoint(self.folder)
+            resume_from_checkpoint = None if found is None else str(found)
+        if resume_from_checkpoint:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))
+            if state.global_step >= self.args.max_steps:
+                return self._finished(state, Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def _finished(self, state: TrainerState, checkpoint: Path) -> TrainOutput:
+        """The weights of the last step; transformers would train for one more."""
+        self.state, self.whole = state, None
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        load_weights(self.trainee, Path(best) if best else checkpoint)
+        return TrainOutput(state.global_step, 0.0, {})
 
     # ---- batches and steps ------------------------------------------------------------------
 
@@ -370,7 +390,7 @@ def training_arguments(
         "weight_decay": stage.weight_decay,
         "max_grad_norm": stage.max_grad_norm,
         "num_train_epochs": stage.num_train_epochs,
-        "max_steps": stage.max_steps,
+        "max_steps": steps,
         "seed": stage.seed,
         "bf16": stage.bf16,
         "fp16": stage.fp16,

@@ -1,0 +1,93 @@
+"""A step of a stage on a real backbone: the cache and checkpointing change no gradient."""
+
+import dataclasses
+
+import pytest
+import torch
+from checkpoints import checkpoint
+from processes import rows
+
+from polyvec import Embedder
+from polyvec.train import engine
+from polyvec.train.adapters import prepare
+from polyvec.train.dropout import dropout_set
+from polyvec.train.exchange import Exchange
+from polyvec.train.settings import StageSettings
+from polyvec.train.tasks import TASKS
+from polyvec.train.trainee import Trainee
+
+STAGE = StageSettings(
+    kind="scl", adapter={"kind": "lora", "rank": 4, "dropout": 0.2}, max_length=12
+)
+KINDS = {
+    "cached": {"gradient_cache": 30},
+    "checkpointed": {"gradient_checkpointing": True},
+    "cached and checkpointed": {"gradient_cache": 30, "gradient_checkpointing": True},
+}
+
+
+def trainee(stage: StageSettings, backbone: str = "meta-llama/", **options) -> Trainee:
+    folder = checkpoint(backbone)
+    embedder = Embedder.from_pretrained(folder, pooling="mean", device="cpu", **options)
+    task = TASKS.build(stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where="")
+    torch.manual_seed(0)
+    prepare(embedder, stage.adapter)
+    with torch.no_grad():  # B is zero at first, and A then without gradient
+        for name, each in embedder.named_parameters():
+            if "lora_B" in name:
+                each.normal_(std=0.1)
+    found = Trainee(embedder, task)
+    if stage.gradient_checkpointing:
+        found.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
+    return found.train()
+
+
+def gradients(stage: StageSettings, **options) -> tuple[engine.Terms, dict, int]:
+    made = trainee(stage, **options)
+    exchange = Exchange()
+    work = made.task.work(rows(6), exchange.shares(6), 0)
+    torch.manual_seed(1)  # of dropout
+    with dropout_set(made.embedder, attention_dropout=stage.attention_dropout):
+        terms = engine.step(
+            made,
+            work.pieces,
+            lambda found: made.task.loss(found, work.facts),
+            cached=stage.gradient_cache > 0,
+            collect=lambda found: exchange.collect(work, found),
+        )
+    grads = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
+    return terms, grads, len(work.pieces)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cache_and_checkpointing_change_neither_loss_nor_gradient(kind, layout):
+    """With LoRA, its dropout and the attention's, hard negatives and a temperature."""
+    plain = dataclasses.replace(STAGE, attention_dropout=0.1)
+    # The same pieces, so that the same numbers are dropped.
+    stage = dataclasses.replace(plain, **KINDS[kind])
+    one = dataclasses.replace(plain, gradient_cache=stage.gradient_cache)
+    expected_terms, expected, _ = step_without_cache(one, layout=layout)
+    terms, found, num_pieces = gradients(stage, layout=layout)
+    if stage.gradient_cache:
+        assert num_pieces > 3
+    torch.testing.assert_close(terms, expected_terms, rtol=0, atol=1e-6)
+    assert set(found) == set(expected)
+    assert any(float(each.abs().max()) > 1e-3 for each in found.values())
+    for name, each in expected.items():
+        torch.testing.assert_close(found[name], each, rtol=0, atol=1e-6, msg=name)
+
+
+def step_without_cache(stage: StageSettings, **options):
+    cut = engine.step
+
+    def whole(*args, cached, **kwargs):
+        return cut(*args, cached=False, **kwargs)
+
+    engine.step = whole
+    try:
+        return gradients(stage, **options)
+    finally:
+        engine.step = cut
