@@ -17,7 +17,11 @@ from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 
 STAGE = StageSettings(
-    kind="scl", adapter={"kind": "lora", "rank": 4, "dropout": 0.2}, max_length=12
+    kind="scl",
+    adapter={"kind": "lora", "rank": 4, "dropout": 0.2},
+    max_length=12,
+    losses=({"kind": "info_nce", "temperature": 0.02}, {"kind": "info_nce_learned", "weight": 0.3}),
+    matryoshka={"dimensions": (8, 32), "layers": True, "layers_per_step": 0},
 )
 KINDS = {
     "cached": {"gradient_cache": 30},
@@ -36,6 +40,7 @@ def trainee(stage: StageSettings, backbone: str = "meta-llama/", **options) -> T
         for name, each in embedder.named_parameters():
             if "lora_B" in name:
                 each.normal_(std=0.1)
+    embedder.double()  # rounding errors would be of the size of the tolerance
     found = Trainee(embedder, task)
     if stage.gradient_checkpointing:
         found.activation_checkpointing_enable(

@@ -9,6 +9,7 @@ encode_methods.py has the methods that take texts, encoding.py runs them. B text
 longest, D state size, E vector size, N and M vectors.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -250,7 +251,20 @@ class Embedder(EncodeMethods):
 
         `num_projections` applies the first projections only, as fitting needs it.
         """
-        states = self.backbone(batch, needs=self.needs)
+        return self._vectors(self.backbone(batch, needs=self.needs), num_projections)
+
+    def layer_vectors(self, batch: TokenBatch) -> Tensor:
+        """Vectors by the states of every layer, pooled and projected alike, [B, L, E]; the last
+        are those of `forward`. Raises ModelError for a pooling that reads several layers itself.
+        """
+        if "all_layers" in self.needs:
+            raise ModelError("vectors of each layer: the pooling reads several layers itself")
+        states = self.backbone(batch, needs=self.needs | {"all_layers"})
+        layers = states.all_layers[1:-1] if states.all_layers else ()
+        each = [dataclasses.replace(states, last_BTD=state_BTD) for state_BTD in layers]
+        return torch.stack([self._vectors(layer) for layer in (*each, states)], dim=1)
+
+    def _vectors(self, states: States, num_projections: int | None = None) -> Tensor:
         if self.pooling_module is not None:
             vectors = self.pooling_module(states)
         else:

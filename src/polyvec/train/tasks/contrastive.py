@@ -7,7 +7,7 @@ teacher's scores of the documents. B queries, N documents, E vector size.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
@@ -21,21 +21,33 @@ from polyvec.errors import DataError, SettingsError
 from polyvec.registry import Fact
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Rows, Terms
+from polyvec.train.losses.terms import Objective
 from polyvec.train.settings import StageSettings
-from polyvec.train.task import Share, Work
-from polyvec.train.tasks.encode import JOB, Read, Side, encode, pieces, read_texts
+from polyvec.train.task import Job, Share, Work
+from polyvec.train.tasks.encode import (
+    JOB,
+    Read,
+    Side,
+    encode,
+    encode_layers,
+    pieces,
+    read_texts,
+)
 from polyvec.train.tasks.examples import demonstrations
+from polyvec.train.tasks.other_models import OtherModel
 
 Model = Annotated[Any, Fact("embedder")]
 Stage = Annotated[Any, Fact("stage")]
+DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"kind": "info_nce", "temperature": 0.05},)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """A batch as its loss sees it, beside the vectors.
 
-    queries, documents: places of their vectors among the results of all processes. The rest is as
-    in Compared. num_duplicates: documents whose text occurs before in the batch.
+    queries, documents: places of their vectors among the results of all processes. `fields` of
+    Compared that are not vectors of the embedder. num_duplicates: documents whose text occurs
+    before in the batch.
     """
 
     queries: Tensor
@@ -43,17 +55,17 @@ class Facts:
     owner_N: Tensor
     positive_N: Tensor
     known_BN: Tensor
-    score_B: Tensor | None
-    label_B: Tensor | None
-    teacher_N: Tensor | None
     num_duplicates: int
+    datasets: tuple[str, ...] = ()
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Contrastive:
     """The task of all contrastive stages; `own_positive` takes each text as its own positive.
 
-    examples: the demonstrations before queries, a table of tasks/examples.py. batch_number: of
-    the batch in the run, for what is drawn.
+    guide, teacher: folders or hub ids of other embedders, for losses that need their vectors, or
+    a teacher's scores where the data have none. examples: the demonstrations before queries, a
+    table of tasks/examples.py. batch_number: of the batch in the run, for what is drawn.
     """
 
     def __init__(
@@ -62,15 +74,28 @@ class Contrastive:
         stage: StageSettings,
         *,
         own_positive: bool = False,
+        guide: str | None = None,
+        teacher: str | None = None,
         examples: Mapping[str, Any] | None = None,
     ) -> None:
         self.embedder, self.own_positive = embedder, own_positive
-        self.jobs = {JOB: encode}
-        self.budget = stage.gradient_cache
+        self.budget, self.accumulate = stage.gradient_cache, stage.accumulate
         query_length = stage.query_max_length or stage.max_length
         self.query_side = Side("query", query_length)
         self.document_side = Side("document", stage.max_length)
-        self.heads: nn.Module = nn.Module()
+        self.objective = Objective.of(
+            stage.losses or DEFAULT_LOSSES,
+            stage.matryoshka,
+            {"vector_size": embedder.full_dimension},
+            where=f"[[stage]] {stage.kind!r}",
+        )
+        needs = self.objective.needs
+        self.guide = _other("guide", guide, "guide_query_BG" in needs)
+        by_teacher = {"teacher_query_BS", "teacher_N"} & needs
+        self.teacher = _other("teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher))
+        self.layers = "layer_query_BLE" in needs
+        self.jobs: Mapping[str, Job] = {JOB: encode_layers if self.layers else encode}
+        self.heads: nn.Module = self.objective
         self.examples = demonstrations(examples, embedder, stage)
         self.batch_number = 0
 
@@ -97,22 +122,74 @@ class Contrastive:
             pieces=tuple(made),
             order={JOB: torch.tensor(order)},
             sizes={JOB: tuple(sizes)},
-            facts=_facts(rows, documents, shares),
+            facts=self._facts(rows, documents, shares),
             num_tokens=num_tokens,
             num_computed_tokens=num_computed,
         )
 
     def loss(self, rows: Rows, facts: Facts) -> Terms:
         """The terms of the loss of the whole batch."""
+        terms: Terms = self.objective(self.compared(rows, facts))
+        return terms
+
+    def compared(self, rows: Rows, facts: Facts) -> Compared:
+        """What the losses see."""
         vectors = wide(rows[JOB])
-        compared = Compared(
-            vectors[facts.queries.to(vectors.device)],
-            vectors[facts.documents.to(vectors.device)],
-            facts.owner_N.to(vectors.device),
-            facts.positive_N.to(vectors.device),
-            known_BN=facts.known_BN.to(vectors.device),
+        device = vectors.device
+        queries, documents = vectors[facts.queries.to(device)], vectors[facts.documents.to(device)]
+        more: dict[str, Any] = {name: each.to(device) for name, each in facts.fields.items()}
+        if self.layers:
+            more |= {"layer_query_BLE": queries[:, :-1], "layer_document_NLE": documents[:, :-1]}
+            queries, documents = queries[:, -1], documents[:, -1]
+        return Compared(
+            queries,
+            documents,
+            facts.owner_N.to(device),
+            facts.positive_N.to(device),
+            known_BN=facts.known_BN.to(device),
+            datasets=facts.datasets,
+            step=self.batch_number // self.accumulate,
+            **more,
         )
-        return {"info_nce": info_nce(compared)}
+
+    def _facts(
+        self,
+        rows: Sequence[TrainingRow],
+        documents: Sequence[Sequence[str]],
+        shares: Sequence[Share],
+    ) -> Facts:
+        texts = [text for each in documents for text in each]
+        queries = [row.query for row in rows]
+        positive = [
+            place < max(1, len(row.positives))
+            for row, each in zip(rows, documents, strict=True)
+            for place in range(len(each))
+        ]
+        owner_N = torch.tensor([row for row, each in enumerate(documents) for _ in each])
+        fields = {
+            **_numbered(queries, texts),
+            **_column("score_B", [row.score for row in rows]),
+            **_column("label_B", [row.label for row in rows]),
+            **_column("teacher_N", [x for row in rows for x in row.teacher_scores], len(texts)),
+        }
+        for name, other in (("guide", self.guide), ("teacher", self.teacher)):
+            if other is not None:
+                letter = "G" if name == "guide" else "S"
+                fields[f"{name}_query_B{letter}"] = other.vectors(queries, "query")
+                fields[f"{name}_document_N{letter}"] = other.vectors(texts, "document")
+        if self.teacher is not None and "teacher_N" not in fields:
+            asked, given = fields["teacher_query_BS"], fields["teacher_document_NS"]
+            fields["teacher_N"] = self.teacher.pair_scores(asked[owner_N], given)
+        at = _places(documents, shares)
+        return Facts(
+            *at,
+            owner_N=owner_N,
+            positive_N=torch.tensor(positive),
+            known_BN=_known(rows, documents, texts),
+            num_duplicates=len(texts) - len(set(texts)),
+            datasets=tuple(row.dataset for row in rows),
+            fields=fields,
+        )
 
     def _documents(self, row: TrainingRow) -> tuple[str, ...]:
         if self.own_positive:
@@ -157,49 +234,26 @@ class Contrastive:
         return self.own_positive or row.symmetric
 
 
-def info_nce(compared: Compared, temperature: float = 0.05) -> Tensor:
-    """InfoNCE over the batch, in nats: the mean over own positives."""
-    queries = nn.functional.normalize(compared.query_BE, dim=-1)
-    documents = nn.functional.normalize(compared.document_NE, dim=-1)
-    scores_BN = queries @ documents.T / temperature
-    own_BN = compared.own_positives
-    others_BN = scores_BN.masked_fill(compared.no_negatives, -torch.inf)
-    rows, columns = own_BN.nonzero(as_tuple=True)
-    positive = scores_BN[rows, columns]
-    total = torch.logaddexp(positive, others_BN.logsumexp(dim=1)[rows])
-    return (total - positive).mean()
-
-
-def _facts(
-    rows: Sequence[TrainingRow], documents: Sequence[Sequence[str]], shares: Sequence[Share]
-) -> Facts:
+def _places(documents: Sequence[Sequence[str]], shares: Sequence[Share]) -> tuple[Tensor, Tensor]:
+    """Where queries and documents are among all results: each process has its queries first."""
     queries: list[int] = []
     places: list[int] = []
     start = 0
     for share in shares:
         stop = start + share.stop - share.start
         queries += range(start, stop)
-        count = sum(len(documents[row]) for row in range(share.start, share.stop))
-        places += range(stop, stop + count)
-        start = stop + count
-    owners = [row for row, each in enumerate(documents) for _ in each]
-    texts = [text for each in documents for text in each]
-    positive = [
-        place < max(1, len(row.positives))
-        for row, each in zip(rows, documents, strict=True)
-        for place in range(len(each))
-    ]
-    return Facts(
-        queries=torch.tensor(queries),
-        documents=torch.tensor(places),
-        owner_N=torch.tensor(owners),
-        positive_N=torch.tensor(positive),
-        known_BN=_known(rows, documents, texts),
-        score_B=_column([row.score for row in rows]),
-        label_B=_column([row.label for row in rows]),
-        teacher_N=_column([score for row in rows for score in row.teacher_scores], len(texts)),
-        num_duplicates=len(texts) - len(set(texts)),
-    )
+        start = stop + sum(len(documents[row]) for row in range(share.start, share.stop))
+        places += range(stop, start)
+    return torch.tensor(queries), torch.tensor(places)
+
+
+def _numbered(queries: Sequence[str], documents: Sequence[str]) -> dict[str, Tensor]:
+    """Numbers that are equal for equal texts."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys([*queries, *documents]))}
+    return {
+        "query_text_B": torch.tensor([numbers[text] for text in queries]),
+        "document_text_N": torch.tensor([numbers[text] for text in documents]),
+    }
 
 
 def _known(
@@ -224,18 +278,39 @@ def _known(
     return known
 
 
-def _column(values: Sequence[float | int | None], length: int | None = None) -> Tensor | None:
-    """The values as a tensor; None unless every one is given."""
+def _column(
+    name: str, values: Sequence[float | int | None], length: int | None = None
+) -> dict[str, Tensor]:
+    """The values by name; nothing unless every one is given."""
     if not values or None in values or (length is not None and len(values) != length):
+        return {}
+    return {name: torch.tensor(values)}
+
+
+def _other(
+    what: str, name: str | None, required: bool, used: bool | None = None
+) -> OtherModel | None:
+    """A second model; SettingsError if losses need one that is not named, or need none."""
+    if name is None and required:
+        raise SettingsError(
+            f"[[stage]] losses need vectors of a {what}: set {what} to a folder or hub id"
+        )
+    if name is None:
         return None
-    return torch.tensor(values)
+    if not (required if used is None else used):
+        raise SettingsError(f"[[stage]] {what} does nothing: no loss needs it")
+    return OtherModel(name)
 
 
 def contrastive(
-    embedder: Model, stage: Stage, examples: Mapping[str, Any] | None = None
+    embedder: Model,
+    stage: Stage,
+    examples: Mapping[str, Any] | None = None,
+    guide: str | None = None,
+    teacher: str | None = None,
 ) -> Contrastive:
     """Pairs and triplets, supervised or weakly supervised; `examples` shows demonstrations."""
-    return Contrastive(embedder, stage, examples=examples)
+    return Contrastive(embedder, stage, examples=examples, guide=guide, teacher=teacher)
 
 
 def unsupervised(embedder: Model, stage: Stage) -> Contrastive:
@@ -244,9 +319,13 @@ def unsupervised(embedder: Model, stage: Stage) -> Contrastive:
 
 
 def distill(
-    embedder: Model, stage: Stage, examples: Mapping[str, Any] | None = None
+    embedder: Model,
+    stage: Stage,
+    examples: Mapping[str, Any] | None = None,
+    guide: str | None = None,
+    teacher: str | None = None,
 ) -> Contrastive:
-    """A teacher's scores; the stage's losses say how they are followed."""
+    """A teacher's scores or vectors; the stage's losses say how they are followed."""
     if not stage.losses:
-        raise SettingsError("[[stage]] 'distill' needs losses, such as { kind = \"kl\" }")
-    return Contrastive(embedder, stage, examples=examples)
+        raise SettingsError("[[stage]] 'distill' needs losses, such as { kind = \"kl_rank\" }")
+    return Contrastive(embedder, stage, examples=examples, guide=guide, teacher=teacher)

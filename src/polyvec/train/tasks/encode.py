@@ -34,14 +34,26 @@ class Texts:
 
 def encode(embedder: Embedder, texts: Texts) -> Tensor:
     """Vectors before truncation, [texts, E]; the mean of a text that is read in several forms."""
-    model = cast(Embedder, embedder.for_role(texts.role)) if embedder.routes else embedder
-    vectors = model(texts.batch)
-    if max(texts.num_inputs) == 1:
-        return cast(Tensor, vectors)
-    counts = torch.tensor(texts.num_inputs, device=vectors.device)
+    return _means(_model(embedder, texts.role)(texts.batch), texts.num_inputs)
+
+
+def encode_layers(embedder: Embedder, texts: Texts) -> Tensor:
+    """Vectors by the states of every layer, the first first, [texts, L, E]."""
+    return _means(_model(embedder, texts.role).layer_vectors(texts.batch), texts.num_inputs)
+
+
+def _model(embedder: Embedder, role: str | None) -> Embedder:
+    return cast(Embedder, embedder.for_role(role)) if embedder.routes else embedder
+
+
+def _means(vectors: Tensor, num_inputs: Sequence[int]) -> Tensor:
+    """The mean over the inputs of each text."""
+    if max(num_inputs) == 1:
+        return vectors
+    counts = torch.tensor(num_inputs, device=vectors.device)
     owners = torch.repeat_interleave(torch.arange(len(counts), device=vectors.device), counts)
-    sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add(0, owners, vectors)
-    return sums / counts[:, None]
+    sums = vectors.new_zeros(len(counts), *vectors.shape[1:]).index_add(0, owners, vectors)
+    return sums / counts.view(-1, *[1] * (vectors.ndim - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ def read_texts(
     `examples` are the demonstrations before each text; None: those of the template.
     Raises DataError, beginning with the text's place, for a text that leaves nothing to pool.
     """
-    model = cast(Embedder, embedder.for_role(side.role)) if embedder.routes else embedder
+    model = _model(embedder, side.role)
     found: list[Read | None] = [None] * len(texts)
     shown = [None] * len(texts) if examples is None else examples
     alike: dict[tuple[str | None, tuple[Example, ...] | None], list[int]] = {}
