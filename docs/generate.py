@@ -16,6 +16,8 @@ from polyvec.evaluate import published
 from polyvec.evaluate.sections import EXPECT, Expectation
 from polyvec.evaluate.tasks import Result
 from polyvec.recipe import all_recipes
+from polyvec.train.sections import STAGES
+from polyvec.train.settings import StageSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "all-minilm-l6-v2.json"
@@ -97,6 +99,44 @@ def released_table() -> str:
             row += [found.form, found.code, equal, found.differs, weights]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def stages_table() -> str:
+    """Every stage of every recipe with the paper's settings."""
+    lines = [
+        "| recipe | stage | losses (temperature) | trained | batch | tokens: query, document "
+        "| learning rate | length |",
+        "| --- | --- | --- | --- | ---: | --- | ---: | --- |",
+    ]
+    for recipe in all_recipes():
+        for number, stage in enumerate(recipe[STAGES], 1):
+            name = f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})" if number == 1 else ""
+            lines.append("| " + " | ".join([name, *_stage(stage)]) + " |")
+    return "\n".join(lines)
+
+
+def _stage(stage: StageSettings) -> list[str]:
+    losses = [
+        each["kind"] + (f" ({each['temperature']:g})" if "temperature" in each else "")
+        for each in stage.losses
+    ]
+    adapter = dict(stage.adapter or {"kind": "as before"})
+    rank = f" {adapter['rank']}/{adapter['alpha']:g}" if "rank" in adapter else ""
+    batch = f"{stage.batch_size:,}" + (f" x {stage.accumulate}" if stage.accumulate > 1 else "")
+    tokens = (stage.query_max_length or stage.max_length, stage.max_length)
+    trains = stage.kind not in ("prune", "merge")
+    length = f"{stage.num_train_epochs:g} epochs"
+    if stage.max_steps > 0:
+        length = f"{stage.max_steps:,} steps"
+    return [
+        stage.name or stage.kind,
+        ", ".join(losses),
+        f"{adapter['kind']}{rank}" if trains else "nothing",
+        batch,
+        ", ".join("" if each is None else f"{each:,}" for each in tokens),
+        f"{stage.learning_rate:g}" if trains else "",
+        length if trains else "",
+    ]
 
 
 def layouts_table() -> str:
@@ -263,7 +303,11 @@ def _interval(gain: list[float] | None) -> str:
 
 PARTS = {
     ROOT / "README.md": {"scores": scores_table},
-    ROOT / "docs" / "systems.md": {"systems": systems_table, "released": released_table},
+    ROOT / "docs" / "systems.md": {
+        "systems": systems_table,
+        "released": released_table,
+        "stages": stages_table,
+    },
     ROOT / "docs" / "models.md": {"layouts": layouts_table},
     ROOT / "docs" / "embedders.md": {
         "claims": claims_table,

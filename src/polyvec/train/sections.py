@@ -12,7 +12,9 @@ COMMON = {each.name for each in dataclasses.fields(StageSettings)} - {"settings"
 
 def _read(raw: dict[str, Any], where: str) -> StageSettings:
     common = {key: value for key, value in raw.items() if key in COMMON}
-    own = {key: value for key, value in raw.items() if key not in COMMON}
+    # A resolved recipe has the kind's own settings in a table of this name.
+    own = dict(raw.get("settings", {}))
+    own |= {key: value for key, value in raw.items() if key not in COMMON and key != "settings"}
     # Keys of the kind's own are checked against its signature, which needs torch: before a run.
     found: StageSettings = fill(StageSettings, {**common, "settings": own}, where)
     return found
