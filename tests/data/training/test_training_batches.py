@@ -81,6 +81,22 @@ def test_waiting_rows_fill_whole_batches_where_they_can():
         assert list(map(len, found)) == [4] * 20
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize("num_documents", [40, 80, 200])
+def test_whole_batches_are_at_least_as_many_as_those_of_sentence_transformers(num_documents):
+    datasets = pytest.importorskip("datasets")
+    from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
+
+    data = TrainingData([crowded(640, num_documents)])
+    columns = {"a": [row.query for row in data], "b": [row.positives[0] for row in data]}
+    theirs = NoDuplicatesBatchSampler(
+        datasets.Dataset.from_dict(columns), batch_size=32, drop_last=False
+    )
+    num_theirs = sum(len(batch) == 32 for batch in theirs)
+    ours = Batches(data, 32).epoch(0)
+    assert len(ours) - ours.num_small >= num_theirs
+
+
 def test_rows_that_fit_no_batch_are_dropped_and_reported():
     rows = [TrainingRow(f"q{i}", ("same",)) for i in range(6)]
     data = TrainingData([a_set("x", rows), plain("b", 8)])

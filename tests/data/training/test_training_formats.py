@@ -7,7 +7,7 @@ import json
 import pytest
 
 from polyvec.data.training import files
-from polyvec.data.training.formats import FORMATS
+from polyvec.data.training.formats import FORMATS, TARGETS
 from polyvec.data.training.sources import rows_of, training_rows, training_sets
 from polyvec.errors import DataError, PolyvecError, SettingsError
 
@@ -494,6 +494,11 @@ def test_dicts_in_memory_are_read_by_the_order_of_their_columns():
     assert row.teacher_scores == (3.0, 1.0)
     with pytest.raises(DataError, match="the data set is empty"):
         rows_of([])
+
+
+def test_columns_of_targets_are_those_of_sentence_transformers():
+    collator = pytest.importorskip("sentence_transformers.base.data_collator")
+    assert list(TARGETS) == list(collator.DEFAULT_LABEL_COLUMNS)
 
 
 def test_a_hugging_face_dataset():
