@@ -97,6 +97,34 @@ def test_whole_batches_are_at_least_as_many_as_those_of_sentence_transformers(nu
     assert len(ours) - ours.num_small >= num_theirs
 
 
+def test_every_epoch_has_as_many_batches_as_the_first():
+    """Which rows wait for others differs between epochs; transformers counts the first."""
+    draw = np.random.default_rng(0)
+    rows = [TrainingRow(f"q{a}", (f"d{b}",)) for a, b in draw.integers(25, size=(300, 2))]
+    data = TrainingData([a_set("x", rows), plain("b", 40)])
+    own = {len(cut(data, epoch)) for epoch in range(40)}
+    assert len(own) > 1  # or the test shows nothing
+    batches = Batches(data, 16)
+    num_batches = len(batches.epoch(0))
+    for number in range(40):
+        epoch = batches.epoch(number)
+        assert len(epoch) == num_batches
+        taken = [int(row) for batch in epoch for row in batch]
+        assert sorted([*taken, *epoch.dropped]) == list(range(340))
+        assert epoch.num_repeated == 0
+    whole = Batches(data, 18, Mixing(drop_last=True))
+    found = [whole.epoch(number) for number in range(40)]
+    assert {len(epoch) for epoch in found} == {len(found[0])}
+    assert {len(batch) for epoch in found for batch in epoch} == {18}
+    again = max(found, key=lambda epoch: epoch.num_repeated)
+    assert f"{again.num_repeated} batches repeated" in again.report()
+
+
+def cut(data, epoch):
+    """The batches of an epoch that is not made as long as another."""
+    return Batches(data, 16)._epoch(epoch)
+
+
 def test_rows_that_fit_no_batch_are_dropped_and_reported():
     rows = [TrainingRow(f"q{i}", ("same",)) for i in range(6)]
     data = TrainingData([a_set("x", rows), plain("b", 8)])

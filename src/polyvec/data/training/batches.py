@@ -27,6 +27,7 @@ class Epoch(Sequence[np.ndarray]):
     num_moved: rows that went to a later batch because a text of theirs was in the batch already.
     dropped: rows that no batch could take, by number.
     num_small: batches with fewer rows than the batch size.
+    num_repeated: batches that come twice, so that the epoch has as many as the first.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Epoch(Sequence[np.ndarray]):
     num_moved: int = 0
     dropped: tuple[int, ...] = ()
     num_small: int = 0
+    num_repeated: int = 0
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -58,11 +60,13 @@ class Epoch(Sequence[np.ndarray]):
             parts.append(f"{self.num_moved} rows moved to a later batch (equal texts)")
         if self.dropped:
             parts.append(f"{len(self.dropped)} rows left out")
+        if self.num_repeated:
+            parts.append(f"{self.num_repeated} batches repeated")
         return ", ".join(parts)
 
 
 class Batches:
-    """The batches of each epoch over the data.
+    """The batches of each epoch over the data: as many in every epoch as in the first.
 
     `batch_size` is of the whole batch, over all processes; rows of other groups come on top.
     Raises SettingsError for settings that fit no batch.
@@ -94,12 +98,16 @@ class Batches:
         names = [data.sets[number].name for number in self.main]
         self.counts = counts(names, sizes, _weighted(data, self.main, mixing))
         self._last: Epoch | None = None
+        self._length: int | None = None  # batches of an epoch, once the first is known
 
     def epoch(self, number: int) -> Epoch:
         """The batches of an epoch; the last one that was asked for is kept.
 
         Raises DataError if the rows give no batch.
         """
+        if self._length is None:
+            self._last = self._epoch(0)
+            self._length = len(self._last)
         if self._last is None or self._last.number != number:
             self._last = self._epoch(number)
         return self._last
@@ -132,13 +140,41 @@ class Batches:
                 + (" without equal texts" if num_moved else "")
                 + "; lower batch_size, or set drop_last = false"
             )
+        repeated = self._equalise(batches, dropped)
         if mixing.shuffle:
             draw = np.random.default_rng([self.seed, ORDER, number])
             batches = [batches[place] for place in draw.permutation(len(batches))]
         num_small = sum(len(batch) < self.batch_size for batch in batches)
         return Epoch(
-            number, self._with_groups(batches, number), num_moved, tuple(dropped), num_small
+            number,
+            self._with_groups(batches, number),
+            num_moved,
+            tuple(dropped),
+            num_small,
+            repeated,
         )
+
+    def _equalise(self, batches: list[np.ndarray], dropped: list[int]) -> int:
+        """Make as many batches as the first epoch has; returns how many had to be repeated.
+
+        Equal texts may need a batch more or less: the smallest is left out, the largest split.
+        """
+        if self._length is None:
+            return 0
+        repeated = 0
+        while len(batches) > self._length:
+            place = min(range(len(batches)), key=lambda place: len(batches[place]))
+            dropped += batches.pop(place).tolist()
+        while len(batches) < self._length:
+            place = max(range(len(batches)), key=lambda place: len(batches[place]))
+            half = len(batches[place]) // 2
+            if self.mixing.drop_last or half < max(1, self.mixing.smallest):
+                batches.append(batches[repeated])
+                repeated += 1
+            else:
+                batches.append(batches[place][half:])
+                batches[place] = batches[place][:half]
+        return repeated
 
     def _orders(self, epoch: int) -> Iterator[np.ndarray]:
         """Rows of the epoch, in the order in which they fill batches: of each set, or of all."""
