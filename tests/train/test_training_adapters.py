@@ -306,3 +306,34 @@ def test_an_adapter_of_a_model_whose_pooling_reads_its_head_is_saved_and_goes_on
     same(again.encode(TEXTS), wanted)
     again.save_pretrained(tmp_path / "again")
     same(Embedder.from_pretrained(tmp_path / "again").encode(TEXTS), wanted)
+
+
+HEADS = {
+    "LMORT": {
+        "pooling": "lmort",
+        "pooling_settings": {"align_layer": 2, "uniform_layer": 4, "num_blocks": 1, "num_heads": 4},
+    },
+    "MLTP": {"pooling": "trainable", "pooling_settings": {"num_latents": 4, "num_heads": 4}},
+    "NV-Embed": {"pooling": "latent_attn", "pooling_settings": {"num_latents": 4}},
+    "Search-Adaptor": {"projections": ({"kind": "residual_adapter"},)},
+    "CSR": {"projections": ({"kind": "csr", "num_latents": 64, "k": 8},)},
+}
+
+
+@pytest.mark.parametrize("system", HEADS)
+def test_a_head_on_a_frozen_backbone_is_all_that_moves(tmp_path, system):
+    model = embedder(**HEADS[system])
+    before = {name: each.clone() for name, each in model.backbone.state_dict().items()}
+    found = prepare(model, {"kind": "frozen"})
+    assert found.names and not any(name.startswith("backbone") for name in found.names)
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    (model(tokens_of(model)).square().sum()).backward()
+    check_gradients(model)
+    optimizer.step()
+    model.eval()
+    for name, each in model.backbone.state_dict().items():
+        assert torch.equal(each, before[name]), name
+    wanted = model.encode(TEXTS)
+    model.save_pretrained(tmp_path / "saved")
+    same(Embedder.from_pretrained(tmp_path / "saved").encode(TEXTS), wanted)

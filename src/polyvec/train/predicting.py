@@ -76,10 +76,11 @@ def pieces_of(
     budget: int,
     attention: AttentionSpec | None,
     smoothing: float = 0.0,
+    padded: bool = False,
 ) -> list[Piece]:
     """Pieces of at most `budget` tokens (0: one piece), in order."""
     found = []
-    for start, stop in split([len(each.tokens) for each in examples], budget):
+    for start, stop in split([len(each.tokens) for each in examples], budget, padded=padded):
         group = examples[start:stop]
         ends = np.cumsum([0, *(len(each.tokens) for each in group)])
         payload = Payload(
@@ -96,15 +97,25 @@ def pieces_of(
     return found
 
 
-def split(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Neighbours of at most `budget` tokens together, as (start, stop); 0: all of them."""
+def split(lengths: Sequence[int], budget: int, *, padded: bool = False) -> list[tuple[int, int]]:
+    """Neighbours of at most `budget` tokens together, as (start, stop); 0: all of them.
+
+    Longest first; `padded` counts the padding, too.
+    """
     starts, total = [0], 0
     for place, length in enumerate(lengths):
-        if budget and total + length > budget and place > starts[-1]:
+        added = lengths[starts[-1]] if padded else length
+        if budget and total + added > budget and place > starts[-1]:
             starts.append(place)
-            total = 0
-        total += length
+            total, added = 0, length
+        total += added
     return list(zip(starts, [*starts[1:], len(lengths)], strict=True)) if lengths else []
+
+
+def computed(pieces: Sequence[Piece], *, padded: bool) -> int:
+    """Tokens that pieces make the model compute, with padding where there is some."""
+    lengths = [piece.payload.batch.lengths for piece in pieces]
+    return sum(max(each) * len(each) if padded else sum(each) for each in lengths)
 
 
 def limited(tokenizer: TextTokenizer, max_length: int | None) -> TextTokenizer:

@@ -14,6 +14,7 @@ from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import DataError, ModelError, SettingsError
 from polyvec.train import language_head
 from polyvec.train.engine import step
+from polyvec.train.predicting import split
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share
 from polyvec.train.tasks.language import MaskedLanguageModel, MaskedNextToken, NextToken, reduced
@@ -127,13 +128,19 @@ def test_only_the_answer_of_a_prompt_is_predicted():
 
 
 def test_a_template_stands_around_the_prompt():
-    model = embedder(template="inbedder", prompts={"topic": "what"}, default_prompt="topic")
+    model = embedder(template="inbedder", prompts={"topic": "while"}, default_prompt="topic")
     task = NextToken(model, StageSettings("ntp"), template="own")
     row = TrainingRow("the cat", positives=("mat",), instruction="nobody")
     (piece,) = task.work([row], [Share(0, 1)], 0).pieces
     read = model.tokenizer.decode(piece.payload.batch.ids_T)
     assert "the cat" in read and "nobody" in read and read.endswith("mat </s>")
     assert model.tokenizer.decode(piece.payload.targets_N) == "mat </s>"
+    stored = TrainingRow("the cat", positives=("mat",))
+    (piece,) = task.work([stored], [Share(0, 1)], 0).pieces
+    assert "while" in model.tokenizer.decode(piece.payload.batch.ids_T), "the stored prompt"
+    with pytest.raises(DataError, match=r"a\.jsonl:2: template 'inbedder' .* needs 'instruction'"):
+        bare = NextToken(embedder(), StageSettings("ntp"), template="inbedder")
+        bare.work([TrainingRow("a", ("b",), place="a.jsonl:2")], [Share(0, 1)], 0)
 
 
 @pytest.mark.parametrize("backbone", ["meta-llama/", "Qwen/"])
@@ -294,3 +301,16 @@ def test_a_stages_limit_cuts_texts_and_leaves_the_embedders():
     work = task.work(ROWS, [Share(0, 3)], 0)
     assert max(work.pieces[0].payload.batch.lengths) == 4
     assert model.max_seq_length > 4
+
+
+def test_pieces_keep_to_their_budget_with_and_without_padding():
+    assert split([9, 5, 4, 3], 0) == [(0, 4)]
+    assert split([9, 5, 4, 3], 9) == [(0, 1), (1, 3), (3, 4)]
+    assert split([9, 5, 4, 3], 10, padded=True) == [(0, 1), (1, 3), (3, 4)]
+    assert split([5, 4, 3], 14, padded=True) == [(0, 2), (2, 3)]
+    assert split([12, 1], 4) == [(0, 1), (1, 2)] and split([], 4) == []
+    for backbone, factor in (("meta-llama/", 1), ("bigscience/bloom", 2)):
+        task = NextToken(embedder(backbone), StageSettings("ntp"))
+        rows = [TrainingRow("the cat sat on"), TrainingRow("the")]
+        work = task.work(rows, [Share(0, 2)], 0)
+        assert (work.num_tokens, work.num_computed_tokens) == (5, 5 if factor == 1 else 8)

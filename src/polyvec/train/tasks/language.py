@@ -15,7 +15,7 @@ from polyvec.embed.inputs.named_templates import TEMPLATES
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import Template
 from polyvec.embed.inputs.tokens import Tokens
-from polyvec.errors import DataError, ModelError, SettingsError
+from polyvec.errors import DataError, InputError, ModelError, SettingsError
 from polyvec.registry import Fact
 from polyvec.train.engine import Rows, Terms
 from polyvec.train.language_head import attach_head, causal
@@ -23,6 +23,7 @@ from polyvec.train.predicting import (
     JOB,
     Predicted,
     check_bidirectional,
+    computed,
     limited,
     log_likelihood,
     pieces_of,
@@ -54,6 +55,7 @@ class PredictTokens:
         self.heads: nn.Module = nn.Module()
         self.name = stage.kind
         self.tokenizer = limited(embedder.text_tokenizer, stage.max_length)
+        self.padded = embedder.backbone.layout == "padded"
         self.seed, self.batch_number = stage.seed, 0
         self.budget = stage.gradient_cache or BATCH_TOKENS.get(embedder.device.type, 8192)
 
@@ -68,20 +70,20 @@ class PredictTokens:
         ]
         lengths = [len(each.tokens) for each in examples]
         order = sorted(range(len(examples)), key=lambda place: -lengths[place])
+        pieces = pieces_of(
+            [examples[place] for place in order],
+            budget=self.budget,
+            attention=self.attention,
+            smoothing=self.smoothing,
+            padded=self.padded,
+        )
         return Work(
-            tuple(
-                pieces_of(
-                    [examples[place] for place in order],
-                    budget=self.budget,
-                    attention=self.attention,
-                    smoothing=self.smoothing,
-                )
-            ),
+            tuple(pieces),
             {JOB: torch.tensor(order)},
             {JOB: tuple(each.stop - each.start for each in shares)},
             None,
             sum(lengths),
-            sum(lengths),
+            computed(pieces, padded=self.padded),
         )
 
     def loss(self, rows: Rows, facts: Any) -> Terms:
@@ -164,7 +166,8 @@ class NextToken(PredictTokens):
 
     A row with a positive is a prompt (its query) and an answer; only the answer is predicted.
     template: what is written around a prompt: a name in TEMPLATES, "own" for the embedder's, or
-    a table of a template's settings; none by default. answer: what stands before the answer's
+    a table of a template's settings. Without one a prompt is the query alone, and a row's
+    instruction is not read. answer: what stands before the answer's
     text, end: whether EOS ends it, and is predicted too.
     reduction: "token" is the mean over the tokens of the batch; "sample" the mean of the rows'
     means; "mixed" the mean of the means of `group` neighbours, as batches cut over devices have
@@ -202,20 +205,26 @@ class NextToken(PredictTokens):
             (tokens,) = self.tokenizer.encode([(*spans, answer, *end)])
             targets = np.flatnonzero(tokens.segments == ANSWER)
             targets = targets[targets > 0]
-        if not len(targets):
-            raise DataError(f"{row.place or row.dataset}: no token to predict; the text is empty")
+        if not len(tokens) or (row.positives and not len(targets)):
+            raise DataError(f"{row.place or 'row'}: no token to predict; the text is empty")
         return Predicted(tokens, targets - 1, tokens.ids[targets])
 
     def prompt(self, row: TrainingRow) -> tuple[Span, ...]:
         if self.template is None:
             return (Span(row.query),)
-        takes = "instruction" in self.template.slots("query")
-        (spans,) = self.template.render(
-            row.query,
-            "query",
-            instruction=row.instruction if takes else None,
-            **cast(Any, self.embedder.text_tokenizer.special_tokens()),
-        )
+        instruction = None
+        if "instruction" in self.template.slots("query"):
+            # Without one of its own, a row has the prompt that the embedder stores for queries.
+            instruction = row.instruction or self.embedder.prompt_for(role="query").text or None
+        try:
+            (spans,) = self.template.render(
+                row.query,
+                "query",
+                instruction=instruction,
+                **cast(Any, self.embedder.text_tokenizer.special_tokens()),
+            )
+        except InputError as error:
+            raise DataError(f"{row.place or 'row'}: {error}") from None
         return spans
 
     def loss(self, rows: Rows, facts: Any) -> Terms:
