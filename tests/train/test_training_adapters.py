@@ -212,6 +212,7 @@ def test_a_next_stage_goes_on_with_the_adapter_or_merges_it(tmp_path):
     model.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved/model.safetensors").is_file(), "its base is nowhere else"
     same(Embedder.from_pretrained(tmp_path / "saved").encode(TEXTS), wanted)
+    same(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS), wanted)
     loaded = Embedder.from_pretrained(tmp_path / "saved")
     assert all(".lora_" in name for name in prepare(loaded).names), "a loaded adapter goes on"
     finish(model, {**LORA, "merge": True})
@@ -337,3 +338,33 @@ def test_a_head_on_a_frozen_backbone_is_all_that_moves(tmp_path, system):
     wanted = model.encode(TEXTS)
     model.save_pretrained(tmp_path / "saved")
     same(Embedder.from_pretrained(tmp_path / "saved").encode(TEXTS), wanted)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_soft_prompt_is_read_before_every_text_and_is_all_that_is_trained(tmp_path, pooling):
+    model = embedder("bos:meta-llama/", pooling=pooling)
+    plain = model.encode(TEXTS)
+    old = model.backbone.num_rows
+    found = prepare(model, {"kind": "prompt", "num_tokens": 5})
+    assert found.num_trained == 5 * 32 and len(found.names) == 1
+    read = model.tokenizer.convert_ids_to_tokens(tokens_of(model).ids_T)
+    assert read[:7] == ["<s>", *(f"<prompt_{i}>" for i in range(5)), "the"]
+    begun = model.encode(TEXTS)
+    assert np.abs(begun - plain).max() > 1e-3
+    model.train()
+    model(tokens_of(model)).square().sum().backward()
+    check_gradients(model)
+    model.eval()
+    shake(model)
+    wanted = model.encode(TEXTS)
+    assert np.abs(wanted - begun).max() > 1e-3
+    model.save_pretrained(tmp_path / "saved")
+    again = Embedder.from_pretrained(tmp_path / "saved")
+    same(again.encode(TEXTS), wanted)
+    same(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS), wanted)
+    assert prepare(again).num_trained == 5 * 32, "and goes on"
+    adapters.merge(model)
+    same(model.encode(TEXTS), wanted)
+    assert model.backbone.num_rows == old + 5
+    with pytest.raises(SettingsError, match="num_tokens 2000 is not between 1 and"):
+        prepare(embedder(), {"kind": "prompt", "num_tokens": 2000})

@@ -23,11 +23,13 @@ from polyvec.embed.formats.schema import read_json
 from polyvec.embed.part import one_of
 from polyvec.errors import MissingExtraError, ModelError, SettingsError, known
 from polyvec.registry import Fact, Registry
+from polyvec.train.soft_prompt import add_soft_prompt, soft_prompt_ids
 
 PARTS = ("pooling", "projections", "new_tokens")
 # Of each kind; a table's other keys are arguments of its function.
 ADAPTERS: Registry[Callable[..., None]] = Registry("adapter")
 
+OfEmbedder = Annotated[Any, Fact("embedder")]
 Model = Annotated[Any, Fact("model")]
 # Rows of the embedding table that are trained beside the adapter; none where all or none are.
 Rows = Annotated[Sequence[int], Fact("rows")]
@@ -96,6 +98,7 @@ def prepare(
     for each in embedder.parameters():
         each.requires_grad_(False)
     facts = {
+        "embedder": embedder,
         "model": model,
         "rows": new_rows(embedder) if "new_tokens" in train else [],
         # What a stage between has merged begins anew.
@@ -163,13 +166,15 @@ def _name_base(embedder: Embedder) -> None:
     folder = Path(model.name_or_path)
     names = [name for name, each in model.named_parameters() if each.requires_grad]
     changed = any(NAME not in name.split(".") for name in names)
-    if folder.is_dir():
-        rows = read_json(folder / "config.json", {}).get("vocab_size")
-        trained = any("trainable_tokens" in name for name in names)
-        changed |= rows != embedder.backbone.num_rows or bool(new_rows(embedder) and not trained)
     # A hub's cache is on this machine only.
     cached = re.search(r"models--([^/]+)--([^/]+)/snapshots/[^/]+/?$", folder.as_posix())
     name = f"{cached[1]}/{cached[2]}" if cached else model.name_or_path
+    if folder.is_dir():
+        stored = read_json(folder / "config.json", {})
+        trained = any("trainable_tokens" in each for each in names)
+        changed |= bool(new_rows(embedder) and not trained)
+        if stored.get("vocab_size") != embedder.backbone.num_rows:
+            changed, name = True, ""
     model.name_or_path = "" if changed else name
     model.peft_config[NAME].base_model_name_or_path = name
 
@@ -265,6 +270,25 @@ def bitfit(model: Model, rows: Rows = (), fresh: Fresh = True) -> None:
         )
     for each in biases:
         each.requires_grad_(True)
+
+
+@ADAPTERS.register("prompt")
+def prompt(
+    embedder: OfEmbedder,
+    model: Model,
+    rows: Rows = (),
+    fresh: Fresh = True,
+    num_tokens: int = 20,
+) -> None:
+    """Prompt tuning (Lester et al. 2021, arXiv:2104.08691): tokens before each text, by their rows.
+
+    They come after BOS and are pooled as BOS is. The backbone stays as it is.
+    """
+    if not fresh:
+        _enable(model)
+        return
+    ids = soft_prompt_ids(embedder) or add_soft_prompt(embedder, num_tokens)
+    _tokens_alone(model, sorted({*ids, *rows}), fresh)
 
 
 # ---- targets ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.schema import check_pointer, read_json
+from polyvec.embed.formats.schema import check_pointer, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.errors import InputError, MissingExtraError, ModelError, known
 
@@ -330,6 +330,10 @@ def write_adapted(
     if beside:
         _bare(model if whole is None else whole, names[0]).save_pretrained(folder)
     model.save_pretrained(folder)
+    if not base:
+        # sentence-transformers reads the base's config.json from where this says.
+        config = read_json(folder / CONFIG)
+        write_json(folder / CONFIG, {**config, "base_model_name_or_path": str((target or folder).resolve())})
     if getattr(model.peft_config[names[0]], "use_dora", False):
         save_file(_read_weights(folder), folder / WEIGHTS[0])  # names that transformers reads
     return beside
