@@ -1,5 +1,7 @@
 """Adapters: what they train, what they are before training, how they are saved and merged."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from polyvec import Embedder
 from polyvec.embed.compose import compose
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.embed.settings import EmbedderSettings
-from polyvec.errors import ModelError, SettingsError
+from polyvec.errors import MissingExtraError, ModelError, SettingsError
 from polyvec.train import adapters
 from polyvec.train.adapters import check_gradients, finish, linear_layers, prepare
 from polyvec.train.language_head import attach_head, causal
@@ -150,7 +152,8 @@ def test_bitfit_of_bert_leaves_the_pooler(tmp_path):
         # GritLM's names on a model that has others.
         ({**LORA, "targets": ["q_proj", "w1"]}, (), SettingsError, "'w1' matches no linear layer"),
         (LORA, ("poolings",), SettingsError, "Did you mean 'pooling'"),
-        ({**LORA, "merge": 1}, (), SettingsError, "'merge' is not true or false"),
+        ({**LORA, "merge": 1}, (), SettingsError, "'merge' is 1, expected true or false"),
+        ({"kind": "qlora", "merge": True}, (), SettingsError, "of qlora false"),
     ],
 )
 def test_what_would_train_nothing_or_is_not_known_is_an_error(adapter, train, error, message):
@@ -368,3 +371,43 @@ def test_a_soft_prompt_is_read_before_every_text_and_is_all_that_is_trained(tmp_
     assert model.backbone.num_rows == old + 5
     with pytest.raises(SettingsError, match="num_tokens 2000 is not between 1 and"):
         prepare(embedder(), {"kind": "prompt", "num_tokens": 2000})
+
+
+def test_qlora_without_bitsandbytes_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match=r"bitsandbytes.*polyvec\[qlora\]"):
+        prepare(embedder(), {"kind": "qlora"})
+
+
+def test_qlora_trains_beside_weights_of_four_bits(tmp_path):
+    bnb = pytest.importorskip("bitsandbytes")
+    model = embedder()
+    before = model.encode(TEXTS)
+    found = prepare(model, {"kind": "qlora", "rank": 4, "dropout": 0.0})
+    assert found.names and all(".lora_" in name for name in found.names)
+    rounded = embedder()
+    for name, layer in linear_layers(rounded.backbone.model).items():
+        weight = model.backbone.model.get_submodule(name).base_layer.weight
+        layer.weight.data = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    same(model.encode(TEXTS), rounded.encode(TEXTS))
+    assert np.abs(model.encode(TEXTS) - before).max() > 1e-2
+    model.train()
+    model(tokens_of(model)).square().sum().backward()
+    check_gradients(model)
+    model.eval()
+    shake(model)
+    model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved/model.safetensors").exists()
+    # On the folder's own weights: those of an adapter of the same values without four bits.
+    plain = embedder()
+    prepare(plain, LORA)
+    state = {k: v for k, v in model.state_dict().items() if ".lora_" in k}
+    plain.load_state_dict(state, strict=False)
+    same(Embedder.from_pretrained(tmp_path / "saved").encode(TEXTS), plain.encode(TEXTS))
+    with pytest.raises(ModelError, match="cannot be merged into weights of four bits"):
+        prepare(model, LORA)
+    merged = embedder()
+    prepare(merged, LORA)
+    adapters.merge(merged)
+    with pytest.raises(ModelError, match="no longer those of a folder"):
+        prepare(merged, {"kind": "qlora"})

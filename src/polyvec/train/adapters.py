@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from polyvec.embed.formats.schema import read_json
 from polyvec.embed.part import one_of
 from polyvec.errors import MissingExtraError, ModelError, SettingsError, known
 from polyvec.registry import Fact, Registry
+from polyvec.train.four_bits import in_four_bits, quantise
 from polyvec.train.soft_prompt import add_soft_prompt, soft_prompt_ids
 
 PARTS = ("pooling", "projections", "new_tokens")
@@ -85,8 +86,12 @@ def prepare(
         raise SettingsError(f"{where} adapter has no kind.{known('', ADAPTERS)}")
     for part in train:
         one_of(f"{where} train", part, PARTS)
-    if type(table.pop("merge", False)) is not bool:
-        raise SettingsError(f"{where} adapter: setting 'merge' is not true or false")
+    merged = table.pop("merge", False)
+    if type(merged) is not bool or (merged and kind == "qlora"):
+        raise SettingsError(
+            f"{where} adapter: setting 'merge' is {merged!r}, expected true or false"
+            f"{', of qlora false' if kind == 'qlora' else ''}"
+        )
     if embedder.routes and kind != "full":
         raise ModelError(
             f"{where}: adapter {kind!r} on an embedder whose queries and documents take routes of "
@@ -139,6 +144,11 @@ def merge(embedder: Embedder) -> None:
     """Add the adapter to the backbone's weights, if it has one; the one on disk differs then."""
     model = carrier(embedder)
     if is_adapted(model):
+        if in_four_bits(model):
+            raise ModelError(
+                "an adapter of kind 'qlora' cannot be merged into weights of four bits: save the "
+                "embedder, and load it with merge_adapters=True"
+            )
         merge_adapter(model)
         model.name_or_path = ""
 
@@ -252,6 +262,29 @@ def lora(
             trainable_token_indices={_embedding_name(model): list(rows)} if rows else None,
         ),
     )
+
+
+@ADAPTERS.register("qlora")
+def qlora(
+    model: Model,
+    rows: Rows = (),
+    fresh: Fresh = True,
+    rank: int = 16,
+    alpha: float | None = None,
+    dropout: float = 0.05,
+    targets: Sequence[str] = (),
+    quantization: Literal["nf4", "fp4"] = "nf4",
+    double: bool = True,
+) -> None:
+    """LoRA beside weights of four bits, by bitsandbytes.
+
+    All linear layers of the blocks are in four bits, also those without an adapter. double: their
+    scales are quantised too. The adapter is saved alone: it is loaded on the folder's own weights,
+    so vectors then differ by the rounding to four bits.
+    """
+    if fresh:
+        quantise(model, linear_targets(model), kind=quantization, double=double)
+    lora(model, rows, fresh, rank, alpha, dropout, targets, experts=False)
 
 
 @ADAPTERS.register("bitfit")

@@ -333,7 +333,10 @@ def write_adapted(
     if not base:
         # sentence-transformers reads the base's config.json from where this says.
         config = read_json(folder / CONFIG)
-        write_json(folder / CONFIG, {**config, "base_model_name_or_path": str((target or folder).resolve())})
+        write_json(
+            folder / CONFIG,
+            {**config, "base_model_name_or_path": str((target or folder).resolve())},
+        )
     if getattr(model.peft_config[names[0]], "use_dora", False):
         save_file(_read_weights(folder), folder / WEIGHTS[0])  # names that transformers reads
     return beside
