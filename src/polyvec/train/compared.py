@@ -30,7 +30,6 @@ class Compared:
     key_NE: documents by the momentum encoder, without gradient.
     view_NKE: several vectors of each document, the one of document_NE last (DEBATER).
     layer_query_BLE, layer_document_NLE: vectors by earlier layers, the first layer first.
-    reconstructed: of a sparse autoencoder, over queries, then documents; R = B + N rows.
     datasets: the data set of each query.
     step: number of the optimiser's step, from 0; None where nobody counts.
     """
@@ -53,7 +52,6 @@ class Compared:
     view_NKE: Tensor | None = None
     layer_query_BLE: Tensor | None = None
     layer_document_NLE: Tensor | None = None
-    reconstructed: "Reconstructed | None" = None
     datasets: tuple[str, ...] = ()
     step: int | None = None
 
@@ -123,32 +121,9 @@ class Compared:
             found[name] = _rows(getattr(self, name), columns)
         if self.known_BN is not None:
             found["known_BN"] = self.known_BN[rows_M][:, columns]
-        if self.reconstructed is not None:
-            texts = torch.cat([rows_M, columns + len(self.query_BE)])
-            found["reconstructed"] = self.reconstructed.of_rows(texts)
         if self.datasets:
             found["datasets"] = tuple(self.datasets[row] for row in rows_M.tolist())
         return replace(self, **found)
-
-
-@dataclass(frozen=True, slots=True)
-class Reconstructed:
-    """What a sparse autoencoder makes of vectors again, R rows.
-
-    vector_RD: its input; by_k_RD, by_4k_RD: from the k and the 4k largest latents; residual_RD
-    (None if no latent is dead): from latents that have not fired lately, of what by_k_RD leaves.
-    """
-
-    vector_RD: Tensor
-    by_k_RD: Tensor
-    by_4k_RD: Tensor
-    residual_RD: Tensor | None = None
-
-    def of_rows(self, rows: Tensor) -> "Reconstructed":
-        residual = _rows(self.residual_RD, rows)
-        return Reconstructed(
-            self.vector_RD[rows], self.by_k_RD[rows], self.by_4k_RD[rows], residual
-        )
 
 
 def _rows(values: Tensor | None, places: Tensor) -> Tensor | None:

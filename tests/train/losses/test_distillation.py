@@ -1,15 +1,24 @@
 """Losses that follow a teacher."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from given_vectors import GivenVectors, agree, batch_of, columns
 from sentence_transformers.sentence_transformer import losses as st
-from sentence_transformers.util import pairwise_cos_sim
+from sentence_transformers.util import pairwise_cos_sim, pairwise_dot_score
 
+from polyvec.errors import DataError
 from polyvec.train.compared import Compared
-from polyvec.train.losses.distillation import kl_rank
+from polyvec.train.losses.distillation import (
+    ProjectedDistillation,
+    kd_mse,
+    kd_relative,
+    kd_similarity,
+    kl_rank,
+    margin_mse,
+)
 
 
 def teacher(rows, count):
@@ -68,3 +77,88 @@ def test_equal_distributions_have_no_loss_and_the_teacher_no_gradient():
     value.backward()
     assert value.abs() < 1e-12
     assert scores.grad is None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_margin_mse(count, similarity):
+    labels = teacher(4, 1 + count)
+    functions = {"dot": pairwise_dot_score, "cosine": pairwise_cos_sim}
+    theirs = st.MarginMSELoss(GivenVectors(), functions[similarity])
+    agree(
+        theirs,
+        lambda v: margin_mse(batch_of(v, teacher_N=labels.T.flatten()), similarity=similarity),
+        columns(4, 4, *[4] * count),
+        labels,
+    )
+
+
+@pytest.mark.parametrize("distance", ["mse", "l2", "cosine"])
+def test_vectors_of_a_teacher(distance):
+    labels = torch.stack(columns(5, 5, seed=7), dim=1)
+    taught = {"teacher_query_BS": labels[:, 0], "teacher_document_NS": labels[:, 1]}
+    theirs = st.EmbedDistillLoss(GivenVectors(), distance)
+    agree(theirs, lambda v: kd_mse(batch_of(v, **taught), distance=distance), columns(5, 5), labels)
+
+
+def test_vectors_through_a_trained_map():
+    class Sized(GivenVectors):
+        def get_embedding_dimension(self):
+            return 6
+
+    labels = torch.stack(columns(5, 5, seed=7, size=9), dim=1)
+    taught = {"teacher_query_BS": labels[:, 0], "teacher_document_NS": labels[:, 1]}
+    theirs = st.MSELoss(Sized(), projection_dim=9).double()
+    ours = ProjectedDistillation(vector_size=6, teacher_size=9).double()
+    ours.map.load_state_dict(theirs.projection.state_dict())
+    agree(theirs, lambda v: ours(batch_of(v, **taught)), columns(5, 5), labels)
+    torch.testing.assert_close(ours.map.weight.grad, theirs.projection.weight.grad)
+
+
+def test_a_teacher_of_another_size():
+    taught = {"teacher_query_BS": torch.ones(2, 4), "teacher_document_NS": torch.ones(2, 4)}
+    with pytest.raises(DataError, match=r"4 dimensions, the model's 6; use 'kd_projected'"):
+        kd_mse(batch_of(columns(2, 2), **taught))
+
+
+def test_l1_by_hand():
+    taught = {"teacher_query_BS": torch.zeros(1, 2), "teacher_document_NS": torch.ones(1, 2)}
+    batch = Compared.pairs(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 0.0]]), **taught)
+    torch.testing.assert_close(kd_mse(batch, distance="l1"), torch.tensor((1 + 3 + 0 + 1) / 4))
+
+
+def jasper():
+    """The model's and the teacher's unit vectors of six texts, and the batch."""
+    vectors, taught = columns(3, 3), columns(3, 3, seed=5, size=9)
+    more = {"teacher_query_BS": taught[0], "teacher_document_NS": taught[1]}
+    units = [torch.nn.functional.normalize(torch.cat(each)) for each in (vectors, taught)]
+    return batch_of(vectors, **more), *units
+
+
+def test_similarities_of_a_teacher():
+    batch, vectors, taught = jasper()
+    expected = sum(
+        (vectors[i] @ vectors[j] - taught[i] @ taught[j]) ** 2 for i in range(6) for j in range(6)
+    )
+    torch.testing.assert_close(kd_similarity(batch), expected / 36)
+
+
+def test_order_of_a_teacher():
+    """Every two of the 15 pairs of six texts: the less similar one to the teacher must be below."""
+    batch, vectors, taught = jasper()
+    pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    expected = []
+    for place, one in enumerate(pairs):
+        for other in pairs[place + 1 :]:
+            low, high = sorted((one, other), key=lambda p: float(taught[p[0]] @ taught[p[1]]))
+            wrong = vectors[low[0]] @ vectors[low[1]] - vectors[high[0]] @ vectors[high[1]]
+            expected.append(torch.relu(wrong + 0.015))
+    torch.testing.assert_close(kd_relative(batch), torch.stack(expected).mean())
+    few = kd_relative(batch, most_pairs=8)
+    kept = {pairs[place] for place in range(0, 15, 2)}
+    chosen = [
+        term
+        for term, (one, other) in zip(expected, itertools.combinations(pairs, 2), strict=True)
+        if {one, other} <= kept
+    ]
+    torch.testing.assert_close(few, torch.stack(chosen).mean())

@@ -239,7 +239,7 @@ class SparseAutoencoder(Projector):
         self.bias_pre_D = nn.Parameter(torch.zeros(in_features))
 
     def project(self, vectors_BD: Tensor) -> Tensor:
-        vectors_BD, _, _ = self._scaled(vectors_BD)
+        vectors_BD, _, _ = self.scaled(vectors_BD)
         latents_BE = F.linear(vectors_BD - self.bias_pre_D, self.weight_ED, self.bias_E)
         return keep(latents_BE, latents_BE.topk(self.k, dim=-1).indices).relu()
 
@@ -252,10 +252,10 @@ class SparseAutoencoder(Projector):
         return self._run(self._reconstruct, vectors_BD, self.in_features)
 
     def _reconstruct(self, vectors_BD: Tensor) -> Tensor:
-        _, mean_B1, std_B1 = self._scaled(vectors_BD)
+        _, mean_B1, std_B1 = self.scaled(vectors_BD)
         return self._decode(self.project(vectors_BD)) * std_B1 + mean_B1
 
-    def _scaled(self, vectors_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def scaled(self, vectors_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The vectors as the encoder reads them, and the mean and scale that were removed."""
         mean_B1 = vectors_BD.mean(dim=-1, keepdim=True)
         if not self.normalize:

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from polyvec.errors import SettingsError
 from polyvec.train.compared import Compared
 from polyvec.train.losses.part import (
+    InBatch,
     Pairs,
     Similarity,
     given,
     masked,
     matrix,
     needs,
+    negatives,
     own_scores,
     pair_similarity,
     positive_number,
 )
 
-InBatch = bool | Literal["positives", "negatives"]
 Direction = Literal[
     "query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc", "positive_to_positive"
 ]
@@ -33,7 +34,7 @@ HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 FalseNegatives = Literal["threshold", "absolute", "relative"]
 
 
-@needs("guide_query_BG", "guide", True)
+@needs("guide_query_BG", "guide")
 def info_nce(
     batch: Compared,
     *,
@@ -186,19 +187,6 @@ def _compare(
     if direction == "doc_to_doc":
         return matrix(document_NE[pairs.column_M], document_NE, similarity)
     return matrix(document_NE[pairs.column_M], document_NE[positive_N], similarity)
-
-
-def negatives(batch: Compared, in_batch: InBatch) -> Tensor:
-    """Documents that are a query's negatives, [B, N]."""
-    own_BN = batch.own
-    kept_BN = own_BN & ~batch.positive_N
-    if in_batch is True:
-        kept_BN = kept_BN | ~own_BN
-    elif in_batch == "positives":
-        kept_BN = kept_BN | (~own_BN & batch.positive_N)
-    elif in_batch == "negatives":
-        kept_BN = kept_BN | (~own_BN & ~batch.positive_N)
-    return kept_BN & ~batch.no_negatives
 
 
 def _kept(batch: Compared, pairs: Pairs, direction: str, in_batch: InBatch) -> Tensor:

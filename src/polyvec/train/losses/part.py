@@ -6,7 +6,7 @@ that was given with it, C candidates, E vector size.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,16 @@ from torch.nn import functional as F
 from polyvec.embed.part import wide
 from polyvec.embed.projection.similarity import similarity_matrix, similarity_pairs
 from polyvec.errors import DataError, SettingsError
+from polyvec.registry import Fact
 from polyvec.train.compared import Compared
 
 Loss = Callable[..., Any]  # (batch: Compared, *, settings) -> Tensor, or a module of settings
 Similarity = Literal["cosine", "dot"]
 Distance = Literal["euclidean", "manhattan", "cosine"]
+# Which documents of other queries are negatives beside the query's own: all, their positives,
+# their negatives, or none.
+InBatch = bool | Literal["positives", "negatives"]
+VectorSize = Annotated[int, Fact("vector_size")]
 
 L = TypeVar("L", bound=Loss)
 
@@ -33,24 +38,22 @@ NEEDS = {
     "key_NE": "vectors of a momentum encoder",
     "view_NKE": "several vectors of each document",
     "layer_query_BLE": "vectors of earlier layers",
-    "reconstructed": "what a sparse autoencoder reconstructs",
     "step": "the number of the step",
 }
 
 
 class Need(NamedTuple):
-    """A field of the batch that a loss reads, always or if `setting` is one of `values`."""
+    """A field of the batch that a loss reads, always or if a setting is true or not 0."""
 
     field: str
     setting: str | None = None
-    values: tuple[Any, ...] = ()
 
 
-def needs(field: str, setting: str | None = None, *values: Any) -> Callable[[L], L]:
+def needs(field: str, setting: str | None = None) -> Callable[[L], L]:
     """Marks a loss that reads a field of the batch which not every task fills."""
 
     def mark(loss: L) -> L:
-        loss.needs = (*getattr(loss, "needs", ()), Need(field, setting, values))  # type: ignore[attr-defined]
+        loss.needs = (*getattr(loss, "needs", ()), Need(field, setting))  # type: ignore[attr-defined]
         return loss
 
     return mark
@@ -66,9 +69,7 @@ def needed(loss: Loss, settings: Mapping[str, Any]) -> frozenset[str]:
     """Fields of the batch that a loss with these settings reads."""
     found = getattr(loss, "needs", ())
     return frozenset(
-        need.field
-        for need in found
-        if need.setting is None or settings.get(need.setting) in need.values
+        need.field for need in found if need.setting is None or settings.get(need.setting)
     )
 
 
@@ -154,6 +155,36 @@ def distance_matrix(a_BE: Tensor, b_NE: Tensor, distance: str) -> Tensor:
     if distance == "cosine":
         return 1 - similarity_matrix(a_BE, b_NE, "cosine")
     return -similarity_matrix(a_BE, b_NE, distance)
+
+
+def negatives(batch: Compared, in_batch: InBatch) -> Tensor:
+    """Documents that are a query's negatives, [B, N]."""
+    own_BN = batch.own
+    kept_BN = own_BN & ~batch.positive_N
+    if in_batch is True:
+        kept_BN = kept_BN | ~own_BN
+    elif in_batch == "positives":
+        kept_BN = kept_BN | (~own_BN & batch.positive_N)
+    elif in_batch == "negatives":
+        kept_BN = kept_BN | (~own_BN & ~batch.positive_N)
+    return kept_BN & ~batch.no_negatives
+
+
+class Triples(NamedTuple):
+    """Places of queries, of their positives and of their own negatives."""
+
+    query_T: Tensor
+    positive_T: Tensor
+    negative_T: Tensor
+
+    @classmethod
+    def of(cls, batch: Compared, loss: str) -> "Triples":
+        """All that were given; DataError if none were."""
+        pairs = Pairs.positives(batch)
+        place_T, negative_T = negatives(batch, False)[pairs.row_M].nonzero(as_tuple=True)
+        if not len(place_T):
+            raise DataError(f"loss {loss!r} needs negatives, and no row of the batch has one")
+        return cls(pairs.row_M[place_T], pairs.column_M[place_T], negative_T)
 
 
 def masked(values: Tensor, kept: Tensor, empty: float = float("-inf")) -> Tensor:

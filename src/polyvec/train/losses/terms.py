@@ -19,14 +19,20 @@ from polyvec.train.losses.part import Loss, given, needed
 from polyvec.train.losses.table import LOSSES
 
 # Keys of a table in `losses` that are not settings of the loss.
-COMMON: Mapping[str, Any] = {"weight": float, "name": str, "datasets": tuple[str, ...]}
+COMMON: Mapping[str, Any] = {
+    "weight": float,
+    "name": str,
+    "datasets": tuple[str, ...],
+    "nested": bool,
+}
 
 
 class Term(nn.Module):
     """A loss with its name in reports and its weight.
 
     datasets: those whose rows it is computed over; none: all.
-    once: it is not nested over dimensions. needs: the fields of Compared that it reads.
+    nested: it is summed over the dimensions and layers of `matryoshka`.
+    needs: the fields of Compared that it reads.
     """
 
     def __init__(
@@ -35,13 +41,13 @@ class Term(nn.Module):
         name: str,
         weight: float = 1.0,
         datasets: Sequence[str] = (),
-        once: bool = False,
+        nested: bool = True,
         needs: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self.loss = loss  # a module registers itself, so that its weights are trained
         self.name, self.weight, self.datasets = name, weight, tuple(datasets)
-        self.once, self.needs = once, needs
+        self.nested, self.needs = nested, needs
 
     @classmethod
     def of(cls, table: Mapping[str, Any], facts: Mapping[str, Any], where: str) -> "Term":
@@ -59,7 +65,7 @@ class Term(nn.Module):
         return cls(
             loss,
             common.pop("name", kind),
-            once=getattr(part, "once", False),
+            nested=common.pop("nested", not getattr(part, "once", False)),
             needs=needed(part, _settings(part, own)),
             **common,
         )
@@ -71,7 +77,7 @@ class Term(nn.Module):
             return wide(batch.query_BE).sum() * 0
         for field in sorted(self.needs):
             given(rows, field, self.name)
-        value = self.loss(rows) if self.once else matryoshka(self.loss, rows)
+        value = matryoshka(self.loss, rows) if self.nested else self.loss(rows)
         return self.weight * wide(value)
 
 
