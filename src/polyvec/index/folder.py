@@ -56,6 +56,11 @@ class Manifest:
         name = f"--recipe {self.model} --scale {self.scale}" if self.scale else self.model
         return f"{name or 'unnamed'}{' --attention ' * bool(self.attention)}{self.attention}"
 
+    def written(self) -> dict[str, Any]:
+        """Its keys in a folder; without the options where there are none, as older folders."""
+        optional = ("scale", "attention")
+        return {k: v for k, v in asdict(self).items() if v or k not in optional}
+
     @classmethod
     def new(cls, **fields: Any) -> "Manifest":
         """The manifest of a new generation, under file names that no other has."""
@@ -128,7 +133,7 @@ def write_generation(
     with atomic_file(folder / manifest.items, "w") as file:
         file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
     with atomic_file(folder / MANIFEST, "w") as file:
-        json.dump(asdict(manifest), file, indent=2)
+        json.dump(manifest.written(), file, indent=2)
     _clear(folder, manifest)
 
 
