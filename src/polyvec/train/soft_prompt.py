@@ -45,9 +45,8 @@ def add_soft_prompt(embedder: Embedder, num_tokens: int) -> list[int]:
     before = int(backbone.num_rows or 0)
     if max(ids) >= before:
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-    if backbone.lm is not None:
-        backbone.lm_head.requires_grad_(False)  # type: ignore[union-attr]
-    weight = backbone.model.get_input_embeddings().weight
+    body: Any = backbone.model
+    weight = body.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(0)
     taken = torch.randint(min(ids), (num_tokens,), generator=generator)
     with torch.no_grad():

@@ -49,6 +49,14 @@ class Deliberation:
         self.jobs: Mapping[str, Job] = {JOB: self.encode}
         self.heads: nn.Module = nn.Module()
 
+    @property
+    def batch_number(self) -> int:
+        return self.contrastive.batch_number
+
+    @batch_number.setter
+    def batch_number(self, value: int) -> None:
+        self.contrastive.batch_number = value
+
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         return self.contrastive.work(rows, shares, mine)
 

@@ -73,7 +73,11 @@ class MultiTask:
 
     @batch_number.setter
     def batch_number(self, value: int) -> None:
-        self.language.batch_number = value
+        self.language.batch_number = self.contrastive.batch_number = value
+
+    def prepare(self, rows: Sequence[TrainingRow]) -> None:
+        """Called with all rows of the stage, before the first batch."""
+        self.contrastive.prepare(rows)
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         compared, predicted = self.divided(rows)
@@ -174,15 +178,13 @@ class GenerationAligned(MultiTask):
         loss = PREFERENCES[str(self.preference)]
         return loss(values_N[firsts_B], values_N[firsts_B + positives_B], self.beta)
 
-    def aligned(self, rows: Rows, compared: Any) -> Tensor:
-        vectors = rows[encode.JOB].float()
-        queries_BE = vectors[compared.queries.to(vectors.device)]
-        documents_NE = vectors[compared.documents.to(vectors.device)]
-        owner_N = compared.owner_N.to(vectors.device)
-        scores_N = F.cosine_similarity(queries_BE[owner_N], documents_NE) / self.temperature
+    def aligned(self, rows: Rows, facts: Any) -> Tensor:
+        compared = self.contrastive.compared(rows, facts)
+        queries_NE = compared.query_BE[compared.owner_N]
+        scores_N = F.cosine_similarity(queries_NE, compared.document_NE) / self.temperature
         sums_N, counts_N = rows[JOB].unbind(1)
         means_N = sums_N / counts_N.clamp(min=1)
-        return alignment(scores_N, means_N, owner_N, len(queries_BE))
+        return alignment(scores_N, means_N, compared.owner_N, len(compared.query_BE))
 
 
 class SessionMasked(PredictTokens):
