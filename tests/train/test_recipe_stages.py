@@ -10,6 +10,7 @@ from polyvec.data.training.table import data_table
 from polyvec.recipe import PUBLISHED, SCALES, all_recipes
 from polyvec.settings import fill
 from polyvec.train.adapters import ADAPTERS
+from polyvec.train.losses.terms import Objective
 from polyvec.train.sections import STAGES
 from polyvec.train.tasks import TASKS
 
@@ -47,6 +48,9 @@ def test_stages_name_parts_and_data_that_exist(recipe, scale):
         adapter = dict(stage.adapter or {"kind": "full"})
         adapter.pop("merge", None)
         ADAPTERS.check(adapter.pop("kind"), adapter, where=where)
+        if stage.losses:
+            facts = {"vector_size": 64}
+            Objective.of(stage.losses, stage.matryoshka, facts, where=where)
         fill(Mixing, dict(stage.mixing), where)
         for table in stage.data:
             found = data_table(table, where)
