@@ -31,6 +31,7 @@ VERBS = {
     "evaluate": "score a model on data sets",
     "compare": "compare two models on the same data sets",
     "data": "count rows, lengths, languages and duplicates; find test texts in train",
+    "mine": "find hard negatives for pairs",
     "train": "train an embedder by the stages of a recipe",
     "recipes": "list, show, check and measure the recipes of published systems",
     "generate": "ask a language model about each row of a file",
