@@ -19,7 +19,20 @@ from polyvec.train.mining.report import facts, false_negatives, relevant_of
 from polyvec.train.mining.settings import mining_settings
 from polyvec.train.mining.writing import OUTPUT_FORMATS, write
 
-WORDS = "sea river stone bird tree cloud fire bread house child road night".split()
+WORDS = [
+    "sea",
+    "river",
+    "stone",
+    "bird",
+    "tree",
+    "cloud",
+    "fire",
+    "bread",
+    "house",
+    "child",
+    "road",
+    "night",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +52,7 @@ def pairs(num: int, positives: int = 1) -> list[dict[str, str]]:
         return " ".join(draw.choice(WORDS, length))
 
     return [
-        {"anchor": query, "positive": f"{text(6)} {number}"}
+        {"anchor": query, "positive": f"{query} {text(2)} {number}"}
         for query in (f"{text(4)} {place}" for place in range(num))
         for number in range(positives)
     ]
@@ -65,14 +78,14 @@ def close(ours, theirs):
 # The scores of a random model are all near 0.9.
 CASES = [
     ("labeled-list", {}),
-    ("n-tuple", {"num_negatives": 2, "relative_margin": 0.01}),
-    ("triplet", {"num_negatives": 4, "range_min": 3, "range_max": 20, "absolute_margin": 0.02}),
+    ("n-tuple", {"num_negatives": 2, "relative_margin": 0.002}),
+    ("triplet", {"num_negatives": 4, "range_min": 3, "range_max": 20, "absolute_margin": 0.003}),
     ("labeled-pair", {"max_score": 0.95, "min_score": 0.85, "range_max": 30}),
 ]
 
 
 @pytest.mark.parametrize(("form", "settings"), CASES)
-@pytest.mark.parametrize("num_positives", [1, 3])
+@pytest.mark.parametrize("num_positives", [1, 2])
 def test_equal_to_sentence_transformers(embedder, peer, form, settings, num_positives, tmp_path):
     """The same lists in the same order, with a corpus beside the data."""
     records = pairs(24, num_positives)
@@ -148,10 +161,7 @@ def test_a_class_holds_no_negatives_of_its_own(embedder):
     label = {each["text"]: each["label"] for each in records}
     for query, text in enumerate(found.texts.queries):
         assert found.texts_of(query)
-        own = set(rows.rows[0].negatives)
-        assert all(
-            label[each] != label[text.text] for each in found.texts_of(query) if each not in own
-        )
+        assert all(label[each] != label[text.text] for each in found.texts_of(query))
 
 
 def test_other_queries_and_processes_change_nothing(embedder):
@@ -180,7 +190,7 @@ def test_bm25_finds_what_shares_words():
 
 
 def test_bm25_scores_are_those_of_the_formula():
-    """Lucene's: idf(t) tf / (tf + k1 (1 - b + b |d| / avgdl)), idf = ln(1 + (N - n + .5) / (n + .5))."""
+    """Lucene's: idf tf / (tf + k1 (1 - b + b |d| / avgdl)), idf ln(1 + (N - n + .5) / (n + .5))."""
     records = [
         {"anchor": "x", "positive": "one two"},
         {"anchor": "two", "positive": "two two three four"},
@@ -253,7 +263,7 @@ def test_false_negatives_are_counted(embedder):
         "20 (25.00 %)"
     )
     with pytest.raises(DataError, match="none of the 20 queries"):
-        false_negatives(found, relevant_of(rows_of(pairs(3)[:0] + [{"a": "x", "b": "y"}]).rows))
+        false_negatives(found, relevant_of(rows_of([{"a": "x", "b": "y"}]).rows))
 
 
 def test_half_of_the_positives_hidden():
@@ -261,7 +271,8 @@ def test_half_of_the_positives_hidden():
     records = [
         {"anchor": f"{word} only", "positive": f"{word} {i}"} for word in WORDS for i in range(4)
     ]
-    found = mined(records, candidates="bm25", num_negatives=2)
+    corpus = [f"only {word} {word} not this" for word in "abc"]
+    found = mined(records, corpus=corpus, candidates="bm25", num_negatives=2)
     assert found.hidden_taken == found.hidden_negatives == 2 * len(WORDS)
 
 

@@ -91,7 +91,7 @@ def searched(
     """
     made = Searched(found.name or "the data")
     has_classes = found.table.format == "classes"
-    classes: dict[int, int] = {}
+    classes: dict[str, int] = {}
     for row in found.rows:
         _check(row, has_classes)
         key = (row.query, row.instruction)
@@ -102,9 +102,8 @@ def searched(
             made.negatives.append([])
         places = [_document(made, side) for side in _sides(row, row.positives)]
         _extend(made.positives[query], places)
-        # Documents of a class are no negatives of it; the data's own negatives are of others.
         if has_classes and row.label is not None:
-            classes.update(dict.fromkeys((~query, *places), row.label))
+            classes.update(dict.fromkeys((row.query, *row.positives), row.label))
         own = [_document(made, side) for side in _sides(row, row.negatives)]
         if keep_negatives:
             _extend(made.negatives[query], own)
@@ -112,8 +111,8 @@ def searched(
     for text in corpus:
         _document(made, Text(text, first.instruction, first.role))
     _exclude(made)
-    made.class_N = np.array([classes.get(i, -1) for i in range(len(made.documents))], np.int64)
-    made.class_Q = np.array([classes.get(~i, -1) for i in range(len(made.queries))], np.int64)
+    made.class_N = np.array([classes.get(each.text, -1) for each in made.documents], np.int64)
+    made.class_Q = np.array([classes.get(each.text, -1) for each in made.queries], np.int64)
     return made
 
 
