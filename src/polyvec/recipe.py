@@ -195,16 +195,17 @@ class Recipe:
     def resolved(self, scale: str = SCALES[0]) -> dict[str, Any]:
         """All settings at a scale, defaults included, as plain values that TOML and JSON have."""
         values = self.values[scale]
-        return {name: _plain(value) for name, value in values.items() if name in self.present}
+        return {name: plain(value) for name, value in values.items() if name in self.present}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Settings as values that TOML and JSON have: tables, lists, strings, numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         # TOML has no null: a key that is left out takes its default, which is None.
-        return {key: _plain(each) for key, each in value.items() if each is not None}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: plain(each) for key, each in value.items() if each is not None}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def recipe_folder() -> Path:

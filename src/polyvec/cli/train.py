@@ -18,6 +18,11 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polyvec.embed.embedder import Embedder
+    from polyvec.train.trainer import Score
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +33,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", type=Path, help="write the run here; default: runs/RECIPE"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--evaluate",
+        nargs="+",
+        default=(),
+        metavar="FIGURE",
+        help="measure these while training, each 'FOLDER SPLIT MEASURE' below --data, such as "
+        "'stsb dev spearman'; the best checkpoint by the first is kept",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, memory, batches and the first inputs; load no weights",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,6 +60,24 @@ def run(options: argparse.Namespace) -> None:
         output,
         data=options.data,
         resume=options.resume,
+        score=_score(options),
         command=shlex.join(["polyvec", *sys.argv[1:]]),
+        say=lambda line: print(line, file=sys.stderr),
+        shown=True,
     )
     print(output / "model")
+
+
+def _score(options: argparse.Namespace) -> "Score | None":
+    """What measures the figures of --evaluate."""
+    if not options.evaluate:
+        return None
+    from polyvec.evaluate.check import measure_figure
+
+    def score(embedder: "Embedder") -> dict[str, float]:
+        return {
+            name: measure_figure(embedder, name, options.data, "--evaluate")
+            for name in options.evaluate
+        }
+
+    return score

@@ -55,7 +55,7 @@ class Trained:
         share = 100 * self.num_trained / self.num_parameters
         return (
             f"adapter {self.kind}: {self.num_trained:,} of {self.num_parameters:,} parameters "
-            f"({share:.2g} %)"
+            f"({share:.3g} %)"
         )
 
 

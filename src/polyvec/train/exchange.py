@@ -7,6 +7,7 @@ would have, for any loss, without a factor in the loss (SILENT row 20).
 """
 
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,15 @@ class Exchange:
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
+
+    @classmethod
+    def connected(cls, device: str) -> "Exchange":
+        """As `here`, after the processes of torchrun have found each other."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+            from accelerate import PartialState
+
+            PartialState(cpu=device == "cpu")
+        return cls.here()
 
     def shares(self, num_rows: int) -> list[Share]:
         """The rows of each process: as many, or one more for the first ones."""
@@ -102,6 +112,14 @@ class Exchange:
         found = torch.tensor(values, dtype=torch.float64, device=_device())
         dist.all_reduce(found)
         return [float(each) for each in found.tolist()]
+
+    def broadcast(self, found: Any) -> Any:
+        """What the first process has found, in every process."""
+        if self.size == 1:
+            return found
+        box = [found]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def wait(self) -> None:
         """Until all processes are here."""

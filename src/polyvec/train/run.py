@@ -22,26 +22,28 @@ from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.mixing import Mixing
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, SettingsError
-from polyvec.recipe import Recipe
+from polyvec.recipe import Recipe, plain
 from polyvec.settings import fill
 from polyvec.storage.files import atomic_file
-from polyvec.train.adapters import finish, prepare
+from polyvec.train.adapters import Trained, finish, prepare
 from polyvec.train.dropout import dropout_set
 from polyvec.train.exchange import Exchange
+from polyvec.train.progress import Progress
+from polyvec.train.report import SCORE, Curve, add_to_card, card
 from polyvec.train.sections import STAGES
 from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import (
+    Score,
     StageTrainer,
+    checkpoint_step,
     last_checkpoint,
     load_weights,
     training_arguments,
 )
 
 FINAL, DONE = "final", "done.json"
-# Scores of an embedder by name; the first decides which checkpoint is the best.
-Score = Callable[[Embedder], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Run:
     where: str = "[[stage]]"
     settings: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: None
+    shown: bool = False
+
+    def place(self, number: int) -> str:
+        """What errors call a stage, counted from 1."""
+        return f"{self.where} {number}]"
 
     def folder(self, number: int) -> Path:
         """Of a stage, counted from 1."""
@@ -83,7 +90,7 @@ def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:
 
     Raises DataError if OUTPUT has a run already, unless it is resumed.
     """
-    exchange = Exchange.here()
+    exchange = Exchange.connected(embedder.device.type)
     _begin(plan, exchange, resume)
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(plan.stages, 1):
@@ -92,8 +99,20 @@ def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:
     if exchange.rank == 0:
         embedder.eval()
         embedder.save_pretrained(plan.output / "model")
+        add_to_card(plan.output / "model" / "README.md", card(plan.command, _told(plan)))
     exchange.wait()
     return embedder
+
+
+def _told(plan: Run) -> list[dict[str, Any]]:
+    """Of each stage what the model card says."""
+    found = []
+    for number, stage in enumerate(plan.stages, 1):
+        file = plan.folder(number) / FINAL / DONE
+        facts = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        settings = {k: v for k, v in plain(stage).items() if v not in ({}, [], None)}
+        found.append({"name": stage.name or stage.kind, "settings": settings, **facts})
+    return found
 
 
 def _begin(plan: Run, exchange: Exchange, resume: bool) -> None:
@@ -123,7 +142,7 @@ def _stage(
 ) -> Embedder:
     """The embedder after a stage: trained, or as an earlier run left it."""
     stage, folder = plan.stages[number - 1], plan.folder(number)
-    where = f"{plan.where} {number}]"
+    where = plan.place(number)
     set_seed(stage.seed)  # of an adapter's first weights, and whatever else is drawn
     facts = {"embedder": embedder, "stage": stage, "output": plan.output}
     task = TASKS.build(stage.kind, stage.settings, facts, where=where)
@@ -139,7 +158,8 @@ def _stage(
         head=getattr(task, "needs_head", False),
         where=where,
     )
-    plan.say(f"stage {number} ({stage.name or stage.kind}), {trained}")
+    if Exchange.here().rank == 0:
+        plan.say(f"stage {number} ({stage.name or stage.kind}), {trained}")
     trainee = Trainee(embedder, task)
     if resume and (folder / FINAL / DONE).is_file():
         load_weights(trainee, folder / FINAL)
@@ -147,23 +167,72 @@ def _stage(
         with dropout_set(
             embedder, dropout=stage.dropout, attention_dropout=stage.attention_dropout
         ):
-            embedder = _train(plan, stage, trainee, folder, where, resume)
+            embedder = _train(plan, number, trainee, trained, resume)
     finish(embedder, stage.adapter)
     return embedder.eval()
 
 
-def _train(
-    plan: Run, stage: StageSettings, trainee: Trainee, folder: Path, where: str, resume: bool
-) -> Embedder:
+def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: bool) -> Embedder:
+    stage, folder, where = plan.stages[number - 1], plan.folder(number), plan.place(number)
     batches = read_batches(stage, plan.data, where)
-    plan.say(batches.epoch(0).report())
-    device = trainee.embedder.device.type
-    args = training_arguments(stage, folder, len(batches.epoch(0)), device=device, where=where)
-    trainer = StageTrainer(trainee, args, batches, cached=stage.gradient_cache > 0)
+    first_process = Exchange.here().rank == 0
+    if first_process:
+        plan.say(batches.epoch(0).report())
     checkpoint = last_checkpoint(folder) if resume else None
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_final(folder / FINAL, DONE)
+    first = 0 if checkpoint is None else checkpoint_step(checkpoint)
+    args = training_arguments(
+        stage,
+        folder,
+        len(batches.epoch(0)),
+        device=trainee.embedder.device.type,
+        evaluated=plan.score is not None,
+        where=where,
+    )
+    args.eval_on_start = plan.score is not None and checkpoint is None
+    curve = Curve(folder, until=first if checkpoint else None)
+    name = f"{number}/{len(plan.stages)} {stage.name or stage.kind}"
+    progress = Progress(name, args.max_steps, first=first, shown=plan.shown and first_process)
+
+    def report(step: int, values: Mapping[str, float]) -> None:
+        curve.add(step, values)
+        progress.report(step, values)
+
+    trainer = StageTrainer(
+        trainee,
+        args,
+        batches,
+        cached=stage.gradient_cache > 0,
+        score=plan.score,
+        report=report,
+        on_step=lambda trainer, work, terms: progress.step(trainer.state.global_step),
+    )
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        progress.close()
+    facts = _facts(plan, number, trained, batches, curve)
+    trainer.save_final(folder / FINAL, DONE, facts)
+    if trainer.exchange.rank == 0 and curve.rows:
+        curve.draw(f"{stage.name or stage.kind}: loss" + (" and scores" if plan.score else ""))
     return trainer.trained()
+
+
+def _facts(
+    plan: Run, number: int, trained: Trained, batches: Batches, curve: Curve
+) -> dict[str, Any]:
+    """What the model card says of a stage."""
+    names = dict.fromkeys(name for row in curve.rows for name in row if name.startswith(SCORE))
+    scores = {}
+    for name in names:
+        values = [row[name] for row in curve.rows if name in row]
+        best = max if plan.score is not None else min
+        scores[name.removeprefix(SCORE)] = (values[0], best(values[1:], default=None))
+    return {
+        "trained": str(trained),
+        "data": {each.name: len(each.rows) for each in batches.data.sets},
+        "scores": scores,
+        "loss": next((row["loss"] for row in reversed(curve.rows) if "loss" in row), None),
+    }
 
 
 def read_batches(stage: StageSettings, data: Path | None, where: str) -> Batches:

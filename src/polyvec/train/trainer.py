@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,12 +34,18 @@ from polyvec.storage.files import atomic_file
 from polyvec.train import engine
 from polyvec.train.adapters import check_gradients
 from polyvec.train.exchange import Exchange
+from polyvec.train.meter import Meter
+from polyvec.train.report import SCORE
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Work
 from polyvec.train.trainee import Trainee
 
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
+MAIN = "eval_main"  # the score that decides which checkpoint is the best
+# Scores of an embedder by name; the first is the main one.
+Score = Callable[[Embedder], Mapping[str, float]]
+Report = Callable[[int, Mapping[str, float]], None]
 
 
 class Sample(Sampler[list[int]]):
@@ -95,10 +101,17 @@ class StageTrainer(Trainer):
         batches: Batches,
         *,
         cached: bool = False,
+        score: Score | None = None,
+        held_out: Batches | None = None,
+        report: Report = lambda step, values: None,
         on_step: Callable[["StageTrainer", Work, engine.Terms], None] = lambda *_: None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
+        """`score` measures the embedder on a held-out part, `held_out` are rows whose loss is
+        measured; `report` gets the figures of the loop. The first process calls both.
+        """
         self.task, self.cached, self.on_step = trainee.task, cached, on_step
+        self.score, self.held_out, self.report = score, held_out, report
         if hasattr(self.task, "prepare"):
             self.task.prepare(batches.data)
         self.gradients_checked = False
@@ -110,6 +123,7 @@ class StageTrainer(Trainer):
             args,
             data_collator=list,  # type: ignore[arg-type]
             train_dataset=Numbers(len(batches.data)),
+            eval_dataset=Numbers(0),  # what is measured is ours, but there must be one
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
@@ -120,6 +134,12 @@ class StageTrainer(Trainer):
             self.accelerator.state.fsdp_plugin.ignored_modules = [trainee.heads]
         self.exchange = Exchange.here()
         self.folder = Path(str(args.output_dir))
+        self.meter = Meter(
+            trainee.embedder,
+            cached=cached,
+            checkpointed=bool(args.activation_checkpointing),
+            half=args.bf16 or args.fp16,
+        )
 
     @property
     def trainee(self) -> Trainee:
@@ -185,6 +205,7 @@ class StageTrainer(Trainer):
         if not self.gradients_checked and not self.is_fsdp_enabled:
             check_gradients(self.trainee)
             self.gradients_checked = True
+        self.meter.add(work, terms)
         self.on_step(self, work, terms)
         return engine.total(terms) / count
 
@@ -227,6 +248,57 @@ class StageTrainer(Trainer):
             + "Try a smaller learning_rate or max_grad_norm, or bf16 in place of fp16"
         )
 
+    # ---- figures ----------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report figures, with those of the meter, to the run and to transformers' callbacks."""
+        if "loss" in logs:
+            logs |= self.meter.read(self.exchange)
+        super().log(logs, start_time)
+        if self.exchange.rank == 0 and ("loss" in logs or any(k.startswith(SCORE) for k in logs)):
+            self.report(self.state.global_step, logs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Scores of the embedder as it is now, by the name "eval_..."; "eval_main" is the first.
+
+        Without `score` the main one is the negative loss of the held-out rows.
+        """
+        found: dict[str, float] = {}
+        with self.meter.stopped(), torch.random.fork_rng():
+            if self.score is not None:
+                embedder = self.trained()
+                own = dict(self.score(embedder)) if self.exchange.rank == 0 else {}
+                found |= self.exchange.broadcast(own)
+            if self.held_out is not None:
+                found["loss"] = self.held_out_loss(self.held_out)
+        metrics = {f"{SCORE}{name}": float(value) for name, value in found.items()}
+        self.log(dict(metrics))
+        first = next(iter(found), None)
+        if first is not None:
+            metrics[MAIN] = -found[first] if first == "loss" else found[first]
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def held_out_loss(self, batches: Batches) -> float:
+        """The mean loss of the batches of an epoch, without dropout."""
+        worker = self._worker(self.model_wrapped)
+        worker.eval()
+        total = 0.0
+        with torch.no_grad():
+            for place in range(len(batches.epoch(0))):
+                rows = batches.rows(0, place)
+                work = self.task.work(rows, self.exchange.shares(len(rows)), self.exchange.rank)
+                pieces = self._in_step(work.pieces)
+                found = engine.joined(pieces, worker(pieces))
+                terms = self.task.loss(self.exchange.collect(work, found), work.facts)
+                total += float(engine.total(terms))
+        worker.train()
+        return total / len(batches.epoch(0))
+
     # ---- checkpoints ------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -238,7 +310,8 @@ class StageTrainer(Trainer):
             shutil.rmtree(partial, ignore_errors=True)
         self.exchange.wait()
         try:
-            self._write_checkpoint(partial)
+            with self.meter.stopped():
+                self._write_checkpoint(partial)
         except (OSError, RuntimeError, SafetensorError) as error:
             # A full disk is a RuntimeError in torch, and safetensors has an error of its own.
             shutil.rmtree(partial, ignore_errors=True)
@@ -302,13 +375,13 @@ class StageTrainer(Trainer):
     def _load_best_model(self) -> None:
         load_weights(self._module, Path(str(self.state.best_model_checkpoint)))
 
-    def save_final(self, folder: Path, done: str) -> None:
-        """The weights after the last step; the file `done` says that they are whole."""
+    def save_final(self, folder: Path, done: str, facts: Mapping[str, Any]) -> None:
+        """The weights after the last step; the file `done`, with facts, says they are whole."""
         try:
             self._save_weights(folder)
             if self.args.should_save:
                 with atomic_file(folder / done, "w") as stream:
-                    json.dump({"steps": self.state.global_step}, stream)
+                    json.dump({**facts, "steps": self.state.global_step}, stream, indent=1)
         except (OSError, SafetensorError) as error:
             raise self._not_written(folder, error) from None
         self.exchange.wait()
@@ -369,13 +442,26 @@ def last_checkpoint(folder: Path) -> Path | None:
         for path in folder.glob("checkpoint-*")
         if path.name.rpartition("-")[2].isdigit() and (path / STATE).is_file()
     ]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(found, key=checkpoint_step, default=None)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def training_arguments(
-    stage: StageSettings, output: Path, num_batches: int, *, device: str = "cpu", where: str = ""
+    stage: StageSettings,
+    output: Path,
+    num_batches: int,
+    *,
+    device: str = "cpu",
+    evaluated: bool = False,
+    where: str = "",
 ) -> TrainingArguments:
-    """transformers' arguments of a stage; SettingsError for one that it does not know."""
+    """transformers' arguments of a stage; SettingsError for one that it does not know.
+
+    evaluated: whether scores are measured, before each checkpoint; the best one is then kept.
+    """
     steps = stage.max_steps
     if steps < 0:
         per_epoch = math.ceil(num_batches / stage.accumulate)
@@ -398,19 +484,31 @@ def training_arguments(
         "torch_compile": stage.torch_compile,
         "use_cpu": device == "cpu",
         "save_strategy": "steps",
-        "save_steps": max(1, math.ceil(steps / 10)),
         "save_total_limit": 2,
         "logging_strategy": "steps",
-        "logging_steps": 10,
+        "logging_steps": max(1, steps // 200),
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "report_to": "none",
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
         "log_level": "error",
+        **stage.trainer,
     }
+    if "save_steps" not in given:
+        # A multiple, so that a resumed run reports the same means as one that was not killed.
+        each = int(given["logging_steps"]) if given["logging_steps"] >= 1 else 1
+        given["save_steps"] = math.ceil(steps / 10 / each) * each
+    if evaluated:
+        given |= {
+            "eval_strategy": given["save_strategy"],
+            "eval_steps": given["save_steps"],
+            "load_best_model_at_end": True,
+            "metric_for_best_model": MAIN,
+            "greater_is_better": True,
+        }
     try:
-        return TrainingArguments(**{**given, **stage.trainer})
+        return TrainingArguments(**given)
     except (TypeError, ValueError, ImportError) as error:
         raise SettingsError(f"{where} trainer: {' '.join(str(error).split())}") from None
 

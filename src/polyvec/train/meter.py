@@ -1,0 +1,120 @@
+"""What a run does in a second: tokens, padding, and its share of the processor's matmul peak."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from polyvec.embed.embedder import Embedder
+from polyvec.train import engine
+from polyvec.train.exchange import Exchange
+from polyvec.train.task import Work
+
+# Sides of the square matrices that the peak is measured with.
+SIDES = {"cpu": 1024, "cuda": 8192}
+TRIES = 3
+
+
+class Meter:
+    """Sums over the batches since the last reading."""
+
+    def __init__(self, embedder: Embedder, *, cached: bool, checkpointed: bool, half: bool) -> None:
+        self.flops_per_token = step_flops(embedder, cached=cached, checkpointed=checkpointed)
+        dtype = torch.bfloat16 if half else torch.float32
+        self.peak = matmul_peak(embedder.device.type, dtype)
+        self._start()
+
+    def _start(self) -> None:
+        self.terms: dict[str, float] = {}
+        self.num_batches = self.num_tokens = self.num_computed = self.num_duplicates = 0
+        self.began = time.perf_counter()
+
+    def add(self, work: Work, terms: engine.Terms) -> None:
+        """Count a batch."""
+        for name, term in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + float(term)
+        self.num_batches += 1
+        self.num_tokens += work.num_tokens
+        self.num_computed += work.num_computed_tokens
+        self.num_duplicates += getattr(work.facts, "num_duplicates", 0)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The time inside does not count."""
+        began = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - began
+
+    def read(self, exchange: Exchange) -> dict[str, float]:
+        """Means since the last reading, over all processes; every process must call it.
+
+        tokens_per_s: real tokens. padding: share of the computed tokens. mfu: floating-point
+        operations of the matrix products with weights over what the processor could do; attention
+        scores and the loss are not counted. duplicates: equal documents of a batch.
+        """
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        tokens, computed = exchange.sums([self.num_tokens, self.num_computed])
+        count = max(self.num_batches, 1)
+        found = {f"loss/{name}": total / count for name, total in self.terms.items()}
+        if len(found) == 1:
+            found = {}  # it is the loss itself
+        found |= {
+            "tokens_per_s": tokens / seconds,
+            "padding": 1 - tokens / computed if computed else 0.0,
+            "mfu": self.flops_per_token * computed / seconds / (self.peak * exchange.size),
+            "duplicates": self.num_duplicates / count,
+        }
+        self._start()
+        return found
+
+
+def step_flops(embedder: Embedder, *, cached: bool = False, checkpointed: bool = False) -> float:
+    """Floating-point operations of a token in a training step, by the weights it is multiplied by.
+
+    Two for each weight forward, and again with a cache and with checkpointing; backward two for
+    the gradient of states and two for that of each trained weight.
+    """
+    weights = matmul_weights(embedder)
+    total = sum(weights.values())
+    trained = sum(n for parameter, n in weights.items() if parameter.requires_grad)
+    return 2 * total * (2 + cached + checkpointed) + 2 * trained
+
+
+def matmul_weights(embedder: nn.Module) -> Mapping[nn.Parameter, float]:
+    """Numbers in each weight that states are multiplied by; of experts those that a token meets."""
+    found: dict[nn.Parameter, float] = {}
+    tables = {id(each.weight) for each in embedder.modules() if isinstance(each, nn.Embedding)}
+    for parameter in embedder.parameters():
+        if parameter.ndim == 2 and id(parameter) not in tables:
+            found[parameter] = parameter.numel()
+        elif parameter.ndim == 3:
+            found[parameter] = parameter.numel() * _experts_share(embedder)
+    return found
+
+
+def _experts_share(embedder: Any) -> float:
+    config = embedder.backbone.model.config.get_text_config()
+    used = getattr(config, "num_experts_per_tok", None)
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    there = next((n for name in names if (n := getattr(config, name, None))), None)
+    return used / there if used and there else 1.0
+
+
+@functools.cache
+def matmul_peak(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a product of large square matrices, measured."""
+    side = SIDES.get(device, SIDES["cpu"])
+    a = torch.randn(side, side, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        product = a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    del product
+    return 2 * side**3 / best
