@@ -168,6 +168,16 @@ PUBLISHED = {
         },
         {"query": "q", "positives": ("p",), "negatives": ("n",), "turns": ()},
     ),
+    "ultrachat": ({"id": "0", "data": ["q", "a", "unanswered"]}, {"turns": ("q", "a")}),
+    "query_answer": ({"query": "q", "answer": "a"}, {"positives": ("a",)}),
+    "gritlm_medi": (
+        {"query": ["I", "q"], "pos": [["J", "p"]], "neg": [["J", "n"]]},
+        {"instruction": "I", "document_instruction": "J", "positives": ("p",)},
+    ),
+    "own_instructions": (
+        {"query": "q", "positive": "p", "instruction": "I", "document_instruction": ""},
+        {"instruction": "I", "document_instruction": ""},
+    ),
     "chat": (
         {
             "messages": [
@@ -511,6 +521,74 @@ def test_a_set_of_the_hub_without_a_connection():
     pytest.importorskip("datasets")
     with pytest.raises(DataError, match=r"hub nobody/nothing: could not load .*name its files"):
         training_rows({"hub": "nobody/nothing"})
+
+
+def parquet(path, **columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer.write_table(pyarrow.table(columns), path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """datasets reads a folder of the working directory as if it were a data set of the hub."""
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path
+
+
+@pytest.mark.medium
+def test_splits_of_the_hub_are_data_sets_of_their_own(hub):
+    parquet(hub / "cfli/data/data/eli5-00000-of-00001.parquet", query=["q"], pos=[["p"]])
+    parquet(hub / "cfli/data/data/nq-00000-of-00001.parquet", query=["r"] * 2, pos=[["s"]] * 2)
+    found = training_sets({"hub": "cfli/data", "split": "*"})
+    assert {each.name: len(each.rows) for each in found} == {"cfli/data/eli5": 1, "cfli/data/nq": 2}
+    assert [row.place for row in found[1].rows] == [f"cfli/data/nq row {i}" for i in range(2)]
+    (one,) = training_sets({"hub": "cfli/data", "split": "nq", "name": "mine"})
+    assert (one.name, one.rows[0].dataset) == ("mine", "mine")
+    with pytest.raises(DataError, match="could not load the data set's split 'train'"):
+        training_rows({"hub": "cfli/data"})
+
+
+@pytest.mark.medium
+def test_data_sets_of_sentence_transformers_go_by_the_order_of_their_columns(hub):
+    parquet(hub / "sentence-transformers/x/train.parquet", title1=["a"], title2=["b"])
+    parquet(hub / "other/x/train.parquet", title1=["a"], title2=["b"])
+    (row,) = training_rows({"hub": "sentence-transformers/x"})
+    assert row.texts == ("a", "b")
+    with pytest.raises(DataError, match="no form of training data has the columns title1, title2"):
+        training_rows({"hub": "other/x"})
+
+
+def test_files_of_a_repository_of_the_hub(tmp_path, monkeypatch):
+    """Found in the hub's cache, in its layout."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "datasets--GritLM--MEDI"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for name in ("a", "b"):
+        write(snapshot / f"{name}.jsonl", [PUBLISHED["gritlm_medi"][0]])
+    (snapshot / "wiki.txt").write_text("one\ntwo\n")
+    found = training_sets({"hub": "GritLM/MEDI", "files": "*.jsonl", "format": "medi"})
+    assert [each.name for each in found] == ["a", "b"]
+    assert [row.query for row in training_rows({"hub": "GritLM/MEDI", "files": ["wiki.txt"]})] == [
+        "one",
+        "two",
+    ]
+    with pytest.raises(DataError, match="no data file matches"):
+        training_rows({"hub": "GritLM/MEDI", "files": "*.csv"})
+    with pytest.raises(DataError, match="could not load the data set's files"):
+        training_rows({"hub": "nobody/nothing", "files": "*.csv"})
 
 
 def test_options_of_a_table(tmp_path):

@@ -4,16 +4,12 @@ import csv
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from polyvec.data.texts import BYTE_ORDER_MARK, check_is_file, read_lines, read_rows
 from polyvec.data.training.rows import TrainingRow
-from polyvec.errors import DataError, MissingExtraError
-
-if TYPE_CHECKING:
-    from polyvec.data.training.table import DataTable
+from polyvec.errors import DataError
 
 LARGE = 1 << 28  # bytes of a .jsonl file whose rows are not kept in memory
 # (place, columns) of a row by its number.
@@ -49,35 +45,6 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if kind not in FILES:
         raise DataError(f"{path}: unknown file type {kind!r}. Known: {', '.join(FILES)}.")
     return read_rows(path, kind=kind)
-
-
-@dataclass(frozen=True, slots=True)
-class HubRows:
-    """Rows of a data set of the hub, in order and by number."""
-
-    rows: Iterable[tuple[str, Mapping[str, Any]]]
-    again: Again | None
-
-
-def hub_rows(table: "DataTable") -> HubRows:
-    """Rows of a data set of the Hugging Face hub, or of its cache."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise MissingExtraError("datasets", "train", f"reading {table.hub} from the hub") from None
-    assert table.hub
-    try:
-        found = load_dataset(table.hub, table.subset, split=table.split, revision=table.revision)
-    # The library raises its own, huggingface_hub's and the connection's errors.
-    except Exception as error:  # noqa: BLE001
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(
-            f"hub {table.hub}: could not load the data set's split {table.split!r} ({reason}). "
-            "Check the id and the connection, or download it and name its files with path."
-        ) from None
-    name = f"{table.hub} row"
-    rows = ((f"{name} {number}", row) for number, row in enumerate(found))
-    return HubRows(rows, records_again(found, name))
 
 
 def records_again(records: Any, name: str) -> Again | None:

@@ -161,6 +161,12 @@ def messages(cells: Cells) -> TrainingRow:
     )
 
 
+def ultrachat(cells: Cells) -> TrainingRow:
+    """UltraChat's lists of turns; a last question without an answer is left out."""
+    of_chat = cells.texts("data")
+    return chat(cells, of_chat[: len(of_chat) // 2 * 2] if len(of_chat) > 1 else of_chat)
+
+
 def tevatron(cells: Cells) -> TrainingRow:
     """Tevatron's passages with titles, and Promptriever's.
 
@@ -238,6 +244,8 @@ def query_pos_neg(cells: Cells) -> TrainingRow:
 
 def medi(cells: Cells) -> TrainingRow:
     """INSTRUCTOR's data: query, pos and neg are each one [instruction, text]."""
+    if not is_pair(cells.value("pos")):  # GritLM's copy has lists of pairs
+        return replace(query_pos_neg(cells), dataset=task(cells))
     both = [instructed(cells, cells.value(name), name) for name in ("query", "pos", "neg")]
     if any(instruction is None for instruction, _ in both):
         raise DataError(f"{cells.place}: query, pos and neg must be [instruction, text]")
@@ -279,6 +287,11 @@ def _is_medi(values: Mapping[str, Any]) -> bool:
     return all(is_pair(values.get(name)) for name in ("query", "pos", "neg"))
 
 
+def _is_ultrachat(values: Mapping[str, Any]) -> bool:
+    data = values.get("data")
+    return isinstance(data, list | tuple) and all(isinstance(each, str) for each in data)
+
+
 # The first that fits is taken, so the more particular forms come first.
 FORMATS: dict[str, Format] = {
     "tevatron": Format(("query", "positive_passages"), tevatron),
@@ -288,6 +301,7 @@ FORMATS: dict[str, Format] = {
     "medi": Format(("query", "pos", "neg"), medi, fits=_is_medi),
     "query_pos_neg": Format(("query", "pos"), query_pos_neg),
     "messages": Format(("messages",), messages),
+    "ultrachat": Format(("data",), ultrachat, fits=_is_ultrachat),
     "e5": Format(("query", "positive"), query_positive_negative),
     "simcse": Format(("sent0", "sent1"), pairs("sent0", "sent1", negatives="hard_neg")),
     "triplets": Format(("anchor", "positive"), pairs("anchor", "positive")),
@@ -300,6 +314,7 @@ FORMATS: dict[str, Format] = {
     "questions": Format(("question1", "question2"), pairs("question1", "question2")),
     "query_passage": Format(("query", "passage"), pairs("query", "passage")),
     "query_document": Format(("query", "document"), pairs("query", "document")),
+    "query_answer": Format(("query", "answer"), pairs("query", "answer")),
     "question_answer": Format(("question", "answer"), pairs("question", "answer")),
     "equivalents": Format(("set",), equivalents),
     "text": Format(("text",), text),
@@ -315,6 +330,24 @@ FORMATS: dict[str, Format] = {
     "crops": Format(("text",), text, crops),
     "columns": Format((), in_order),
 }
+
+
+def read_row(form: Format, cells: Cells) -> TrainingRow:
+    """A row read as the form says, with the instructions of its own columns."""
+    row = form.read(cells)
+    own = {
+        name: cells.value(name)
+        for name in ("instruction", "document_instruction")
+        if cells.has(name) and getattr(row, name) is None
+    }
+    for name, value in own.items():
+        if not isinstance(value, str):
+            raise DataError(f"{cells.place}: {name!r} is {type(value).__name__}, not a string")
+    return replace(row, **own) if own else row
+
+
+def is_known(values: Mapping[str, Any]) -> bool:
+    return any(form.columns and form.matches(values) for form in FORMATS.values())
 
 
 def detected(values: Mapping[str, Any], place: str) -> str:

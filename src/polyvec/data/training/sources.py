@@ -17,14 +17,21 @@ from polyvec.data.training.files import (
     FILES,
     Again,
     RowsOnDisk,
-    hub_rows,
     is_data_file,
     records_again,
     rows_again,
     set_name,
     table_rows,
 )
-from polyvec.data.training.formats import FORMATS, Format, detected, numbered
+from polyvec.data.training.formats import (
+    FORMATS,
+    Format,
+    detected,
+    is_known,
+    numbered,
+    read_row,
+)
+from polyvec.data.training.hub import hub_files, hub_rows
 from polyvec.data.training.instructions import stored_instruction
 from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.table import DataTable, data_table
@@ -92,8 +99,7 @@ def rows_of(
     first = next(numbers, None)
     if first is None:
         raise DataError(f"{name or 'the data set'} is empty")
-    fits = any(form.columns and form.matches(first[1]) for form in FORMATS.values())
-    if table.format is None and not table.columns and not fits:
+    if table.format is None and not table.columns and not is_known(first[1]):
         table = replace(table, format="columns")
     place = name or "the data set"
     again = None if isinstance(records, list | tuple) else records_again(records, name or "row")
@@ -147,23 +153,31 @@ class _Source:
 
 
 def _sources(table: DataTable, where: str) -> Iterator[_Source]:
-    if table.hub:
-        found = hub_rows(table)
-        yield _Source(table.name or table.hub, table, found.rows, f"hub {table.hub}", found.again)
+    if table.hub and not table.files:
+        for found in hub_rows(table):
+            yield _Source(found.name, table, found.rows, f"hub {found.name}", found.again)
         return
     path = Path(table.path or "")
     if _is_corpus(table):
         yield _Source(table.name or path.name, table, (), str(path))
         return
-    files = [path]
-    if path.is_dir():
+    files = hub_files(table) if table.hub else [path]
+    if not table.hub and path.is_dir():
         files = sorted(each for each in path.iterdir() if is_data_file(each))
         if not files:
             raise DataError(f"{path}: no data files. Known: {', '.join(FILES)}, each also .gz.")
     for file in files:
         own = replace(table, in_batch=table.in_batch and NO_IN_BATCH not in str(file))
-        name = set_name(file) if path.is_dir() else table.name or set_name(file)
+        name = table.name if table.name and len(files) == 1 else set_name(file)
         yield _Source(name, own, table_rows(file), str(file), rows_again(file))
+
+
+def _form(cells: Cells, table: DataTable) -> str:
+    """The form that a row shows; sentence-transformers' own data sets go by their order."""
+    by_order = (table.hub or "").startswith("sentence-transformers/") and not table.columns
+    if by_order and not is_known(cells.values):
+        return "columns"
+    return detected(cells.values, cells.place)
 
 
 def _is_corpus(table: DataTable) -> bool:
@@ -195,8 +209,8 @@ def _read(source: _Source, seed: int) -> list[TrainingSet]:
                 continue
             try:
                 cells = cells.renamed(table.columns)
-                form = form or FORMATS[detected(cells.values, place)]
-                row = form.read(cells)
+                form = form or FORMATS[_form(cells, table)]
+                row = read_row(form, cells)
             except EmptyTextError:
                 if not table.skip_empty:
                     raise
@@ -243,7 +257,7 @@ class _Again:
 
     def __call__(self, number: int) -> TrainingRow:
         cells = Cells(*self.again(number), self.labels).renamed(self.table.columns)
-        (row,) = numbered([self.form.read(cells)], self.labels)
+        (row,) = numbered([read_row(self.form, cells)], self.labels)
         return _finished(row, self.name, self.table)
 
 

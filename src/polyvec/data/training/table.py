@@ -17,6 +17,7 @@ class DataTable:
         files, each a data set, or a folder of BEIR's form.
     name: a set of named_sets.toml, below the folder of data sets; beside a path, what it is called.
     hub: id of a data set of the Hugging Face hub; `subset`, `split` and `revision` select in it.
+        With the split "*" each split is a data set; with `files`, patterns of names, each file is.
     format: a name in FORMATS, "beir" or "tevatron_ids"; by default what the columns show.
     columns: the file's column for a field of the format: {query = "question"}; "title+text" joins
         two, a list of columns is a list of texts.
@@ -46,6 +47,7 @@ class DataTable:
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
+    files: str | tuple[str, ...] = ()
     format: str | None = None
     columns: Columns = field(default_factory=dict)
     where: Where = field(default_factory=dict)
@@ -88,6 +90,8 @@ def data_table(raw: Mapping[str, Any], where: str = "data") -> DataTable:
         raise SettingsError(f"{where} key 'weight' is {found.weight}, expected above 0")
     if not (found.path or found.name or found.hub):
         raise SettingsError(f"{where}: name the data with path, name or hub")
+    if found.files and not found.hub:
+        raise SettingsError(f"{where}: files selects files of a data set of the hub, not of a path")
     if found.path and found.hub:
         raise SettingsError(f"{where}: path and hub cannot both be given")
     return found
