@@ -250,7 +250,7 @@ def test_rows_on_disk_are_selected_like_those_in_memory(tmp_path, monkeypatch):
 def test_every_form_that_is_recognised_is_among_the_published_ones():
     """So that none of them is shadowed by one that stands before it."""
     only_by_name = {"nli_triplets", "pairs", "judged", "classes", "successive", "columns"}
-    only_by_name |= {"inverse_cloze", "crops", "questions", "query_document"}
+    only_by_name |= {"aspects", "inverse_cloze", "crops", "questions", "query_document"}
     found = {
         name
         for row, _ in PUBLISHED.values()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from polyvec.data.training.aspects import aspect, contrasted
 from polyvec.data.training.cells import Cells
 from polyvec.data.training.parts import (
     chat,
@@ -326,6 +327,7 @@ FORMATS: dict[str, Format] = {
     "judged": Format(("query", "document", "label"), pairs("query", "document"), judged),
     "classes": Format(("text", "label"), text, class_pairs),
     "successive": Format(("text",), piece, successive),
+    "aspects": Format(("subject", "aspect", "answer"), aspect, contrasted),
     "inverse_cloze": Format(("text",), text, inverse_cloze),
     "crops": Format(("text",), text, crops),
     "columns": Format((), in_order),

@@ -88,10 +88,10 @@ class Demonstrations(abc.ABC):
         for place in range(share.start, share.stop):
             draw = np.random.default_rng([self.seed, batch_number, place])
             chosen = [self.cut(each) for each in self.chosen(rows, place, draw)]
-            found.append(self._fitting(chosen, rows[place].instruction))
+            found.append(self.fitting(chosen, rows[place].instruction))
         return found
 
-    def _fitting(self, examples: Sequence[Example], instruction: str | None) -> tuple[Example, ...]:
+    def fitting(self, examples: Sequence[Example], instruction: str | None) -> tuple[Example, ...]:
         """The examples that fit into `total_length`: the first, or the last of them."""
         if self.total_length is None:
             return tuple(examples)
