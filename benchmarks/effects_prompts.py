@@ -46,6 +46,8 @@ def scl(**more: Any) -> Table:
         "kind": "scl",
         "data": ASKED,
         "losses": INFO_NCE,
+        # Rows with equal texts (a subject's aspects) would end up in batches of one.
+        "mixing": {"drop_last": True},
         "batch_size": 64,
         "max_length": 128,
         "query_max_length": QUERY_LENGTH,
@@ -111,7 +113,7 @@ def examples_effect(model: Any, sets: Any, *, choose: Any) -> dict[str, float]:
     }
     found = {}
     for column, (task, name) in tasks.items():
-        pool = examples_of(model, name, sets.folder)
+        pool = examples_of(name, task, sets.folder)
         instruction = stored_instruction(name).instruction
         without, shown = retrieval_scores(model, task, instruction, choose(pool))
         found |= {column: without, f"{column}, with examples": shown}
@@ -119,11 +121,20 @@ def examples_effect(model: Any, sets: Any, *, choose: Any) -> dict[str, float]:
     return found
 
 
-def examples_of(model: Embedder, name: str, folder: Path) -> list[Example]:
-    """The training rows of a named set as examples, with their texts cut as while training."""
+def examples_of(name: str, task: RetrievalSet, folder: Path) -> list[Example]:
+    """The training rows of a named set as examples, but none with a document that is asked for."""
+    relevant = {
+        task.corpus[number]
+        for query in task.queries
+        for number, grade in task.qrels[query].items()
+        if grade > 0 and number in task.corpus
+    }
     (found,) = training_sets({"name": name}, folder)
-    cut = _shown(model).cut
-    return [cut(Example(row.query, row.positives[0])) for row in found.rows]
+    return [
+        Example(row.query, row.positives[0])
+        for row in found.rows
+        if row.positives[0] not in relevant
+    ]
 
 
 def fixed(pool: Sequence[Example]) -> list[Choose]:
@@ -147,11 +158,16 @@ def retrieval_scores(
     )
     texts = list(task.queries.values())
     scores = []
-    shown = _shown(model)
-    fit = [
-        lambda text, choose=choose: shown.fitting(choose(text), instruction) for choose in choices
+    # Cut and left out as while training.
+    stage = StageSettings("scl", query_max_length=QUERY_LENGTH)
+    shown = demonstrations({"kind": "in_batch", **SHORT}, model, stage)
+    fitting = [
+        lambda text, choose=choose: shown.fitting(
+            [shown.cut(each) for each in choose(text)], instruction
+        )
+        for choose in choices
     ]
-    for examples in ((), *fit):
+    for examples in ((), *fitting):
         queries = model.encode(
             texts,
             role="query",
@@ -187,12 +203,6 @@ def medquad_questions(folder: Path, num_documents: int = 1000, num_queries: int 
         }
     corpus = {number: text for text, number in ids.items()}
     return RetrievalSet("medquad", "held_out", corpus, queries, qrels)
-
-
-def _shown(model: Embedder) -> Any:
-    """Cuts examples and leaves out what does not fit, as in training."""
-    stage = StageSettings("scl", query_max_length=QUERY_LENGTH)
-    return demonstrations({"kind": "in_batch", **SHORT}, model, stage)
 
 
 # ---- instructions -------------------------------------------------------------------------------
