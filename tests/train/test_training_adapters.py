@@ -1,5 +1,6 @@
 """Adapters: what they train, what they are before training, how they are saved and merged."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -411,3 +412,44 @@ def test_qlora_trains_beside_weights_of_four_bits(tmp_path):
     adapters.merge(merged)
     with pytest.raises(ModelError, match="no longer those of a folder"):
         prepare(merged, {"kind": "qlora"})
+
+
+@pytest.mark.parametrize("backbone", ["meta-llama/", "openai-community/gpt2", "google-t5/"])
+def test_bottlenecks_are_nothing_at_first_are_trained_and_saved(tmp_path, backbone):
+    model = embedder(backbone)
+    before = model.encode(TEXTS)
+    found = prepare(model, {"kind": "bottleneck", "size": 3})
+    assert np.array_equal(model.encode(TEXTS), before)
+    assert len(found.names) == 6 * 6 and all(".bottleneck." in name for name in found.names)
+    model.train()
+    model(tokens_of(model)).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    model.eval()
+    shake(model)
+    wanted = model.encode(TEXTS)
+    assert np.abs(wanted - before).max() > 1e-3
+    model.save_pretrained(tmp_path / "saved")
+    again = Embedder.from_pretrained(tmp_path / "saved")
+    same(again.encode(TEXTS), wanted)
+    same(pickle.loads(pickle.dumps(again)).encode(TEXTS), wanted)
+    assert set(prepare(again, None, before={"kind": "bottleneck"}).names) == set(found.names)
+    with pytest.raises(Exception, match="polyvec"):
+        SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    with pytest.raises(ModelError, match="no other adapter comes on top"):
+        prepare(model, LORA)
+
+
+def test_all_layers_of_a_model_with_bottlenecks_are_those_after_them():
+    model = embedder()
+    prepare(model, {"kind": "bottleneck", "size": 3})
+    shake(model)
+    needs = frozenset({"all_layers"})
+    states = model.backbone(tokens_of(model), needs=needs)
+    inside = states.all_layers[-2]
+    layer = model.backbone.model.layers[-2]
+    seen = []
+    handle = layer.register_forward_hook(lambda *args: seen.append(args[2]))
+    model.backbone(tokens_of(model))
+    handle.remove()
+    flat = seen[0].flatten(0, 1)
+    torch.testing.assert_close(inside[states.attention_mask_BT], flat)

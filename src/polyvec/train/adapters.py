@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from polyvec.embed.backbone.bottleneck import add_bottlenecks, bottleneck_state
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.adapters import NAME, is_adapted, merge_adapter
@@ -26,6 +27,7 @@ from polyvec.registry import Fact, Registry
 from polyvec.train.four_bits import in_four_bits, quantise
 from polyvec.train.soft_prompt import add_soft_prompt, soft_prompt_ids
 
+UNMERGED = ("qlora", "bottleneck")  # what these add cannot be added to the weights
 PARTS = ("pooling", "projections", "new_tokens")
 # Of each kind; a table's other keys are arguments of its function.
 ADAPTERS: Registry[Callable[..., None]] = Registry("adapter")
@@ -87,10 +89,10 @@ def prepare(
     for part in train:
         one_of(f"{where} train", part, PARTS)
     merged = table.pop("merge", False)
-    if type(merged) is not bool or (merged and kind == "qlora"):
+    if type(merged) is not bool or (merged and kind in UNMERGED):
         raise SettingsError(
             f"{where} adapter: setting 'merge' is {merged!r}, expected true or false"
-            f"{', of qlora false' if kind == 'qlora' else ''}"
+            f"{f', of {kind} false' if kind in UNMERGED else ''}"
         )
     if embedder.routes and kind != "full":
         raise ModelError(
@@ -305,6 +307,27 @@ def bitfit(model: Model, rows: Rows = (), fresh: Fresh = True) -> None:
         each.requires_grad_(True)
 
 
+@ADAPTERS.register("bottleneck")
+def bottleneck(model: Model, rows: Rows = (), fresh: Fresh = True, size: int = 64) -> None:
+    """A feed-forward network of `size` dimensions after every block (arXiv:1909.08478).
+
+    Not one of peft, and saved in a file of its own beside the whole model, which only polyvec
+    reads. It cannot be merged, and no other adapter comes on top of it.
+    """
+    if size < 1:
+        raise SettingsError(f"adapter 'bottleneck': size {size} is not 1 or more")
+    if not bottleneck_state(model):
+        add_bottlenecks(model, size)
+    if rows:
+        raise SettingsError(
+            "adapter 'bottleneck' does not train rows of new tokens: leave 'new_tokens' out of "
+            "`train`, or use adapter 'lora'"
+        )
+    own = bottleneck_state(model)
+    for name, each in model.named_parameters():
+        each.requires_grad_(name in own)
+
+
 @ADAPTERS.register("prompt")
 def prompt(
     embedder: OfEmbedder,
@@ -384,6 +407,11 @@ def _peft() -> Any:
 
 def _inject(model: Any, config: Any) -> None:
     """Put a new adapter into the model; its base is what the model was loaded from."""
+    if bottleneck_state(model):
+        raise ModelError(
+            f"{type(model).__name__} has bottleneck adapters, which cannot be merged: no other "
+            "adapter comes on top of them; train with adapter 'bottleneck' or 'full'"
+        )
     try:
         model.add_adapter(config, adapter_name=NAME)
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:

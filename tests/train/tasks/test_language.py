@@ -135,6 +135,10 @@ def test_a_template_stands_around_the_prompt():
     read = model.tokenizer.decode(piece.payload.batch.ids_T)
     assert "the cat" in read and "nobody" in read and read.endswith("mat </s>")
     assert model.tokenizer.decode(piece.payload.targets_N) == "mat </s>"
+    table = {"query": "dog {text} looks"}
+    chat = NextToken(model, StageSettings("ntp"), template=table)
+    (piece,) = chat.work([row], [Share(0, 1)], 0).pieces
+    assert model.tokenizer.decode(piece.payload.batch.ids_T) == "dog the cat looks mat </s>"
     stored = TrainingRow("the cat", positives=("mat",))
     (piece,) = task.work([stored], [Share(0, 1)], 0).pieces
     assert "while" in model.tokenizer.decode(piece.payload.batch.ids_T), "the stored prompt"

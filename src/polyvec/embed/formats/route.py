@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.bottleneck import read_bottlenecks
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import AdaptedModel, find_adapters, load_adapters
 from polyvec.embed.formats.declared import Declared
@@ -284,6 +285,7 @@ def _load_transformer(source: _Source, declared: Declared, options: Options) -> 
             family=family,
             config_options=settings.config,
         )
+        read_bottlenecks(model.base_model if kind == "lm" else model, body)
     if source.adapted:
         load_adapters(model, source.adapted, merge=options.merge_adapters)
     return _Loaded(model, tokenizer, kind)

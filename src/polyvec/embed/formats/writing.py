@@ -15,6 +15,7 @@ from torch import nn
 
 from polyvec import __version__
 from polyvec.embed.assembly import EmbedderParts
+from polyvec.embed.backbone.bottleneck import bottleneck_state, write_bottlenecks
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats import sparse
 from polyvec.embed.formats.adapters import CONFIG, is_adapted, write_adapted
@@ -130,7 +131,7 @@ OWN_FILES = re.compile(
     r"(model|pytorch_model|adapter_model)[\w-]*\.(safetensors|bin)(\.index\.json)?|\d+_\w+|"
     r"(config|modules|generation_config|adapter_config|router_config|polyvec)\.json|README\.md|"
     r"(config_sentence_transformers|(sentence_[\w-]+|\w+tokenizer|wordembedding)_config)\.json|"
-    r"polyvec_calibration\.safetensors|"
+    r"(polyvec_calibration|bottleneck)\.safetensors|"
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|"
     r"vocab\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model|chat_template\.jinja"
 )
@@ -163,7 +164,8 @@ def _reads_its_own_way(parts: EmbedderParts) -> bool:
     # Of a whole encoder-decoder, sentence-transformers pools the decoder's states (BART), or draws
     # the encoder's weights at random, because it looks for them under other names (Marian).
     plain = plain and not getattr(parts.backbone.model.config, "is_encoder_decoder", False)
-    return not plain or any((parts.template, parts.variants, parts.backbone.prepending))
+    own = parts.template, parts.variants, parts.backbone.prepending
+    return not plain or any(own) or bool(bottleneck_state(parts.backbone.model))
 
 
 def _write_model(parts: EmbedderParts, folder: Path, target: Path | None) -> tuple[str, str]:
@@ -218,7 +220,11 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
     with quiet_transformers():
         alone = is_adapted(model) and not write_adapted(model, folder, target, whole)
         if not is_adapted(model):
-            model.save_pretrained(folder)
+            own = bottleneck_state(model)
+            plain = {key: each for key, each in model.state_dict().items() if key not in own}
+            model.save_pretrained(folder, **({"state_dict": plain} if own else {}))
+            if own:
+                write_bottlenecks(backbone.model, folder)
     # A copy: other threads may be running the model on its own config.
     config = copy.deepcopy(whole.config)
     if parts.layers is not None or "all_layers" in getattr(parts.pooling, "needs", ()):

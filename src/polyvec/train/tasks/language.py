@@ -254,4 +254,5 @@ def _template(embedder: Embedder, named: str | Mapping[str, Any] | None) -> Temp
     if isinstance(named, str):
         found: Template = TEMPLATES.find(named, where="template")
         return found
-    return Template.from_dict(named)
+    # Nothing is pooled here, so a table need not say whether the prompt is.
+    return Template.from_dict({"pool_prompt": True, **named})
