@@ -19,7 +19,8 @@ from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import MissingExtraError, ModelError, SettingsError
 from polyvec.train import adapters
-from polyvec.train.adapters import check_gradients, finish, linear_layers, prepare
+from polyvec.train.adapter_kinds import linear_layers
+from polyvec.train.adapters import check_gradients, finish, prepare
 from polyvec.train.language_head import attach_head, causal
 
 TEXTS = ["the cat sat", "a dog looks on the very long mat", "text of two"]

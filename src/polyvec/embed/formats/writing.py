@@ -222,7 +222,7 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
         if not is_adapted(model):
             own = bottleneck_state(model)
             plain = {key: each for key, each in model.state_dict().items() if key not in own}
-            model.save_pretrained(folder, **({"state_dict": plain} if own else {}))
+            model.save_pretrained(folder, state_dict=plain if own else None)
             if own:
                 write_bottlenecks(backbone.model, folder)
     # A copy: other threads may be running the model on its own config.
