@@ -112,6 +112,10 @@ class Batches:
             self._last = self._epoch(number)
         return self._last
 
+    def use(self, data: TrainingData) -> None:
+        """Go on with the same rows under other negatives; an epoch keeps its number of batches."""
+        self.data, self._last = data, None
+
     def rows(self, epoch: int, place: int) -> list[TrainingRow]:
         """The rows of a batch, with the documents that the epoch takes."""
         return [self.data.drawn(int(number), epoch) for number in self.epoch(epoch)[place]]

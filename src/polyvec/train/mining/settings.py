@@ -15,7 +15,7 @@ class MiningSettings:
     Names and meaning are those of sentence-transformers' `mine_hard_negatives`, where it has them.
 
     candidates: "embedder" (nearest by the model's similarity), "bm25", or "package.module:name".
-    model: the embedder that finds them: folder, hub id or recipe; None: the one that is trained.
+    model: the embedder that finds them, a folder or hub id; None: the one that is trained.
     corpus: a file of texts, or a folder with corpus.jsonl, searched beside the data's documents.
     num_negatives: taken for each query.
     range_min, range_max: the window of ranks that negatives are taken from. Ranks count what is
@@ -31,6 +31,7 @@ class MiningSettings:
         from a list of (query, document) to scores.
     output_scores: keeps the scores of positives and negatives as the rows' teacher scores.
     keep_negatives: the rows' own negatives stay, before the mined ones.
+    sets: names of the data sets that are mined; none: all of the stage's.
     refresh_epochs: mines again with the trained embedder every so many epochs (ANCE,
         arXiv:2007.00808); 0: once, before the stage.
     """
@@ -51,6 +52,7 @@ class MiningSettings:
     cross_encoder: str | None = None
     output_scores: bool = False
     keep_negatives: bool = True
+    sets: tuple[str, ...] = ()
     refresh_epochs: int = 0
     seed: int = 42
 
