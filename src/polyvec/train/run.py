@@ -28,6 +28,7 @@ from polyvec.storage.files import atomic_file
 from polyvec.train.adapters import Trained, finish, prepare
 from polyvec.train.dropout import dropout_set
 from polyvec.train.exchange import Exchange
+from polyvec.train.mining.stage import StageMining
 from polyvec.train.progress import Progress
 from polyvec.train.report import SCORE, Curve, add_to_card, card
 from polyvec.train.sections import STAGES
@@ -176,6 +177,10 @@ def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: b
     stage, folder, where = plan.stages[number - 1], plan.folder(number), plan.place(number)
     batches = read_batches(stage, plan.data, where)
     first_process = Exchange.here().rank == 0
+    mining = []
+    if stage.mining:
+        mining.append(StageMining(stage, batches, folder, lambda: trainee.embedder, plan.say))
+        mining[0].begin(0)
     if first_process:
         plan.say(batches.epoch(0).report())
     checkpoint = last_checkpoint(folder) if resume else None
@@ -205,7 +210,10 @@ def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: b
         score=plan.score,
         report=report,
         on_step=lambda trainer, work, terms: progress.step(trainer.state.global_step),
+        callbacks=mining,
     )
+    for each in mining:
+        each.trained = trainer.trained
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:

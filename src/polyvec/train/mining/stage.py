@@ -24,6 +24,7 @@ from polyvec.train.mining.candidates import Tools
 from polyvec.train.mining.miner import Mined, mine
 from polyvec.train.mining.report import facts
 from polyvec.train.mining.settings import MiningSettings, mining_settings
+from polyvec.train.settings import StageSettings
 
 EPSILON = 1e-6  # of an epoch: transformers counts them as a float
 
@@ -36,23 +37,21 @@ class StageMining(TrainerCallback):
 
     def __init__(
         self,
-        table: Mapping[str, Any],
+        stage: StageSettings,
         batches: Batches,
         folder: Path,
         trained: Callable[[], Embedder],
-        *,
         say: Callable[[str], None] = lambda line: None,
-        where: str = "mining",
     ) -> None:
-        self.settings: MiningSettings = mining_settings(table, where)
-        self.batches, self.folder, self.trained, self.say = batches, folder, trained, say
+        self.settings: MiningSettings = mining_settings(stage.mining)
+        self.batches, self.folder, self.trained, self.say = batches, folder / "mined", trained, say
         self.own = batches.data.sets  # as they were read: each mining begins with these
         self.seed = batches.data.seed
         self.number: int | None = None
         names = [each.name for each in self.own]
         for name in self.settings.sets:
             if name not in names:
-                raise SettingsError(f"{where} sets: no data set {name!r}.{known(name, names)}")
+                raise SettingsError(f"mining sets: no data set {name!r}.{known(name, names)}")
 
     def on_epoch_begin(
         self,
