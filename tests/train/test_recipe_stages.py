@@ -11,6 +11,7 @@ from polyvec.recipe import PUBLISHED, SCALES, all_recipes
 from polyvec.settings import fill
 from polyvec.train.adapters import ADAPTERS
 from polyvec.train.losses.terms import Objective
+from polyvec.train.mining.settings import mining_settings
 from polyvec.train.sections import STAGES
 from polyvec.train.tasks import TASKS
 
@@ -52,6 +53,7 @@ def test_stages_name_parts_and_data_that_exist(recipe, scale):
             facts = {"vector_size": 64}
             Objective.of(stage.losses, stage.matryoshka, facts, where=where)
         fill(Mixing, dict(stage.mixing), where)
+        mining_settings(stage.mining, where)
         for table in stage.data:
             found = data_table(table, where)
             assert found.hub or found.path or found.name in named_sets()
