@@ -1,6 +1,7 @@
 """A run: stages of a recipe, its folder, and what it leaves."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from polyvec import Embedder, load_recipe
 from polyvec.cli import main
+from polyvec.train.report import read_curve
 
 PAIRS = [
     ("a cat", "a kitten"),
@@ -68,3 +70,36 @@ def found(embedder) -> float:
     queries, documents = zip(*PAIRS, strict=True)
     scores = embedder.similarity(embedder.encode(queries), embedder.encode(documents)).numpy()
     return float((scores.argmax(axis=1) == np.arange(len(PAIRS))).mean())
+
+
+def test_a_dry_run_loads_no_weights_and_writes_nothing(recipe, capsys, monkeypatch):
+    def loaded(*args, **kwargs):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("polyvec.embed.compose.load_transformer", loaded)
+    before = sorted(recipe.parent.iterdir())
+    status, _ = train(recipe, "--dry-run")
+    assert (status, sorted(recipe.parent.iterdir())) == (0, before)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mine at scale full: 3,934,656 parameters"
+    text = "\n".join(lines)
+    assert "3,934,656 of 3,934,656 parameters (100 %)" in text
+    assert "8 rows in 2 batches; 20 steps" in text
+    assert "weights 15.7 MB, gradients 15.7 MB, optimiser 31.5 MB" in text
+    query = next(line for line in lines if line.startswith("  query")).split(maxsplit=1)[1]
+    assert query.removeprefix("⟦<s>").removesuffix("⟧") in dict(PAIRS)
+
+
+def test_the_folder_of_a_run_tells_what_was_done(recipe):
+    status, output = train(recipe)
+    assert status == 0
+    rows = read_curve(output / "stages" / "1-scl" / "curve.csv")
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(0 <= row["padding"] < 1 and row["tokens_per_s"] > 0 for row in rows)
+    ElementTree.parse(output / "stages" / "1-scl" / "curve.svg")
+    card = (output / "model" / "README.md").read_text()
+    assert "polyvec train" in card
+    assert "| pairs | 8 |" in card
+    stored = json.loads((output / "recipe.json").read_text())
+    assert stored["recipe"]["stage"][0]["learning_rate"] == 1e-3

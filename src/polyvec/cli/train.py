@@ -50,9 +50,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from polyvec.recipe import load_recipe
-    from polyvec.train.run import train_recipe
+    from polyvec.train.run import dry_run, train_recipe
 
     recipe = load_recipe(options.recipe)
+    if options.dry_run:
+        for line in dry_run(recipe, options.scale, options.data, coloured=sys.stdout.isatty()):
+            print(line)
+        return
     output = options.output or Path("runs") / f"{recipe.key}-{options.scale}"
     train_recipe(
         recipe,
@@ -61,11 +65,19 @@ def run(options: argparse.Namespace) -> None:
         data=options.data,
         resume=options.resume,
         score=_score(options),
-        command=shlex.join(["polyvec", *sys.argv[1:]]),
+        command=_command(options),
         say=lambda line: print(line, file=sys.stderr),
         shown=True,
     )
     print(output / "model")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What makes this model again, for its card."""
+    words = ["polyvec", "train", options.recipe, "--scale", options.scale]
+    words += ["--data", str(options.data)] if options.data else []
+    words += ["--evaluate", *options.evaluate] if options.evaluate else []
+    return shlex.join(words)
 
 
 def _score(options: argparse.Namespace) -> "Score | None":

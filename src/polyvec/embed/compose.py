@@ -22,6 +22,7 @@ from polyvec.embed.formats.transformer import (
     keep_layers,
     load_config,
     load_transformer,
+    outline_transformer,
     transformer_kind,
 )
 from polyvec.embed.inputs.contract import NO_LIMIT
@@ -66,8 +67,13 @@ def check(settings: EmbedderSettings) -> None:
             )
 
 
-def compose(settings: EmbedderSettings, *, published: bool = False, **where: Any) -> Embedder:
+def compose(
+    settings: EmbedderSettings, *, published: bool = False, weights: bool = True, **where: Any
+) -> Embedder:
     """The embedder that the settings describe; `where` are options of `model_folder`.
+
+    Without `weights` its transformer has shapes only: it reads texts and counts parameters, and
+    computes no vectors.
 
     With `published` the backbone is a checkpoint that someone trained this way: projections
     (Dense, Normalize) that its folder lists replace those of the settings.
@@ -111,21 +117,25 @@ def compose(settings: EmbedderSettings, *, published: bool = False, **where: Any
 
     kind = transformer_kind(needs | ({"lm_head"} if settings.variants else set()))
     # Whatever can be refused without weights has been refused above.
-    whole = load_transformer(body, kind=kind, family=family)
-    if family is NV_EMBED and isinstance(pooling, LatentAttention):
+    if weights:
+        whole = load_transformer(body, kind=kind, family=family)
+    else:
+        whole = outline_transformer(body, kind=kind, family=family)
+    if weights and family is NV_EMBED and isinstance(pooling, LatentAttention):
         pooling = read_latents(body)  # trained, beside the decoder
-    if adapted:
+    if weights and adapted:
         load_adapters(whole, adapted)
     if settings.num_layers is not None:
         keep_layers(whole.base_model if kind == "lm" else whole, settings.num_layers)
     add_rows(whole, tokenizer, new)
-    whole = whole.to(best_device())
+    whole = whole.to(best_device()) if weights else whole
     backbone = Backbone(
         whole.base_model if kind == "lm" else whole,
         tokenizer.pad_token_id or 0,
         attention=settings.attention,
         lm=whole if kind == "lm" else None,
         prepending=_prepending(settings, tokenizer),
+        probe=weights,
     )
     # The limit of the position table is known only from the model.
     text_tokenizer.max_length = settings.max_length or _declared_length(tokenizer, backbone)
@@ -143,7 +153,7 @@ def compose(settings: EmbedderSettings, *, published: bool = False, **where: Any
     )
     # The setter refuses a length that exceeds the model's positions.
     embedder.max_seq_length = embedder.max_seq_length
-    return embedder.to(backbone.device)
+    return embedder.to(backbone.device) if weights else embedder
 
 
 def add_tokens(tokenizer: Any, template: Template) -> list[str]:

@@ -10,7 +10,7 @@ changes to the embedder and the weights in final/, then the newest whole checkpo
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from polyvec.data.training.batches import Batches
 from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.mixing import Mixing
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import DataError, SettingsError
 from polyvec.recipe import Recipe, plain
 from polyvec.settings import fill
 from polyvec.storage.files import atomic_file
+from polyvec.train import preview
 from polyvec.train.adapters import Trained, finish, prepare
 from polyvec.train.dropout import dropout_set
 from polyvec.train.exchange import Exchange
@@ -36,6 +38,7 @@ from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import (
+    Sample,
     Score,
     StageTrainer,
     checkpoint_step,
@@ -84,6 +87,39 @@ def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Em
     settings = {"scale": scale, "recipe": recipe.resolved(scale)}
     plan = Run(stages, output, where=f"{recipe.path}: [[stage", settings=settings, **options)
     return run(plan, recipe.build(scale), resume=resume)
+
+
+def dry_run(
+    recipe: Recipe, scale: str, data: Path | None, *, coloured: bool = False
+) -> Iterator[str]:
+    """Lines on what `train_recipe` would do, without weights; nothing is written."""
+    from polyvec.embed.compose import compose
+
+    stages = recipe.at(STAGES, scale)
+    embedder = compose(recipe.at(EMBEDDER, scale), weights=False)
+    yield f"{recipe.key} at scale {scale}: {embedder.num_parameters:,} parameters"
+    before: Mapping[str, Any] | None = None
+    for number, stage in enumerate(stages, 1):
+        where = f"{recipe.path}: [[stage {number}]"
+        yield f"stage {number} of {len(stages)}: {stage.name or stage.kind}"
+        facts = {"embedder": embedder, "stage": stage}
+        task = TASKS.build(stage.kind, stage.settings, facts, where=where)
+        if hasattr(task, "apply"):
+            yield "  changes the embedder without training (not done here)"
+            continue
+        needs_head = getattr(task, "needs_head", False)
+        trained = prepare(
+            embedder, stage.adapter, stage.train, before=before, head=needs_head, where=where
+        )
+        before = before if stage.adapter is None else stage.adapter
+        batches = read_batches(stage, data, where)
+        if hasattr(task, "prepare"):
+            task.prepare(batches.data)
+        sample = Sample(batches)
+        args = training_arguments(stage, Path("unused"), len(sample), where=where)
+        paint = preview.colours if coloured else preview.brackets
+        yield from preview.described(embedder, task, trained, stage, sample, args.max_steps, paint)
+        finish(embedder, stage.adapter)
 
 
 def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:

@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         layout: str = "auto",
         lm: PreTrainedModel | None = None,
         prepending: TokenPrepending | None = None,
+        probe: bool = True,
     ) -> None:
         super().__init__()
         if layout not in LAYOUTS:
@@ -63,12 +64,17 @@ class Backbone(nn.Module):
         if prepending is not None:
             prepending.check(self.num_layers)
             install(model)
-        rotary.install(model)
+        if probe:
+            rotary.install(model)
         spec = AttentionSpec.parse(attention) if isinstance(attention, str) else attention
         self.spec = spec if spec != selection.OWN else selection.stored_spec(model)
-        self.runner, self.layout_reason, self.verdict = precision.probed(
-            model, pad_id, self.spec, layout
-        )
+        if probe:
+            self.runner, self.layout_reason, self.verdict = precision.probed(
+                model, pad_id, self.spec, layout
+            )
+        else:  # a model without weights
+            self.runner, self.layout_reason = runners.Native(model, pad_id), "not measured"
+            self.verdict = None
 
     def prepare(self, needs: frozenset[str]) -> None:
         """Set the model up for a pooling's side outputs, once, before it computes batches.

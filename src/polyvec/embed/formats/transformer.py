@@ -79,11 +79,8 @@ def load_transformer(
     pickled = files[0].suffix != ".safetensors"
     if pickled:
         tell_pickled(files[0])
-    auto: Any = AutoModel
-    if kind == "lm":
-        auto = AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
-    elif kind == "body" and (config.is_encoder_decoder or _only_encoder(config)):
-        auto = _encoder_class(config)
+    auto = _auto_class(config, kind)
+    if kind == "body" and (config.is_encoder_decoder or _only_encoder(config)):
         _tell_decoder(root, config)
     try:
         with quiet_transformers():
@@ -121,6 +118,24 @@ def load_transformer(
     if family is not None:
         model._weight_conversions = []  # saved under the names of transformers' class
     return model.eval()
+
+
+def outline_transformer(root: Path, *, kind: str = "body", family: Family | None = None) -> Any:
+    """The transformer without its weights, on the device "meta": shapes only, read in no time."""
+    config = load_config(root, family=family)
+    with torch.device("meta"), quiet_transformers():
+        auto = _auto_class(config, kind)
+        make = auto.from_config if hasattr(auto, "from_config") else auto._from_config
+        return make(config).eval()
+
+
+def _auto_class(config: Any, kind: str) -> Any:
+    """What reads the part of a model that `kind` names."""
+    if kind == "lm":
+        return AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
+    if kind == "body" and (config.is_encoder_decoder or _only_encoder(config)):
+        return _encoder_class(config)
+    return AutoModel
 
 
 def is_masked(config: PretrainedConfig) -> bool:
