@@ -37,6 +37,13 @@ def test_contriever_by_hand():
     torch.testing.assert_close(loss.queue_QE.sum(0), seen[-4:].sum(0))
 
 
+def test_a_batch_that_is_larger_than_the_queue_leaves_its_last_keys():
+    loss = MomentumQueue(vector_size=6, size=2).double()
+    vectors, key = batches(1)[0]
+    loss(batch_of(vectors, key_NE=key))
+    assert sorted(loss.queue_QE[:, 0].tolist()) == sorted(F.normalize(key)[1:, 0].tolist())
+
+
 def test_esimcse_adds_the_queue_to_the_batch():
     loss = MomentumQueue(vector_size=6, size=8, in_batch=True).double()
     (first, key), (second, more) = batches(2)

@@ -94,6 +94,15 @@ def test_batch_triplets(theirs, ours, distance, margin):
     )
 
 
+def test_semi_hard_negatives_are_farther_than_the_positive():
+    """0 and 1 are alike; -1 is as far from 0 as 1 is, so the negative of (0, 1) is 4."""
+    query = torch.tensor([[0.0], [1.0], [-1.0], [4.0]])
+    batch = Compared.pairs(query, query, label_B=torch.tensor([0, 0, 1, 2]))
+    # Of (1, 0): -1, at a distance of 2.
+    found = batch_triplet(batch, select="semi_hard", margin=5.0)
+    torch.testing.assert_close(found, torch.tensor(((1 - 4 + 5) + (1 - 2 + 5)) / 2))
+
+
 def test_soft_margin():
     loss = st.BatchHardSoftMarginTripletLoss(GivenVectors())
     agree(loss, lambda v: batch_triplet(of_labels(v), soft=True), columns(8), LABELS)
@@ -118,7 +127,7 @@ def test_levels_by_hand():
     query = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     document = torch.tensor([[c, math.sqrt(1 - c * c)] for c in (0.5, 0.9, 0.8, 0.1)])
     owner, positive = torch.tensor([0, 0, 0, 1]), torch.tensor([True, False, False, True])
-    batch = Compared(query, document, owner, positive, teacher_N=torch.tensor([2.0, 3.0, 1.0, 9.0]))
+    batch = Compared(query, document, owner, positive, teacher_N=torch.tensor([2.0, 3.0, 1.0, 0.5]))
     # Below 3 comes 2: 0.5 - 0.9 + 0.5 = 0.1; below 2 comes 1: 0.8 - 0.5 + 0.2 = 0.5.
     found = hier_triplet(batch, margins=(0.5, 0.2))
     torch.testing.assert_close(found, torch.tensor((0.1 + 0.5) / 2))
@@ -140,14 +149,14 @@ def test_well_ordered_levels_have_no_loss():
 
 def test_rank_by_hand():
     query = torch.tensor([[1.0, 0.0]])
-    document = torch.tensor([[c, math.sqrt(1 - c * c)] for c in (0.5, 0.9, 0.1)])
+    document = torch.tensor([[c, math.sqrt(1 - c * c)] for c in (0.5, 0.9, 0.15)])
     owner, positive = torch.zeros(3, dtype=torch.long), torch.tensor([True, False, False])
     batch = Compared(query, document, owner, positive, teacher_N=torch.tensor([3.0, 1.0, 0.0]))
-    logistic = [math.log(1 + math.exp(s - 0.5)) for s in (0.9, 0.1)]
+    logistic = [math.log(1 + math.exp(s - 0.5)) for s in (0.9, 0.15)]
     torch.testing.assert_close(rank(batch), torch.tensor(sum(logistic) / 2))
-    hinge = rank(batch, form="hinge", margin=0.2)
-    torch.testing.assert_close(hinge, torch.tensor((0.2 + 0.9 - 0.5) / 2))
-    graded = [(3 - 1) * logistic[0], 3 * logistic[1], math.log(1 + math.exp(0.1 - 0.9))]
+    hinge = rank(batch, form="hinge", margin=0.3)
+    torch.testing.assert_close(hinge, torch.tensor((0.3 + 0.9 - 0.5) / 2))
+    graded = [(3 - 1) * logistic[0], 3 * logistic[1], math.log(1 + math.exp(0.15 - 0.9))]
     torch.testing.assert_close(rank(batch, graded=True), torch.tensor(sum(graded) / 3))
 
 
