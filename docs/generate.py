@@ -4,6 +4,7 @@ python docs/generate.py            # write
 python docs/generate.py --check    # exit 1 if a file would change
 """
 
+import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from polyvec.evaluate import published
 from polyvec.evaluate.sections import EXPECT, Expectation
 from polyvec.evaluate.tasks import Result
 from polyvec.recipe import all_recipes
+from polyvec.registry import arguments
+from polyvec.train.losses.part import NEEDS
+from polyvec.train.losses.table import LOSSES
 from polyvec.train.sections import STAGES
 from polyvec.train.settings import StageSettings
 
@@ -164,6 +168,34 @@ def layouts_table() -> str:
     return "\n".join(lines)
 
 
+def losses_table() -> str:
+    """Every loss: its formula, its settings with their defaults, and what it reads of a batch."""
+    lines = ["| kind | minimises | settings | needs |", "| --- | --- | --- | --- |"]
+    for name, loss in LOSSES.items():
+        (formula, *_) = (inspect.getdoc(loss) or "").split("\n")
+        parameters = list(inspect.signature(loss).parameters.values())
+        settings = parameters if inspect.isclass(loss) else parameters[1:]
+        facts = {each.name for each in arguments(loss) if each.fact}
+        shown = [_setting(each) for each in settings if each.name not in facts]
+        needs = [
+            NEEDS[need.field] + (f" (if `{need.setting}`)" if need.setting else "")
+            for need in getattr(loss, "needs", ())
+        ]
+        row = [f"`{name}`", formula.rstrip("."), ", ".join(shown), "; ".join(needs)]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines)
+
+
+def _setting(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return f"`{parameter.name}`"
+    default = parameter.default
+    if isinstance(default, float):
+        default = float(f"{default:.4g}")
+    words = json.dumps(default).replace("null", "none")
+    return f"`{parameter.name} = {words}`"
+
+
 def _results(name: str) -> dict[str, Any]:
     path = ROOT / "docs" / "results" / f"{name}.json"
     empty: dict[str, Any] = {"rows": {}, "claims": [], "after": {}}
@@ -309,6 +341,7 @@ PARTS = {
         "stages": stages_table,
     },
     ROOT / "docs" / "models.md": {"layouts": layouts_table},
+    ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "embedders.md": {
         "claims": claims_table,
         "training-free": training_free_table,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from given_vectors import GivenVectors, agree, batch_of, columns
 from sentence_transformers.sentence_transformer import losses as st
+from sentence_transformers.sparse_encoder import losses as sparse
 from sentence_transformers.util import dot_score
 from torch import nn
 
@@ -64,6 +65,30 @@ def test_which_documents_are_negatives(in_batch, candidates):
 def test_multiple_negatives_ranking(theirs, ours, counts):
     loss = st.MultipleNegativesRankingLoss(GivenVectors(), **theirs)
     agree(loss, lambda v: info_nce(batch_of(v), **ours), columns(*counts))
+
+
+@pytest.mark.parametrize("mini_batch", [2, 50])
+def test_cached_multiple_negatives_ranking(mini_batch):
+    """The loss that their gradient cache computes of all vectors."""
+    theirs = st.CachedMultipleNegativesRankingLoss(
+        [GivenVectors()], scale=30.0, mini_batch_size=mini_batch
+    )
+    agree(
+        lambda features, _: theirs.calculate_loss([[each["vectors"]] for each in features]),
+        lambda v: info_nce(batch_of(v), temperature=1 / 30),
+        columns(5, 5, 5),
+    )
+
+
+def test_sparse_multiple_negatives_ranking():
+    theirs = sparse.SparseMultipleNegativesRankingLoss(GivenVectors())
+    agree(
+        lambda features, _: theirs.compute_loss_from_embeddings(
+            [each["vectors"] for each in features], None
+        ),
+        lambda v: info_nce(batch_of(v), temperature=1.0, similarity="dot"),
+        columns(5, 5, 5),
+    )
 
 
 @pytest.mark.parametrize("negatives", [False, True])

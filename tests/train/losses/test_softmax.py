@@ -81,7 +81,6 @@ def test_hard_negatives_weigh_more():
 
 @pytest.mark.parametrize("prior", [0.2, 0.6])
 def test_debiased_by_the_share_of_false_negatives(prior):
-    """With 0.6 the estimate of some rows falls to its least value."""
     batch, score = naive_scores()
     expected = 0.0
     for row in range(4):
@@ -91,6 +90,13 @@ def test_debiased_by_the_share_of_false_negatives(prior):
         expected -= math.log(positive / (positive + rest))
     found = debiased_info_nce(batch, temperature=1.0, class_prior=prior)
     torch.testing.assert_close(found, torch.tensor(expected / 4, dtype=torch.float64))
+
+
+def test_the_debiased_estimate_has_a_least_value():
+    """Positives at cosine 1, negatives at 0: 3 - 0.6 * 3 e is below 0, so 3 / e stands there."""
+    batch = Compared.pairs(torch.eye(4), torch.eye(4))
+    found = debiased_info_nce(batch, temperature=1.0, class_prior=0.6)
+    torch.testing.assert_close(found, torch.tensor(math.log(1 + 3 * math.exp(-1) / math.e)))
 
 
 def test_debiased_at_a_low_temperature_does_not_overflow():
