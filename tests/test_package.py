@@ -32,6 +32,8 @@ def test_public_names():
         "MultiVectorEmbedder",
         "PolyvecError",
         "Recipe",
+        "Trainer",
+        "TrainingArguments",
         "__version__",
         "load_language_model",
         "load_recipe",

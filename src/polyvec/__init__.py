@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from polyvec.llm.loading import load_language_model
     from polyvec.nano import nano_lm, nano_t5
     from polyvec.recipe import Recipe, load_recipe
+    from polyvec.train.front import Trainer, TrainingArguments
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,8 @@ _HOMES = {
     "MultiVectorEmbedder": "polyvec.embed.multi_vectors",
     "PolyvecError": "polyvec.errors",
     "Recipe": "polyvec.recipe",
+    "Trainer": "polyvec.train.front",
+    "TrainingArguments": "polyvec.train.front",
     "load_language_model": "polyvec.llm.loading",
     "load_recipe": "polyvec.recipe",
     "nano_lm": "polyvec.nano",
@@ -43,6 +46,8 @@ __all__ = [
     "MultiVectorEmbedder",
     "PolyvecError",
     "Recipe",
+    "Trainer",
+    "TrainingArguments",
     "__version__",
     "load_language_model",
     "load_recipe",

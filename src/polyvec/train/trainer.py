@@ -161,7 +161,7 @@ class StageTrainer(Trainer):
             resume_from_checkpoint = None if found is None else str(found)
         if resume_from_checkpoint:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))
-            if state.global_step >= self.args.max_steps:
+            if 0 < self.args.max_steps <= state.global_step:
                 return self._finished(state, Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint or None, *args, **kwargs)
 

@@ -1,0 +1,236 @@
+"""Training from Python, under the names of sentence-transformers' trainer."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
+
+from polyvec.data.training.batches import Batches
+from polyvec.data.training.dataset import TrainingData
+from polyvec.data.training.mixing import Mixing
+from polyvec.data.training.sources import TrainingSet, rows_of
+from polyvec.embed.embedder import Embedder
+from polyvec.errors import DataError, InputError, SettingsError
+from polyvec.settings import fill
+from polyvec.train.adapters import finish, prepare
+from polyvec.train.dropout import dropout_set
+from polyvec.train.losses.terms import Objective, Term
+from polyvec.train.report import Curve
+from polyvec.train.settings import StageSettings
+from polyvec.train.tasks import TASKS
+from polyvec.train.trainee import Trainee
+from polyvec.train.trainer import MAIN, Score, StageTrainer
+
+WHERE = "Trainer"
+Loss = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Callable[..., Any] | None
+Rows = Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]]
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' arguments, and what a stage of a recipe has beside them.
+
+    gradient_cache: tokens of a piece, so that memory does not grow with the batch; 0: none.
+    adapter: a table such as {"kind": "lora", "rank": 16}; None trains all weights.
+    train: parts trained beside the adapter. matryoshka: {"dimensions": [...]}.
+    mixing: how data sets share batches. kind: of the stage, "scl", "ucl", "distill" ...
+    max_length, query_max_length: most tokens of documents and queries while training.
+    """
+
+    gradient_cache: int = 0
+    adapter: dict[str, Any] | None = None
+    train: tuple[str, ...] = ("pooling", "projections", "new_tokens")
+    matryoshka: dict[str, Any] | None = None
+    mixing: dict[str, Any] | None = None
+    kind: str = "scl"
+    max_length: int | None = None
+    query_max_length: int | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.remove_unused_columns = False
+        self.logging_nan_inf_filter = False
+        self.dataloader_pin_memory = False
+        self.disable_tqdm = True
+
+
+OWN = {each.name for each in fields(TrainingArguments)} & {
+    each.name for each in fields(StageSettings)
+}
+
+
+class Trainer:
+    """Trains an embedder on a data set.
+
+    >>> import polyvec, tempfile
+    >>> embedder = polyvec.Embedder.from_pretrained()
+    >>> rows = [{"anchor": "a cat", "positive": "a kitten"}, {"anchor": "a car", "positive": "bus"}]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     args = polyvec.TrainingArguments(folder, max_steps=1, use_cpu=True, save_strategy="no")
+    ...     polyvec.Trainer(embedder, args, rows).train().global_step
+    1
+    """
+
+    def __init__(
+        self,
+        model: Embedder,
+        args: TrainingArguments | None = None,
+        train_dataset: Rows | None = None,
+        eval_dataset: Rows | None = None,
+        loss: Loss = None,
+        evaluator: Callable[[Embedder], float | Mapping[str, float]] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Datasets: dicts in a list, or a datasets.Dataset, with sentence-transformers' columns
+        (anchor, positive, negative; sentence1, sentence2, score; query ...), or several by name.
+
+        loss: a name in LOSSES, a table with its settings, several of them, or a function of
+        polyvec.train.compared.Compared; by default cosent for pairs with a score, else info_nce.
+        evaluator: measures the embedder; a number, or scores by name, the first of which decides
+        with load_best_model_at_end.
+        """
+        if train_dataset is None:
+            raise DataError(f"{WHERE}: no train_dataset is given")
+        self.model = model
+        self.args = args or TrainingArguments("tmp_trainer", save_strategy="no")
+        if not isinstance(self.args, TrainingArguments):
+            raise InputError(
+                f"{WHERE}: args is {type(self.args).__module__}.{type(self.args).__name__}; pass "
+                "polyvec.TrainingArguments, which takes the same arguments"
+            )
+        data = training_data(train_dataset, self.args.seed)
+        self.stage = self._stage(loss, data)
+        facts = {"embedder": model, "stage": self.stage}
+        task = TASKS.build(self.stage.kind, {}, facts, where=WHERE)
+        if callable(loss):
+            task.objective = task.heads = Objective([Term(loss, _name(loss))])
+        self.trained = prepare(
+            model,
+            self.stage.adapter,
+            self.stage.train,
+            head=getattr(task, "needs_head", False),
+            where=WHERE,
+        )
+        batches = self._batches(data)
+        if self.args.max_steps < 0:
+            each = math.ceil(len(batches.epoch(0)) / self.args.gradient_accumulation_steps)
+            self.args.max_steps = math.ceil(self.args.num_train_epochs * each)
+        if self.args.load_best_model_at_end:
+            self.args.metric_for_best_model, self.args.greater_is_better = MAIN, True
+        self.curve = Curve(Path(str(self.args.output_dir)))
+        self.loop = StageTrainer(
+            Trainee(model, task),
+            self.args,
+            batches,
+            cached=self.stage.gradient_cache > 0,
+            score=None if evaluator is None else _score(evaluator),
+            held_out=None
+            if eval_dataset is None
+            else self._batches(training_data(eval_dataset, self.args.seed)),
+            report=self.curve.add,
+            callbacks=callbacks,
+        )
+
+    def _stage(self, loss: Loss, data: TrainingData) -> StageSettings:
+        own = {name: getattr(self.args, name) for name in OWN}
+        own |= {name: own[name] or {} for name in ("matryoshka", "mixing")}
+        if self.args.gradient_checkpointing or self.args.activation_checkpointing:
+            own["gradient_checkpointing"] = True
+        return StageSettings(
+            **{
+                **own,
+                "losses": tables(loss, data),
+                "batch_size": self.args.train_batch_size * self.args.world_size,
+                "accumulate": self.args.gradient_accumulation_steps,
+            }
+        )
+
+    def _batches(self, data: TrainingData) -> Batches:
+        mixing = fill(Mixing, self.stage.mixing, f"{WHERE} mixing")
+        size = min(self.stage.batch_size, len(data))
+        return Batches(data, size, mixing, seed=self.args.seed)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
+        """Train to the last step; True goes on from the newest checkpoint in output_dir."""
+        with dropout_set(
+            self.model,
+            dropout=self.stage.dropout,
+            attention_dropout=self.stage.attention_dropout,
+        ):
+            done = self.loop.train(resume_from_checkpoint)
+        self.model = self.loop.trained()
+        finish(self.model, self.stage.adapter)
+        self.model.eval()
+        return done
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores by the evaluator, and the loss of eval_dataset, as "eval_..."."""
+        return self.loop.evaluate()
+
+    def save_model(self, output_dir: str | Path | None = None) -> None:
+        """Save the embedder, for polyvec and sentence-transformers; by default in output_dir."""
+        model = self.loop.trained()
+        if self.loop.exchange.rank == 0:
+            model.save_pretrained(output_dir or Path(str(self.args.output_dir)) / "model")
+        self.loop.exchange.wait()
+
+    @property
+    def state(self) -> transformers.TrainerState:
+        """Steps, epoch and what was logged."""
+        return self.loop.state
+
+
+def training_data(rows: Rows, seed: int) -> TrainingData:
+    """Rows of one data set, or of several by name."""
+    named = rows if isinstance(rows, Mapping) else {"data": rows}
+    sets: list[TrainingSet] = []
+    for name, each in named.items():
+        if isinstance(each, str | bytes) or not isinstance(each, Iterable):
+            raise DataError(f"{WHERE}: {name} is {type(each).__name__}, expected a list of dicts")
+        sets.append(rows_of(_dicts(each, name), name=name, seed=seed))
+    return TrainingData(sets, seed=seed)
+
+
+def _dicts(rows: Iterable[Any], name: str) -> Iterator[Mapping[str, Any]]:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"{WHERE}: {name} {number} is {type(row).__name__}, expected a dict of columns "
+                'such as {"anchor": ..., "positive": ...}'
+            )
+        yield row
+
+
+def tables(loss: Loss, data: TrainingData) -> tuple[Mapping[str, Any], ...]:
+    """The `losses` of a stage."""
+    if loss is None:
+        scored = data[0].score is not None
+        return ({"kind": "cosent"},) if scored else ()
+    if callable(loss):
+        return ()
+    several = [loss] if isinstance(loss, str | Mapping) else loss
+    found: list[Mapping[str, Any]] = []
+    for each in several:
+        if not isinstance(each, str | Mapping):
+            raise SettingsError(f"{WHERE}: loss {each!r} is neither a name nor a table")
+        found.append({"kind": each} if isinstance(each, str) else each)
+    return tuple(found)
+
+
+def _score(evaluator: Callable[[Embedder], float | Mapping[str, float]]) -> Score:
+    def score(embedder: Embedder) -> Mapping[str, float]:
+        found = evaluator(embedder)
+        return found if isinstance(found, Mapping) else {"score": float(found)}
+
+    return score
+
+
+def _name(loss: Callable[..., Any]) -> str:
+    return str(getattr(loss, "__name__", type(loss).__name__))
