@@ -140,16 +140,16 @@ PUBLISHED = {
     ),
     "st_scores": (
         {"sentence1": "a", "sentence2": "b", "score": 0.5},
-        {"positives": ("b",), "score": 0.5, "label": None},
+        {"positives": ("b",), "score": 0.5, "label": None, "matches": False},
     ),
     "st_labels": (
         {"sentence1": "a", "sentence2": "b", "label": 1},
-        {"positives": ("b",), "score": None, "label": 1},
+        {"positives": ("b",), "score": None, "label": 1, "matches": False},
     ),
-    "angle": ({"text1": "a", "text2": "b", "label": 1}, {"score": 1.0, "label": None}),
+    "angle": ({"text1": "a", "text2": "b", "label": 1}, {"score": 1.0, "matches": False}),
     "nli": (
         {"premise": "a", "hypothesis": "b", "label": "contradiction"},
-        {"query": "a", "positives": ("b",), "label": 2},
+        {"query": "a", "positives": ("b",), "label": 2, "matches": False},
     ),
     "question_answer": ({"question": "q", "answer": "a"}, {"positives": ("a",)}),
     "f2llm": (
@@ -324,6 +324,7 @@ def test_triplets_of_inference(tmp_path):
     rows += [{"premise": "x", "hypothesis": "y", "label": "contradiction"}]
     found = read(write(tmp_path / "x.jsonl", rows), format="nli_triplets")
     assert [row.texts for row in found] == [("a", "b", "d"), ("a", "e")]
+    assert all(row.matches for row in found)
     assert {row.label for row in found} == {None}
 
 
@@ -360,6 +361,7 @@ def test_judged_documents_of_one_query_become_one_row(tmp_path):
     path = write(tmp_path / "x.jsonl", [dict(zip(names, row, strict=True)) for row in rows])
     (row,) = read(path, format="judged")
     assert (row.query, row.positives, row.negatives) == ("q", ("a", "d"), ("b",))
+    assert row.matches
 
 
 def test_successive_texts_of_one_document(tmp_path):
@@ -495,13 +497,14 @@ def test_dicts_in_memory_are_read_by_the_order_of_their_columns():
     found = rows_of([{"frage": "q", "antwort": "a", "falsch": "n"}], name="mine")
     assert found.rows[0].texts == ("q", "a", "n")
     assert found.rows[0].dataset == "mine"
+    assert found.rows[0].matches
     (row,) = rows_of([{"a": "x", "b": "y", "label": 0.5}]).rows
     assert (row.texts, row.score, row.label) == (("x", "y"), 0.5, None)
     (row,) = rows_of([{"a": "x", "b": "y", "label": 2}]).rows
-    assert (row.score, row.label) == (None, 2)
+    assert (row.score, row.label, row.matches) == (None, 2, False)
     # margin-MSE: one score for each document
     (row,) = rows_of([{"a": "x", "b": "y", "c": "z", "scores": [3.0, 1.0]}]).rows
-    assert row.teacher_scores == (3.0, 1.0)
+    assert (row.teacher_scores, row.matches) == ((3.0, 1.0), True)
     with pytest.raises(DataError, match="the data set is empty"):
         rows_of([])
 
@@ -610,6 +613,7 @@ def test_pairs_above_a_score_become_positives(tmp_path):
     rows = [{"sentence1": str(i), "sentence2": "b", "score": float(i)} for i in range(5)]
     found = read(write(tmp_path / "x.jsonl", rows), min_score=3.0)
     assert [(row.query, row.score) for row in found] == [("3", None), ("4", None)]
+    assert all(row.matches for row in found)
 
 
 def test_the_held_out_part_and_the_training_part_share_no_query(tmp_path):

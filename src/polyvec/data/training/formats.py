@@ -67,6 +67,7 @@ def pairs(query: str, *positives: str, negatives: str = "negative") -> Read:
             cells.text(query),
             some(cells, tuple(text for name in positives for text in cells.texts(name))),
             tuple(text for name in names for text in cells.texts(name)),
+            matches=not (cells.has("score") or cells.has("label")),
             score=cells.number("score") if cells.has("score") else None,
             label=label(cells),
             place=cells.place,
@@ -97,6 +98,7 @@ def in_order(cells: Cells) -> TrainingRow:
         cells.text(names[0]),
         cells.texts(names[1]) if len(names) > 1 else (),
         tuple(text for name in names[2:] for text in cells.texts(name)),
+        matches="score" not in target and "label" not in target,
         place=cells.place,
         **target,
     )
@@ -107,7 +109,11 @@ def scored(first: str, second: str, score: str) -> Read:
 
     def read(cells: Cells) -> TrainingRow:
         return TrainingRow(
-            cells.text(first), (cells.text(second),), score=cells.number(score), place=cells.place
+            cells.text(first),
+            (cells.text(second),),
+            matches=False,
+            score=cells.number(score),
+            place=cells.place,
         )
 
     return read
@@ -118,7 +124,11 @@ def labelled(first: str, second: str) -> Read:
 
     def read(cells: Cells) -> TrainingRow:
         return TrainingRow(
-            cells.text(first), (cells.text(second),), label=cells.label(), place=cells.place
+            cells.text(first),
+            (cells.text(second),),
+            matches=False,
+            label=cells.label(),
+            place=cells.place,
         )
 
     return read

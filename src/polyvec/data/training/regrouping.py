@@ -27,7 +27,12 @@ def nli_triplets(rows: list[TrainingRow], seed: int) -> list[TrainingRow]:
         for place, row in enumerate(by_label[0]):
             own = negatives[place : place + 1]
             found.append(
-                replace(row, negatives=tuple(each.positives[0] for each in own), label=None)
+                replace(
+                    row,
+                    negatives=tuple(each.positives[0] for each in own),
+                    matches=True,
+                    label=None,
+                )
             )
     return found
 
@@ -92,6 +97,7 @@ def judged(rows: list[TrainingRow], seed: int) -> list[TrainingRow]:
                     same[0],
                     positives=tuple(dict.fromkeys(positives)),
                     negatives=tuple(dict.fromkeys(negatives)),
+                    matches=True,
                     label=None,
                 )
             )

@@ -9,6 +9,8 @@ class TrainingRow:
 
     query: the anchor; sentence1 of a pair, the text itself where a stage needs texts alone.
     positives, negatives: documents; sentence2 of a scored pair is the only positive.
+    matches: whether the positives are known to match; of a pair with a score or a class, the
+        positive is only its other text.
     score: gold similarity of a pair, in the data set's own unit.
     label: class of a pair or of a text.
     teacher_scores: of positives, then negatives, by another model (distillation).
@@ -25,6 +27,7 @@ class TrainingRow:
     query: str
     positives: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
+    matches: bool = True
     score: float | None = None
     label: int | None = None
     teacher_scores: tuple[float, ...] = ()

@@ -295,6 +295,7 @@ def _finished(row: TrainingRow, name: str, table: DataTable) -> TrainingRow:
     return replace(
         row,
         score=row.score if table.min_score is None else None,
+        matches=row.matches or table.min_score is not None,
         dataset=dataset,
         instruction=row.instruction if instruction is None else instruction,
         document_instruction=(

@@ -38,6 +38,8 @@ from polyvec.train.tasks.other_models import OtherModel
 
 Model = Annotated[Any, Fact("embedder")]
 Stage = Annotated[Any, Fact("stage")]
+# Losses that read a score or a class of a pair where the data have one.
+JUDGING = {"cosent", "angle", "mse_score", "contrastive", "online_contrastive"}
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"kind": "info_nce", "temperature": 0.05},)
 
 
@@ -90,6 +92,9 @@ class Contrastive:
             where=f"[[stage]] {stage.kind!r}",
         )
         needs = self.objective.needs
+        kinds = {str(each.get("kind")) for each in stage.losses or DEFAULT_LOSSES}
+        judged = {"score_B", "label_B", "teacher_N", "teacher_query_BS"} & needs
+        self.takes_matches = None if judged or kinds & JUDGING else ", ".join(sorted(kinds))
         self.guide = _other("guide", guide, "guide_query_BG" in needs)
         by_teacher = {"teacher_query_BS", "teacher_N"} & needs
         self.teacher = _other("teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher))
@@ -196,6 +201,13 @@ class Contrastive:
             return (row.query,)
         if not row.positives:
             raise DataError(f"{row.place or 'row'}: no positive, which this stage needs")
+        if self.takes_matches and not row.matches:
+            what = "class" if row.score is None else f"score ({row.score:g})"
+            raise DataError(
+                f"{row.place or 'row'}: the pair has a {what}, and {self.takes_matches} takes each "
+                "pair for a match. Take a loss that reads it (cosent, softmax_nli), or make "
+                "matches with min_score or format 'nli_triplets'."
+            )
         return (*row.positives, *row.negatives)
 
     def _read(

@@ -1,0 +1,51 @@
+"""Pairs with a score or a class are no matches: losses that take them for some refuse them."""
+
+import pytest
+
+from polyvec import nano_lm
+from polyvec.data.training.sources import rows_of
+from polyvec.errors import DataError
+from polyvec.train.settings import StageSettings
+from polyvec.train.task import Share
+from polyvec.train.tasks.contrastive import Contrastive
+
+SCORED = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i / 4} for i in range(4)]
+CLASSES = [{"premise": f"a {i}", "hypothesis": f"b {i}", "label": i % 3} for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return nano_lm()
+
+
+def work(embedder, rows, *losses):
+    stage = StageSettings("scl", losses=tuple({"kind": kind} for kind in losses))
+    return Contrastive(embedder, stage).work(rows, [Share(0, len(rows))], 0)
+
+
+@pytest.mark.parametrize(
+    ("records", "losses", "message"),
+    [
+        (SCORED, ["info_nce"], r"row 0: the pair has a score \(0\), and info_nce takes each pair"),
+        (SCORED, [], r"row 0: the pair has a score"),
+        (CLASSES, ["info_nce", "flops"], r"row 0: the pair has a class, and flops, info_nce takes"),
+    ],
+)
+def test_a_judged_pair_is_no_match(embedder, records, losses, message):
+    rows = rows_of(records).rows
+    with pytest.raises(DataError, match=message):
+        work(embedder, rows, *losses)
+
+
+@pytest.mark.parametrize(
+    ("records", "losses"),
+    [(SCORED, ["cosent"]), (SCORED, ["info_nce", "angle"]), (CLASSES, ["softmax_nli"])],
+)
+def test_losses_that_read_scores_and_classes_take_them(embedder, records, losses):
+    assert work(embedder, rows_of(records).rows, *losses).pieces
+
+
+def test_high_scores_become_matches(embedder):
+    rows = rows_of(SCORED, min_score=0.5).rows
+    assert len(rows) == 2
+    assert work(embedder, rows, "info_nce").pieces
