@@ -2,7 +2,7 @@
 
 import pytest
 
-from polyvec import nano_lm
+from polyvec import load_recipe
 from polyvec.data.training.sources import rows_of
 from polyvec.errors import DataError
 from polyvec.train.settings import StageSettings
@@ -11,24 +11,35 @@ from polyvec.train.tasks.contrastive import Contrastive
 
 SCORED = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i / 4} for i in range(4)]
 CLASSES = [{"premise": f"a {i}", "hypothesis": f"b {i}", "label": i % 3} for i in range(4)]
+SETTINGS = {"softmax_nli": {"num_labels": 3}}
 
 
 @pytest.fixture(scope="module")
 def embedder():
-    return nano_lm()
+    return load_recipe("causal-mean").build("nano")
 
 
 def work(embedder, rows, *losses):
-    stage = StageSettings("scl", losses=tuple({"kind": kind} for kind in losses))
+    stage = StageSettings(
+        "scl", losses=tuple({"kind": kind, **SETTINGS.get(kind, {})} for kind in losses)
+    )
     return Contrastive(embedder, stage).work(rows, [Share(0, len(rows))], 0)
 
 
 @pytest.mark.parametrize(
     ("records", "losses", "message"),
     [
-        (SCORED, ["info_nce"], r"row 0: the pair has a score \(0\), and info_nce takes each pair"),
+        (
+            SCORED,
+            ["info_nce"],
+            r"row 0: the pair has a score \(0\) that no loss reads \(info_nce\)",
+        ),
         (SCORED, [], r"row 0: the pair has a score"),
-        (CLASSES, ["info_nce", "flops"], r"row 0: the pair has a class, and flops, info_nce takes"),
+        (
+            CLASSES,
+            ["info_nce", "flops"],
+            r"the pair has a class that no loss reads \(info_nce, flops\)",
+        ),
     ],
 )
 def test_a_judged_pair_is_no_match(embedder, records, losses, message):
@@ -43,6 +54,19 @@ def test_a_judged_pair_is_no_match(embedder, records, losses, message):
 )
 def test_losses_that_read_scores_and_classes_take_them(embedder, records, losses):
     assert work(embedder, rows_of(records).rows, *losses).pieces
+
+
+def test_losses_of_other_data_sets_do_not_count(embedder):
+    rows = [*rows_of(SCORED, name="sts").rows, *rows_of([{"a": "b", "c": "d"}], name="qa").rows]
+    cosent, nce = {"kind": "cosent", "datasets": ["sts"]}, {"kind": "info_nce", "datasets": ["qa"]}
+    share = [Share(0, len(rows))]
+    stage = StageSettings("scl", losses=(cosent, nce))
+    assert Contrastive(embedder, stage).work(rows, share, 0).pieces
+    stage = StageSettings("scl", losses=({"kind": "info_nce"}, {**cosent, "datasets": ["other"]}))
+    with pytest.raises(
+        DataError, match=r"no loss reads \(info_nce\), so it would count as a match"
+    ):
+        Contrastive(embedder, stage).work(rows, share, 0)
 
 
 def test_high_scores_become_matches(embedder):

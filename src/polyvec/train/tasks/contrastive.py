@@ -6,9 +6,9 @@ teacher's scores of the documents. B queries, N documents, E vector size.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from polyvec.errors import DataError, SettingsError
 from polyvec.registry import Fact
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Rows, Terms
-from polyvec.train.losses.terms import Objective
+from polyvec.train.losses.terms import Objective, Term
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Job, Share, Work
 from polyvec.train.tasks.encode import (
@@ -38,7 +38,9 @@ from polyvec.train.tasks.other_models import OtherModel
 
 Model = Annotated[Any, Fact("embedder")]
 Stage = Annotated[Any, Fact("stage")]
-# Losses that read a score or a class of a pair where the data have one.
+# Fields of Compared that say whether a pair matches, or stand for it.
+JUDGEMENTS = {"score_B", "label_B", "teacher_N", "teacher_query_BS"}
+# Losses that read a score or a class where the data have one.
 JUDGING = {"cosent", "angle", "mse_score", "contrastive", "online_contrastive"}
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"kind": "info_nce", "temperature": 0.05},)
 
@@ -92,9 +94,13 @@ class Contrastive:
             where=f"[[stage]] {stage.kind!r}",
         )
         needs = self.objective.needs
-        kinds = {str(each.get("kind")) for each in stage.losses or DEFAULT_LOSSES}
-        judged = {"score_B", "label_B", "teacher_N", "teacher_query_BS"} & needs
-        self.takes_matches = None if judged or kinds & JUDGING else ", ".join(sorted(kinds))
+        kinds = {each.get("name", each["kind"]): each["kind"] for each in stage.losses}
+        # Terms that read the judgement of a pair, or do without it.
+        self.judging = {
+            term.name
+            for term in cast(Iterable[Term], self.objective.terms)
+            if kinds.get(term.name) in JUDGING or not JUDGEMENTS.isdisjoint(term.needs)
+        }
         self.guide = _other("guide", guide, "guide_query_BG" in needs)
         by_teacher = {"teacher_query_BS", "teacher_N"} & needs
         self.teacher = _other("teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher))
@@ -201,14 +207,24 @@ class Contrastive:
             return (row.query,)
         if not row.positives:
             raise DataError(f"{row.place or 'row'}: no positive, which this stage needs")
-        if self.takes_matches and not row.matches:
+        if not row.matches:
+            self._check_judged(row)
+        return (*row.positives, *row.negatives)
+
+    def _check_judged(self, row: TrainingRow) -> None:
+        """Raises DataError if no loss of the row reads whether its texts match."""
+        names = [
+            str(term.name)
+            for term in cast(Iterable[Term], self.objective.terms)
+            if not term.datasets or row.dataset in term.datasets
+        ]
+        if names and self.judging.isdisjoint(names):
             what = "class" if row.score is None else f"score ({row.score:g})"
             raise DataError(
-                f"{row.place or 'row'}: the pair has a {what}, and {self.takes_matches} takes each "
-                "pair for a match. Take a loss that reads it (cosent, softmax_nli), or make "
-                "matches with min_score or format 'nli_triplets'."
+                f"{row.place or 'row'}: the pair has a {what} that no loss reads "
+                f"({', '.join(names)}), so it would count as a match. Take a loss that reads it "
+                "(cosent, softmax_nli), or make matches with min_score or format 'nli_triplets'."
             )
-        return (*row.positives, *row.negatives)
 
     def _read(
         self,
