@@ -454,3 +454,16 @@ def test_all_layers_of_a_model_with_bottlenecks_are_those_after_them():
     handle.remove()
     flat = seen[0].flatten(0, 1)
     torch.testing.assert_close(inside[states.attention_mask_BT], flat)
+
+
+def test_both_routes_of_an_embedder_are_trained_whole_or_not_at_all():
+    query, document = embedder(), embedder("openai-community/gpt2")
+    routes = {"query": query._parts(), "document": document._parts()}
+    both = Embedder(**{**document._parts().keywords(), "routes": routes})
+    names = prepare(both, {"kind": "full"}).names
+    inside = {name for name, _ in both.named_parameters()}
+    assert set(names) == inside and len(names) > 100
+    with pytest.raises(ModelError, match="take routes of their own is not supported"):
+        prepare(both, LORA)
+    with pytest.raises(ModelError, match="trains nothing"):
+        prepare(both, {"kind": "frozen"})

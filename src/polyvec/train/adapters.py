@@ -81,29 +81,30 @@ def prepare(
             f"{where} adapter: setting 'merge' is {merged!r}, expected true or false"
             f"{f', of {kind} false' if kind in UNMERGED else ''}"
         )
-    if embedder.routes and kind != "full":
+    if embedder.routes and kind not in ("full", "frozen"):
         raise ModelError(
             f"{where}: adapter {kind!r} on an embedder whose queries and documents take routes of "
             "their own is not supported; train with adapter 'full'"
         )
-    model = carrier(embedder)
-    if adapter is not None and is_adapted(model):
+    if adapter is not None:
         merge(embedder)
-    for each in embedder.parameters():
-        each.requires_grad_(False)
-    facts = {
-        "embedder": embedder,
-        "model": model,
-        "rows": new_rows(embedder) if "new_tokens" in train else [],
-        # What a stage between has merged begins anew.
-        "fresh": adapter is not None or before is None or not is_adapted(model),
-    }
-    with quiet_transformers():
-        ADAPTERS.build(kind, table, facts, where=f"{where} adapter")
-    _train_parts(embedder, train)
-    if embedder.backbone.lm_head is not None and (head or "lm_head" in embedder.needs):
-        # Tied weights are the embedding table's, which is trained already, or frozen.
-        embedder.backbone.lm_head.requires_grad_(kind == "full")
+    for parameter in embedder.parameters():
+        parameter.requires_grad_(False)
+    for each in {id(route): route for route in (embedder, *embedder.routes.values())}.values():
+        model = carrier(each)
+        facts = {
+            "embedder": each,
+            "model": model,
+            "rows": new_rows(each) if "new_tokens" in train else [],
+            # What a stage between has merged begins anew.
+            "fresh": adapter is not None or before is None or not is_adapted(model),
+        }
+        with quiet_transformers():
+            ADAPTERS.build(kind, table, facts, where=f"{where} adapter")
+        _train_parts(each, train)
+        if each.backbone.lm_head is not None and (head or "lm_head" in each.needs):
+            # Tied weights are the embedding table's, which is trained already, or frozen.
+            each.backbone.lm_head.requires_grad_(kind == "full")
     _name_base(embedder)
     return _counted(embedder, kind, where)
 
@@ -139,7 +140,7 @@ def merge(embedder: Embedder) -> None:
                 "embedder, and load it with merge_adapters=True"
             )
         merge_adapter(model)
-        model.name_or_path = ""
+        model.name_or_path = embedder.backbone.model.name_or_path = ""
 
 
 def carrier(embedder: Embedder) -> Any:
