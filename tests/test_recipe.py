@@ -320,3 +320,13 @@ def test_generated_documents_are_up_to_date():
     command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.medium
+def test_a_model_that_refuses_the_empty_text_is_checked(smollm2):
+    """SmolLM2's tokenizer adds no special tokens, so an empty text has none."""
+    from polyvec.evaluate.check import invariants
+
+    found = list(invariants(load_recipe("causal-mean").build("small")))
+    assert found[0].found.startswith("is refused: inputs[0] leaves no token to pool")
+    assert all(line.ok for line in found)

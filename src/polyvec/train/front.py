@@ -24,7 +24,7 @@ from polyvec.train.report import Curve
 from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
-from polyvec.train.trainer import MAIN, Score, StageTrainer
+from polyvec.train.trainer import CHECKPOINTING, MAIN, Score, StageTrainer
 
 WHERE = "Trainer"
 Loss = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Callable[..., Any] | None
@@ -141,7 +141,7 @@ class Trainer:
     def _stage(self, loss: Loss, data: TrainingData) -> StageSettings:
         own = {name: getattr(self.args, name) for name in OWN}
         own |= {name: own[name] or {} for name in ("matryoshka", "mixing")}
-        if self.args.gradient_checkpointing or self.args.activation_checkpointing:
+        if self.args.gradient_checkpointing or getattr(self.args, CHECKPOINTING):
             own["gradient_checkpointing"] = True
         return StageSettings(
             **{

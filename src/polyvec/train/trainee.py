@@ -49,7 +49,11 @@ class Trainee(nn.Module):
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Keep a layer's input only, and compute the layer again in the backward pass."""
         for model in self._models():
-            model.activation_checkpointing_enable(**options)
+            enable = getattr(model, "activation_checkpointing_enable", None)
+            (enable or model.gradient_checkpointing_enable)(**options)
+
+    # transformers' older name.
+    gradient_checkpointing_enable = activation_checkpointing_enable
 
     def _models(self) -> Iterator[PreTrainedModel]:
         """The transformers models, not those inside of others."""

@@ -40,6 +40,12 @@ from polyvec.train.settings import StageSettings
 from polyvec.train.task import Work
 from polyvec.train.trainee import Trainee
 
+# transformers 5.17 has the second name only, 5.23 both, and the second is deprecated.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
 MAIN = "eval_main"  # the score that decides which checkpoint is the best
@@ -137,7 +143,7 @@ class StageTrainer(Trainer):
         self.meter = Meter(
             trainee.embedder,
             cached=cached,
-            checkpointed=bool(args.activation_checkpointing),
+            checkpointed=bool(getattr(args, CHECKPOINTING)),
             half=args.bf16 or args.fp16,
         )
 
@@ -480,7 +486,7 @@ def training_arguments(
         "seed": stage.seed,
         "bf16": stage.bf16,
         "fp16": stage.fp16,
-        "activation_checkpointing": stage.gradient_checkpointing,
+        CHECKPOINTING: stage.gradient_checkpointing,
         "torch_compile": stage.torch_compile,
         "use_cpu": device == "cpu",
         "save_strategy": "steps",
