@@ -20,7 +20,7 @@ from polyvec.registry import Registry
 from polyvec.storage.vector_cache import EmbeddingCache
 from polyvec.train.mining.documents import Text
 
-CHUNK = 4096  # texts encoded before they are cached: the most that an interrupted run loses
+CHUNK = 256  # texts encoded before they are cached: the most that an interrupted run loses
 
 
 @dataclass(frozen=True, slots=True)
