@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,6 +97,29 @@ def test_a_run_mines_anew_each_epoch_and_resumes_to_the_same_weights(recipe, tmp
     assert stored(stage / "mined", 2) == stored(folder, 2)
     weights = [(each / "model" / "model.safetensors").read_bytes() for each in (whole, part)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.medium
+def test_two_processes_share_what_the_first_has_mined(recipe, tmp_path):
+    text = recipe.read_text().replace("num_train_epochs = 3", "num_train_epochs = 2")
+    text = text.replace("batch_size = 4", "batch_size = 4\nmixing = { duplicates = true }")
+    recipe.write_text(text)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "polyvec", "train", str(recipe)]
+    output = tmp_path / "run"
+    done = subprocess.run(
+        [*command, "-o", str(output)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = output / "stages" / "1-scl" / "mined"
+    assert sorted(path.name for path in folder.iterdir()) == ["0.jsonl", "1.jsonl"]
+    assert done.stderr.count("mined pairs") == 2
+    untrained = mine(
+        records(), mining_settings({"num_negatives": 2}), tools=Tools(load_recipe(recipe).build())
+    )
+    assert [each["negatives"] for each in stored(folder, 0)] == [
+        list(row.negatives) for row in untrained.mined_rows()
+    ]
 
 
 def stage_mining(tmp_path, found=None, **mining):
