@@ -26,9 +26,9 @@ def test_each_limit_refuses_what_it_says():
 
 
 def test_a_margin_below_a_negative_score_is_lower():
-    """-0.1 less 50 % of its size is -0.15; times 0.5 it would be -0.05."""
-    found, _ = left(positive=-0.1, relative_margin=0.5)
-    assert found == [-0.2]
+    """-0.15 less 50 % of its size is -0.225; times 0.5 it would be -0.075."""
+    found, _ = left(positive=-0.15, relative_margin=0.5)
+    assert found == []
 
 
 def test_a_refused_candidate_is_counted_once():
