@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2, made better at a domain that it is weak in: shell commands for descriptions.
 
-    python examples/finetune_your_own.py DATA OUTPUT     (about 5 minutes on two cores)
+python examples/finetune_your_own.py DATA OUTPUT     (about 5 minutes on two cores)
 """
 
 import random
