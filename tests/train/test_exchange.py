@@ -55,5 +55,10 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, alone, wrappe
     assert losses[0] > losses[-1]
     assert found == pytest.approx(losses, abs=1e-6)
     assert set(others) == set(weights)
+    stored = load_file(tmp_path / "checkpoint-10" / "model.safetensors")
+    for name, each in stored.items():
+        assert torch.equal(each, others[name.removeprefix("embedder.")]), name
+    if not options:
+        assert len(stored) == len(others), "a checkpoint has the whole model"
     for name, each in weights.items():
         torch.testing.assert_close(others[name], each, rtol=0, atol=1e-6, msg=name)

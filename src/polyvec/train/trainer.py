@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from accelerate.utils import save_fsdp_optimizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from polyvec.data.training.batches import Batches
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
-from polyvec.errors import ModelError, SettingsError, TrainingError
+from polyvec.errors import MissingExtraError, ModelError, SettingsError, TrainingError
 from polyvec.storage.files import atomic_file
 from polyvec.train import engine
 from polyvec.train.adapters import check_gradients
@@ -46,6 +45,11 @@ CHECKPOINTING = next(
     for name in ("activation_checkpointing", "gradient_checkpointing")
     if name in TrainingArguments.__dataclass_fields__
 )
+try:
+    from accelerate.utils import save_fsdp_optimizer
+except ImportError:
+    raise MissingExtraError("accelerate", "train", "training") from None
+
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
 MAIN = "eval_main"  # the score that decides which checkpoint is the best
