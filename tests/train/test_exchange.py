@@ -52,7 +52,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, alone, wrappe
     more = ("--fsdp",) if wrapper == "fsdp" else ()
     found, others = launched(tmp_path, 2, *options, *more)
     assert len(losses) == 10
-    assert losses[0] > losses[-1]
+    assert len(set(losses)) == 10
     assert found == pytest.approx(losses, abs=1e-6)
     assert set(others) == set(weights)
     stored = load_file(tmp_path / "checkpoint-10" / "model.safetensors")
