@@ -103,3 +103,29 @@ def test_the_folder_of_a_run_tells_what_was_done(recipe):
     assert "| pairs | 8 |" in card
     stored = json.loads((output / "recipe.json").read_text())
     assert stored["recipe"]["stage"][0]["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("", "no rows"),
+        ('{"anchor": "a cat"}', "pairs.jsonl:1"),
+        ('{"anchor": "a cat", "positive": ""}', "pairs.jsonl:1"),
+    ],
+    ids=["empty", "column", "text"],
+)
+def test_data_that_cannot_be_trained_on_are_one_line(recipe, capsys, rows, words):
+    (recipe.parent / "pairs.jsonl").write_text(rows)
+    status, _ = train(recipe)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2
+    assert error.startswith("polyvec: ")
+    assert words in error
+
+
+def test_a_setting_that_is_not_known_stops_before_weights_load(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("polyvec.embed.compose.load_transformer", None)
+    recipe.write_text(recipe.read_text().replace("batch_size", "bath_size"))
+    status, output = train(recipe)
+    assert (status, output.exists()) == (2, False)
+    assert "'bath_size' is not known" in capsys.readouterr().err

@@ -83,6 +83,8 @@ def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Em
     stages = recipe.at(STAGES, scale)
     if not stages:
         raise SettingsError(f"{recipe.path}: has no [[stage]], so nothing is trained")
+    for number, stage in enumerate(stages, 1):  # before any weight loads
+        TASKS.check(stage.kind, stage.settings, where=f"{recipe.path}: [[stage {number}]")
     resume = options.pop("resume", False)
     settings = {"scale": scale, "recipe": recipe.resolved(scale)}
     plan = Run(stages, output, where=f"{recipe.path}: [[stage", settings=settings, **options)
