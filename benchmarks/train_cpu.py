@@ -35,8 +35,8 @@ from polyvec import Embedder, Trainer, TrainingArguments
 from polyvec.data.training.sources import training_rows
 from polyvec.embed.formats.sources import DEFAULT_MODEL, model_folder
 
-RUNS, STEPS, BATCH, LENGTH, PIECE = 3, 10, 64, 256, 4096
-MINI_BATCH = 16  # texts of a piece of theirs, about as many tokens as PIECE
+RUNS, STEPS, BATCH, LENGTH, PIECE = 3, 4, 64, 128, 4096
+MINI_BATCH = 32  # texts of a piece of theirs, about as many tokens as PIECE
 SHARED: dict[str, Any] = {
     "learning_rate": 2e-5,
     "lr_scheduler_type": "constant",

@@ -219,7 +219,7 @@ FOREIGN = {
     "several GGUF files": (
         ["Qwen/Qwen3-Embedding-0.6B-GGUF"],
         holds("model-Q8_0.gguf", "model-f16.gguf"),
-        "2 GGUF files.*give one of them",
+        "2 models in GGUF.*give one of them",
     ),
     "ONNX only": (["Xenova/all-MiniLM-L6-v2"], holds("onnx/model.onnx", **BERT), "ONNX"),
     "OpenVINO only": (["openvino exports"], holds("openvino_model.xml", **BERT), "OpenVINO"),

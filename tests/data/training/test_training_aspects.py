@@ -1,14 +1,11 @@
 """Subjects under instructions that ask for one aspect, and the negatives of an instruction."""
 
-import os
-
 import pytest
 
 from polyvec.data.training.aspects import ASPECTS, UNSEEN_WORDINGS, WORDINGS, instruction
 from polyvec.data.training.sources import rows_of, training_sets
 from polyvec.errors import DataError
 
-DATA = os.environ.get("POLYVEC_DATA")
 ROWS = [
     {"subject": "Asthma", "aspect": "symptoms", "answer": "You cough."},
     {"subject": "asthma", "aspect": "treatment", "answer": "With an inhaler."},
@@ -45,10 +42,10 @@ def test_an_unknown_aspect_is_named():
         rows_of(rows, name="row", format="aspects")
 
 
-@pytest.mark.skipif(not DATA, reason="needs POLYVEC_DATA")
-def test_medquads_subjects_are_held_out_whole():
-    (train,) = training_sets({"name": "medquad_instructions"}, DATA)
-    (kept,) = training_sets({"name": "medquad_instructions", "part": "held_out"}, DATA)
+@pytest.mark.medium
+def test_medquads_subjects_are_held_out_whole(shared_data):
+    (train,) = training_sets({"name": "medquad_instructions"}, shared_data)
+    (kept,) = training_sets({"name": "medquad_instructions", "part": "held_out"}, shared_data)
     subjects = [{row.query for row in each.rows} for each in (train, kept)]
     assert not subjects[0] & subjects[1]
     assert [len(each) for each in subjects] == [2253, 243]

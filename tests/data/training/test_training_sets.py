@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,6 @@ from polyvec.data.training.sources import TrainingSet, named_sets, preset, train
 from polyvec.data.training.summary import summaries
 from polyvec.data.training.table import data_table
 from polyvec.errors import DataError
-
-DATA = os.environ.get("POLYVEC_DATA")
 
 
 @pytest.mark.parametrize("name", named_sets())
@@ -115,21 +112,16 @@ def test_what_a_stage_is_trained_on_in_figures():
 
 # ---- on the data themselves ---------------------------------------------------------------------
 
-needs_data = pytest.mark.skipif(not DATA, reason="POLYVEC_DATA names no folder of data sets")
 
-
-@needs_data
 @pytest.mark.medium
 @pytest.mark.parametrize("name", named_sets())
-def test_a_named_set_is_read(name):
-    assert DATA
-    for found in training_sets({"name": name}, DATA):
+def test_a_named_set_is_read(name, shared_data):
+    for found in training_sets({"name": name}, shared_data):
         assert len(found.rows) > 50
         if found.table.format != "text":
             assert all(row.positives for row in found.rows)
 
 
-@needs_data
 @pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "task", "most"),
@@ -142,10 +134,9 @@ def test_a_named_set_is_read(name):
         ("stsb", "stsb", 0.1),
     ],
 )
-def test_few_test_texts_are_in_the_training_set_of_the_same_name(name, task, most):
+def test_few_test_texts_are_in_the_training_set_of_the_same_name(name, task, most, shared_data):
     """Measured; the rest are texts that both splits have."""
-    assert DATA
-    data = TrainingData(training_sets({"name": name}, DATA))
+    data = TrainingData(training_sets({"name": name}, shared_data))
     queries = (row.query for each in data.sets for row in each.rows)
-    (found,) = contaminated([named_task(task, DATA).read()], queries)
+    (found,) = contaminated([named_task(task, shared_data).read()], queries)
     assert found.num_same <= most * found.num_texts
