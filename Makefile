@@ -20,7 +20,7 @@ demo: .venv/demo
 
 models: .venv/models
 
-# The fast tests first, in at most 3 minutes on two cores; then those that take a second or more.
+# The fast tests first, in about 5 minutes on two cores; then those that take a second or more.
 test: test-fast test-medium
 
 test-fast: .venv/dev .venv/models

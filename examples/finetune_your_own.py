@@ -37,7 +37,9 @@ def scores(model: Embedder) -> dict[str, float]:
 
 embedder = Embedder.from_pretrained()
 before = scores(embedder)
-args = TrainingArguments(output, per_device_train_batch_size=64, learning_rate=5e-5, max_steps=300)
+args = TrainingArguments(
+    output, per_device_train_batch_size=64, learning_rate=5e-5, max_steps=300, logging_steps=20
+)
 Trainer(embedder, args, train, loss={"kind": "info_nce", "temperature": 0.05}).train()
 for name, score in scores(embedder.eval()).items():
     print(f"{name}: {100 * before[name]:.2f} -> {100 * score:.2f}")

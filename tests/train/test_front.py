@@ -126,3 +126,10 @@ def test_transformers_own_arguments_are_refused(embedder):
 
 def test_names_are_public():
     assert polyvec.Trainer is Trainer
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_progress_is_shown_unless_it_is_disabled(hidden, embedder, tmp_path, capsys):
+    args = arguments(tmp_path, disable_tqdm=hidden, save_strategy="no")
+    Trainer(embedder, args, PAIRS).train()
+    assert ("training, step 4 of 4: loss " in capsys.readouterr().err) is not hidden

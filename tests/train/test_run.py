@@ -6,47 +6,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from toy_run import PAIRS, write_recipe
 
 from polyvec import Embedder, load_recipe
 from polyvec.cli import main
 from polyvec.train.report import read_curve
 
-PAIRS = [
-    ("a cat", "a kitten"),
-    ("a car", "a vehicle"),
-    ("the sea", "an ocean"),
-    ("a house", "a small home"),
-    ("bread", "a loaf"),
-    ("a child plays", "kids are playing"),
-    ("rain", "it is wet outside"),
-    ("a book", "something to read"),
-]
-RECIPE = """
-[system]
-name = "mine"
-paper = "-"
-tasks = ["similarity"]
-
-[embedder]
-backbone = "polyvec/nano-lm"
-pooling = "mean"
-
-[[stage]]
-kind = "scl"
-batch_size = 4
-learning_rate = 1e-3
-num_train_epochs = 10
-data = [{ path = "FOLDER/pairs.jsonl" }]
-"""
-
 
 @pytest.fixture
 def recipe(tmp_path):
-    lines = [json.dumps({"anchor": a, "positive": b}) for a, b in PAIRS]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    path = tmp_path / "mine.toml"
-    path.write_text(RECIPE.replace("FOLDER", str(tmp_path)))
-    return path
+    return write_recipe(tmp_path, "num_train_epochs = 10\n")
 
 
 def train(recipe, *more):
@@ -129,3 +98,22 @@ def test_a_setting_that_is_not_known_stops_before_weights_load(recipe, capsys, m
     status, output = train(recipe)
     assert (status, output.exists()) == (2, False)
     assert "'bath_size' is not known" in capsys.readouterr().err
+
+
+def test_a_run_says_how_many_measured_texts_it_trains_on(recipe, capsys):
+    """Two of the six distinct texts of the toy set are among the pairs."""
+    toy = recipe.parent / "toy"
+    toy.mkdir()
+    rows = [("a cat", "The Danube", 1), ("a Kitten.", "Vienna", 0), ("tea", "a red lamp", 0.5)]
+    lines = [json.dumps({"sentence1": a, "sentence2": b, "score": c}) for a, b, c in rows]
+    (toy / "dev.jsonl").write_text("\n".join(lines))
+    measured = ["--data", str(recipe.parent), "--evaluate", "toy dev spearman"]
+    assert train(recipe, *measured)[0] == 0
+    assert "toy dev: 2 of 6 texts are in the training texts" in capsys.readouterr().err
+
+
+def test_a_figure_of_another_form_is_refused_before_training(recipe, capsys):
+    status, output = train(recipe, "--evaluate", "stsb")
+    assert status == 2
+    assert "--evaluate 'stsb' is not '<data folder> <split> <measure>'" in capsys.readouterr().err
+    assert not list(output.glob("stages/*/checkpoint-*"))

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from polyvec.embed.embedder import Embedder
     from polyvec.train.trainer import Score
 
@@ -65,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
         data=options.data,
         resume=options.resume,
         score=_score(options),
+        overlap=_overlap(options),
         command=_command(options),
         say=lambda line: print(line, file=sys.stderr),
         shown=True,
@@ -93,3 +96,21 @@ def _score(options: argparse.Namespace) -> "Score | None":
         }
 
     return score
+
+
+def _overlap(options: argparse.Namespace) -> "Callable[[Iterable[str]], Iterator[str]] | None":
+    """What says how many texts of the figures' sets are among those of a stage."""
+    if not options.evaluate:
+        return None
+    from polyvec.data.overlap.contamination import contaminated
+    from polyvec.data.tasks.folder import read_folder
+    from polyvec.evaluate.check import figure_parts
+
+    def overlap(training_texts: "Iterable[str]") -> "Iterator[str]":
+        parts = (figure_parts(name, "--evaluate") for name in options.evaluate)
+        names = list(dict.fromkeys((name, split) for name, split, _ in parts))
+        sets = [read_folder(Path(options.data or ".") / name, split) for name, split in names]
+        for (name, split), found in zip(names, contaminated(sets, training_texts), strict=True):
+            yield f"{name} {split}: {found}"
+
+    return overlap

@@ -56,15 +56,21 @@ def measure_figure(
     Raises SettingsError, beginning with `where`, if the name has other parts or the data set has no
     such measure.
     """
-    if len(name.split()) != 3:
-        raise SettingsError(f"{where} {name!r} is not '<data folder> <split> <measure>'")
-    folder, split, measure = name.split()
+    folder, split, measure = figure_parts(name, where)
     scores = evaluate(embedder, Path(data or ".") / folder, split).scores
     if measure not in scores:
         raise SettingsError(
             f"{where} {measure!r} is not measured on {folder}." + known(measure, scores)
         )
     return scores[measure]
+
+
+def figure_parts(name: str, where: str) -> tuple[str, str, str]:
+    """Data folder, split and measure of a figure's name; SettingsError if it has other parts."""
+    parts = name.split()
+    if len(parts) != 3:
+        raise SettingsError(f"{where} {name!r} is not '<data folder> <split> <measure>'")
+    return parts[0], parts[1], parts[2]
 
 
 def invariants(embedder: Embedder | HybridEmbedder) -> Iterator[Line]:

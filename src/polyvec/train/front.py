@@ -20,11 +20,19 @@ from polyvec.settings import fill
 from polyvec.train.adapters import finish, prepare
 from polyvec.train.dropout import dropout_set
 from polyvec.train.losses.terms import Objective, Term
+from polyvec.train.progress import Progress
 from polyvec.train.report import Curve
 from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
-from polyvec.train.trainer import CHECKPOINTING, MAIN, Score, StageTrainer
+from polyvec.train.trainer import (
+    CHECKPOINTING,
+    MAIN,
+    Score,
+    StageTrainer,
+    checkpoint_step,
+    last_checkpoint,
+)
 
 WHERE = "Trainer"
 Loss = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Callable[..., Any] | None
@@ -58,6 +66,8 @@ class TrainingArguments(transformers.TrainingArguments):
         self.remove_unused_columns = False
         self.logging_nan_inf_filter = False
         self.dataloader_pin_memory = False
+        # Ours is shown in place of transformers' bar.
+        self.show_progress_bar = not self.disable_tqdm
         self.disable_tqdm = True
 
 
@@ -134,9 +144,15 @@ class Trainer:
             held_out=None
             if eval_dataset is None
             else self._batches(training_data(eval_dataset, self.args.seed)),
-            report=self.curve.add,
+            report=self._report,
+            on_step=lambda loop, work, terms: self.progress.step(loop.state.global_step),
             callbacks=callbacks,
         )
+        self.progress = Progress("training", self.args.max_steps, shown=False)
+
+    def _report(self, step: int, values: Mapping[str, float]) -> None:
+        self.curve.add(step, values)
+        self.progress.report(step, values)
 
     def _stage(self, loss: Loss, data: TrainingData) -> StageSettings:
         own = {name: getattr(self.args, name) for name in OWN}
@@ -158,13 +174,28 @@ class Trainer:
         return Batches(data, size, mixing, seed=self.args.seed)
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
-        """Train to the last step; True goes on from the newest checkpoint in output_dir."""
-        with dropout_set(
-            self.model,
-            dropout=self.stage.dropout,
-            attention_dropout=self.stage.attention_dropout,
-        ):
-            done = self.loop.train(resume_from_checkpoint)
+        """Train to the last step; True goes on from the newest checkpoint in output_dir.
+
+        Progress is shown on stderr, unless the arguments have disable_tqdm.
+        """
+        newest = (
+            last_checkpoint(Path(str(self.args.output_dir))) if resume_from_checkpoint else None
+        )
+        self.progress = Progress(
+            "training",
+            self.args.max_steps,
+            first=0 if newest is None else checkpoint_step(newest),
+            shown=self.args.show_progress_bar and self.loop.exchange.rank == 0,
+        )
+        try:
+            with dropout_set(
+                self.model,
+                dropout=self.stage.dropout,
+                attention_dropout=self.stage.attention_dropout,
+            ):
+                done = self.loop.train(resume_from_checkpoint)
+        finally:
+            self.progress.close()
         self.model = self.loop.trained()
         finish(self.model, self.stage.adapter)
         self.model.eval()

@@ -10,7 +10,7 @@ changes to the embedder and the weights in final/, then the newest whole checkpo
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import set_seed
 from polyvec.data.training.batches import Batches
 from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.mixing import Mixing
+from polyvec.data.training.summary import summaries
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import DataError, SettingsError
@@ -54,14 +55,16 @@ FINAL, DONE = "final", "done.json"
 class Run:
     """What is trained and where it is written.
 
-    data: the folder of data sets. score: measures a held-out part while training. command: as the
-    user typed it, for the model card.
+    data: the folder of data sets. score: measures a held-out part while training. overlap: says,
+    in lines, which of the training texts the measured sets hold. command: as the user typed it,
+    for the model card.
     """
 
     stages: Sequence[StageSettings]
     output: Path
     data: Path | None = None
     score: Score | None = None
+    overlap: Callable[[Iterable[str]], Iterable[str]] | None = None
     command: str = ""
     where: str = "[[stage]]"
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -117,6 +120,7 @@ def dry_run(
         batches = read_batches(stage, data, where)
         if hasattr(task, "prepare"):
             task.prepare(batches.data)
+        yield from (f"  {each}" for each in summaries(batches.data))
         sample = Sample(batches)
         args = training_arguments(stage, Path("unused"), len(sample), where=where)
         paint = preview.colours if coloured else preview.brackets
@@ -221,6 +225,8 @@ def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: b
         mining[0].begin(0)
     if first_process:
         plan.say(batches.epoch(0).report())
+        for line in plan.overlap(batches.data.all_texts()) if plan.overlap else ():
+            plan.say(line)
     checkpoint = last_checkpoint(folder) if resume else None
     first = 0 if checkpoint is None else checkpoint_step(checkpoint)
     args = training_arguments(

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from toy_run import PAIRS, write_recipe
 
 from polyvec import load_recipe
 from polyvec.cli import main
@@ -20,32 +21,8 @@ from polyvec.train.mining.settings import mining_settings
 from polyvec.train.mining.stage import StageMining
 from polyvec.train.settings import StageSettings
 
-PAIRS = [
-    ("a cat", "a kitten"),
-    ("a car", "a vehicle"),
-    ("the sea", "an ocean"),
-    ("a house", "a small home"),
-    ("bread", "a loaf"),
-    ("a child plays", "kids are playing"),
-    ("rain", "it is wet outside"),
-    ("a book", "something to read"),
-]
-RECIPE = """
-[system]
-name = "mine"
-paper = "-"
-tasks = ["similarity"]
-
-[embedder]
-backbone = "polyvec/nano-lm"
-pooling = "mean"
-
-[[stage]]
-kind = "scl"
-batch_size = 4
-learning_rate = 1e-3
+STAGE = """
 num_train_epochs = 3
-data = [{ path = "FOLDER/pairs.jsonl" }]
 mining = { num_negatives = 2, refresh_epochs = 1 }
 trainer = { save_steps = 1, save_total_limit = 50 }
 """
@@ -53,11 +30,7 @@ trainer = { save_steps = 1, save_total_limit = 50 }
 
 @pytest.fixture
 def recipe(tmp_path):
-    lines = [json.dumps({"anchor": a, "positive": b}) for a, b in PAIRS]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    path = tmp_path / "mine.toml"
-    path.write_text(RECIPE.replace("FOLDER", str(tmp_path)))
-    return path
+    return write_recipe(tmp_path, STAGE)
 
 
 def records():

@@ -4,7 +4,7 @@ Q queries, K candidates, n negatives.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -213,18 +213,3 @@ def why_short(mined: Mined) -> str:
         size = len(mined.texts.documents)
         return f": ranks {mined.settings.range_min} to {mined.width} of {size} documents hold none"
     return ": " + ", ".join(reasons)
-
-
-def mine_all(
-    sets: Sequence[TrainingSet], settings: MiningSettings, *, tools: Tools | None = None
-) -> list[Mined]:
-    """Each data set by itself, among its own documents."""
-    return [mine(each, settings, tools=tools) for each in sets]
-
-
-def with_negatives(sets: Sequence[TrainingSet], mined: Mapping[str, Mined]) -> list[TrainingSet]:
-    """The data sets with the rows that were mined for them, by name."""
-    return [
-        replace(each, rows=list(mined[each.name].mined_rows())) if each.name in mined else each
-        for each in sets
-    ]
