@@ -7,6 +7,8 @@ import pytest
 from polyvec.data.training.mixing import Mixing
 from polyvec.data.training.sources import named_sets
 from polyvec.data.training.table import data_table
+from polyvec.embed.compose import compose
+from polyvec.embed.sections import EMBEDDER
 from polyvec.recipe import PUBLISHED, SCALES, all_recipes
 from polyvec.settings import fill
 from polyvec.train.adapters import ADAPTERS
@@ -59,6 +61,15 @@ def test_stages_name_parts_and_data_that_exist(recipe, scale):
             assert found.hub or found.path or found.name in named_sets()
             if scale != "full" and scale in recipe.scales:
                 assert found.name, f"{where}: data that are not in the folder of data sets"
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("recipe", staged(), ids=lambda recipe: recipe.key)
+def test_a_dry_run_makes_every_task_without_weights(recipe):
+    """What only weights could show (may it look to the right, does it take masks) is not asked."""
+    embedder = compose(recipe.at(EMBEDDER, "nano"), weights=False)
+    for stage in recipe.at(STAGES, "nano"):
+        TASKS.build(stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where="")
 
 
 def test_smaller_scales_do_not_train_as_the_papers_do():

@@ -84,6 +84,8 @@ def causal(backbone: Backbone) -> AttentionSpec | None:
     """
     if backbone.mechanism != "native":
         return AttentionSpec("causal")
+    if not backbone.measured:  # a dry run, whose model has no weights to be measured with
+        return None
     if backbone.verdict is None or backbone.verdict.first_layer:
         raise ModelError(
             f"{type(backbone.model).__name__} sees later tokens ({backbone.layout_reason}), so it "

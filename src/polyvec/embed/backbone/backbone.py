@@ -68,6 +68,7 @@ class Backbone(nn.Module):
             rotary.install(model)
         spec = AttentionSpec.parse(attention) if isinstance(attention, str) else attention
         self.spec = spec if spec != selection.OWN else selection.stored_spec(model)
+        self.measured = probe
         if probe:
             self.runner, self.layout_reason, self.verdict = precision.probed(
                 model, pad_id, self.spec, layout

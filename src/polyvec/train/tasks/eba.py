@@ -129,7 +129,7 @@ class EmbeddingBased:
         remove_stop_words: bool = True,
     ) -> None:
         attach_head(embedder)
-        if embedder.backbone.mechanism != "plan":
+        if embedder.backbone.measured and embedder.backbone.mechanism != "plan":
             raise ModelError(
                 f"stage 'eba': {type(embedder.backbone.model).__name__} takes no masks between "
                 f"segments ({embedder.backbone.layout_reason})"

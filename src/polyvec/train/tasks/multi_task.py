@@ -196,7 +196,7 @@ class SessionMasked(PredictTokens):
 
     def __init__(self, embedder: Embedder, stage: StageSettings, num_tokens: int) -> None:
         super().__init__(embedder, stage)
-        if embedder.backbone.mechanism != "plan":
+        if embedder.backbone.measured and embedder.backbone.mechanism != "plan":
             raise ModelError(
                 f"stage 'csit': {type(embedder.backbone.model).__name__} takes no masks between "
                 f"segments ({embedder.backbone.layout_reason})"
