@@ -101,7 +101,8 @@ def mntp(**more: Any) -> Table:
         "mask": "_",
         "batch_size": 32,
         "max_length": 128,
-        "warmup_steps": 20,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0.1,
         **more,
     }
 
@@ -115,7 +116,7 @@ def simcse(**more: Any) -> Table:
         "attention_dropout": 0.3,
         "batch_size": 128,
         "max_length": 64,
-        "warmup_steps": 10,
+        "warmup_steps": 0.1,
         **more,
     }
 
@@ -128,7 +129,7 @@ def scl(**more: Any) -> Table:
         "batch_size": 64,
         "max_length": 128,
         "query_max_length": 128,
-        "warmup_steps": 20,
+        "warmup_steps": 0.1,
         **more,
     }
 
@@ -268,7 +269,7 @@ def llama2vec(scale: str) -> Experiment:
         "data": ({"name": "novels_successive"},),
         "batch_size": 16,
         "max_length": 160,
-        "warmup_steps": 20,
+        "warmup_steps": 0.1,
     }
     return Experiment(
         "Llama2Vec, arXiv:2312.15503",

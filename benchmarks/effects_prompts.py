@@ -51,7 +51,7 @@ def scl(**more: Any) -> Table:
         "batch_size": 64,
         "max_length": 128,
         "query_max_length": QUERY_LENGTH,
-        "warmup_steps": 20,
+        "warmup_steps": 0.1,
         **more,
     }
 

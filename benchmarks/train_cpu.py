@@ -11,7 +11,6 @@ memory of a process that takes steps of 64 and of 1,024 pairs with the cache.
 
 import argparse
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -146,8 +145,10 @@ def memory(data: Path, batch: int) -> None:
     """Two steps of a batch with the cache, in this process, and its peak memory."""
     rows = pairs(data, 2 * batch)
     ours(rows, cached=True, batch=batch)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"  batch {batch:5}: peak {peak:.0f} MB")
+    # Not getrusage, whose maximum a new process takes over from the one that started it.
+    status = Path("/proc/self/status").read_text("ascii").splitlines()
+    (peak,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    print(f"  batch {batch:5}: peak {peak / 1024:.0f} MB", flush=True)
 
 
 def main() -> None:

@@ -213,6 +213,12 @@ COLUMNS = {
 }
 
 
+SCALES = ("small", "nano")
+EFFECT_COLUMNS = {**COLUMNS, "med": "MED", "scifact": "SciFact"}
+# Not scores: less of them is better.
+LOWER = ("nats a token", "thousand entries")
+
+
 def training_free_table() -> str:
     """Scores of each training-free row at scale small, and nano's STS-B beside it."""
     small, nano = _results("training-free-small"), _results("training-free-nano")
@@ -318,6 +324,98 @@ def depth_table() -> str:
     return "\n".join(lines)
 
 
+def trained_table() -> str:
+    """Trained recipes of Table 4 at scale nano: each figure before and after the stages."""
+    names = ("stsb test spearman", "med test ndcg@10")
+    lines = [
+        "| recipe | system | stages | STS-B test | gain | MED, nDCG@10 | gain |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for recipe in all_recipes():
+        figures = recipe[EXPECT].get("nano", {})
+        if recipe.system.table != 4 or not recipe[STAGES]:
+            continue
+        stages = ", ".join(stage.name or stage.kind for stage in recipe[STAGES])
+        cells = [
+            f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})",
+            recipe.system.name,
+            stages,
+        ]
+        for figure in (figures.get(name) for name in names):
+            if figure is None or figure.untrained is None:
+                cells += ["", ""]
+            else:
+                before, after = 100 * figure.untrained, 100 * figure.measured
+                cells += [f"{before:.1f} → {after:.1f}", f"{after - before:+.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def effects_claims_table() -> str:
+    """Each paper's claim on training: shown, not shown or reversed, at both scales."""
+    scales = [_results(f"training-effects-{scale}").get("experiments", {}) for scale in SCALES]
+    lines = ["| paper | claim | at scale small | at scale nano |", "| --- | --- | --- | --- |"]
+    for name in dict.fromkeys(name for found in scales for name in found):
+        claims = [
+            {(each["row"], each["over"]): each for each in found.get(name, {}).get("claims", [])}
+            for found in scales
+        ]
+        paper = next(found[name]["paper"] for found in scales if name in found)
+        for key in dict.fromkeys(key for found in claims for key in found):
+            verdicts = [_effect(found.get(key, {}).get("by", {})) for found in claims]
+            says = next(found[key]["says"] for found in claims if key in found)
+            row = [paper, f"{says} (*{key[0]}* over *{key[1]}*)", *verdicts]
+            lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _effect(by: dict[str, list[float]]) -> str:
+    """By the columns whose difference is beyond two standard errors, and beyond half a point."""
+    by = {column: value for column, value in by.items() if column not in LOWER}
+    if not by:
+        return "not measured"
+    beyond = [value for value, error in by.values() if abs(value) > max(2 * error, 0.005)]
+    better, worse = sum(value > 0 for value in beyond), sum(value < 0 for value in beyond)
+    word = "not shown"
+    if 2 * better > len(by):
+        word = "**shown**"
+    elif 2 * worse > len(by):
+        word = "**reversed**"
+    each = ", ".join(
+        f"{EFFECT_COLUMNS.get(column, column)} {100 * value:+.1f}"
+        + (f" ± {100 * error:.1f}" if error else "")
+        for column, (value, error) in by.items()
+    )
+    return f"{word}: {each}"
+
+
+def effects_table(scale: str) -> str:
+    """Mean and standard deviation over seeds of each arm of each experiment."""
+    parts = []
+    for found in _results(f"training-effects-{scale}").get("experiments", {}).values():
+        columns = list(dict.fromkeys(c for arm in found["arms"].values() for c in arm))
+        heads = [EFFECT_COLUMNS.get(column, column) for column in columns]
+        lines = [
+            f"| {found['paper']} | seeds | {' | '.join(heads)} |",
+            "| --- |" + " ---: |" * (len(columns) + 1),
+        ]
+        for arm, scores in found["arms"].items():
+            seeds = max(num for _, _, num in scores.values())
+            cells = [_spread(column, scores.get(column)) for column in columns]
+            lines.append(f"| {arm} | {seeds} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "Not measured."
+
+
+def _spread(column: str, value: list[float] | None) -> str:
+    if value is None:
+        return ""
+    mean, deviation, seeds = value
+    factor = 1 if column in LOWER else 100
+    shown = f"{factor * mean:.2f}" if column in LOWER else f"{factor * mean:.1f}"
+    return shown + (f" ± {factor * deviation:.1f}" if seeds > 1 else "")
+
+
 def _score(found: dict[str, Any], column: str) -> str:
     return _percent(found.get(column, {}).get("score"))
 
@@ -342,6 +440,12 @@ PARTS = {
     },
     ROOT / "docs" / "models.md": {"layouts": layouts_table},
     ROOT / "docs" / "losses.md": {"losses": losses_table},
+    ROOT / "docs" / "training_effects.md": {
+        "trained": trained_table,
+        "claims": effects_claims_table,
+        "small": lambda: effects_table("small"),
+        "nano": lambda: effects_table("nano"),
+    },
     ROOT / "docs" / "embedders.md": {
         "claims": claims_table,
         "training-free": training_free_table,

@@ -11,10 +11,15 @@ from polyvec.settings import known_keys, table
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """A figure measured here: `polyvec recipes check` measures it again and compares."""
+    """A figure measured here: `polyvec recipes check` measures it again and compares.
+
+    untrained: the embedder's figure before the recipe's stages; where it is given, the others are
+    those of the trained one.
+    """
 
     at_least: float
     measured: float
+    untrained: float | None = None
 
 
 # By scale, then by "<data folder> <split> <measure>", such as "stsb test spearman".
