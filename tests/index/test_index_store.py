@@ -1,5 +1,6 @@
 """The index on disk: what goes in comes out, unchanged texts cost nothing, damage is named."""
 
+import contextlib
 import json
 import shutil
 import threading
@@ -12,7 +13,7 @@ from polyvec.data.texts import Record
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, InputError, ModelError
 from polyvec.index import store
-from polyvec.index.folder import locked
+from polyvec.index.folder import Manifest, locked
 from polyvec.storage.vector_cache import Entries
 
 TEXTS = ["a cat", "a dog", "", "deux\u2028lignes\nhere", "漢字 🙂", "a cat"]
@@ -210,8 +211,13 @@ def test_an_interrupted_build_is_taken_up(tmp_path, embedder, monkeypatch):
 
 
 def rewrite(**changes):
+    """Another manifest, with the checksum of what it says now."""
+
     def change(folder, manifest):
-        (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+        new = {**manifest, **changes}
+        with contextlib.suppress(TypeError):
+            new["crc32"] = Manifest(**new).own_sum()
+        (folder / "manifest.json").write_text(json.dumps(new))
 
     return change
 
@@ -251,7 +257,7 @@ DAMAGE = {
     "manifest not UTF-8": put("manifest.json", b"\xff"),
     "manifest a list": put("manifest.json", b"[1]"),
     "manifest nested": put("manifest.json", b"[" * 100_000),
-    "manifest of another format": rewrite(format=2),
+    "manifest of another format": rewrite(format=3),
     "manifest with an unknown key": rewrite(more=1),
     "manifest with a wrong type": rewrite(count="6"),
     "manifest with a wrong count": rewrite(count=5),

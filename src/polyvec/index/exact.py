@@ -4,6 +4,7 @@ Q queries, N documents, K neighbours, E numbers a vector.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,13 +29,26 @@ class NotFiniteError(DataError):
         self.query, self.document = query, document
 
 
+class Rows(Protocol):
+    """Documents [N, E], read in slices: an array, or a file that is checked as it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> Any: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
 # Scores [Q, N] of queries [Q, E] with documents [N, E]; larger is more similar.
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def top_k(
     queries_QE: np.ndarray,
-    documents_NE: np.ndarray,
+    documents_NE: Rows,
     k: int,
     similarity: str | Similarity = "cosine",
     *,
@@ -80,12 +94,12 @@ def top_k(
 
 
 def _scored(
-    queries_QE: np.ndarray, documents_NE: np.ndarray, similarity: str | Similarity
+    queries_QE: np.ndarray, documents_NE: Rows, similarity: str | Similarity
 ) -> Iterator[Tensor]:
     """Scores of the queries with each block of documents, [Q, at most BLOCK], or with all."""
     if not isinstance(similarity, str):
         # A copy, because own scores are overwritten; it keeps the function's own precision.
-        yield torch.from_numpy(np.array(similarity(queries_QE, documents_NE)))
+        yield torch.from_numpy(np.array(similarity(queries_QE, documents_NE[:])))
         return
     queries = torch.from_numpy(np.ascontiguousarray(queries_QE, np.float32))
     for start in range(0, len(documents_NE), BLOCK):

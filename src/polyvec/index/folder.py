@@ -8,6 +8,10 @@
 
 A build writes a new generation beside the old one and then replaces the manifest, so a process
 killed at any moment leaves the old index or the new one.
+
+The manifest has checksums of itself and of the texts, compared when the index is opened, and of
+each block of vectors, compared when the block is first read and at every rebuild. Folders of
+format 1 have none: they are searched as they are, and a rebuild reuses nothing of them.
 """
 
 import contextlib
@@ -15,8 +19,9 @@ import json
 import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,13 @@ import numpy as np
 
 from polyvec.data.texts import Record
 from polyvec.errors import IndexStoreError
+from polyvec.index.rows import CheckedRows, block_sums
+from polyvec.storage.checksums import DIGITS, crc32, file_crc32
 from polyvec.storage.files import atomic_file
 from polyvec.storage.vector_files import vector_file
 
-FORMAT = 1
+FORMAT = 2
+UNCHECKED = 1  # the format before there were checksums
 MANIFEST, PENDING, LOCK = "manifest.json", "pending", ".polyvec-index"
 GENERATION = re.compile(r"(vectors|items)-[0-9a-f]{16}\.(npy|jsonl)")
 TEMPORARY = re.compile(r"\.(vectors-|items-|manifest\.).*\.tmp")
@@ -49,6 +57,9 @@ class Manifest:
     items: str
     scale: str = ""  # of a recipe, whose name is `model`
     attention: str = ""  # of a model that was loaded with another than its own
+    items_crc32: str = ""
+    vectors_crc32: str = ""  # of each block of rows, one after another
+    crc32: str = ""  # of the other keys
 
     @property
     def built_with(self) -> str:
@@ -60,6 +71,11 @@ class Manifest:
         """Its keys in a folder; without the options where there are none, as older folders."""
         optional = ("scale", "attention")
         return {k: v for k, v in asdict(self).items() if v or k not in optional}
+
+    def own_sum(self) -> str:
+        """The checksum of its other keys."""
+        others = {key: value for key, value in sorted(asdict(self).items()) if key != "crc32"}
+        return crc32(json.dumps(others).encode())
 
     @classmethod
     def new(cls, **fields: Any) -> "Manifest":
@@ -78,7 +94,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     try:
         raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if raw.get("format") != FORMAT:
+        if raw.get("format") not in (UNCHECKED, FORMAT):
             raise IndexStoreError(
                 f"{path}: index format {raw.get('format')!r}, this version reads {FORMAT}; "
                 "build the index again"
@@ -88,6 +104,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         wrong = [key for key, value in raw.items() if type(value) is not types[key]]
         if wrong:
             raise ValueError(f"{wrong[0]} is {raw[wrong[0]]!r}")
+        if manifest.format == UNCHECKED and manifest.crc32:
+            raise ValueError(f"format {UNCHECKED} has no checksums")
+        if manifest.format != UNCHECKED and manifest.crc32 != manifest.own_sum():
+            raise ValueError("its checksum is another one")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -101,14 +121,15 @@ def read_manifest(folder: Path) -> Manifest | None:
     return manifest
 
 
-def read_generation(folder: Path, manifest: Manifest) -> tuple[np.ndarray, list[Record]]:
-    """Vectors, as a memmap, and texts; FileNotFoundError if the files are gone."""
+def read_generation(folder: Path, manifest: Manifest) -> tuple[CheckedRows, list[Record]]:
+    """Vectors, checked when they are read, and texts; FileNotFoundError if the files are gone."""
     path = folder / manifest.vectors
     try:
         vectors_NE = np.load(path, mmap_mode="r", allow_pickle=False)
         path = folder / manifest.items
-        with path.open(encoding="utf-8", newline="\n") as file:
-            items = [Record(**json.loads(line)) for line in file]
+        items, found_sum = _read_items(path)
+        if manifest.items_crc32 not in ("", found_sum):
+            raise ValueError(f"checksum {found_sum}, stored {manifest.items_crc32}")
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # noqa: BLE001 - numpy and json raise a dozen kinds for damage
@@ -120,21 +141,38 @@ def read_generation(folder: Path, manifest: Manifest) -> tuple[np.ndarray, list[
             f"the files have vectors {found[0]} {found[1]} and {found[2]} texts); "
             "build the index again"
         )
-    return vectors_NE, items
+    return CheckedRows(folder / manifest.vectors, vectors_NE, manifest.vectors_crc32), items
+
+
+def _read_items(path: Path) -> tuple[list[Record], str]:
+    """The texts of a file, and its checksum."""
+    found, items = 0, []
+    with path.open("rb") as file:
+        for line in file:
+            found = zlib.crc32(line, found)
+            items.append(Record(**json.loads(line.decode())))
+    return items, f"{found:0{DIGITS}x}"
 
 
 def write_generation(
     folder: Path, manifest: Manifest, vectors_NE: np.ndarray, items: Sequence[Record]
-) -> None:
-    """Write a new generation, switch the manifest to it, and clear up."""
+) -> Manifest:
+    """Write a new generation, switch the manifest to it, and clear up; the manifest as written."""
     # Not np.save: its error on a full disk names neither the reason nor the file.
     with vector_file(folder / manifest.vectors) as write:
         write([item.id for item in items], vectors_NE)
     with atomic_file(folder / manifest.items, "w") as file:
         file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    manifest = replace(
+        manifest,
+        items_crc32=file_crc32(folder / manifest.items),
+        vectors_crc32=block_sums(vectors_NE),
+    )
+    manifest = replace(manifest, crc32=manifest.own_sum())
     with atomic_file(folder / MANIFEST, "w") as file:
         json.dump(manifest.written(), file, indent=2)
     _clear(folder, manifest)
+    return manifest
 
 
 def check_folder(folder: Path) -> None:

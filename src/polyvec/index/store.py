@@ -3,8 +3,8 @@
 N texts, Q queries, E numbers a vector.
 """
 
-import contextlib
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from polyvec.data.texts import Record
 from polyvec.embed.encoding import check_texts
 from polyvec.embed.projection.similarity import SIMILARITIES
-from polyvec.errors import DataError, IndexStoreError, ModelError
+from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, ModelError
 from polyvec.index import exact
 from polyvec.index.folder import (
     PENDING,
@@ -25,6 +25,7 @@ from polyvec.index.folder import (
     read_manifest,
     write_generation,
 )
+from polyvec.index.rows import CheckedRows
 from polyvec.interfaces import (
     EncodeReport,
     MultiVectors,
@@ -64,17 +65,29 @@ class Index:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, vectors_NE: np.ndarray, items: list[Record]
+        self,
+        folder: Path,
+        manifest: Manifest,
+        vectors_NE: np.ndarray | CheckedRows,
+        items: list[Record],
     ) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.vectors_NE, self.items = vectors_NE, items
+        self.folder, self.manifest, self.items = folder, manifest, items
+        self._rows_NE = vectors_NE
 
     def __len__(self) -> int:
         return self.manifest.count
 
+    @property
+    def vectors_NE(self) -> np.ndarray:  # noqa: N802 - carries its shape in its name
+        """All vectors, of an opened index a memmap; IndexStoreError if some are damaged."""
+        return self._rows_NE[:]
+
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
-        """The index in a folder; IndexStoreError if there is none or it is damaged."""
+        """The index in a folder; IndexStoreError if there is none or it is damaged.
+
+        Vectors are read, and compared with their checksums, when they are first needed.
+        """
         folder = Path(folder)
         manifest = read_manifest(folder)
         while manifest is not None:
@@ -132,7 +145,7 @@ class Index:
                 attention=attention,
             )
             vectors_NE, report = _vectors(folder, manifest, items, embedder, options)
-            write_generation(folder, manifest, vectors_NE, items)
+            manifest = write_generation(folder, manifest, vectors_NE, items)
         return cls(folder, manifest, vectors_NE, items), report
 
     def search(
@@ -140,8 +153,8 @@ class Index:
     ) -> list[list[Hit]]:
         """The nearest texts of each query, best first, exactly; a single string is one query.
 
-        Raises IndexStoreError if another model made the index, InputError for what is not a text
-        and ModelError, by id, for a similarity that is NaN or infinite.
+        Raises IndexStoreError if another model made the index or vectors are damaged, InputError
+        for what is not a text and ModelError, by id, for a similarity that is NaN or infinite.
         """
         self.check(embedder)
         queries = [queries] if isinstance(queries, str) else queries
@@ -157,10 +170,10 @@ class Index:
                 "dimensions"
             )
         similarity: str | exact.Similarity = self.manifest.similarity
-        documents_NE = self.vectors_NE
+        documents_NE: np.ndarray | CheckedRows = self._rows_NE
         if self.manifest.similarity not in SIMILARITIES:
             # The model's own function scores all documents at once, so all are read now.
-            documents_NE = np.array(documents_NE)
+            documents_NE = np.array(self.vectors_NE)
             similarity = lambda a, b: np.asarray(embedder.similarity(a, b))  # noqa: E731
         try:
             found = exact.top_k(queries_QE, documents_NE, top_k, similarity)
@@ -236,13 +249,24 @@ def _check_shape(chunk: np.ndarray, most: int, dimension: int, embedder: TextEnc
 
 
 def _include_old(entries: Entries, folder: Path, manifest: Manifest) -> None:
-    """Reuse the vectors of the old index; a damaged one has none, and prevents no new one."""
-    with contextlib.suppress(FileNotFoundError, IndexStoreError):
+    """Reuse the vectors of the old index that are whole; damage prevents no new index."""
+    told: list[str] = []
+    try:
         old = read_manifest(folder)
         made = manifest.model_sha256, manifest.prompt
-        if old is not None and (old.model_sha256, old.prompt) == made:
-            vectors_NE, items = read_generation(folder, old)
-            entries.include((item.text for item in items), vectors_NE)
+        if old is None or (old.model_sha256, old.prompt) != made:
+            return
+        rows_NE, items = read_generation(folder, old)
+        if not rows_NE.has_sums:
+            told.append(f"{folder}: an index of an older version, whose vectors have no checksums")
+        for rows, vectors_NE in rows_NE.whole_blocks(told):
+            entries.include((item.text for item in items[rows]), vectors_NE)
+    except FileNotFoundError:
+        return
+    except IndexStoreError as error:
+        told.append(str(error).removesuffix("; build the index again"))
+    for line in told:
+        warnings.warn(f"{line}; the texts are embedded again", DamagedCacheWarning, stacklevel=5)
 
 
 def _check_finite(vectors_NE: np.ndarray, texts: Sequence[str], items: Sequence[Record]) -> None:
