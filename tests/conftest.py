@@ -67,7 +67,7 @@ def tiny_bert(tmp_path_factory, minilm_folder) -> Path:
         initializer_range=0.5,
     )
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    embedder = Embedder(
+    embedder = Embedder.from_parts(
         Backbone(BertModel(config).eval(), tokenizer.pad_token_id),
         TextTokenizer(tokenizer, max_length=64),
         projections=[Normalize()],

@@ -40,7 +40,7 @@ def test_the_items_make_the_score(data, tiny):
 
 def test_a_table_of_differences(run, data, tiny, tiny_bert, tmp_path):
     other = tmp_path / "other"
-    Embedder(tiny.backbone, tiny.text_tokenizer, pooling="first").save_pretrained(other)
+    Embedder.from_parts(tiny.backbone, tiny.text_tokenizer, pooling="first").save_pretrained(other)
     done = run("compare", tiny_bert, other, "--tasks", *data, "--samples", "50")
     assert done.status == 0
     header, *rows = (line.split("\t") for line in done.out.splitlines())

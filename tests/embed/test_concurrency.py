@@ -141,7 +141,7 @@ def test_two_embedders_share_a_tokenizer_and_a_backbone():
     prompts = PromptTable({"p": "two very long "}, "p")
 
     def make(pooling) -> Embedder:
-        return Embedder(backbone, words, pooling=pooling, prompts=prompts)
+        return Embedder.from_parts(backbone, words, pooling=pooling, prompts=prompts)
 
     text_only = make(Lexical(vocabulary, **ONE_TOKEN))
     alone = [text_only.encode(texts) for texts in batches()]
@@ -170,7 +170,7 @@ def test_a_model_that_writes_runs_as_it_did_for_others():
         variants={"num_variants": 2, "max_new_tokens": 6},
     )
     writer = compose(settings)
-    reader = Embedder(writer.backbone, writer.text_tokenizer, pooling="mean")
+    reader = Embedder.from_parts(writer.backbone, writer.text_tokenizer, pooling="mean")
     expected = [reader.encode(texts) for texts in batches()]
     assert np.abs(expected[0] - model.encode(batches()[0])).max() > 1e-3
     written = [writer.encode(texts) for texts in batches()[:3]]

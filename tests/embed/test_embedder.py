@@ -109,7 +109,7 @@ def test_an_empty_text_without_any_special_token_is_refused():
     from polyvec.embed.backbone.backbone import Backbone
     from polyvec.embed.inputs.tokens import TextTokenizer
 
-    bare = Embedder(
+    bare = Embedder.from_parts(
         Backbone(build("llama")), TextTokenizer(tokenizer(False, False)), pooling="last"
     )
     assert bare.encode(["a cat"]).shape == (1, 32)
@@ -444,7 +444,7 @@ def test_vectors_come_in_the_form_that_suits_them(tiny):
 
 @pytest.mark.parametrize("steps", [[TopK(32, 5)], [TopK(32, 5), Normalize()]])
 def test_sparse_vectors_are_those_of_encode(tiny, steps, monkeypatch):
-    model = Embedder(tiny.backbone, tiny.text_tokenizer, projections=steps)
+    model = Embedder.from_parts(tiny.backbone, tiny.text_tokenizer, projections=steps)
     texts = [f"text {number} of a cat" for number in range(20)]
     sparse, _ = model.encode_vectors(texts)
     assert isinstance(sparse, SparseVectors) and sparse.dimension == 32
@@ -467,7 +467,7 @@ def test_sparse_vectors_are_never_one_dense_array(monkeypatch):
     from polyvec.embed.encoding import EncodeRun
     from polyvec.embed.inputs.tokens import TextTokenizer
 
-    model = Embedder(
+    model = Embedder.from_parts(
         Backbone(build("llama")), TextTokenizer(tokenizer(False, False)), projections=[TopK(32, 2)]
     )
     largest = 0
@@ -494,11 +494,11 @@ def test_max_seq_length_is_checked_against_the_positions(tiny_bert):
 
 def test_unknown_poolings_and_similarities_are_refused(tiny):
     with pytest.raises(SettingsError, match="Did you mean 'mean'"):
-        Embedder(tiny.backbone, tiny.text_tokenizer, pooling="meen")
+        Embedder.from_parts(tiny.backbone, tiny.text_tokenizer, pooling="meen")
     with pytest.raises(ModelError, match="Did you mean 'cosine'"):
-        Embedder(tiny.backbone, tiny.text_tokenizer, similarity_fn_name="cosin")
+        Embedder.from_parts(tiny.backbone, tiny.text_tokenizer, similarity_fn_name="cosin")
     with pytest.raises(InputError, match="default prompt"):
-        Embedder(tiny.backbone, tiny.text_tokenizer, prompts=PromptTable({}, "q"))
+        Embedder.from_parts(tiny.backbone, tiny.text_tokenizer, prompts=PromptTable({}, "q"))
 
 
 def test_the_default_model_is_what_it_is(minilm):

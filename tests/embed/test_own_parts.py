@@ -155,7 +155,7 @@ def test_a_pooling_by_path_is_an_option_of_the_embedder(package):
     folder, name = checkpoint("meta-llama/"), f"{package}:halved"
     mean = Embedder.from_pretrained(folder, pooling="mean")
     loaded = Embedder.from_pretrained(folder, pooling=name)
-    built = Embedder(mean.backbone, mean.text_tokenizer, pooling=name)
+    built = Embedder.from_parts(mean.backbone, mean.text_tokenizer, pooling=name)
     assert_array_equal(loaded.encode(TEXTS), mean.encode(TEXTS) / 2)
     assert_array_equal(built.encode(TEXTS), mean.encode(TEXTS) / 2)
     scaled = Embedder.from_pretrained(folder, pooling=f"{package}:Scaled")
@@ -292,7 +292,7 @@ class Loose(PoolingModule):
 )
 def test_a_part_that_would_load_as_another_one_is_not_saved(part, message, tmp_path):
     embedder = Embedder.from_pretrained(checkpoint("meta-llama/"))
-    mine = Embedder(embedder.backbone, embedder.text_tokenizer, pooling=part)
+    mine = Embedder.from_parts(embedder.backbone, embedder.text_tokenizer, pooling=part)
     with pytest.raises(ModelError, match=message):
         mine.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -308,7 +308,7 @@ def test_a_name_in_two_tables_is_refused(monkeypatch):
 def test_a_pooling_named_like_a_projection_is_not_saved(monkeypatch, tmp_path):
     monkeypatch.setitem(POOLING_MODULES._parts, "gate", Plain)
     embedder = Embedder.from_pretrained(checkpoint("meta-llama/"))
-    mine = Embedder(embedder.backbone, embedder.text_tokenizer, pooling=Plain(32))
+    mine = Embedder.from_parts(embedder.backbone, embedder.text_tokenizer, pooling=Plain(32))
     with pytest.raises(ModelError, match="register it under another name"):
         mine.save_pretrained(tmp_path / "model")
 

@@ -69,7 +69,7 @@ def tiny(tiny_bert) -> Embedder:
 
 def with_(tiny: Embedder, template: str | None = None, **prompts: str) -> Embedder:
     """The tiny model with stored prompts and a template."""
-    return Embedder(
+    return Embedder.from_parts(
         tiny.backbone,
         tiny.text_tokenizer,
         projections=tiny.projections,
@@ -139,7 +139,7 @@ def test_all_batches_of_a_loader_are_one_run_sorted_by_length(tiny, monkeypatch)
 
 
 def test_the_encoder_is_one_and_its_similarity_the_models_own(tiny):
-    dot = Embedder(tiny.backbone, tiny.text_tokenizer, similarity_fn_name="dot")
+    dot = Embedder.from_parts(tiny.backbone, tiny.text_tokenizer, similarity_fn_name="dot")
     encoder = MtebEncoder(dot)
     assert isinstance(encoder, mteb.EncoderProtocol)
     assert not isinstance(encoder, mteb.SearchProtocol | mteb.CrossEncoderProtocol)
@@ -249,7 +249,7 @@ def test_what_an_instruction_is_taken_from(tiny):
     other = choose(with_(tiny, "inbedder"), task.metadata, "document")
     assert (other.source, other.text) == ("kind of task", "Retrieve text based on user query.")
     default = replace(TEMPLATES["inbedder"], defaults={"instruction": "its own"})
-    model = Embedder(tiny.backbone, tiny.text_tokenizer, template=default)
+    model = Embedder.from_parts(tiny.backbone, tiny.text_tokenizer, template=default)
     assert choose(model, plain.metadata, None).source == "template"
 
 

@@ -459,7 +459,7 @@ def test_all_layers_of_a_model_with_bottlenecks_are_those_after_them():
 def test_both_routes_of_an_embedder_are_trained_whole_or_not_at_all():
     query, document = embedder(), embedder("openai-community/gpt2")
     routes = {"query": query._parts(), "document": document._parts()}
-    both = Embedder(**{**document._parts().keywords(), "routes": routes})
+    both = Embedder.from_parts(**{**document._parts().keywords(), "routes": routes})
     names = prepare(both, {"kind": "full"}).names
     inside = {name for name, _ in both.named_parameters()}
     assert set(names) == inside and len(names) > 100

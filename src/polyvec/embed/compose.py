@@ -139,7 +139,7 @@ def compose(
     )
     # The limit of the position table is known only from the model.
     text_tokenizer.max_length = settings.max_length or _declared_length(tokenizer, backbone)
-    embedder = Embedder(
+    embedder = Embedder.from_parts(
         backbone,
         text_tokenizer,
         pooling=pooling,

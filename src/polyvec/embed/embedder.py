@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -58,70 +58,10 @@ class Embedder(EncodeMethods):
 
     def __init__(
         self,
-        backbone: Backbone,
-        text_tokenizer: TextTokenizer,
-        *,
-        pooling: str | Sequence[str] | PoolingModule = "mean",
-        pool_prompt: bool = True,
-        layers: WeightedLayers | None = None,
-        projections: Iterable[nn.Module] = (),
-        prompts: PromptTable | None = None,
-        template: Template | None = None,
-        variants: TextVariants | None = None,
-        similarity_fn_name: str = "cosine",
-        truncate_dim: int | None = None,
-        calibration: Calibration | None = None,
-        routes: Mapping[str, EmbedderParts] | None = None,
-        default_route: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.text_tokenizer = text_tokenizer
-        self.pooling_module = pooling if isinstance(pooling, PoolingModule) else None
-        if isinstance(pooling, PoolingModule):
-            self.pooling: tuple[str, ...] = ()
-        else:
-            self.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-        if not self.pooling and self.pooling_module is None:
-            raise ModelError(f"no pooling is given. Known: {', '.join(POOLINGS)}.")
-        for name in self.pooling:
-            POOLINGS.find(name)
-        if similarity_fn_name not in SIMILARITIES:
-            raise ModelError(
-                f"similarity {similarity_fn_name!r} is not known."
-                + known(similarity_fn_name, SIMILARITIES)
-            )
-        self.pool_prompt = pool_prompt
-        self.layers = layers
-        self.projections = nn.ModuleList(projections)
-        self.prompt_table = prompts or PromptTable()
-        self.template, self.variants = template, variants
-        self.similarity_fn_name = similarity_fn_name
-        self._truncate_dim = truncate_dim  # checked below, with what else has dimensions
-        self.calibration = calibration
-        self._fingerprints = Fingerprints()
-        # Parts that are the same object stay shared.
-        made = {id(each): Embedder(**each.keywords()) for each in (routes or {}).values()}
-        # No ModuleDict: a task's name may hold a dot.
-        self.routes: dict[str, Embedder] = {
-            task: made[id(each)] for task, each in (routes or {}).items()
-        }
-        self._routed = nn.ModuleList(made.values())
-        self.default_route = default_route
-        self._check_dimensions()
-        self._check_parts()
-        backbone.prepare(self.needs)
-        self.eval()
-
-    # ---- in and out -------------------------------------------------------------------------
-
-    @classmethod
-    def from_pretrained(
-        cls,
         name_or_path: str | Path = DEFAULT_MODEL,
         *,
-        device: str | None = None,
-        dtype: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
         max_seq_length: int | None = None,
         pooling: str | Sequence[str] | None = None,
         output: str | None = None,
@@ -138,7 +78,7 @@ class Embedder(EncodeMethods):
         trust_remote_code: bool = False,
         base_model: str | Path | None = None,
         merge_adapters: bool = False,
-    ) -> "Embedder":
+    ) -> None:
         """The embedder of a sentence-transformers or Hugging Face folder, hub id or GGUF file.
 
         An option left at None is what the folder declares.
@@ -172,6 +112,11 @@ class Embedder(EncodeMethods):
         """
         from polyvec.embed.formats.reading import read_parts
 
+        if isinstance(name_or_path, nn.Module):
+            raise InputError(
+                f"Embedder takes a folder or a hub id, got {type(name_or_path).__name__}; "
+                "Embedder.from_parts(backbone, text_tokenizer, ...) composes one from parts"
+            )
         parts = read_parts(
             name_or_path,
             device=device,
@@ -193,8 +138,75 @@ class Embedder(EncodeMethods):
             base_model=base_model,
             merge_adapters=merge_adapters,
         )
-        embedder = cls(**parts.keywords())
-        return embedder.to(parts.backbone.device, parts.backbone.model.dtype)
+        self._assemble(**parts.keywords())
+        self.to(parts.backbone.device, parts.backbone.model.dtype)
+
+    # ---- in and out -------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Self:
+        """`Embedder(name_or_path, **options)`, under the name that transformers uses."""
+        return cls(name_or_path, **options)
+
+    @classmethod
+    def from_parts(cls, backbone: Backbone, text_tokenizer: TextTokenizer, **parts: Any) -> Self:
+        """The embedder composed of these parts; keywords are the fields of EmbedderParts.
+
+        Raises ModelError for parts that do not fit together.
+        """
+        embedder = cls.__new__(cls)
+        embedder._assemble(backbone, text_tokenizer, **parts)
+        return embedder
+
+    def _assemble(
+        self,
+        backbone: Backbone,
+        text_tokenizer: TextTokenizer,
+        *,
+        pooling: str | Sequence[str] | PoolingModule = "mean",
+        pool_prompt: bool = True,
+        layers: WeightedLayers | None = None,
+        projections: Iterable[nn.Module] = (),
+        prompts: PromptTable | None = None,
+        template: Template | None = None,
+        variants: TextVariants | None = None,
+        similarity_fn_name: str = "cosine",
+        truncate_dim: int | None = None,
+        calibration: Calibration | None = None,
+        routes: Mapping[str, EmbedderParts] | None = None,
+        default_route: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.text_tokenizer = text_tokenizer
+        self.pooling_module = pooling if isinstance(pooling, PoolingModule) else None
+        self._pooling = () if isinstance(pooling, PoolingModule) else _pooling_names(pooling)
+        self.pool_prompt = pool_prompt
+        self.layers = layers
+        self.projections = nn.ModuleList(projections)
+        self.prompt_table = prompts or PromptTable()
+        self.template, self.variants = template, variants
+        try:
+            self._similarity_fn_name = _similarity_name(similarity_fn_name)
+        except InputError as error:  # in a folder's settings, or a composition
+            raise ModelError(str(error)) from None
+        self._truncate_dim = truncate_dim  # checked below, with what else has dimensions
+        self.calibration = calibration
+        self._fingerprints = Fingerprints()
+        # Parts that are the same object stay shared.
+        made = {
+            id(each): Embedder.from_parts(**each.keywords()) for each in (routes or {}).values()
+        }
+        # No ModuleDict: a task's name may hold a dot.
+        self.routes: dict[str, Embedder] = {
+            task: made[id(each)] for task, each in (routes or {}).items()
+        }
+        self._routed = nn.ModuleList(made.values())
+        self.default_route = default_route
+        self._check_dimensions()
+        self._check_parts()
+        backbone.prepare(self.needs)
+        self.eval()
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that this class and sentence-transformers load to the same vectors.
@@ -364,6 +376,43 @@ class Embedder(EncodeMethods):
         table = PromptTable(prompts, default if default in prompts else None)
         for each in (self, *self.routes.values()):
             each.prompt_table = table
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The name of the stored prompt that plain `encode` uses."""
+        return self.prompt_table.default_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, name: str | None) -> None:
+        table = PromptTable(self.prompt_table.by_name, name)  # InputError for an unknown one
+        for each in (self, *self.routes.values()):
+            each.prompt_table = table
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """What `similarity` computes; assign another of its names to change it."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, name: str) -> None:
+        self._similarity_fn_name = _similarity_name(name)
+
+    @property
+    def pooling(self) -> tuple[str, ...]:
+        """The poolings whose vectors are concatenated, by name; () for a pooling module."""
+        return self._pooling
+
+    @pooling.setter
+    def pooling(self, pooling: str | Sequence[str]) -> None:
+        if self.pooling_module is not None:
+            kind = type(self.pooling_module).__name__
+            raise InputError(
+                f"the model pools with {kind}; load it with pooling={pooling!r} to change that"
+            )
+        names = _pooling_names(pooling)
+        if len(names) != len(self._pooling) and len(self.projections) > 0:
+            raise InputError(f"pooling {pooling!r} has another dimension than the projections take")
+        self._pooling = names
 
     def takes_instruction(self, role: str | None = None) -> bool:
         """Whether the template has an instruction slot on this side."""
@@ -578,3 +627,21 @@ class Embedder(EncodeMethods):
                 raise CalibrationError(
                     f"calibration is for {ranges} dimensions, vectors have {dim}"
                 )
+
+
+def _pooling_names(pooling: str | Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple; ModelError for none, or for one that is not known."""
+    names = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+    if not names:
+        raise ModelError(f"no pooling is given. Known: {', '.join(POOLINGS)}.")
+    for name in names:
+        POOLINGS.find(name)
+    return names
+
+
+def _similarity_name(name: Any) -> str:
+    """The name itself, or that of sentence-transformers' enum; InputError for an unknown one."""
+    found = getattr(name, "value", name)
+    if found not in SIMILARITIES:
+        raise InputError(f"similarity {found!r} is not known.{known(found, SIMILARITIES)}")
+    return str(found)

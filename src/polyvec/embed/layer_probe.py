@@ -144,7 +144,7 @@ def _swept(embedder: Embedder) -> Embedder:
         embedder.pooling[0],
         final_norm(embedder.backbone),
     )
-    return Embedder(
+    return Embedder.from_parts(
         embedder.backbone,
         embedder.text_tokenizer,
         pooling=pooling,

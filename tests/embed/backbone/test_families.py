@@ -27,7 +27,7 @@ ALL = tuple(POOLINGS)
 
 @functools.cache
 def embedder(name: str, layout: str = "auto", pooling=ALL) -> Embedder:
-    return Embedder(
+    return Embedder.from_parts(
         Backbone(build(name), 0, layout=layout),
         TextTokenizer(tokenizer(), max_length=48),
         pooling=pooling,

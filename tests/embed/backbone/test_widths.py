@@ -38,8 +38,8 @@ WIDE = {
 
 
 def embedder(model, pooling="mean", **options) -> Embedder:
-    return Embedder(Backbone(model, 0), TextTokenizer(tokenizer(), max_length=48), pooling=pooling,
-                    **options)  # fmt: skip
+    words = TextTokenizer(tokenizer(), max_length=48)
+    return Embedder.from_parts(Backbone(model, 0), words, pooling=pooling, **options)
 
 
 @pytest.mark.parametrize("name", WIDE)

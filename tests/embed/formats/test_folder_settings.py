@@ -185,7 +185,7 @@ def test_a_recipe_takes_a_published_checkpoint(folder):
     torch.manual_seed(0)
     published = Embedder.from_pretrained(folder)
     dense = Dense(32, 8, activation="Identity")
-    Embedder(
+    Embedder.from_parts(
         published.backbone, published.text_tokenizer, projections=[dense, Normalize()]
     ).save_pretrained(folder / "released")
     toml = folder / "mine.toml"

@@ -53,7 +53,7 @@ def edit(path, **changes):
 def variants(base: Embedder) -> dict[str, Embedder]:
     """Embedders on the same transformer with every kind of part."""
     torch.manual_seed(1)
-    make = lambda **parts: Embedder(base.backbone, base.text_tokenizer, **parts)  # noqa: E731
+    make = lambda **parts: Embedder.from_parts(base.backbone, base.text_tokenizer, **parts)  # noqa: E731
     layers = WeightedLayers(2, 1)
     torch.nn.init.uniform_(layers.layer_weights)
     one_of_each = {name: make(pooling=name) for name in POOLINGS}
@@ -320,7 +320,9 @@ def test_a_tokenizer_that_changed_since_the_save_is_refused(tmp_path):
     from families import tokenizer as words
 
     folder = tmp_path / "model"
-    Embedder(Backbone(build("bert")), TextTokenizer(words(), max_length=48)).save_pretrained(folder)
+    Embedder.from_parts(
+        Backbone(build("bert")), TextTokenizer(words(), max_length=48)
+    ).save_pretrained(folder)
     path = folder / "tokenizer.json"
     stored = json.loads(path.read_text())
     stored["post_processor"]["single"].pop()

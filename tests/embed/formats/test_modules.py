@@ -410,6 +410,6 @@ def test_instructors_leave_the_instruction_out(tmp_path):
     saved([transformer(tmp_path / "t5"), pooling, *chain, Normalize()], tmp_path / "theirs")
     for prompt in ("query of the cat: ", "the"):
         ours = check(tmp_path / "theirs", tmp_path / "ours", prompt=prompt)
-        with_prompt = Embedder(**{**ours._parts().keywords(), "pool_prompt": True})
+        with_prompt = Embedder.from_parts(**{**ours._parts().keywords(), "pool_prompt": True})
         differs = with_prompt.encode(TEXTS, prompt=prompt) - ours.encode(TEXTS, prompt=prompt)
         assert np.abs(differs).max() > 1e-3

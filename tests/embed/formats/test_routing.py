@@ -264,7 +264,9 @@ def test_each_route_is_fitted_on_its_own_vectors(bert, tmp_path):
         task: dataclasses.replace(route, projections=[Whitening(32, 4)])
         for task, route in parts.routes.items()
     }
-    model = Embedder(**{**parts.keywords(), "routes": routes, "projections": [Whitening(32, 4)]})
+    model = Embedder.from_parts(
+        **{**parts.keywords(), "routes": routes, "projections": [Whitening(32, 4)]}
+    )
     texts = [f"{a} {b}" for a in ("the", "a", "two") for b in ("cat", "dog", "mat", "text")]
     with pytest.raises(InputError, match=r"fit each with role=.*query"):
         model.fit(texts)

@@ -119,7 +119,9 @@ def test_truncation_on_the_right_is_that_of_the_whole_string():
 
 
 def embedder(words: PreTrainedTokenizerFast, **options) -> Embedder:
-    return Embedder(Backbone(build("bert")), TextTokenizer(words, max_length=48), **options)
+    return Embedder.from_parts(
+        Backbone(build("bert")), TextTokenizer(words, max_length=48), **options
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -143,7 +145,7 @@ def test_a_special_token_without_an_embedding_is_an_error_only_where_it_occurs()
     words = tokenizer()
     words.add_special_tokens({"pad_token": "[PAD]", "additional_special_tokens": ["<new>"]})
     padded = Backbone(build("bert"), words.pad_token_id, layout="padded")
-    model = Embedder(padded, TextTokenizer(words, max_length=48))
+    model = Embedder.from_parts(padded, TextTokenizer(words, max_length=48))
     together = model.encode(["a [PAD] <new>", "cat"])
     assert np.allclose(together[1], model.encode("cat"), atol=1e-6)
     with pytest.raises(TokenizerError, match=r"inputs\[0\]: token '<new>' .* has no row"):

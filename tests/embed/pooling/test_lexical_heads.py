@@ -89,7 +89,9 @@ def _headed(lm: tf.PreTrainedModel) -> Backbone:
 def test_vectors_by_hand(family, activation, over):
     lm, words = masked(family), tokenizer()
     pooling = Lexical(VOCAB, over, skip_first=False, activation=activation)
-    embedder = Embedder(backbone(lm), TextTokenizer(words, max_length=48), pooling=pooling)
+    embedder = Embedder.from_parts(
+        backbone(lm), TextTokenizer(words, max_length=48), pooling=pooling
+    )
     for text, found in zip(TEXTS, embedder.encode(TEXTS), strict=True):
         with torch.no_grad():
             logits = lm(input_ids=words(text, return_tensors="pt")["input_ids"]).logits[0]
@@ -102,7 +104,7 @@ def test_vectors_by_hand(family, activation, over):
 def test_the_whole_head_decides_the_fingerprint_and_moves_with_the_model():
     lm = masked("bert")
     pooling = Lexical(VOCAB, "max", skip_first=False)
-    embedder = Embedder(backbone(lm), TextTokenizer(tokenizer()), pooling=pooling)
+    embedder = Embedder.from_parts(backbone(lm), TextTokenizer(tokenizer()), pooling=pooling)
     before = embedder.fingerprint()
     with torch.no_grad():
         lm.cls.predictions.transform.dense.weight[0, 0] += 1

@@ -47,6 +47,8 @@ from polyvec.embed.formats.transformer import (
     check_device,
     check_dtype,
     chosen_dtype,
+    device_name,
+    dtype_name,
     load_config,
     load_transformer,
 )
@@ -94,8 +96,8 @@ class _Found:
 def read_multi(
     name_or_path: str | Path,
     *,
-    device: str | None,
-    dtype: str | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
     query_length: int | None,
     document_length: int | None,
     prompts: Mapping[str, str] | None,
@@ -105,6 +107,7 @@ def read_multi(
     **where: Any,
 ) -> MultiParts:
     """The parts of a MultiVectorEmbedder; see its from_pretrained."""
+    device, dtype = device_name(device), dtype_name(dtype)
     for name, count in (("query_length", query_length), ("document_length", document_length)):
         if count is not None:
             check_count(name, count)

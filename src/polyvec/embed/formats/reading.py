@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.late import check_one_vector
@@ -18,6 +20,8 @@ from polyvec.embed.formats.settings import (
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.transformer import (
     check_device,
+    device_name,
+    dtype_name,
 )
 from polyvec.embed.inputs.contract import check_count
 from polyvec.embed.parts import build_pooling, model_facts
@@ -27,8 +31,8 @@ from polyvec.embed.pooling.steps import TokenSteps
 def read_parts(
     name_or_path: str | Path,
     *,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     max_seq_length: int | None = None,
     pooling: str | Sequence[str] | None = None,
     output: str | None = None,
@@ -47,6 +51,7 @@ def read_parts(
     merge_adapters: bool = False,
 ) -> EmbedderParts:
     """The parts of an embedder, read from a folder or hub id; see Embedder.from_pretrained."""
+    device, dtype = device_name(device), dtype_name(dtype)
     for name, count in (("max_seq_length", max_seq_length), ("truncate_dim", truncate_dim)):
         if count is not None:
             check_count(name, count)

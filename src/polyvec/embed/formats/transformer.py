@@ -321,6 +321,16 @@ def _cpu_computes(name: str) -> bool:
     return bool(torch.cpu._is_amx_fp16_supported())
 
 
+def device_name(device: str | torch.device | None) -> str | None:
+    """The device by its name, as the readers pass it on."""
+    return str(device) if isinstance(device, torch.device) else device
+
+
+def dtype_name(dtype: str | torch.dtype | None) -> str | None:
+    """The dtype by its name: "bfloat16" for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+
+
 def check_device(name: str | torch.device) -> torch.device:
     """The device; InputError if it is not known, or not in this machine."""
     try:

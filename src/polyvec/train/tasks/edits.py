@@ -65,7 +65,7 @@ class Prune:
             prepending=backbone.prepending,
         )
         parts = dataclasses.replace(embedder._parts(), backbone=pruned)
-        found = Embedder(**parts.keywords())
+        found = Embedder.from_parts(**parts.keywords())
         found.max_seq_length = embedder.max_seq_length
         return found
 
