@@ -101,6 +101,14 @@ class SkippedSettingWarning(UserWarning):
     """A setting of a model folder is not read."""
 
 
+class ChangedFileWarning(UserWarning):
+    """A file of a model folder is not what save_pretrained wrote: edited, or damaged."""
+
+
+class UnusedWeightsWarning(UserWarning):
+    """A folder has weights, or rows of token embeddings, that its model does not use."""
+
+
 class PickledWeightsWarning(UserWarning):
     """Weights were read from a pickle, by torch's loader that runs no code."""
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import check_texts
+from polyvec.embed.formats.checksums import check_files, write_checksums
 from polyvec.errors import InputError, ModelError
 from polyvec.index.fusion import min_max_fusion, retrieved
 from polyvec.interfaces import CHUNK_SIZE, EncodeReport, PromptChoice, RunOptions, TextEncoder
@@ -195,11 +196,13 @@ class HybridEmbedder(TextEncoder):
             each.save_pretrained(folder / str(number))
         with atomic_file(folder / FILE, "w") as file:
             json.dump({"weights": self.weights, "fusion": "min-max", "depth": self.depth}, file)
+        write_checksums(folder, [folder / FILE])
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "HybridEmbedder":
         """The model of a folder that `save_pretrained` wrote; options are Embedder's."""
         folder = Path(path)
+        check_files(folder)
         try:
             raw = json.loads((folder / FILE).read_text("utf-8"))
             weights = [float(weight) for weight in raw["weights"]]

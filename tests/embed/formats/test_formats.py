@@ -40,8 +40,9 @@ def peer(folder):
 
 @pytest.fixture
 def folder(tiny_bert, tmp_path):
-    """A copy of the tiny model that a test may break."""
-    return shutil.copytree(tiny_bert, tmp_path / "model")
+    """A copy of the tiny model that a test may break, as another program's, without checksums."""
+    without = shutil.ignore_patterns("polyvec_checksums.json")
+    return shutil.copytree(tiny_bert, tmp_path / "model", ignore=without)
 
 
 def edit(path, **changes):
@@ -286,6 +287,7 @@ def pickle_weights(folder):
     """Replace the safetensors of a folder with a pickle, as older programs wrote them."""
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
+    (folder / "polyvec_checksums.json").unlink(missing_ok=True)
 
 
 def test_pickled_weights_are_read_by_the_weights_only_loader(made, tmp_path):
@@ -308,6 +310,7 @@ def test_a_pickle_with_code_is_refused(made, tmp_path, capsys, inside):
     made["dense"].save_pretrained(tmp_path / "model")
     folder = tmp_path / "model" / inside
     (folder / "model.safetensors").unlink()
+    (tmp_path / "model" / "polyvec_checksums.json").unlink()
     torch.save({"weight": Malicious()}, folder / "pytorch_model.bin")
     with pytest.warns(PickledWeightsWarning), pytest.raises(ModelError, match="could run code"):
         Embedder.from_pretrained(tmp_path / "model")

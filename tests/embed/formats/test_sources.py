@@ -130,7 +130,7 @@ def test_pickles_are_downloaded_only_where_there_are_no_safetensors(
 ):
     import huggingface_hub
 
-    snapshot = partly_cached("model.safetensors")
+    snapshot = partly_cached("model.safetensors", "polyvec_checksums.json")
     asked = []
 
     def download(repo_id, *, allow_patterns, local_files_only, **options):

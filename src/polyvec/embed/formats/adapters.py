@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.checksums import check_files
 from polyvec.embed.formats.schema import check_pointer, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.errors import InputError, MissingExtraError, ModelError, known
@@ -111,6 +112,7 @@ def _base_folder(root: Path, name: str, config: Mapping[str, Any], hub: Mapping[
     """The folder of a base: a path from the adapter's folder, from here, or a hub id."""
     for path in (root / name, Path(name)):  # an absolute name is itself either way
         if path.is_dir():
+            check_files(path)
             return path
     options = {**hub, "revision": config.get("revision")}  # of the base; hub's is the adapter's
     try:

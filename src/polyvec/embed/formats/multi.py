@@ -23,6 +23,7 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.checksums import write_checksums
 from polyvec.embed.formats.families import family_of
 from polyvec.embed.formats.late import (
     COLBERT_HEAD,
@@ -455,6 +456,7 @@ def write_multi(parts: MultiParts, path: Path, *, card: str) -> None:
         write_json(folder / "modules.json", listed)
         _write_settings(parts, folder)
         (folder / "README.md").write_text(card, "utf-8")
+        write_checksums(folder)
 
 
 def _write_projection(step: nn.Module, folder: Path, place: int) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from polyvec.embed.formats.checksums import check_files
 from polyvec.embed.formats.gguf.loading import gguf_inside, is_gguf
 from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
@@ -51,8 +52,32 @@ def model_folder(
     list of files is checked once, against the hub or, without a connection, against
     modules.json. With `trust_remote_code` the repository's code is downloaded, too.
     A name without "/" is looked up in `namespace`; None: it is an id itself, as "gpt2".
+    Files are compared with the checksums that save_pretrained wrote, see `check_files`.
     Raises ModelError if there is no such folder or hub id, and InputError for what is no name.
     """
+    found = _folder_of(
+        name_or_path,
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        token=token,
+        namespace=namespace,
+        trust_remote_code=trust_remote_code,
+    )
+    check_files(found)
+    return found
+
+
+def _folder_of(
+    name_or_path: str | Path,
+    *,
+    revision: str | None,
+    cache_folder: str | None,
+    local_files_only: bool,
+    token: str | bool | None,
+    namespace: str | None,
+    trust_remote_code: bool,
+) -> Path:
     if not isinstance(name_or_path, str | os.PathLike):
         raise InputError(
             f"a model is a folder or a hub id, got {type(name_or_path).__name__} "

@@ -19,6 +19,7 @@ from polyvec.embed.backbone.bottleneck import bottleneck_state, write_bottleneck
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats import sparse
 from polyvec.embed.formats.adapters import CONFIG, is_adapted, write_adapted
+from polyvec.embed.formats.checksums import write_checksums
 from polyvec.embed.formats.own_modules import OwnTransformer
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
@@ -74,6 +75,7 @@ def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
         write_json(folder / "modules.json", types)
         _write_settings(parts, folder)
         (folder / "README.md").write_text(card, "utf-8")
+        write_checksums(folder)
 
 
 def _write_modules(
@@ -129,7 +131,8 @@ def _write_router(parts: EmbedderParts, folder: Path) -> list[tuple[str, str]]:
 # with the new files. Checkpoints of a training run, a repository's .git and other files stay.
 OWN_FILES = re.compile(
     r"(model|pytorch_model|adapter_model)[\w-]*\.(safetensors|bin)(\.index\.json)?|\d+_\w+|"
-    r"(config|modules|generation_config|adapter_config|router_config|polyvec)\.json|README\.md|"
+    r"(config|modules|generation_config|adapter_config|router_config)\.json|README\.md|"
+    r"polyvec(_checksums)?\.json|"
     r"(config_sentence_transformers|(sentence_[\w-]+|\w+tokenizer|wordembedding)_config)\.json|"
     r"(polyvec_calibration|bottleneck)\.safetensors|"
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|"
