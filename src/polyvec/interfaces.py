@@ -135,6 +135,15 @@ class Prompt:
     examples: Any = None
     given: bool = False
 
+    def __post_init__(self) -> None:
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the prompt has a lone surrogate at character {error.start}, which is not valid "
+                "text (a terminal gives one for a byte that is not UTF-8)"
+            ) from None
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:

@@ -7,9 +7,16 @@ import dataclasses
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
-from polyvec.errors import SettingsError, known
+from polyvec.errors import InputError, SettingsError, known
+
+
+def check_seed(seed: object) -> None:
+    """Raises InputError for what numpy and torch do not both take as a seed."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"seed is {seed!r}, expected a whole number from 0")
 
 
 def fill(kind: type, raw: Mapping[str, Any], where: str) -> Any:

@@ -16,9 +16,10 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from polyvec import __version__
+from polyvec.cli import common
 from polyvec.errors import InputError, PolyvecError
 
 # On the CPU torch raises a plain RuntimeError for it.
@@ -40,7 +41,20 @@ VERBS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but errors are one line without the usage; exit status 2."""
+    """argparse, but errors are one line without the usage, exit status 2; "" is no value.
+
+    `polyvec evaluate "$MODEL" ...` with an unset variable is a mistake, not the default model.
+    Arguments for which an empty text means something have `type=str`.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("type", None, common.not_empty)
+
+    def add_subparsers(self, **options: Any) -> Any:
+        action: Any = super().add_subparsers(**options)
+        action.type = str  # of all that follows the verb: the verb's own parser checks that
+        return action
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}. See {self.prog} --help", file=sys.stderr)

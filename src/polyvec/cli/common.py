@@ -1,6 +1,7 @@
 """Options that several verbs share."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,10 +104,44 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(markup=False).print(table)
 
 
+def not_empty(text: str) -> str:
+    """The text; "" comes from an unset variable of the shell, and names nothing."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty (an unset variable?)")
+    return text
+
+
+def path(text: str) -> Path:
+    return Path(not_empty(text))
+
+
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def seed(text: str) -> int:
+    """The generators of numpy and torch take no negative seeds."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def check_model(options: argparse.Namespace) -> None:
+    """Raises the error of `load_model` for a model that is not there; loads no weights.
+
+    A model of the hub is downloaded.
+    """
+    from polyvec.embed.formats.sources import DEFAULT_MODEL, model_folder
+    from polyvec.recipe import load_recipe
+
+    name = getattr(options, "recipe", None) or options.model or DEFAULT_MODEL
+    if is_recipe(options):
+        load_recipe(name)
+    else:
+        with _recipe_hint(name):
+            model_folder(name, trust_remote_code=options.trust_remote_code)
 
 
 def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedder":
@@ -136,15 +171,23 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
 
 def _from_pretrained(name: str, device: str | None, options: argparse.Namespace) -> "Embedder":
     from polyvec.embed.embedder import Embedder
-    from polyvec.recipe import recipe_names
 
-    try:
+    with _recipe_hint(name):
         return Embedder.from_pretrained(
             name,
             device=device,
             attention=options.attention,
             trust_remote_code=getattr(options, "trust_remote_code", False),
         )
+
+
+@contextlib.contextmanager
+def _recipe_hint(name: str) -> "Iterator[None]":
+    """Says of a model that is not found that there is a recipe of its name."""
+    from polyvec.recipe import recipe_names
+
+    try:
+        yield
     except UnknownModelError as error:
         if name not in recipe_names():
             raise

@@ -42,10 +42,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="split of folders; default: test")
     task_options(parser)
+    parser.add_argument("--samples", type=int, default=1000, help="resamples; default: 1000")
     parser.add_argument(
-        "--samples", type=common.positive, default=1000, help="resamples; default: 1000"
+        "--seed", type=common.seed, default=0, help="seed of the resampling; default: 0"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling; default: 0")
     parser.add_argument("-o", "--output", metavar="FILE.json", help="write the comparison")
     parser.add_argument(
         "--report", action="append", default=[], metavar="FILE", help="write a page, .html or .md"
@@ -57,14 +57,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from polyvec.evaluate.measures.inputs import extra
     from polyvec.evaluate.selection import select
-    from polyvec.evaluate.significance import compare
-    from polyvec.evaluate.tasks import Evaluator, paired
+    from polyvec.evaluate.significance import check_samples, compare
+    from polyvec.evaluate.tasks import Evaluator, check_by_item, paired
 
     check_pages(options)
+    check_samples(options.samples)
+    extra("scipy.stats", "comparing two models")
     chosen = select(options.tasks, data=options.data, split=options.split)
     # Read all data before computing anything, so that a malformed file fails at once.
     sets = [each.read() for each in chosen]
+    for data in sets:
+        check_by_item(data)
     cache = cache_of(options)
     measured: list[list[Measured]] = []
     both = [
@@ -75,6 +80,8 @@ def run(options: argparse.Namespace) -> None:
         for one in both:
             one.scale = options.scale if common.is_recipe(one) else None
     for one in both:
+        common.check_model(one)
+    for one in both:
         model, embedder = one.model, common.load_model(one)
         evaluator = Evaluator(
             embedder, cache=cache, batch_size=options.batch_size, geometry=bool(options.report)
@@ -82,9 +89,10 @@ def run(options: argparse.Namespace) -> None:
         measured.append([])
         for each, data in zip(chosen, sets, strict=True):
             print(f"{model}: {task_name(each, data)}", file=sys.stderr)
-            measured[-1].append(
-                evaluator.measure(data, subset=each.subset, prompt_names=each.official_name[:1])
-            )
+            here = evaluator.measure(data, subset=each.subset, prompt_names=each.official_name[:1])
+            score = f"{here.result.main_measure} {100 * here.result.main_score:.2f}"
+            print(f"{model}: {task_name(each, data)}: {score}", file=sys.stderr)
+            measured[-1].append(here)
     found = []
     for one, two in zip(*measured, strict=True):
         a, statistic = paired(one.outcome, one.result.task)

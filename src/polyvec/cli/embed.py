@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.input_options(parser)
     common.model_option(parser)
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", help="put this text before every input")
+    prompts.add_argument("--prompt", type=str, help="put this text before every input")
     prompts.add_argument("--prompt-name", help="use this stored prompt of the model")
     parser.add_argument(
         "--role",

@@ -79,7 +79,7 @@ def task_options(parser: argparse.ArgumentParser) -> None:
     """Options of the verbs that measure: the folder of named tasks, and the cache of vectors."""
     parser.add_argument(
         "--data",
-        default=os.environ.get("POLYVEC_DATA"),
+        default=os.environ.get("POLYVEC_DATA") or None,
         help="folder of data sets, for tasks by name; default: POLYVEC_DATA",
     )
     parser.add_argument(
@@ -128,17 +128,22 @@ def run(options: argparse.Namespace) -> None:
         name = f"{name} at scale {options.scale or 'full'}"
     results: list[Result] = []
     found: list[Measured] = []  # for reports only: outcomes are much larger than scores
-    for number, each in enumerate(chosen):
-        data = sets[number] if sets else each.read()
-        print(f"{task_name(each, data)}  {number + 1}/{len(chosen)}", file=sys.stderr)
-        measured = evaluator.measure(data, subset=each.subset, prompt_names=each.official_name[:1])
-        measured = replace(measured, result=join(measured.result, each, scores or {}))
-        results.append(measured.result)
-        if options.report:
-            found.append(measured)
-        if options.output is not None:
-            write_results(options.output, name, results, versions=_versions())
-    _show(results)
+    try:
+        for number, each in enumerate(chosen):
+            data = sets[number] if sets else each.read()
+            print(f"{task_name(each, data)}  {number + 1}/{len(chosen)}", file=sys.stderr)
+            measured = evaluator.measure(
+                data, subset=each.subset, prompt_names=each.official_name[:1]
+            )
+            measured = replace(measured, result=join(measured.result, each, scores or {}))
+            results.append(measured.result)
+            if options.report:
+                found.append(measured)
+            if options.output is not None:
+                write_results(options.output, name, results, versions=_versions())
+    finally:  # what was measured is shown, whatever stops the rest
+        if results:
+            _show(results)
     if options.table:
         write_table(options, name, results)
     if options.report:

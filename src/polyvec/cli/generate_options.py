@@ -47,12 +47,13 @@ def _prompt_options(parser: argparse.ArgumentParser) -> None:
     template = parser.add_mutually_exclusive_group()
     template.add_argument(
         "--template",
+        type=str,
         metavar="TEXT",
         help="ask this; {NAME} is a field, {{ a brace; default: {text}",
     )
     template.add_argument("--template-file", metavar="FILE", help="read the template from FILE")
     parser.add_argument(
-        "--system", metavar="TEXT", help="put this message first; it may have slots"
+        "--system", type=str, metavar="TEXT", help="put this message first; it may have slots"
     )
     parser.add_argument(
         "--plain", action="store_true", help="let the model continue the text, without a chat"
@@ -101,6 +102,7 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stop",
+        type=str,
         action="append",
         default=[],
         metavar="TEXT",
@@ -109,7 +111,9 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n", type=common.positive, default=1, metavar="N", help="draw N answers for each row"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="draw other answers; default: 0")
+    parser.add_argument(
+        "--seed", type=common.seed, metavar="N", help="draw other answers; default: 0"
+    )
     parser.add_argument("--schema", metavar="FILE.json", help="write values of this JSON schema")
 
 

@@ -34,7 +34,12 @@ FORMATS = ("rows", "n-tuple", "triplet", "labeled-pair", "labeled-list")
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pairs", help="file or folder of queries with positives, or a set's name")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="write rows here (.jsonl)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=common.path,
+        required=True,
+        help="write rows here (.jsonl)",
     )
     parser.add_argument(
         "--output-format",
@@ -43,7 +48,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "labeled-pair, labeled-list",
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--data", metavar="DATA", type=Path, help="folder of the named data sets")
+    data.add_argument(
+        "--data", metavar="DATA", type=common.path, help="folder of the named data sets"
+    )
     data.add_argument("--format", help="form of PAIRS; default: what its columns show")
     data.add_argument("--split", help="qrels of a BEIR folder; default: train")
     data.add_argument(
@@ -88,7 +95,7 @@ def _mining_options(group: Any) -> None:
     group.add_argument(
         "--output-scores", action="store_true", default=None, help="write scores, too"
     )
-    group.add_argument("--seed", type=int, help="of random choices; default: 42")
+    group.add_argument("--seed", type=common.seed, help="of random choices; default: 42")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -42,7 +42,7 @@ def _how_to_measure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="nano", help="nano (default), small or full")
     parser.add_argument(
         "--data",
-        default=os.environ.get("POLYVEC_DATA"),
+        default=os.environ.get("POLYVEC_DATA") or None,
         help="folder of data sets; default: the variable POLYVEC_DATA",
     )
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="search the index in this folder")
     parser.add_argument(
-        "query", nargs="+", help="search for this text, or for several texts in quotes"
+        "query",
+        nargs="+",
+        type=str,
+        help="search for this text, or for several texts in quotes",
     )
     parser.add_argument(
         "-k", "--top-k", type=common.positive, default=5, help="print this many texts; default: 5"

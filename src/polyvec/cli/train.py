@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polyvec.cli import common
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -30,9 +32,13 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a recipe, or a file (.toml)")
     parser.add_argument("--scale", default="full", help="full (default), small or nano")
-    parser.add_argument("--data", metavar="DATA", type=Path, help="folder of the data sets")
+    parser.add_argument("--data", metavar="DATA", type=common.path, help="folder of the data sets")
     parser.add_argument(
-        "-o", "--output", metavar="DIR", type=Path, help="write the run here; default: runs/RECIPE"
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=common.path,
+        help="write the run here; default: runs/RECIPE",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument(

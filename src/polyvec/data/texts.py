@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from polyvec.data.strict_json import strict_json
-from polyvec.errors import DataError, MissingExtraError, known
+from polyvec.errors import DataError, InputError, MissingExtraError, known
+from polyvec.storage.files import as_path
 
 TEXT_COLUMNS = ("text", "sentence", "content", "body")
 ID_COLUMNS = ("_id", "id", "docid")
@@ -38,9 +39,10 @@ def read_texts(
     Raises DataError naming file and line.
     """
     if not isinstance(source, str | Path):
+        _check_stream(source)
         _refuse_columns(_name(source), column, id_column)
         return _plain(read_lines(source))
-    path = Path(source)
+    path = as_path(source, "source")
     check_is_file(path)
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "txt":
@@ -61,9 +63,11 @@ def read_rows(
     is for errors. Raises DataError naming it, also for JSON that has a key twice or NaN.
     """
     if isinstance(source, str | Path):
-        source = Path(source)
+        source = as_path(source, "source")
         check_is_file(source)
         kind = kind or source.name.removesuffix(".gz").rpartition(".")[2].lower()
+    else:
+        _check_stream(source)
     kinds = ("txt", *READERS) if isinstance(source, Path) else ("txt", "jsonl", "csv")
     kind = kind or "txt"
     if kind not in kinds:
@@ -72,6 +76,13 @@ def read_rows(
         return ((f"{_name(source)}:{i}", {"text": line}) for i, line in read_lines(source))
     found = read_jsonl(source, strict=True) if kind == "jsonl" else READERS[kind](source)
     return ((f"{_name(source)}:{i}", row) for i, row in found)
+
+
+def _check_stream(source: object) -> None:
+    if not hasattr(source, "read"):
+        raise InputError(
+            f"source is {type(source).__name__}, expected a path or an open binary stream"
+        )
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:

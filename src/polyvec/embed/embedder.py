@@ -43,6 +43,7 @@ from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix,
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import CalibrationError, InputError, ModelError, known
 from polyvec.interfaces import DenseVectors, MultiVectors, Prompt, SparseVectors
+from polyvec.storage.files import as_path
 
 
 class Embedder(EncodeMethods):
@@ -217,7 +218,7 @@ class Embedder(EncodeMethods):
         """
         from polyvec.embed.formats.writing import write_parts
 
-        write_parts(self._parts(), Path(path), card=self._card())
+        write_parts(self._parts(), as_path(path, "path"), card=self._card())
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Save the model and upload it to the hub; returns the commit's address.
@@ -487,7 +488,7 @@ class Embedder(EncodeMethods):
         """
         if not self.routes or (role is None and self.default_route is not None):
             return self
-        if role is None or role not in self.routes:
+        if not isinstance(role, str) or role not in self.routes:
             ways = [f"encode_{name}" for name in ("query", "document") if name in self.routes]
             use = f"use {' or '.join(ways)}, or " if ways else ""
             raise InputError(

@@ -422,6 +422,8 @@ class EncodeMethods(nn.Module, TextEncoder):
         examples: Examples | None = None,
     ) -> Prompt:
         """The prompt of a call; InputError for examples if there is no template to show them."""
+        if role is not None and not isinstance(role, str):
+            raise InputError(f"role {role!r} is not known.{known(role, ROLES)}")
         # A route may have a name of its own, for which no prompt is stored.
         own_route = role is not None and role not in ROLES and role in self.routes
         found = self.prompt_table.resolve(prompt, prompt_name, None if own_route else role)
@@ -475,13 +477,16 @@ class EncodeMethods(nn.Module, TextEncoder):
 
     def _check_finish(self, output_value: str, finish: Finish) -> None:
         """Refuses a wrong output, precision, dimension or calibration before any computation."""
-        if output_value not in OUTPUTS:
+        if not isinstance(output_value, str) or output_value not in OUTPUTS:
             raise InputError(
                 f"output_value {output_value!r} is not known.{known(output_value, OUTPUTS)}"
             )
         if output_value == "token_embeddings" and finish.get("precision", "float32") != "float32":
             raise InputError("token_embeddings are float32 only")
         _check_dimension(finish.get("truncate_dim"), self.full_dimension)
+        if isinstance(finish.get("normalize_embeddings"), str):
+            given = finish["normalize_embeddings"]
+            raise InputError(f"normalize_embeddings is {given!r}, expected True or False")
         calibration = finish.get("calibration")
         if not isinstance(calibration, Calibration | None):
             kind = type(calibration).__name__
@@ -522,9 +527,14 @@ def _gather(parts: Iterator[np.ndarray], total: int | None, empty: np.ndarray) -
     if total is None:
         return np.concatenate([empty, *parts])
     out, filled = np.empty((total, *empty.shape[1:]), empty.dtype), 0
+    wrong = f"inputs says that it has {total} texts, and gives"
     for part in parts:
         if part.shape[1:] != empty.shape[1:]:
             raise ShapeError(f"vectors have shape {part.shape}, expected [N, {empty.shape[1]}]")
+        if filled + len(part) > total:
+            raise InputError(f"{wrong} more; pass a list")
         out[filled : filled + len(part)] = part
         filled += len(part)
+    if filled < total:
+        raise InputError(f"{wrong} {filled}; pass a list")
     return out

@@ -158,6 +158,9 @@ class EncodeRun:
                 f"options is a {kind}; pass polyvec.interfaces.RunOptions(batch_size=..., "
                 "batch_tokens=..., show_progress_bar=..., truncate=...)"
             )
+        if not isinstance(self.report, EncodeReport):
+            kind = type(self.report).__name__
+            raise InputError(f"report is a {kind}; pass polyvec.interfaces.EncodeReport()")
 
     def windows(self, inputs: Iterable[str], size: int = CHUNK_SIZE) -> Iterator[list[Tensor]]:
         """The output of every text on the CPU, in order, `size` texts at a time."""

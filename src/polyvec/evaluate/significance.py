@@ -8,14 +8,17 @@ swaps the two models' values item by item for a p-value. N items.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
 from polyvec.errors import DataError, InputError, ShapeError
 from polyvec.evaluate.measures.inputs import extra
+from polyvec.settings import check_seed
 
 Statistic = Callable[[np.ndarray], float]
 NUM_SAMPLES = 1000
+MOST_SAMPLES = 10_000_000
 BATCH = 100  # samples drawn at a time, to bound memory
 
 
@@ -44,6 +47,15 @@ class Comparison:
         return self.p_value < 0.05 and (self.low > 0 or self.high < 0)
 
 
+def check_samples(num_samples: int) -> None:
+    """Raises InputError for a number of samples that gives no interval, or never ends."""
+    whole = isinstance(num_samples, Integral) and not isinstance(num_samples, bool)
+    if not whole or not 2 <= num_samples <= MOST_SAMPLES:
+        raise InputError(
+            f"compare: {num_samples!r} samples, expected a whole number from 2 to {MOST_SAMPLES:,}"
+        )
+
+
 def compare(
     a: np.ndarray,
     b: np.ndarray,
@@ -57,8 +69,11 @@ def compare(
     `a` and `b` are [N, ...], a row per item: the first column is the model's value (nDCG of a
     query, similarity of a pair), the others are the same for both models (the gold score).
     `statistic` computes the task's score from them. Raises ShapeError for different shapes,
-    InputError for fewer than 2 items or samples, DataError for an item that is NaN or infinite.
+    InputError for fewer than 2 items or samples or a negative seed, DataError for an item that is
+    NaN or infinite.
     """
+    check_seed(seed)
+    check_samples(num_samples)
     a, b = (np.asarray(x, float).reshape(len(x), -1) for x in (a, b))
     if a.shape != b.shape:
         raise ShapeError(
@@ -72,10 +87,8 @@ def compare(
                 f"compare: item {wrong[0]} of the {name} model is NaN or infinite "
                 f"({len(wrong)} of {len(items)} are); leave these items out for both models"
             )
-    if len(a) < 2 or num_samples < 2:
-        raise InputError(
-            f"compare: {len(a)} items and {num_samples} samples, expected at least 2 of both"
-        )
+    if len(a) < 2:
+        raise InputError(f"compare: {len(a)} items, expected at least 2")
     rng, shared = np.random.default_rng(seed), a[:, 1:]
 
     def difference(rows: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from polyvec.evaluate import protocols
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.outcome import Outcome, Statistic
 from polyvec.interfaces import RunOptions, TextEncoder
+from polyvec.settings import check_seed
 from polyvec.storage.files import atomic_file
 from polyvec.storage.vector_cache import EmbeddingCache
 
@@ -92,6 +93,7 @@ class Evaluator:
         seed: int = 42,
         geometry: bool = False,
     ) -> None:
+        check_seed(seed)
         self.embedder, self.cache, self.seed, self.geometry = embedder, cache, seed, geometry
         self.options = RunOptions(
             batch_size, show_progress_bar=show_progress_bar, truncate="silent"
@@ -175,13 +177,23 @@ def item_scores(
     return paired(Evaluator(embedder, batch_size=batch_size).measure(data).outcome, data.name)
 
 
+def check_by_item(data: TaskSet) -> None:
+    """Raises DataError for a task on which two models cannot be compared, before it is measured."""
+    if not KINDS[data.kind].by_item:
+        raise _not_by_item(data.name, data.kind)
+
+
+def _not_by_item(task: str, kind: str) -> DataError:
+    return DataError(
+        f"{task}: {KINDS[kind].main_measure} of {kind} is not a statistic of items, so two models "
+        "cannot be compared item by item; compare the scores of polyvec evaluate"
+    )
+
+
 def paired(outcome: Outcome, task: str) -> tuple[np.ndarray, Statistic]:
     """The items of an outcome and their statistic; DataError if it has none."""
     if outcome.paired is None or outcome.statistic is None:
-        raise DataError(
-            f"{task}: {outcome.main_measure} of {outcome.kind} is not a statistic of items, so two "
-            "models cannot be compared item by item"
-        )
+        raise _not_by_item(task, outcome.kind)
     return outcome.paired, outcome.statistic
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from polyvec.data.texts import Record
 from polyvec.embed.encoding import check_texts
 from polyvec.embed.projection.similarity import SIMILARITIES
-from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, ModelError
+from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, InputError, ModelError
 from polyvec.index import exact
 from polyvec.index.folder import (
     PENDING,
@@ -33,6 +33,7 @@ from polyvec.interfaces import (
     SparseVectors,
     TextEncoder,
 )
+from polyvec.storage.files import as_path
 from polyvec.storage.vector_cache import Entries
 
 CHUNK = 1024  # texts encoded before their vectors are stored: the most that a kill can cost
@@ -88,7 +89,7 @@ class Index:
 
         Vectors are read, and compared with their checksums, when they are first needed.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         manifest = read_manifest(folder)
         while manifest is not None:
             try:
@@ -126,7 +127,15 @@ class Index:
         Raises DataError for a duplicate id, IndexStoreError if the folder contains other files,
         another process is building it, or the model has no dense vector for a text.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
+        for name, value in (("model", model), ("scale", scale), ("attention", attention)):
+            if not isinstance(value, str):
+                raise InputError(f"{name} is {value!r}, expected a string")
+        _check_embedder(embedder)
+        if isinstance(records, str) or not isinstance(records, Iterable):
+            raise InputError(
+                f"records is {type(records).__name__}; pass a list of Record(id, text)"
+            )
         items = list(records)
         _check_ids(items)
         check_folder(folder)
@@ -193,6 +202,7 @@ class Index:
 
     def check(self, embedder: TextEncoder) -> None:
         """Raises IndexStoreError unless this model, with these settings, made the index."""
+        _check_embedder(embedder)
         if embedder.fingerprint() != self.manifest.model_sha256:
             raise IndexStoreError(
                 f"{self.folder}: built with another model ({self.manifest.built_with}) or with "
@@ -294,6 +304,14 @@ def _check_dense(embedder: TextEncoder, num_texts: int) -> None:
             f"{name} gives sparse vectors; {num_texts} of {kind.dimension} dimensions would take "
             f"{num_bytes / 2**30:.1f} GiB as dense ones, at most {SPARSE_LIMIT_BYTES / 2**30:.0f} "
             "are stored: split the texts over several indexes, or use a model with fewer dimensions"
+        )
+
+
+def _check_embedder(embedder: object) -> None:
+    """Raises InputError for a model's name, or another object that is no embedder."""
+    if isinstance(embedder, type) or not hasattr(embedder, "encode_vectors"):
+        raise InputError(
+            f"embedder is {embedder!r}, expected an embedder: Embedder.from_pretrained(name)"
         )
 
 

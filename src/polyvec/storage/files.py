@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from polyvec.errors import DataError, ModelError
+from polyvec.errors import DataError, InputError, ModelError
 
 
 def cache_folder(name: str) -> Path:
@@ -22,6 +22,16 @@ def cache_folder(name: str) -> Path:
         Path(base, "polyvec") if base else platformdirs.user_cache_path("polyvec", appauthor=False)
     )
     return ours / name
+
+
+def as_path(value: object, what: str) -> Path:
+    """The path; InputError for what is none: another type, "", which is the current folder to
+    pathlib, or a null byte, which no file system has."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise InputError(f"{what} is {type(value).__name__} {str(value)[:60]!r}, expected a path")
+    if not os.fspath(value).strip() or "\0" in os.fspath(value):
+        raise InputError(f"{what} is {value!r}, which names no file or folder")
+    return Path(value)
 
 
 def check_target(path: str | Path) -> Path:

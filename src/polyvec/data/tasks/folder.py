@@ -9,6 +9,7 @@ from polyvec.data.tasks.sets import RetrievalSet, TaskSet
 from polyvec.data.tasks.source import TaskFiles, TaskSource, parsed
 from polyvec.data.texts import find_file
 from polyvec.errors import DataError, known
+from polyvec.storage.files import as_path
 
 
 def read_task(source: TaskSource, root: str | Path, name: str, subset: str = "") -> TaskSet:
@@ -28,7 +29,7 @@ def read_folder(folder: str | Path, split: str = "test", kind: str | None = None
     (bitext); text and label with train.jsonl (classification) or without (clustering); text with
     summaries. Files may be gzipped. Raises DataError naming file, line and id.
     """
-    path = Path(folder).resolve()  # "." has a name, too
+    path = as_path(folder, "folder").resolve()  # "." has a name, too
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
     given = task_kind(kind, str(path)) if kind else None

@@ -23,6 +23,7 @@ class TaskKind:
     kind; with `trains` it needs a train.jsonl, too. Ranked kinds have no `fields`, but a folder
     qrels/. `draws` means that the protocol draws samples and takes a seed. `aliases` are former
     names. `protocol` is the kind whose protocol measures this one, if it has none of its own.
+    Two models can be compared item by item unless `by_item` is false.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TaskKind:
     draws: bool = False
     aliases: tuple[str, ...] = ()
     protocol: str = ""
+    by_item: bool = True
 
 
 PAIRS, TEXTS, QUERIES = ("pair", "pairs"), ("text", "texts"), ("query", "queries")
@@ -112,6 +114,7 @@ KINDS: dict[str, TaskKind] = {
             items=TEXTS,
             fields=("text", "label"),
             draws=True,
+            by_item=False,
         ),
         TaskKind(
             name="retrieval",

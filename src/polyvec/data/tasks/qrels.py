@@ -8,6 +8,8 @@ from typing import NamedTuple
 from polyvec.data.texts import read_lines
 from polyvec.errors import DataError
 
+# Grades are read as floats, which hold whole numbers up to this one.
+LARGEST_GRADE = 2**53
 HEADERS = ("query-id", "query_id", "qid")  # first cells of the header lines in use
 
 
@@ -51,9 +53,16 @@ def read_id_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def whole_grade(path: Path, judgement: Judgement) -> int:
-    """The grade as an int; DataError for a fraction, which nDCG's gains are not defined for."""
+    """The grade as an int; DataError for a fraction, which nDCG's gains are not defined for.
+
+    Also for one that is too large to be a grade.
+    """
     if not judgement.grade.is_integer():
         raise DataError(f"{path}:{judgement.line}: grade {judgement.grade} is not a whole number")
+    if abs(judgement.grade) > LARGEST_GRADE:
+        raise DataError(
+            f"{path}:{judgement.line}: grade {judgement.grade:.0f} is not between -2^53 and 2^53"
+        )
     return int(judgement.grade)
 
 

@@ -3,6 +3,7 @@
 Those of ranked tasks are in retrieval.py.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -161,12 +162,16 @@ def _judged(row: Row) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Machine summaries and scores: plain lists, or a list of tables with the experts' scores."""
     machine = row.value("machine_summaries")
     if isinstance(machine, list) and machine and all(isinstance(each, dict) for each in machine):
-        texts = tuple(each.get("summary", "") for each in machine)
-        return texts, tuple(sum(float(each[a]) for a in ASPECTS) / len(ASPECTS) for each in machine)
+        tables = [dataclasses.replace(row, values=each, fields={}) for each in machine]
+        texts = tuple(each.text("summary") for each in tables)
+        return texts, tuple(
+            sum(each.number_of(aspect) for aspect in ASPECTS) / len(ASPECTS) for each in tables
+        )
     scores, texts = row.value("scores"), row.strings("machine_summaries")
     if not isinstance(scores, list) or len(scores) != len(texts):
         raise DataError(f"{row.where}: 'scores' must be a list with one score a machine summary")
-    return texts, tuple(float(score) for score in scores)
+    numbers = [dataclasses.replace(row, values={"score": each}, fields={}) for each in scores]
+    return texts, tuple(each.number_of("score") for each in numbers)
 
 
 def _texts(rows: Sequence[Row], field: str) -> tuple[str, ...]:

@@ -74,6 +74,8 @@ class Row:
         column = self.fields.get(field, field)
         found = [self.values.get(each) for each in column.split("+")]
         if any(value is None for value in found):
+            if column in self.values:
+                raise DataError(f"{self.where}: {column!r} is null")
             raise DataError(f"{self.where}: no {column!r}. Known: {sorted(self.values)}")
         return " ".join(map(str, found)) if len(found) > 1 else found[0]
 

@@ -83,6 +83,8 @@ def _folder_of(
             f"a model is a folder or a hub id, got {type(name_or_path).__name__} "
             f"{str(name_or_path)[:60]}"
         )
+    if not str(name_or_path).strip():
+        raise InputError("a model is a folder or a hub id, got an empty name")
     if Path(name_or_path).is_dir():
         return gguf_inside(Path(name_or_path)) or Path(name_or_path)
     if is_gguf(Path(name_or_path)):

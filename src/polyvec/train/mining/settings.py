@@ -80,7 +80,7 @@ class MiningSettings:
 def mining_settings(raw: Mapping[str, Any], where: str = "mining") -> MiningSettings:
     """The checked table. Raises SettingsError for an unknown key, a wrong type or value."""
     found: MiningSettings = fill(MiningSettings, dict(raw), where)
-    for name, least in (("num_negatives", 1), ("range_min", 0), ("refresh_epochs", 0)):
+    for name, least in (("num_negatives", 1), ("range_min", 0), ("refresh_epochs", 0), ("seed", 0)):
         if getattr(found, name) < least:
             raise SettingsError(
                 f"{where} key {name!r} is {getattr(found, name)}, expected at least {least}"
