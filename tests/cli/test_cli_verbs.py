@@ -327,7 +327,7 @@ pooling = "mean"
             ["embed", "x.txt", "-o", "x.doc"],
             "vector format 'doc' is not known. Known: npy, jsonl, parquet",
         ),
-        (["embed", "x.txt", "-o", ""], "vector format ''|not a regular file"),
+        (["embed", "x.txt", "-o", ""], "vector format ''|the value is empty"),
         (["embed", "x.txt", "-o", "gone/x.npy"], "gone/x.npy: the folder .*gone does not exist"),
         (["embed", "x.txt", "--model", "/gone"], "/gone: no such folder"),
         (
