@@ -30,7 +30,7 @@ def of_bert(folder):
     bert(folder / "base")
     modules(folder / "base", "mean")
     plain = Embedder.from_pretrained(folder / "base")
-    made = Embedder(plain.backbone, plain.text_tokenizer, projections=[Dense(32, 8)])
+    made = Embedder.from_parts(plain.backbone, plain.text_tokenizer, projections=[Dense(32, 8)])
     made.prompts = {"query": "query: ", "document": "text: "}
     made.calibrate(["a cat", "a dog", "the mat"])
     return made
