@@ -18,7 +18,8 @@ SOURCE = Path(polyvec.__file__).parent
 # Arrows go down this list, never up: a room or top-level file imports those before it.
 ORDER = [
     *("errors", "settings", "registry", "interfaces", "recipe"),
-    *("storage", "data", "nano", "embed", "index", "train", "evaluate", "llm", "cli"),
+    *("storage", "data", "nano", "embed", "index", "train", "evaluate", "llm"),
+    *("sentence_transformers", "cli"),
     *("__init__", "__main__"),
 ]
 

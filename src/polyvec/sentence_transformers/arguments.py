@@ -1,0 +1,94 @@
+"""The constructor's arguments in sentence-transformers' form, as the options of Embedder."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from polyvec.embed.formats.transformer import best_device
+from polyvec.errors import InputError, known
+
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "kernels")
+# Options of the weights' loading that change no vector here.
+NO_EFFECT = ("low_cpu_mem_usage", "use_safetensors", "attn_implementation", "device_map")
+TOKENIZER = ("model_max_length", "padding_side", "truncation_side", "use_fast")
+
+
+def check_backend(backend: str) -> None:
+    """Raises InputError for another backend than torch."""
+    if backend != "torch":
+        raise InputError(f"backend {backend!r} is not supported; polyvec runs 'torch'")
+
+
+def model_options(
+    model_kwargs: Mapping[str, Any] | None,
+    processor_kwargs: Mapping[str, Any] | None,
+    config_kwargs: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """dtype, device and max_seq_length of the keyword tables.
+
+    Raises InputError for an option that has no meaning here.
+    """
+    model, words = dict(model_kwargs or {}), dict(processor_kwargs or {})
+    found: dict[str, Any] = {}
+    for name in ("torch_dtype", "dtype"):
+        if model.get(name) is not None:
+            found["dtype"] = model[name]
+        model.pop(name, None)
+    attention = model.pop("attn_implementation", None)
+    if attention is not None and attention not in ATTENTION:
+        raise InputError(
+            f"attn_implementation {attention!r} is not known.{known(attention, ATTENTION)}"
+        )
+    device = model.pop("device_map", None)
+    if isinstance(device, str | torch.device):
+        found["device"] = best_device() if str(device) == "auto" else device
+    elif device is not None:
+        raise InputError("device_map: polyvec keeps a model on one device; give its name")
+    for name in ("revision", "token", "trust_remote_code", "local_files_only"):
+        if name in model:
+            found[name] = model.pop(name)
+    for name in ("low_cpu_mem_usage", "use_safetensors"):
+        model.pop(name, None)
+    _refuse("model_kwargs", model, ("dtype", "torch_dtype", *NO_EFFECT))
+    if words.get("model_max_length") is not None:
+        found["max_seq_length"] = int(words["model_max_length"])
+    found["truncation_side"] = words.get("truncation_side")
+    _refuse("processor_kwargs", {k: v for k, v in words.items() if k not in TOKENIZER}, TOKENIZER)
+    _refuse("config_kwargs", dict(config_kwargs or {}), ())
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _refuse(table: str, left: Mapping[str, Any], choices: tuple[str, ...]) -> None:
+    for name in left:
+        raise InputError(f"{table} {name!r} has no effect in polyvec.{known(name, choices)}")
+
+
+def old_name(old: Any, new: Any, names: str) -> Any:
+    """The value given under an argument's older name, with a FutureWarning, else under its own."""
+    if old is None:
+        return new
+    before, after = names.split(":")
+    if new is not None:
+        raise InputError(f"give {after} or its older name {before}, not both")
+    warnings.warn(f"{before} is now {after}", FutureWarning, stacklevel=4)
+    return old
+
+
+def only_one(**given: Any) -> Any:
+    """The argument that was given under one of several names."""
+    found = {name: value for name, value in given.items() if value is not None}
+    if len(found) != 1:
+        names = ", ".join(given)
+        raise InputError(f"give the inputs once, as one of {names}; got {len(found)}")
+    return next(iter(found.values()))
+
+
+def no_others(where: str, given: Mapping[str, Any]) -> None:
+    """Raises InputError for keyword arguments that a method doesn't have."""
+    for name in given:
+        raise InputError(
+            f"{where}() has been called with additional keyword arguments that this model does "
+            f"not use: [{name!r}]"
+        )

@@ -1,0 +1,422 @@
+"""CrossEncoder: scores of pairs of texts, which the model reads together.
+
+N pairs, K labels, T tokens of the longest.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from polyvec import __version__
+from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.schema import read_json, write_json
+from polyvec.embed.formats.sources import model_folder
+from polyvec.embed.formats.transformer import (
+    best_device,
+    check_device,
+    check_dtype,
+    chosen_dtype,
+    dtype_name,
+)
+from polyvec.embed.inputs.contract import NO_LIMIT, check_count
+from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.progress import progress
+from polyvec.errors import InputError, ModelError
+from polyvec.sentence_transformers import arguments, workers
+from polyvec.sentence_transformers.installed import attribute, blank, counterpart
+from polyvec.sentence_transformers.saving import beside
+
+Features = dict[str, Any]
+SETTINGS = "config_sentence_transformers.json"
+
+
+class CrossEncoder(nn.Module):
+    """A sequence classifier that takes and gives what sentence-transformers' CrossEncoder does.
+
+    >>> reranker = CrossEncoder("cross-encoder/ms-marco-MiniLM-L6-v2")  # doctest: +SKIP
+    >>> reranker.rank("a question", documents)                          # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path,
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        activation_fn: Callable[[Tensor], Tensor] | None = None,
+        *,
+        device: str | torch.device | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "torch",
+    ) -> None:
+        """The classifier of a folder or hub id; a checkpoint without a head gets a random one.
+
+        `num_labels` and `config_kwargs` replace settings of config.json. Raises ModelError for
+        a model that isn't a sequence classifier, as rerankers that write "yes" or "no".
+        """
+        super().__init__()
+        arguments.check_backend(backend)
+        words = arguments.old_name(
+            tokenizer_kwargs, processor_kwargs, "tokenizer_kwargs:processor_kwargs"
+        )
+        options = arguments.model_options(model_kwargs, words, None)
+        folder = model_folder(
+            model_name_or_path,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            token=token,
+            namespace="cross-encoder",
+            trust_remote_code=trust_remote_code,
+        )
+        device = check_device(options.get("device") or device or best_device())
+        config = {
+            **(config_kwargs or {}),
+            **({} if num_labels is None else {"num_labels": num_labels}),
+        }
+        dtype = check_dtype(
+            chosen_dtype(dtype_name(options.get("dtype")), None, folder), str(device)
+        )
+        self.model, self.tokenizer = _loaded(folder, config, dtype, trust_remote_code)
+        self.tokenizer.truncation_side = options.get(
+            "truncation_side", self.tokenizer.truncation_side
+        )
+        stored = read_json(folder / SETTINGS, {})
+        table = {**(stored.get("prompts") or {}), **(prompts or {})}
+        self.prompt_table = PromptTable(
+            table, default_prompt_name or stored.get("default_prompt_name")
+        )
+        self.activation_fn = activation_fn or self._default_activation(stored, trust_remote_code)
+        length = max_length or options.get("max_seq_length")
+        if length is not None:
+            self.max_length = length
+        self.trust_remote_code, self.backend = trust_remote_code, backend
+        self._model_card_data = model_card_data
+        self.to(device).eval()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return counterpart("CrossEncoder", type(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return blank, (type(self),), self.__getstate__()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "activation_fn":  # a setting, not a module with a place in the weights
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    # ---- pairs to scores --------------------------------------------------------------------
+
+    def predict(
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[Tensor], Tensor] | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        pool: Mapping[str, Any] | None = None,
+        chunk_size: int | None = None,
+        *,
+        sentences: Any = None,
+    ) -> Any:
+        """Scores of the pairs, float32 [N], or [N, K] of several labels; of one pair one score.
+
+        A numpy array, with `convert_to_tensor` a tensor, with neither a list of tensors.
+        """
+        given = arguments.only_one(inputs=inputs, sentences=sentences)
+        given = given.tolist() if isinstance(given, np.ndarray) else given
+        single = self.is_singular_input(given)
+        pairs = [_pair(each, place) for place, each in enumerate([given] if single else given)]
+        call = {
+            "prompt": self.prompt_table.resolve(prompt, prompt_name).text,
+            "batch_size": batch_size,
+            "activation_fn": activation_fn or self.activation_fn,
+            "apply_softmax": bool(apply_softmax),
+            "show_progress_bar": False if show_progress_bar is None else show_progress_bar,
+        }
+        if pool is not None or isinstance(device, list | tuple):
+            chunks = workers.in_pool(
+                self,
+                device,
+                pool,
+                lambda each: workers.run(each, "_scores", pairs, chunk_size, call),
+            )
+            found = torch.cat(chunks)
+        else:
+            if device is not None:
+                self.to(check_device(device))
+            found = self._scores(pairs, **call)
+        if convert_to_tensor:
+            return found[0].to(self.device) if single else found.to(self.device)
+        if convert_to_numpy:
+            return found.numpy()[0] if single else found.numpy()
+        return found[0] if single else list(found)
+
+    @torch.inference_mode()
+    def _scores(self, pairs: Sequence[tuple[str, str]], **call: Any) -> Tensor:
+        """Scores on the CPU, float32 [N] or [N, K]; batches are sorted by length."""
+        check_count("batch_size", call["batch_size"])
+        self.eval()
+        order = sorted(range(len(pairs)), key=lambda place: -sum(map(len, pairs[place])))
+        found: dict[int, Tensor] = {}
+        with progress(len(pairs), call["show_progress_bar"]) as advance:
+            for start in range(0, len(order), call["batch_size"]):
+                places = order[start : start + call["batch_size"]]
+                features = self.preprocess([pairs[p] for p in places], call["prompt"])
+                features = {k: v.to(self.device) for k, v in features.items()}
+                scores = call["activation_fn"](self(features)["scores"].float())
+                scores = scores.squeeze(-1) if self.num_labels == 1 else scores
+                if call["apply_softmax"] and scores.ndim > 1:
+                    scores = scores.softmax(dim=1)
+                found.update(zip(places, scores.cpu(), strict=True))
+                advance(len(places))
+        empty = torch.empty(0) if self.num_labels == 1 else torch.empty(0, self.num_labels)
+        return torch.stack([found[place] for place in range(len(pairs))]) if pairs else empty
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[Tensor], Tensor] | None = None,
+        device: Any = None,
+        pool: Mapping[str, Any] | None = None,
+        chunk_size: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """The documents by falling score: corpus_id, score, and text if asked for.
+
+        Raises InputError for a model of several labels.
+        """
+        if self.num_labels != 1:
+            raise InputError("rank() is for models with num_labels=1; use predict()")
+        scores = self.predict(
+            [(query, document) for document in documents],
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            device=device,
+            pool=pool,
+            chunk_size=chunk_size,
+        ).tolist()
+        order = sorted(range(len(scores)), key=lambda place: -scores[place])[:top_k]
+        return [
+            {"corpus_id": place, "score": scores[place]}
+            | ({"text": documents[place]} if return_documents else {})
+            for place in order
+        ]
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Whether this is one pair rather than several."""
+        if not isinstance(inputs, list | tuple) and hasattr(inputs, "__iter__"):
+            return isinstance(inputs, str | Mapping)
+        return isinstance(inputs, list | tuple) and len(inputs) > 0 and isinstance(inputs[0], str)
+
+    # ---- features ---------------------------------------------------------------------------
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **options: Any) -> Features:
+        """The tokens of pairs, padded, as tensors [N, T]; the prompt stands before each first text.
+
+        Special-token strings in a text are read as the tokenizer reads them.
+        """
+        arguments.no_others("preprocess", {k: v for k, v in options.items() if k != "task"})
+        pairs = [_pair(each, place) for place, each in enumerate(inputs)]
+        first = [(prompt or "") + pair[0] for pair in pairs]
+        return dict(
+            self.tokenizer(
+                first,
+                [pair[1] for pair in pairs],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            )
+        )
+
+    tokenize = preprocess
+
+    def forward(self, input: Mapping[str, Any], **options: Any) -> Features:
+        """The features with their logits as scores, [N, K]; differentiable."""
+        names = (*self.tokenizer.model_input_names, "inputs_embeds", "position_ids")
+        read = {name: value for name, value in input.items() if name in names}
+        return {**input, "scores": self.model(**read).logits}
+
+    # ---- what it is -------------------------------------------------------------------------
+
+    @property
+    def num_labels(self) -> int:
+        """Scores of a pair."""
+        return int(self.model.config.num_labels)
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of a pair."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        length = self.tokenizer.model_max_length
+        return limit if length > NO_LIMIT else min(length, limit or length)
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        check_count("max_length", value)
+        self.tokenizer.model_max_length = value
+
+    max_seq_length = max_length
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The stored prompts by name."""
+        return cast(dict[str, str], self.prompt_table.by_name)
+
+    @prompts.setter
+    def prompts(self, prompts: Mapping[str, str]) -> None:
+        name = self.default_prompt_name
+        self.prompt_table = PromptTable(dict(prompts), name if name in prompts else None)
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The stored prompt that is used by default."""
+        return self.prompt_table.default_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, name: str | None) -> None:
+        self.prompt_table = PromptTable(self.prompt_table.by_name, name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def config(self) -> Any:
+        """The configuration of transformers' model."""
+        return self.model.config
+
+    @property
+    def transformers_model(self) -> Any:
+        """transformers' model."""
+        return self.model
+
+    @property
+    def processor(self) -> Any:
+        """The tokenizer."""
+        return self.tokenizer
+
+    @property
+    def model_card_data(self) -> Any:
+        """sentence-transformers' data of a model card, as given or made when first read."""
+        if self._model_card_data is None:
+            kind = attribute("sentence_transformers", "CrossEncoderModelCardData")
+            self._model_card_data = kind(local_files_only=True)
+        return self._model_card_data
+
+    def set_activation_fn(self, activation_fn: Callable[[Tensor], Tensor]) -> None:
+        """Use another function of the logits."""
+        self.activation_fn = activation_fn
+
+    def _default_activation(self, stored: Mapping[str, Any], trusted: bool) -> Any:
+        """The function that the folder names, of torch or trusted; else sigmoid for one label."""
+        own = getattr(self.config, "sentence_transformers", None) or {}
+        old = getattr(self.config, "sbert_ce_default_activation_function", None)
+        name = stored.get("activation_fn") or own.get("activation_fn") or old
+        if name and (trusted or str(name).startswith("torch.")):
+            module, _, kind = str(name).rpartition(".")
+            return getattr(importlib.import_module(module), kind)()
+        return nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
+
+    def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:
+        """What the evaluator gives for this model."""
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
+        return evaluator(self, output_path)
+
+    def start_multi_process_pool(self, target_devices: Sequence[str] | None = None) -> Any:
+        """A pool for `predict(pool=)`: one process for each device."""
+        return workers.start(self, target_devices)
+
+    stop_multi_process_pool = staticmethod(workers.stop)
+
+    # ---- saving -----------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path, **options: Any) -> None:
+        """Write a folder that this class and sentence-transformers load to the same scores."""
+        if options.get("safe_serialization") is False:
+            raise InputError("safe_serialization=False: polyvec writes safetensors only")
+        kind = type(self.activation_fn)
+        settings = {
+            "model_type": "CrossEncoder",
+            "__version__": {"polyvec": __version__},
+            "prompts": dict(self.prompts),
+            "default_prompt_name": self.default_prompt_name,
+            "activation_fn": f"{kind.__module__}.{kind.__qualname__}",
+        }
+        with beside(Path(path)) as folder:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            write_json(folder / SETTINGS, settings)
+
+    save = save_pretrained
+
+
+def _pair(each: Any, place: int) -> tuple[str, str]:
+    """The two texts; InputError, with the place, for anything else."""
+    texts = list(each) if isinstance(each, list | tuple | np.ndarray) else []
+    texts = [t["text"] if isinstance(t, Mapping) and set(t) == {"text"} else t for t in texts]
+    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"inputs[{place}] is {str(each)[:60]!r}, expected a pair of texts")
+    return texts[0], texts[1]
+
+
+def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted: bool) -> Any:
+    """Model and tokenizer; ModelError for another kind of model."""
+    try:
+        with quiet_transformers():
+            settings = AutoConfig.from_pretrained(folder, trust_remote_code=trusted, **config)
+            named = " ".join(settings.architectures or ())
+            if not named.endswith("ForSequenceClassification") and not config.get("num_labels"):
+                settings.num_labels = 1
+            if "ForCausalLM" in named:
+                raise ModelError(
+                    f"{folder}: a language model that writes its judgement; polyvec's CrossEncoder "
+                    "runs sequence classifiers only"
+                )
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, config=settings, dtype=dtype, trust_remote_code=trusted
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
+    return model, tokenizer
