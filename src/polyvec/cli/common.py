@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import errno
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from polyvec.errors import InputError, UnknownModelError
 if TYPE_CHECKING:
     from polyvec.data.texts import Record
     from polyvec.embed.embedder import Embedder
+
+
+NUMBER = re.compile(r"[+-]?[\d.,/%]+")
 
 
 def model_option(parser: argparse.ArgumentParser) -> None:
@@ -96,12 +101,27 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             print("\t".join(row))
         return
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
-    table = Table(*header)
-    for row in rows:
+    cells = [list(row) for row in rows]
+    plain = bool(os.environ.get("NO_COLOR"))  # rich drops colours for it, but keeps bold
+    table = Table(header_style="none" if plain else "table.header")
+    columns = zip(*cells, strict=True) if cells else [()] * len(header)
+    for name, column in zip(header, columns, strict=True):
+        if any(column) and all(NUMBER.fullmatch(cell) for cell in column if cell):
+            table.add_column(name, justify="right", no_wrap=True, min_width=max(map(len, column)))
+        else:
+            table.add_column(name, overflow="fold")
+    for row in cells:
         table.add_row(*row)
-    Console(markup=False).print(table)
+    console = Console(markup=False)
+    # A table that is wider than the terminal has lines that wrap; rich would cut its numbers.
+    console.width = max(
+        console.width,
+        Measurement.get(console, console.options.update(max_width=10_000), table).minimum,
+    )
+    console.print(table)
 
 
 def not_empty(text: str) -> str:
@@ -126,6 +146,19 @@ def seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
+
+
+def cache_is_writable(folder: Path) -> bool:
+    """Whether the user's own cache can be written; warns if not: a verb goes on without it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"polyvec: warning: no cache: {folder}: {reason}; --cache sets one", file=sys.stderr)
+        return False
+    return True
 
 
 def check_model(options: argparse.Namespace) -> None:

@@ -174,11 +174,13 @@ def _contaminated(
 
 def cache_of(options: argparse.Namespace) -> "EmbeddingCache | None":
     """The cache that the options select, or None."""
-    from polyvec.storage.vector_cache import EmbeddingCache
+    from polyvec.storage.vector_cache import EmbeddingCache, default_folder
 
     if options.no_cache:
         if options.cache:
             raise InputError("--cache and --no-cache are mutually exclusive")
+        return None
+    if options.cache is None and not common.cache_is_writable(default_folder()):
         return None
     return EmbeddingCache(options.cache)
 

@@ -227,7 +227,7 @@ def _check_first(prompt: "RowPrompt", columns: "Columns", where: str, row: "Row"
 
 
 def _model(options: argparse.Namespace) -> "LanguageModel":
-    from polyvec.llm.cache import CachedLanguageModel
+    from polyvec.llm.cache import CachedLanguageModel, default_folder
     from polyvec.llm.loading import DEFAULT_LANGUAGE_MODEL, load_language_model
 
     name = options.model or DEFAULT_LANGUAGE_MODEL
@@ -246,7 +246,11 @@ def _model(options: argparse.Namespace) -> "LanguageModel":
     given = {key: value for key, value in how.items() if value}
     model = load_language_model(name, **given)
     model.usage.prompt_price, model.usage.new_price = options.prompt_price, options.new_price
-    return model if options.cache == "none" else CachedLanguageModel(model, options.cache)
+    if options.cache == "none":
+        return model
+    if options.cache is None and not common.cache_is_writable(default_folder()):
+        return model
+    return CachedLanguageModel(model, options.cache)
 
 
 def _as_the_model_takes_it(

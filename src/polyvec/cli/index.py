@@ -7,6 +7,7 @@ example: printf 'a cat\\na dog\\n' | polyvec index /tmp/pets
 """
 
 import argparse
+import shlex
 import sys
 
 from polyvec.cli import common
@@ -35,4 +36,8 @@ def run(options: argparse.Namespace) -> None:
         f"{options.folder}: {len(index)} texts, {report.num_embedded} newly embedded",
         file=sys.stderr,
     )
-    print(f"next: polyvec search {options.folder} 'your question'", file=sys.stderr)
+    folder = options.folder if not options.folder.startswith("-") else f"./{options.folder}"
+    # The index knows how its model was loaded, but trust is the user's to give.
+    trust = ["--trust-remote-code"] if options.trust_remote_code else []
+    command = shlex.join(["polyvec", "search", folder, "your question", *trust])
+    print(f"next: {command}", file=sys.stderr)

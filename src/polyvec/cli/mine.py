@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyvec.cli import common
+from polyvec.cli.evaluate import cache_of
 from polyvec.errors import InputError, known
 
 if TYPE_CHECKING:
     from polyvec.data.training.sources import TrainingSet
     from polyvec.interfaces import TextEncoder
-    from polyvec.storage.vector_cache import EmbeddingCache
     from polyvec.train.mining.miner import Mined
     from polyvec.train.mining.report import Relevant
     from polyvec.train.mining.settings import MiningSettings
@@ -159,18 +159,8 @@ def _mined(
     elif options.model or options.recipe:
         raise InputError(f"--candidates {settings.candidates} uses no model; leave out --model")
     run_options = RunOptions(options.batch_size, truncate="silent")
-    tools = Tools(embedder, _cache(options), run_options)
+    tools = Tools(embedder, cache_of(options), run_options)
     return {each.name: mine(each, settings, tools=tools) for each in sets}
-
-
-def _cache(options: argparse.Namespace) -> "EmbeddingCache | None":
-    from polyvec.storage.vector_cache import EmbeddingCache
-
-    if options.no_cache:
-        if options.cache:
-            raise InputError("--cache and --no-cache are mutually exclusive")
-        return None
-    return EmbeddingCache(options.cache)
 
 
 def _write(options: argparse.Namespace, mined: "dict[str, Mined]") -> None:

@@ -15,6 +15,7 @@ example: printf '%s\n' '{"anchor": "a cat", "positive": "a kitten"}' \
 """
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
 
     recipe = load_recipe(options.recipe)
     if options.dry_run:
-        for line in dry_run(recipe, options.scale, options.data, coloured=sys.stdout.isatty()):
+        coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        for line in dry_run(recipe, options.scale, options.data, coloured=coloured):
             print(line)
         return
     output = options.output or Path("runs") / f"{recipe.key}-{options.scale}"

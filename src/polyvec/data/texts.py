@@ -16,6 +16,7 @@ from polyvec.storage.files import as_path
 TEXT_COLUMNS = ("text", "sentence", "content", "body")
 ID_COLUMNS = ("_id", "id", "docid")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 Source = Path | IO[bytes]
 DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
@@ -169,6 +170,11 @@ def _decoded(file: Iterable[bytes], where: str) -> Iterator[tuple[int, str]]:
     try:
         for number, raw in enumerate(file, start=1):
             line = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+            if 4 * raw.count(0) > len(raw) or (number == 1 and raw[:2] in UTF_16_MARKS):
+                raise DataError(
+                    f"{where}:{number}: not UTF-8 but UTF-16, or no text; convert it: "
+                    "iconv -f UTF-16 -t UTF-8"
+                )
             try:
                 text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
             except UnicodeDecodeError as error:

@@ -78,6 +78,14 @@ def _tasks(name: str, data: str | Path | None) -> Iterator[tuple[NamedTask, bool
     """Tasks of a name, a kind or all, and whether it is the task's own name."""
     if "/" in name or "\\" in name:
         raise DataError(f"{name}: no such folder")
+    official = [task for task in all_tasks(data or ".") if task.naming.official_task == name]
+    if official and name not in _names():
+        # SciFact and XNLI as MTEB calls them, where there is no task of that name here.
+        if data is None:
+            raise DataError(f"{name!r} is a task: give the folder of data sets with --data.")
+        found = [task for task in official if _has_data(task)] or official
+        yield from ((task, len(found) == 1) for task in found)
+        return
     kind = find_kind(name)
     is_task = name in _names()
     if data is None:

@@ -75,6 +75,8 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         # Not tempfile: its files are private, and correcting that needs the umask, which can only
         # be read by setting it, for all threads. "x" creates the file with the user's rights.
         with temporary.open(mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
+            if target.exists():  # a file that was private stays private
+                shutil.copymode(target, temporary)
             yield file
             file.flush()
             os.fsync(file.fileno())
