@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import os
 import re
 import sys
@@ -150,15 +149,15 @@ def seed(text: str) -> int:
 
 def cache_is_writable(folder: Path) -> bool:
     """Whether the user's own cache can be written; warns if not: a verb goes on without it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        reason = error.strerror or error
-        print(f"polyvec: warning: no cache: {folder}: {reason}; --cache sets one", file=sys.stderr)
-        return False
-    return True
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        return True
+    reason = "cannot be written" if there.is_dir() else "is not a folder"
+    print(
+        f"polyvec: warning: going on without a cache: {there} {reason}; set another with --cache",
+        file=sys.stderr,
+    )
+    return False
 
 
 def check_model(options: argparse.Namespace) -> None:

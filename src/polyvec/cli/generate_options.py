@@ -20,7 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _model_options(parser)
     _settings_options(parser)
     parser.add_argument(
-        "--field", default="answer", metavar="NAME", help="write answers here; default: answer"
+        "--field",
+        type=str,
+        default="answer",
+        metavar="NAME",
+        help="write answers here; default: answer",
     )
     parser.add_argument(
         "--cache",
