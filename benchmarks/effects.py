@@ -116,6 +116,7 @@ def simcse(**more: Any) -> Table:
         "attention_dropout": 0.3,
         "batch_size": 128,
         "max_length": 64,
+        "learning_rate": 5e-4,
         "warmup_steps": 0.1,
         **more,
     }
