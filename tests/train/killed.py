@@ -23,6 +23,7 @@ DEATHS = [
     ("2-scl", 0, "training_step"),
     ("2-scl", 3, "training_step"),
     ("2-scl", 6, "_save_rng_state"),
+    ("2-scl", 8, "trained"),
 ]
 
 

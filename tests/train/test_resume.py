@@ -35,6 +35,7 @@ max_steps = 8
 accumulate = 2
 gradient_cache = 40
 attention_dropout = 0.1
+losses = [{{ kind = "info_nce" }}, {{ kind = "momentum_queue", size = 8, momentum = 0.9 }}]
 data = [{{ path = "{pairs}" }}]
 trainer = {{ save_steps = 3 }}
 """
@@ -43,7 +44,7 @@ trainer = {{ save_steps = 3 }}
 @pytest.mark.medium
 @pytest.mark.equality
 def test_a_run_that_is_killed_anywhere_ends_with_the_same_weights(tmp_path):
-    """Before and after a batch, while a checkpoint is written, between two stages."""
+    """Before and after a batch, while a checkpoint is written, between two stages, after both."""
     texts = [f"the {i} cats of {chr(97 + i)} sleep on {i * i} mats and purr" for i in range(12)]
     pairs = [{"anchor": each, "positive": each[4:20]} for each in texts]
     for name, rows in (("texts", [{"text": each} for each in texts]), ("pairs", pairs)):

@@ -37,7 +37,7 @@ from polyvec.train.meter import Meter
 from polyvec.train.report import SCORE
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Work
-from polyvec.train.trainee import Trainee
+from polyvec.train.trainee import EMBEDDER, Trainee
 
 # transformers 5.17 has the second name only, 5.23 both, and the second is deprecated.
 CHECKPOINTING = next(
@@ -212,7 +212,8 @@ class StageTrainer(Trainer):
         )
         if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
             self.exchange.average(model.parameters())
-        if not self.gradients_checked and not self.is_fsdp_enabled:
+        # A loss of 0 has no gradient: the first one where negatives come from a queue alone.
+        if not self.gradients_checked and not self.is_fsdp_enabled and engine.total(terms) != 0:
             check_gradients(self.trainee)
             self.gradients_checked = True
         self.meter.add(work, terms)
@@ -356,9 +357,14 @@ class StageTrainer(Trainer):
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
 
-    def _save_weights(self, folder: Path) -> None:
+    def _save_weights(self, folder: Path, *, final: bool = False) -> None:
+        """Those that a run goes on with; `final` ones are the embedder's alone, without heads."""
         kept = self.trainee.kept()
-        state = {k: v for k, v in whole_state(self._module).items() if kept(k)}
+        state = {
+            name: each
+            for name, each in whole_state(self._module).items()
+            if kept(name) and (not final or name.startswith(EMBEDDER))
+        }
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
             save_weights(state, folder / WEIGHTS)
@@ -388,7 +394,7 @@ class StageTrainer(Trainer):
     def save_final(self, folder: Path, done: str, facts: Mapping[str, Any]) -> None:
         """The weights after the last step; the file `done`, with facts, says they are whole."""
         try:
-            self._save_weights(folder)
+            self._save_weights(folder, final=True)
             if self.args.should_save:
                 with atomic_file(folder / done, "w") as stream:
                     json.dump({**facts, "steps": self.state.global_step}, stream, indent=1)

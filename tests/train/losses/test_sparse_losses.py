@@ -76,5 +76,5 @@ def test_dead_latents_are_counted_and_revived():
 
 
 def test_another_projection():
-    with pytest.raises(SettingsError, match=r"needs a projection 'csr', the embedder has Linear"):
+    with pytest.raises(SettingsError, match=r"the embedder does not have; add projections = "):
         CSR(nn.Linear(2, 2))

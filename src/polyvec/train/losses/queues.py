@@ -24,7 +24,9 @@ class MomentumQueue(nn.Module):
     arXiv:2112.09118): its key is the positive, and negatives come from the queue alone. ESimCSE
     (Wu et al. 2022, arXiv:2109.04380): `in_batch`, the positive and further negatives are the
     model's own. `momentum_keys = false` queues the model's own vectors (cross-batch memory, Wang
-    et al. 2020, arXiv:1912.06798). The queue is part of the state dict; in eval mode it stays.
+    et al. 2020, arXiv:1912.06798). After each step the momentum encoder's weights become `momentum`
+    times themselves and the rest of the model's. The queue is part of the state dict; in eval mode
+    it stays.
     """
 
     queue_QE: Tensor
@@ -37,11 +39,14 @@ class MomentumQueue(nn.Module):
         temperature: float = 0.05,
         in_batch: bool = False,
         momentum_keys: bool = True,
+        momentum: float = 0.999,
     ) -> None:
         super().__init__()
         if size < 1:
             raise SettingsError(f"loss 'momentum_queue': size is {size}, expected 1 or more")
-        self.size, self.temperature = size, temperature
+        if not 0 <= momentum <= 1:
+            raise SettingsError(f"loss 'momentum_queue': momentum is {momentum}, expected 0 to 1")
+        self.size, self.temperature, self.momentum = size, temperature, momentum
         self.in_batch, self.momentum_keys = in_batch, momentum_keys
         self.register_buffer("queue_QE", torch.zeros(size, vector_size))
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.long))
@@ -80,11 +85,13 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float = 0.999) -> None:
     """Each weight of `slow` becomes momentum * itself + (1 - momentum) * that of `fast`.
 
     The momentum encoder after a step; buffers are copied. Raises SettingsError if the two have
-    not the same weights.
+    not the same weights, or those of `fast` are shared out to several processes.
     """
     if not 0 <= momentum <= 1:
         raise SettingsError(f"momentum is {momentum}, expected 0 to 1")
     weights, other = (dict(module.named_parameters()) for module in (slow, fast))
+    if any(hasattr(weight, "full_tensor") for weight in other.values()):
+        raise SettingsError("a momentum encoder cannot follow a model under FSDP; train with DDP")
     if weights.keys() != other.keys():
         raise SettingsError("momentum encoder: the modules have different weights")
     for name, weight in weights.items():

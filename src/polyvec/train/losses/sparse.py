@@ -49,8 +49,8 @@ class CSR(nn.Module):
         super().__init__()
         if not isinstance(autoencoder, SparseAutoencoder):
             raise SettingsError(
-                f"loss 'csr' needs a projection 'csr', the embedder has "
-                f"{type(autoencoder).__name__}"
+                "loss 'csr' trains a sparse autoencoder, which the embedder does not have; add "
+                'projections = [{ kind = "csr", num_latents = 1024, k = 32 }]'
             )
         self.autoencoder = autoencoder
         self.beta, self.gamma, self.temperature = beta, gamma, temperature

@@ -6,6 +6,7 @@ teacher's scores of the documents. B queries, N documents, E vector size.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
@@ -17,10 +18,12 @@ from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.part import wide
+from polyvec.embed.projection.trained import SparseAutoencoder
 from polyvec.errors import DataError, SettingsError
 from polyvec.registry import Fact
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Rows, Terms
+from polyvec.train.losses.sparse import CSR
 from polyvec.train.losses.terms import Objective, Term
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Job, Share, Work
@@ -34,6 +37,7 @@ from polyvec.train.tasks.encode import (
     read_texts,
 )
 from polyvec.train.tasks.examples import demonstrations
+from polyvec.train.tasks.momentum import MomentumEncoder, momentum_of
 from polyvec.train.tasks.other_models import OtherModel
 
 Model = Annotated[Any, Fact("embedder")]
@@ -90,7 +94,7 @@ class Contrastive:
         self.objective = Objective.of(
             stage.losses or DEFAULT_LOSSES,
             stage.matryoshka,
-            {"vector_size": embedder.full_dimension},
+            {"vector_size": embedder.full_dimension, "autoencoder": _autoencoder(embedder)},
             where=f"[[stage]] {stage.kind!r}",
         )
         needs = self.objective.needs
@@ -105,8 +109,9 @@ class Contrastive:
         by_teacher = {"teacher_query_BS", "teacher_N"} & needs
         self.teacher = _other("teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher))
         self.layers = "layer_query_BLE" in needs
-        self.jobs: Mapping[str, Job] = {JOB: encode_layers if self.layers else encode}
+        self.jobs: Mapping[str, Job] = {JOB: self._job()}
         self.heads: nn.Module = self.objective
+        self.momentum_encoder: MomentumEncoder | None = None
         self.examples = demonstrations(examples, embedder, stage)
         self.batch_number = 0
 
@@ -114,6 +119,27 @@ class Contrastive:
         """Called with all rows of the stage, before the first batch."""
         if self.examples is not None:
             self.examples.prepare(rows)
+        momentum = momentum_of(self.objective)
+        if momentum is not None and self.momentum_encoder is None:
+            self.momentum_encoder = MomentumEncoder(self.embedder, momentum)
+            self.heads.add_module("momentum_encoder", self.momentum_encoder)
+
+    def _job(self) -> Job:
+        """What computes vectors: by layers, or before the autoencoder where the losses read those.
+
+        Raises SettingsError for other losses beside those of an autoencoder.
+        """
+        terms = cast(Iterable[Term], self.objective.terms)
+        by_autoencoder = [isinstance(term.loss, CSR) for term in terms]
+        if not any(by_autoencoder):
+            return encode_layers if self.layers else encode
+        if not all(by_autoencoder):
+            raise SettingsError(
+                "[[stage]] the loss 'csr' reads vectors before the autoencoder, and has its own "
+                "contrastive part: give it alone"
+            )
+        kinds = [isinstance(each, SparseAutoencoder) for each in self.embedder.projections]
+        return functools.partial(encode, num_projections=kinds.index(True))
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         """The batch `rows`, of which `shares[mine]` is computed here."""
@@ -129,14 +155,26 @@ class Contrastive:
         own = slice(share.start, share.stop)
         texts = self._read(rows[own], documents[own], shown)
         made, order, num_tokens, num_computed = pieces(self.embedder, texts, budget=self.budget)
+        facts = self._facts(rows, documents, shares)
+        if self.momentum_encoder is not None:
+            fields = {**facts.fields, "key_NE": self._keys(rows, documents)}
+            facts = dataclasses.replace(facts, fields=fields)
         return Work(
             pieces=tuple(made),
             order={JOB: torch.tensor(order)},
             sizes={JOB: tuple(sizes)},
-            facts=self._facts(rows, documents, shares),
+            facts=facts,
             num_tokens=num_tokens,
             num_computed_tokens=num_computed,
         )
+
+    def _keys(self, rows: Sequence[TrainingRow], documents: Sequence[Sequence[str]]) -> Tensor:
+        """Documents of the whole batch by the momentum encoder, after it has followed a step."""
+        assert self.momentum_encoder is not None
+        if self.objective.training and self.batch_number % self.accumulate == 0:
+            self.momentum_encoder.follow(self.embedder)
+        texts = self._read(rows, documents)[len(rows) :]
+        return self.momentum_encoder.keys(texts, self.budget)
 
     def loss(self, rows: Rows, facts: Facts) -> Terms:
         """The terms of the loss of the whole batch."""
@@ -260,6 +298,13 @@ class Contrastive:
     def _like_queries(self, row: TrainingRow) -> bool:
         """Whether documents are the same kind of text as the query."""
         return self.own_positive or row.symmetric
+
+
+def _autoencoder(embedder: Embedder) -> SparseAutoencoder | None:
+    """The embedder's projection "csr"."""
+    return next(
+        (each for each in embedder.projections if isinstance(each, SparseAutoencoder)), None
+    )
 
 
 def _places(documents: Sequence[Sequence[str]], shares: Sequence[Share]) -> tuple[Tensor, Tensor]:

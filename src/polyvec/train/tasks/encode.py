@@ -32,9 +32,13 @@ class Texts:
     num_inputs: tuple[int, ...]
 
 
-def encode(embedder: Embedder, texts: Texts) -> Tensor:
-    """Vectors before truncation, [texts, E]; the mean of a text that is read in several forms."""
-    return _means(_model(embedder, texts.role)(texts.batch), texts.num_inputs)
+def encode(embedder: Embedder, texts: Texts, *, num_projections: int | None = None) -> Tensor:
+    """Vectors before truncation, [texts, E]; the mean of a text that is read in several forms.
+
+    num_projections: by the first projections only.
+    """
+    model = _model(embedder, texts.role)
+    return _means(model(texts.batch, num_projections=num_projections), texts.num_inputs)
 
 
 def encode_layers(embedder: Embedder, texts: Texts) -> Tensor:
