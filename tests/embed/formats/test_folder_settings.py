@@ -95,7 +95,7 @@ def test_a_file_that_sentence_transformers_does_not_read_is_told(folder):
         ({"module_output_name": "sentence_embedding"}, "module_output_name"),
         ({"transformer_task": "text-generation"}, "reranker"),
         ({"query_length": 32}, "query_length"),
-        ({"max_seq_length": 0}, "max length 0"),
+        ({"max_seq_length": 0}, "max_seq_length 0 is not a positive"),
         ({"tokenizer_name_or_path": "bert-base-uncased"}, "tokenizer_name_or_path"),
         ({"config_args": ["is_causal"]}, "expected a table"),
     ],

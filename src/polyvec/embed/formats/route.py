@@ -1,12 +1,14 @@
 """One chain of modules: what its folder declares, loaded as the parts of an embedder."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -44,6 +46,8 @@ from polyvec.embed.formats.transformer import (
     load_transformer,
     transformer_kind,
 )
+from polyvec.embed.formats.unused import tell_unused_rows
+from polyvec.embed.formats.weights import check_whole
 from polyvec.embed.formats.words import read_bag_of_words, read_words
 from polyvec.embed.inputs.contract import NO_LIMIT, keep_promises, read_contract
 from polyvec.embed.inputs.prompts import PromptTable
@@ -53,15 +57,19 @@ from polyvec.embed.parts import build_pooling, check_pooling, check_served, mode
 from polyvec.embed.pooling.base import PoolingModule
 from polyvec.embed.pooling.steps import TokenSteps
 from polyvec.embed.projection.quantization import Calibration
+from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import (
     InputError,
     ModelError,
+    PolyvecError,
     TokenizerError,
     UndeclaredPoolingWarning,
     UntrainedAttentionWarning,
+    known,
 )
 
+Made = TypeVar("Made")
 WHERE = "from_pretrained"  # in errors about options
 
 
@@ -101,6 +109,7 @@ class _Source:
     adapted: AdaptedModel | None
     settings: TransformerSettings
     own: Mapping[str, Any]
+    own_path: Path
     makers: tuple[Path, ...]
     family: Family | None
     dtype: torch.dtype
@@ -135,10 +144,10 @@ def read_route(folder: Path, declared: Declared, options: Options) -> EmbedderPa
     backbone = Backbone(
         model.base_model if lm is not None else model,
         tokenizer.pad_token_id or 0,  # masks come from lengths, so any id will do
-        attention=_attention(folder, model, own, options.attention),
+        attention=_attention(source, model, options.attention),
         layout=options.layout,
         lm=lm,
-        prepending=TokenPrepending(**own["prepending"]) if "prepending" in own else None,
+        prepending=own_part(own, "prepending", lambda it: TokenPrepending(**it), source.own_path),
     )
     if isinstance(declared.pooling, TokenSteps):
         declared.pooling.fit_to(backbone.hidden_size, len(tokenizer))
@@ -152,8 +161,10 @@ def read_route(folder: Path, declared: Declared, options: Options) -> EmbedderPa
     if isinstance(model, OwnTransformer):
         check_tokens(model, text_tokenizer, folder)
     text_tokenizer.check_rows(backbone.num_rows)
-    _check_contract(folder, own, text_tokenizer)
-    variants = own.get("variants")
+    if not declared.is_table and backbone.num_rows is not None:
+        tell_unused_rows(source.root, text_tokenizer.contract.vocab_size, backbone.num_rows)
+    _check_contract(source.own_path, own, text_tokenizer)
+    make_variants = lambda it: TextVariants(backbone, tokenizer, **it)  # noqa: E731
     return EmbedderParts(
         backbone=backbone,
         text_tokenizer=text_tokenizer,
@@ -164,7 +175,7 @@ def read_route(folder: Path, declared: Declared, options: Options) -> EmbedderPa
         projections=tuple(declared.projections),
         prompts=_prompt_table(source, options),
         template=source.template,
-        variants=None if variants is None else TextVariants(backbone, tokenizer, **variants),
+        variants=own_part(own, "variants", make_variants, source.own_path),
         similarity_fn_name=options.similarity_fn_name or _similarity(source),
         truncate_dim=options.truncate_dim or source.stored.get("truncate_dim"),
         calibration=_read_calibration(folder),
@@ -185,7 +196,8 @@ def _read_source(folder: Path, declared: Declared, options: Options) -> _Source:
     dtype = chosen_dtype(
         options.dtype, None if table else settings.dtype, declared.input if table else body
     )
-    own = read_json((declared.input if declared.routed else folder) / POLYVEC_FILE, {})
+    own_path = (declared.input if declared.routed else folder) / POLYVEC_FILE
+    own = read_json(own_path, {})
     makers = (*(adapted.folders if adapted else ()), body)
     family = None if own or table else family_of(*makers)
     if family is None and not options.trust_remote_code and not table:
@@ -202,13 +214,14 @@ def _read_source(folder: Path, declared: Declared, options: Options) -> _Source:
         adapted,
         settings,
         own,
+        own_path,
         makers,
         family,
         check_dtype(dtype, options.device),
         sparse_head=options.output == "sparse" and not declared.is_sparse,
         stored=stored,
         max_length=settings.max_length,
-        template=Template.from_dict(own["template"]) if "template" in own else None,
+        template=own_part(own, "template", Template.from_dict, own_path),
     )
 
 
@@ -302,16 +315,16 @@ def check_output(output: str | None, folder: Path, declared: Declared) -> None:
         raise InputError(f"{folder}: output 'sparse', but the model is a table of dense vectors")
 
 
-def _attention(
-    folder: Path, model: PreTrainedModel, own: Mapping[str, Any], asked: str | None
-) -> AttentionSpec:
+def _attention(source: _Source, model: PreTrainedModel, asked: str | None) -> AttentionSpec:
     """The attention that was asked for, else the one that the folder declares.
 
     Warns of an untrained conversion: a causal checkpoint gives worse vectors with bidirectional
     attention until it is trained with it (BehnamGhader et al. 2024, arXiv:2404.05961).
     """
+    own = source.own
     blocked = tuple((int(a), int(b)) for a, b in own.get("blocked", ()))
-    stored = AttentionSpec.parse(own.get("attention", "native"), blocked)
+    parse = lambda text: AttentionSpec.parse(text, blocked)  # noqa: E731
+    stored = own_part(own, "attention", parse, source.own_path) or parse("native")
     if asked is None:
         return stored
     spec = AttentionSpec.parse(asked, blocked)
@@ -319,8 +332,8 @@ def _attention(
     decoder = any(getattr(module, "is_causal", False) for module in model.modules())
     if decoder and causal and spec not in (stored, AttentionSpec("causal"), AttentionSpec()):
         warnings.warn(
-            f"{folder} was trained with causal attention; with {asked!r} attention expect worse "
-            "vectors until it is trained with it",
+            f"{source.folder} was trained with causal attention; with {asked!r} attention expect "
+            "worse vectors until it is trained with it",
             UntrainedAttentionWarning,
             stacklevel=5,
         )
@@ -347,17 +360,43 @@ def _read_calibration(folder: Path) -> Calibration | None:
     own = read_json(folder / POLYVEC_FILE, {})
     if not path.is_file():
         return None
-    return Calibration(load_file(path)["ranges"].numpy(), own.get("calibration_texts", 0))
+    check_whole(path)
+    try:
+        ranges_2E = load_file(path)["ranges"].numpy()
+        if ranges_2E.ndim != 2 or len(ranges_2E) != 2 or ranges_2E.dtype != np.float32:
+            raise ValueError(f"ranges are {ranges_2E.dtype} {ranges_2E.shape}")
+        if not np.isfinite(ranges_2E).all() or (ranges_2E[0] > ranges_2E[1]).any():
+            raise ValueError("a range is not finite, or ends before it starts")
+    except (SafetensorError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ModelError(f"{path}: damaged ({reason}); calibrate and save again") from None
+    return Calibration(ranges_2E, own.get("calibration_texts", 0))
 
 
-def _check_contract(folder: Path, own: Mapping[str, Any], text_tokenizer: TextTokenizer) -> None:
+def own_part(
+    own: Mapping[str, Any], key: str, make: Callable[[Any], Made], path: Path
+) -> Made | None:
+    """A part made of what polyvec.json says under a key; None without it.
+
+    Raises ModelError, naming file and key, for values that the part does not take.
+    """
+    if key not in own:
+        return None
+    try:
+        return make(own[key])
+    except (PolyvecError, TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: {key}: {reason}") from None
+
+
+def _check_contract(path: Path, own: Mapping[str, Any], text_tokenizer: TextTokenizer) -> None:
     """Raises TokenizerError if the tokenizer has changed since the save (SILENT row 7)."""
     stored, now = own.get("tokenizer_contract", {}), text_tokenizer.contract.as_dict()
     for key in ("prefix", "suffix", "pad_id", "vocab_size"):
         if key in stored and stored[key] != now[key]:
             raise TokenizerError(
-                f"{folder}: the tokenizer had {key} {stored[key]} when the model was saved, "
-                f"now it has {now[key]}"
+                f"{path}: tokenizer_contract: the tokenizer had {key} {stored[key]} when the "
+                f"model was saved, now it has {now[key]}"
             )
 
 
@@ -366,7 +405,13 @@ def _similarity(source: _Source) -> str:
     if source.sparse_head:
         return "dot"  # the folder's own is of its dense vectors
     default = "dot" if source.stored.get("model_type") == "SparseEncoder" else "cosine"
-    return str(source.stored.get("similarity_fn_name") or default)
+    name = str(source.stored.get("similarity_fn_name") or default)
+    if name not in SIMILARITIES:
+        raise ModelError(
+            f"{source.folder}/config_sentence_transformers.json: similarity_fn_name {name!r} is "
+            f"not known.{known(name, SIMILARITIES)}"
+        )
+    return name
 
 
 def _prompt_table(source: _Source, options: Options) -> PromptTable:
@@ -375,7 +420,15 @@ def _prompt_table(source: _Source, options: Options) -> PromptTable:
     prompts = options.prompts if options.prompts is not None else source.stored.get("prompts") or {}
     default_name = options.default_prompt_name or source.stored.get("default_prompt_name")
     own_way = source.template is not None or source.family is not None
-    return (PromptTable if own_way else PromptTable.of_folder)(prompts, default_name)
+    make = PromptTable if own_way else PromptTable.of_folder
+    if default_name is None or default_name in prompts or options.default_prompt_name:
+        return make(prompts, default_name)
+    if options.prompts is not None:
+        return make(prompts, default_name)
+    raise ModelError(
+        f"{source.folder}/config_sentence_transformers.json: default_prompt_name "
+        f"{default_name!r} is not among its prompts.{known(default_name, prompts)}"
+    )
 
 
 def _max_length(

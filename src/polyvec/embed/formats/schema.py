@@ -4,6 +4,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from polyvec.embed.formats.types import check_types
 from polyvec.errors import ModelError
 
 # sentence-transformers' names of our poolings, as legacy flag and as `pooling_mode`.
@@ -46,10 +47,14 @@ def module_folder(folder: Path, path: str) -> Path:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The object of a JSON file, or the default if there is none; ModelError names the file."""
+    """The object of a JSON file, or the default if there is none.
+
+    Raises ModelError, naming file and key, for what is not JSON, or a value of another type.
+    """
     found = _loaded(path, default)
     if not isinstance(found, dict):
         raise ModelError(f"{path}: expected an object {{...}}, got {type(found).__name__}")
+    check_types(found, path)
     return found
 
 

@@ -97,9 +97,9 @@ def read_transformer_settings(root: Path, *, late: bool = False) -> TransformerS
     return TransformerSettings(**settings)
 
 
-def _length(value: Any, path: Path) -> dict[str, Any]:
+def _length(value: Any, path: Path, key: str = "max_seq_length") -> dict[str, Any]:
     if type(value) is not int or value < 1:
-        raise ModelError(f"{path}: max length {value!r} is not a positive number of tokens")
+        raise ModelError(f"{path}: {key} {value!r} is not a positive number of tokens")
     return {"max_length": value}
 
 
@@ -112,7 +112,10 @@ def _lower_case(value: Any, path: Path) -> dict[str, Any]:
 def _processor(value: Any, path: Path) -> dict[str, Any]:
     options = _without_hub(value, path)
     length = options.pop("model_max_length", None)
-    return {"tokenizer": options, **(_length(length, path) if length is not None else {})}
+    return {
+        "tokenizer": options,
+        **(_length(length, path, "model_max_length") if length is not None else {}),
+    }
 
 
 def _config(value: Any, path: Path) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def _processing(value: Any, path: Path) -> dict[str, Any]:
             harmless |= key == "truncation" and option not in (False, "do_not_truncate")
             harmless |= key == "add_special_tokens" and option is True
             if key == "max_length" and option is not None:
-                found |= _length(option, path)
+                found |= _length(option, path, key)
             elif not harmless:
                 raise ModelError(f"{path}: processing_kwargs {key}={option!r} is not supported")
     return found

@@ -73,7 +73,8 @@ def load_tokenizer(
         raise
     except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception
         raise TokenizerError(
-            f"{root}: cannot read the tokenizer ({' '.join(str(error).split())[:200]})"
+            f"{root}: cannot read the tokenizer of {JSON} and {CONFIG} "
+            f"({' '.join(str(error).split())[:200]})"
         ) from None
     keep_promises(found, settings, where=root / CONFIG)
     return found

@@ -32,6 +32,7 @@ from polyvec.embed.formats.gguf.loading import (
 from polyvec.embed.formats.nomic import is_nomic, nomic_config
 from polyvec.embed.formats.refusals import check_quantised, no_model
 from polyvec.embed.formats.schema import POLYVEC_FILE, read_json
+from polyvec.embed.formats.unused import check_unused
 from polyvec.embed.formats.weights import find_weights, pickle_refusal, tell_pickled
 from polyvec.errors import (
     EncoderOnlyWarning,
@@ -101,23 +102,40 @@ def load_transformer(
     except Exception as error:  # noqa: BLE001 - code of the folder's own and a pickle raise anything
         if pickled:
             raise ModelError(pickle_refusal(files[0], error)) from None
-        raise ModelError(f"{root}: {' '.join(str(error).split())[:300]}") from None
+        raise ModelError(
+            f"{root}: {' '.join(str(error).split())[:300]}{_odd_keys(config, root)}"
+        ) from None
     # Poolers are not used here, so a missing one changes no vector.
     missing = [
         name for name in info["missing_keys"] if "pooler" not in name and not _computed(model, name)
     ]
     if missing:
         raise ModelError(
-            f"{root}: {len(missing)} weights are missing, the first {missing[0]}"
-            + _own_code(read_json(root / "config.json"), trust_remote_code)
+            f"{root}: {len(missing)} weights are missing that config.json asks for, the first "
+            f"{missing[0]}" + _own_code(read_json(root / "config.json"), trust_remote_code)
         )
     for name, found, wanted in info["mismatched_keys"]:
         raise ModelError(
             f"{root}: weight {name} has shape {tuple(found)}, config.json expects {tuple(wanted)}"
         )
+    check_unused(root, model, info["unexpected_keys"], config_options or {})
     if family is not None:
         model._weight_conversions = []  # saved under the names of transformers' class
     return model.eval()
+
+
+def _odd_keys(config: PretrainedConfig, root: Path) -> str:
+    """The end of an error: keys of config.json whose values have another type than by default."""
+    default = type(config)()
+    odd = [
+        f"{key} {value!r}"[:60]
+        for key, value in read_json(root / "config.json", {}).items()
+        if (usual := getattr(default, key, None)) is not None
+        and type(value) is not type(usual)
+        and not (isinstance(value, int | float) and isinstance(usual, float))
+        and key not in ("dtype", "torch_dtype")
+    ]
+    return f"; see config.json{': ' if odd else ''}{', '.join(odd[:3])}"
 
 
 def outline_transformer(root: Path, *, kind: str = "body", family: Family | None = None) -> Any:
