@@ -40,6 +40,22 @@ VERBS = {
 }
 
 
+# What messages of the Python API advise, and the same on the command line.
+ADVICE = (
+    (
+        r"raise max_seq_length, or pass truncate='error' or 'silent'",
+        "raise --max-seq-length, or pass --truncate error or silent",
+    ),
+    (r"truncate='warn'", "--truncate warn"),
+    (r"trust_remote_code=True", "--trust-remote-code"),
+    (
+        r"call embedder\.calibrate\(texts\) once and save, or pass calibration=",
+        "pass --calibrate FILE",
+    ),
+    (r"call embedder\.calibrate\(texts\)", "pass --calibrate FILE"),
+)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but errors are one line without the usage, exit status 2; "" is no value.
 
@@ -156,8 +172,15 @@ def _fail(message: str, status: int) -> int:
             # Discard what cannot be written, or Python's flush at exit fails once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError):
-        print("polyvec: " + " ".join(message.split()), file=sys.stderr)
+        print("polyvec: " + _as_options(message), file=sys.stderr)
     return status
+
+
+def _as_options(message: str) -> str:
+    """One line, in which advice names the options of the command line."""
+    for pattern, option in ADVICE:
+        message = re.sub(pattern, option, message)
+    return " ".join(message.split())
 
 
 def _one_line_warning(
@@ -168,4 +191,4 @@ def _one_line_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print("polyvec: warning: " + " ".join(str(message).split()), file=sys.stderr)
+    print("polyvec: warning: " + _as_options(str(message)), file=sys.stderr)

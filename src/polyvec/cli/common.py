@@ -4,16 +4,18 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from polyvec.errors import InputError, UnknownModelError
+from polyvec.errors import IndexStoreError, InputError, UnknownModelError
 
 if TYPE_CHECKING:
     from polyvec.data.texts import Record
     from polyvec.embed.embedder import Embedder
+    from polyvec.interfaces import PromptChoice
 
 
 NUMBER = re.compile(r"[+-]?[\d.,/%]+")
@@ -52,12 +54,58 @@ def how_to_run(parser: argparse.ArgumentParser) -> None:
         help="use causal, bidirectional, last-K, from-K or prefix; default: the model's own",
     )
     parser.add_argument(
+        "--dtype", help="compute in float32, bfloat16 or float16; auto: as the weights are stored"
+    )
+    parser.add_argument(
+        "--max-seq-length", type=positive, metavar="N", help="read this many tokens of a text"
+    )
+    parser.add_argument(
+        "--pooling", help="pool by mean, first, last or another; default: the model's own"
+    )
+    parser.add_argument(
         "--scale", help="build a recipe at this scale: full (default), small or nano"
     )
     parser.add_argument(
         "--verbose",
         action="store_true",
         help="print how the model runs and what the leak probe found",
+    )
+
+
+def prompt_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the verbs that embed: what is put before a text, and what of it is read."""
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", type=str, help="put this text before every input")
+    prompts.add_argument("--prompt-name", help="use this stored prompt of the model")
+    parser.add_argument(
+        "--role",
+        choices=("query", "document"),
+        help="use this side of the model's prompts or template",
+    )
+    parser.add_argument(
+        "--truncate",
+        choices=("warn", "error", "silent"),
+        default="warn",
+        help="of texts that are longer than the model reads: warn (default), error or silent",
+    )
+
+
+def prompt_choice(options: argparse.Namespace) -> "PromptChoice":
+    return {
+        "prompt": options.prompt,
+        "prompt_name": options.prompt_name,
+        "role": options.role,
+    }
+
+
+def loaded_with(options: argparse.Namespace) -> str:
+    """The options that change how a model is loaded, as an index keeps them."""
+    names = ("dtype", "pooling", "max_seq_length", "truncate_dim")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return shlex.join(
+        word
+        for name, value in given.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
     )
 
 
@@ -181,6 +229,8 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
 
     A recipe that fuses rankings has no single vectors: only with `hybrid=True` is it accepted.
     """
+    from torch import nn
+
     from polyvec.embed.formats.sources import DEFAULT_MODEL
 
     name = getattr(options, "recipe", None) or options.model or DEFAULT_MODEL
@@ -195,10 +245,36 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
         )
     else:
         embedder = _from_pretrained(name, device, options)
+    if options.max_seq_length is not None:
+        if not isinstance(embedder, nn.Module):
+            raise InputError("--max-seq-length: not for recipes that fuse several embedders")
+        embedder.max_seq_length = options.max_seq_length
     if options.verbose:
         for line in embedder.described():
             print(line, file=sys.stderr)
     return embedder
+
+
+def load_truncated(options: argparse.Namespace) -> "Embedder":
+    """`load_model` for an index: --truncate-dim is a setting of the model, as search reads it."""
+    embedder = load_model(options)
+    if options.truncate_dim is not None:
+        embedder.truncate_dim = options.truncate_dim
+    return embedder
+
+
+def fill_in(options: argparse.Namespace, stored: str) -> None:
+    """Takes over what `loaded_with` gave, where the user gives no other."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    how_to_run(parser)
+    parser.add_argument("--truncate-dim", type=positive)
+    try:
+        found = vars(parser.parse_args(shlex.split(stored)))
+    except (argparse.ArgumentError, ValueError, SystemExit):
+        raise IndexStoreError(f"the index was built with unknown options: {stored!r}") from None
+    for name, value in found.items():
+        if getattr(options, name, None) is None:
+            setattr(options, name, value)
 
 
 def _from_pretrained(name: str, device: str | None, options: argparse.Namespace) -> "Embedder":
@@ -209,6 +285,8 @@ def _from_pretrained(name: str, device: str | None, options: argparse.Namespace)
             name,
             device=device,
             attention=options.attention,
+            dtype=options.dtype,
+            pooling=options.pooling,
             trust_remote_code=getattr(options, "trust_remote_code", False),
         )
 
@@ -233,8 +311,9 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
     from polyvec.index.sections import HYBRID
     from polyvec.recipe import load_recipe
 
-    if options.attention:
-        raise InputError("--attention: not for recipes, which set it themselves")
+    for option in ("attention", "dtype", "pooling"):
+        if getattr(options, option):
+            raise InputError(f"--{option}: not for recipes, which set it themselves")
     recipe = load_recipe(name)
     fused = recipe[HYBRID]
     if fused is not None and not hybrid:

@@ -34,7 +34,10 @@ SHOWN_LABELS = 5  # most frequent ones, and as many of the least frequent
 SHOWN_LANGUAGES = 5
 SHOWN_CHARACTERS = 120  # per text in the table of pairs
 FROM_SHARE = 0.005  # below half a per cent, guesses are mostly errors
-MODEL_OPTIONS = ("model", "device", "attention", "scale", "verbose", "batch_size")
+MODEL_OPTIONS = (
+    *("model", "device", "attention", "scale", "verbose", "batch_size"),
+    *("dtype", "max_seq_length", "pooling"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from polyvec.errors import InputError
 
 if TYPE_CHECKING:
     from polyvec.data.texts import Record
+    from polyvec.embed.embedder import Embedder
     from polyvec.storage.vector_files import Write
 
 
@@ -26,14 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write vectors to this file")
     common.input_options(parser)
     common.model_option(parser)
-    prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", type=str, help="put this text before every input")
-    prompts.add_argument("--prompt-name", help="use this stored prompt of the model")
-    parser.add_argument(
-        "--role",
-        choices=("query", "document"),
-        help="use this side of the model's prompts or template",
-    )
+    common.prompt_options(parser)
     parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
     parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
     parser.add_argument(
@@ -41,11 +35,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="write float32 (default), int8, uint8, binary or ubinary",
     )
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="find the ranges of int8 and uint8 from the texts of this file",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     from polyvec.storage.vector_files import check_kind
 
+    if options.calibrate is not None and options.precision not in ("int8", "uint8"):
+        raise InputError("--calibrate: only --precision int8 and uint8 have ranges")
     if options.output is not None:
         check_kind(options.output)
         _check_not_input(options)
@@ -64,6 +65,8 @@ def _write(options: argparse.Namespace, records: "Iterator[Record]") -> None:
     from polyvec.storage.vector_files import vector_file
 
     embedder = common.load_model(options)
+    if options.calibrate is not None:
+        _calibrate(options, embedder)
     report = EncodeReport()
     ids: list[str] = []
     finish: dict[str, Any] = {
@@ -73,11 +76,9 @@ def _write(options: argparse.Namespace, records: "Iterator[Record]") -> None:
     }
     windows = embedder.encode_iter(
         _texts(records, ids),
-        prompt=options.prompt,
-        prompt_name=options.prompt_name,
-        role=options.role,
-        options=RunOptions(options.batch_size),
+        options=RunOptions(options.batch_size, truncate=options.truncate),
         report=report,
+        **common.prompt_choice(options),
         **finish,
     )
     with vector_file(options.output) if options.output is not None else _stdout() as write:
@@ -90,6 +91,23 @@ def _write(options: argparse.Namespace, records: "Iterator[Record]") -> None:
     if options.output is not None:
         shape = f"{report.num_texts} x {vectors.shape[1]}"
         print(f"{options.output}: {shape}, {options.precision}", file=sys.stderr)
+
+
+def _calibrate(options: argparse.Namespace, embedder: "Embedder") -> None:
+    """The ranges of integer vectors, from a sample that is read as the texts will be."""
+    from polyvec.data.texts import read_texts
+
+    texts = [record.text for record in read_texts(options.calibrate)]
+    if not texts:
+        raise InputError(f"--calibrate {options.calibrate}: contains no texts")
+    embedder.calibrate(
+        texts,
+        batch_size=options.batch_size,
+        truncate=options.truncate,
+        truncate_dim=options.truncate_dim,
+        normalize_embeddings=options.normalize,
+        **common.prompt_choice(options),
+    )
 
 
 def _peek(records: "Iterator[Record]") -> "Iterator[Record]":

@@ -16,6 +16,8 @@ from polyvec.cli import common
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="write the index to this folder")
     common.input_options(parser)
+    common.prompt_options(parser)
+    parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
     common.model_option(parser)
 
 
@@ -26,11 +28,14 @@ def run(options: argparse.Namespace) -> None:
     index, report = Index.build(
         options.folder,
         records,
-        common.load_model(options),
+        common.load_truncated(options),
         model=common.model_name(options),
         scale=(options.scale or "full") if common.is_recipe(options) else "",
         attention=options.attention or "",
+        options=common.loaded_with(options),
         batch_size=options.batch_size,
+        truncate=options.truncate,
+        **common.prompt_choice(options),
     )
     print(
         f"{options.folder}: {len(index)} texts, {report.num_embedded} newly embedded",

@@ -28,6 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-k", "--top-k", type=common.positive, default=5, help="print this many texts; default: 5"
     )
     parser.add_argument("--json", action="store_true", help="print whole texts as JSON lines")
+    common.prompt_options(parser)
+    parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
     common.model_option(parser)
 
 
@@ -38,8 +40,14 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("the query is empty")
     index = Index.open(options.folder)
     _as_built(options, index.manifest)
-    embedder = common.load_model(options)
-    found = index.search(options.query, embedder, top_k=options.top_k)
+    embedder = common.load_truncated(options)
+    found = index.search(
+        options.query,
+        embedder,
+        top_k=options.top_k,
+        truncate=options.truncate,
+        **common.prompt_choice(options),
+    )
     for query, hits in zip(options.query, found, strict=True):
         if options.json:
             for hit in hits:
@@ -61,6 +69,7 @@ def _as_built(options: argparse.Namespace, manifest: "Manifest") -> None:
         options.model = options.model or manifest.model or None
     options.scale = options.scale or manifest.scale or None
     options.attention = options.attention or manifest.attention or None
+    common.fill_in(options, manifest.options)
 
 
 def show(hits: "Iterable[Hit]") -> None:

@@ -41,6 +41,8 @@ MANIFEST, PENDING, LOCK = "manifest.json", "pending", ".polyvec-index"
 GENERATION = re.compile(r"(vectors|items)-[0-9a-f]{16}\.(npy|jsonl)")
 TEMPORARY = re.compile(r"\.(vectors-|items-|manifest\.).*\.tmp")
 
+LATER = ("options", "asked")  # keys that the first folders with checksums do not have
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -57,6 +59,8 @@ class Manifest:
     items: str
     scale: str = ""  # of a recipe, whose name is `model`
     attention: str = ""  # of a model that was loaded with another than its own
+    options: str = ""  # with which `polyvec search` loads the model, as on the command line
+    asked: str = ""  # what was asked for beside the documents' own prompt, as JSON
     items_crc32: str = ""
     vectors_crc32: str = ""  # of each block of rows, one after another
     crc32: str = ""  # of the other keys
@@ -65,16 +69,21 @@ class Manifest:
     def built_with(self) -> str:
         """The model's name with its options of the command line."""
         name = f"--recipe {self.model} --scale {self.scale}" if self.scale else self.model
-        return f"{name or 'unnamed'}{' --attention ' * bool(self.attention)}{self.attention}"
+        attention = f"--attention {self.attention}" if self.attention else ""
+        return " ".join(filter(None, (name or "unnamed", attention, self.options)))
 
     def written(self) -> dict[str, Any]:
         """Its keys in a folder; without the options where there are none, as older folders."""
-        optional = ("scale", "attention")
+        optional = ("scale", "attention", *LATER)
         return {k: v for k, v in asdict(self).items() if v or k not in optional}
 
     def own_sum(self) -> str:
         """The checksum of its other keys."""
-        others = {key: value for key, value in sorted(asdict(self).items()) if key != "crc32"}
+        others = {
+            key: value
+            for key, value in sorted(asdict(self).items())
+            if key != "crc32" and (value or key not in LATER)
+        }
         return crc32(json.dumps(others).encode())
 
     @classmethod

@@ -4,10 +4,12 @@ N texts, Q queries, E numbers a vector.
 """
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Unpack, cast
 
 import numpy as np
 
@@ -29,9 +31,11 @@ from polyvec.index.rows import CheckedRows
 from polyvec.interfaces import (
     EncodeReport,
     MultiVectors,
+    PromptChoice,
     RunOptions,
     SparseVectors,
     TextEncoder,
+    Truncate,
 )
 from polyvec.storage.files import as_path
 from polyvec.storage.vector_cache import Entries
@@ -116,19 +120,29 @@ class Index:
         model: str = "",
         scale: str = "",
         attention: str = "",
+        options: str = "",
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
+        truncate: Truncate = "warn",
+        **prompt: Unpack[PromptChoice],
     ) -> tuple["Index", BuildReport]:
         """Build the index of these records, in place of the folder's old one.
 
         Texts whose vectors are in the old index, or were computed by an interrupted build, are
         not encoded again. `model` is the name that `polyvec search` loads by default: of a
-        recipe, if there is a `scale`, with this `attention`, if there is one.
+        recipe, if there is a `scale`, with this `attention`, if there is one, and with these
+        `options` of the command line. `prompt`, `prompt_name` and `role` are those of the texts;
+        by default they are read as documents.
         Raises DataError for a duplicate id, IndexStoreError if the folder contains other files,
         another process is building it, or the model has no dense vector for a text.
         """
         folder = as_path(folder, "folder")
-        for name, value in (("model", model), ("scale", scale), ("attention", attention)):
+        for name, value in (
+            ("model", model),
+            ("scale", scale),
+            ("attention", attention),
+            ("options", options),
+        ):
             if not isinstance(value, str):
                 raise InputError(f"{name} is {value!r}, expected a string")
         _check_embedder(embedder)
@@ -141,27 +155,38 @@ class Index:
         check_folder(folder)
         _check_dense(embedder, len(items))
         folder.mkdir(parents=True, exist_ok=True)
-        options = RunOptions(batch_size, show_progress_bar=show_progress_bar)
+        how = RunOptions(batch_size, show_progress_bar=show_progress_bar, truncate=truncate)
+        given = {name: value for name, value in prompt.items() if value is not None}
+        choice = cast("PromptChoice", {"role": "document", **given})
         with locked(folder):
             manifest = Manifest.new(
                 model=model,
                 model_sha256=embedder.fingerprint(),
-                prompt=embedder.prompt_key(role="document")[0] or "",
+                prompt=embedder.prompt_key(**choice)[0] or "",
                 similarity=embedder.similarity_fn_name,
                 dimension=embedder.get_embedding_dimension(),
                 count=len(items),
                 scale=scale,
                 attention=attention,
+                options=options,
+                asked=json.dumps(given, sort_keys=True) if given else "",
             )
-            vectors_NE, report = _vectors(folder, manifest, items, embedder, options)
+            vectors_NE, report = _vectors(folder, manifest, items, embedder, how, choice)
             manifest = write_generation(folder, manifest, vectors_NE, items)
         return cls(folder, manifest, vectors_NE, items), report
 
     def search(
-        self, queries: str | Sequence[str], embedder: TextEncoder, *, top_k: int = 10
+        self,
+        queries: str | Sequence[str],
+        embedder: TextEncoder,
+        *,
+        top_k: int = 10,
+        truncate: Truncate = "warn",
+        **prompt: Unpack[PromptChoice],
     ) -> list[list[Hit]]:
         """The nearest texts of each query, best first, exactly; a single string is one query.
 
+        `prompt`, `prompt_name` and `role` are those of the queries, by default read as queries.
         Raises IndexStoreError if another model made the index or vectors are damaged, InputError
         for what is not a text and ModelError, by id, for a similarity that is NaN or infinite.
         """
@@ -171,7 +196,14 @@ class Index:
         queries = list(queries)
         if not self.items:
             return [[] for _ in queries]
-        queries_QE = np.asarray(embedder.encode_query(queries), np.float32)
+        given: dict[str, Any] = {k: v for k, v in prompt.items() if v is not None}
+        if truncate != "warn":
+            given["truncate"] = truncate
+        if given:
+            found_QE = embedder.encode(queries, **{"role": "query", **given})
+        else:
+            found_QE = embedder.encode_query(queries)
+        queries_QE = np.asarray(found_QE, np.float32)
         if queries_QE.shape != (len(queries), self.manifest.dimension):
             raise ModelError(
                 f"{type(embedder).__name__}.encode_query gave an array of shape "
@@ -217,9 +249,12 @@ def _vectors(
     items: Sequence[Record],
     embedder: TextEncoder,
     options: RunOptions,
+    choice: PromptChoice,
 ) -> tuple[np.ndarray, BuildReport]:
     """Vectors of all items, [N, E]; those that are not known are computed and stored in chunks."""
-    key = hashlib.sha256(f"{manifest.model_sha256}{manifest.prompt}".encode()).hexdigest()
+    key = hashlib.sha256(
+        f"{manifest.model_sha256}{manifest.prompt}{manifest.asked}".encode()
+    ).hexdigest()
     entries = Entries(folder / PENDING / key[:16], manifest.dimension)
     _include_old(entries, folder, manifest)
     first: dict[str, int] = {}
@@ -231,9 +266,7 @@ def _vectors(
     missing = np.setdiff1d(np.arange(len(texts)), hits.rows)
     todo = [texts[row] for row in missing]
     report = EncodeReport()
-    chunks = embedder.encode_iter(
-        todo, role="document", chunk_size=CHUNK, options=options, report=report
-    )
+    chunks = embedder.encode_iter(todo, chunk_size=CHUNK, options=options, report=report, **choice)
     done = 0
     for chunk in chunks:
         _check_shape(chunk, len(todo) - done, manifest.dimension, embedder)
@@ -263,8 +296,8 @@ def _include_old(entries: Entries, folder: Path, manifest: Manifest) -> None:
     told: list[str] = []
     try:
         old = read_manifest(folder)
-        made = manifest.model_sha256, manifest.prompt
-        if old is None or (old.model_sha256, old.prompt) != made:
+        made = manifest.model_sha256, manifest.prompt, manifest.asked
+        if old is None or (old.model_sha256, old.prompt, old.asked) != made:
             return
         rows_NE, items = read_generation(folder, old)
         if not rows_NE.has_sums:
