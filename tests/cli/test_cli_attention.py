@@ -63,7 +63,7 @@ def test_scale_is_for_recipes(run, causal):
 def test_the_folders_own_code_runs_if_it_is_trusted(run, tmp_path):
     own(tmp_path, POOLING, "sentence_transformers.models.Transformer", "custom_st.Middle")
     refused = run("embed", "--model", tmp_path, stdin=b"a cat\n")
-    assert refused.status == 2 and "trust_remote_code" in refused.err
+    assert refused.status == 2 and "--trust-remote-code" in refused.err
     done = run("embed", "--model", tmp_path, "--trust-remote-code", stdin=b"a cat\n")
     model = Embedder.from_pretrained(tmp_path, trust_remote_code=True)
     np.testing.assert_allclose(json.loads(done.out)["embedding"], model.encode("a cat"), atol=1e-5)
