@@ -192,15 +192,23 @@ def adapter_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, each
 
 
+def has_gradient(module: nn.Module) -> bool:
+    """Whether the last backward pass moves any trained weight."""
+    trained = [each for each in module.parameters() if each.requires_grad]
+    return any(each.grad is not None and bool((each.grad != 0).any()) for each in trained)
+
+
 def check_gradients(module: nn.Module) -> None:
     """Raises ModelError after a first backward pass that leaves an adapter where it is.
 
     Every weight of an adapter must have a gradient, and no tensor that starts at zero (LoRA's B)
     may have one of zeros: it would stay zero (SILENT row 22).
     """
-    trained = [each for each in module.parameters() if each.requires_grad]
-    if not any(each.grad is not None and bool((each.grad != 0).any()) for each in trained):
-        raise ModelError("no trained weight has a gradient after the first batch")
+    if not has_gradient(module):
+        raise ModelError(
+            "no trained weight has a gradient after the first batches. Does the loss have anything "
+            "to compare: negatives, other rows in the batch, pairs with other scores?"
+        )
     for name, each in adapter_parameters(module):
         if each.grad is None:
             raise ModelError(f"adapter weight {name} has no gradient after the first batch")

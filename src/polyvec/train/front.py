@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import TrainerCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 
 from polyvec.data.training.batches import Batches
 from polyvec.data.training.dataset import TrainingData
@@ -18,11 +19,12 @@ from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.settings import fill
 from polyvec.train.adapters import finish, prepare
+from polyvec.train.checkpoints import check_data, checkpoint_step, last_checkpoint, mark_data
 from polyvec.train.dropout import dropout_set
 from polyvec.train.losses.terms import Objective, Term
 from polyvec.train.progress import Progress
 from polyvec.train.report import Curve
-from polyvec.train.settings import StageSettings
+from polyvec.train.settings import StageSettings, check_numbers
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import (
@@ -30,8 +32,6 @@ from polyvec.train.trainer import (
     MAIN,
     Score,
     StageTrainer,
-    checkpoint_step,
-    last_checkpoint,
 )
 
 WHERE = "Trainer"
@@ -106,16 +106,33 @@ class Trainer:
         evaluator: measures the embedder; a number, or scores by name, the first of which decides
         with load_best_model_at_end.
         """
+        if not isinstance(model, Embedder):
+            raise InputError(
+                f"{WHERE}: model is {_kind(model)}; pass a polyvec.Embedder, such as "
+                "Embedder.from_pretrained(folder)"
+            )
         if train_dataset is None:
             raise DataError(f"{WHERE}: no train_dataset is given")
         self.model = model
         self.args = args or TrainingArguments("tmp_trainer", save_strategy="no")
         if not isinstance(self.args, TrainingArguments):
             raise InputError(
-                f"{WHERE}: args is {type(self.args).__module__}.{type(self.args).__name__}; pass "
+                f"{WHERE}: args is {_kind(self.args)}; pass "
                 "polyvec.TrainingArguments, which takes the same arguments"
             )
-        data = training_data(train_dataset, self.args.seed)
+        if _kind(evaluator).startswith("sentence_transformers."):
+            raise InputError(
+                f"{WHERE}: evaluator is {_kind(evaluator)}, which needs a SentenceTransformer; "
+                "pass a function of the embedder that returns a number, or numbers by name"
+            )
+        if evaluator is not None and not callable(evaluator):
+            raise InputError(f"{WHERE}: evaluator is {_kind(evaluator)}, expected a function")
+        self.measured = evaluator is not None or eval_dataset is not None
+        if not self.measured and self.args.eval_strategy != IntervalStrategy.NO:
+            raise SettingsError(
+                f"{WHERE}: eval_strategy has nothing to measure; pass eval_dataset or evaluator"
+            )
+        data = self.data = training_data(train_dataset, self.args.seed)
         self.stage = self._stage(loss, data)
         facts = {"embedder": model, "stage": self.stage}
         task = TASKS.build(self.stage.kind, {}, facts, where=WHERE)
@@ -159,7 +176,12 @@ class Trainer:
         own |= {name: own[name] or {} for name in ("matryoshka", "mixing")}
         if self.args.gradient_checkpointing or getattr(self.args, CHECKPOINTING):
             own["gradient_checkpointing"] = True
-        return StageSettings(
+        if not isinstance(self.args.adapter, Mapping | None):
+            raise SettingsError(
+                f"{WHERE}: adapter is {self.args.adapter!r}, expected a table such as "
+                '{"kind": "lora", "rank": 16}'
+            )
+        stage = StageSettings(
             **{
                 **own,
                 "losses": tables(loss, data),
@@ -167,6 +189,8 @@ class Trainer:
                 "accumulate": self.args.gradient_accumulation_steps,
             }
         )
+        check_numbers(stage, WHERE)
+        return stage
 
     def _batches(self, data: TrainingData) -> Batches:
         mixing = fill(Mixing, self.stage.mixing, f"{WHERE} mixing")
@@ -181,6 +205,11 @@ class Trainer:
         newest = (
             last_checkpoint(Path(str(self.args.output_dir))) if resume_from_checkpoint else None
         )
+        folder = Path(str(self.args.output_dir))
+        if newest is not None:
+            check_data(folder, self.data)
+        elif self.loop.exchange.rank == 0 and self.args.save_strategy != SaveStrategy.NO:
+            mark_data(folder, self.data)
         self.progress = Progress(
             "training",
             self.args.max_steps,
@@ -203,6 +232,8 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Scores by the evaluator, and the loss of eval_dataset, as "eval_..."."""
+        if not self.measured:
+            raise SettingsError(f"{WHERE}: nothing to measure; pass eval_dataset or evaluator")
         return self.loop.evaluate()
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
@@ -244,8 +275,15 @@ def tables(loss: Loss, data: TrainingData) -> tuple[Mapping[str, Any], ...]:
     if loss is None:
         scored = data[0].score is not None
         return ({"kind": "cosent"},) if scored else ()
+    if _kind(loss).startswith("sentence_transformers."):
+        raise SettingsError(
+            f"{WHERE}: loss is {_kind(loss)}, which polyvec does not call; name the loss, such "
+            'as "info_nce" (docs/losses.md has the names of both)'
+        )
     if callable(loss):
         return ()
+    if not isinstance(loss, str | Mapping | Sequence):
+        raise SettingsError(f"{WHERE}: loss is {_kind(loss)}, expected a name, table or function")
     several = [loss] if isinstance(loss, str | Mapping) else loss
     found: list[Mapping[str, Any]] = []
     for each in several:
@@ -258,10 +296,19 @@ def tables(loss: Loss, data: TrainingData) -> tuple[Mapping[str, Any], ...]:
 def _score(evaluator: Callable[[Embedder], float | Mapping[str, float]]) -> Score:
     def score(embedder: Embedder) -> Mapping[str, float]:
         found = evaluator(embedder)
-        return found if isinstance(found, Mapping) else {"score": float(found)}
+        scores = found if isinstance(found, Mapping) else {"score": found}
+        if not scores or not all(isinstance(each, Real) for each in scores.values()):
+            raise InputError(
+                f"{WHERE}: the evaluator returned {found!r}, expected a number, or numbers by name"
+            )
+        return {name: float(each) for name, each in scores.items()}
 
     return score
 
 
 def _name(loss: Callable[..., Any]) -> str:
     return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -25,16 +25,26 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import DataError, SettingsError
 from polyvec.recipe import Recipe, plain
-from polyvec.settings import fill
+from polyvec.registry import arguments
+from polyvec.settings import fill, known_keys
 from polyvec.storage.files import atomic_file
 from polyvec.train import preview
 from polyvec.train.adapters import Trained, finish, prepare
+from polyvec.train.checkpoints import (
+    DATA,
+    check_data,
+    checkpoint_step,
+    json_object,
+    last_checkpoint,
+    load_weights,
+    mark_data,
+)
 from polyvec.train.dropout import dropout_set
 from polyvec.train.exchange import Exchange
 from polyvec.train.mining.stage import StageMining
 from polyvec.train.progress import Progress
 from polyvec.train.report import SCORE, Curve, add_to_card, card
-from polyvec.train.sections import STAGES
+from polyvec.train.sections import COMMON, STAGES
 from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
@@ -42,13 +52,11 @@ from polyvec.train.trainer import (
     Sample,
     Score,
     StageTrainer,
-    checkpoint_step,
-    last_checkpoint,
-    load_weights,
     training_arguments,
 )
 
-FINAL, DONE = "final", "done.json"
+RECIPE, FINAL, DONE = "recipe.json", "final", "done.json"
+REDO = "Remove it; --resume then goes on from the last checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Run:
     score: Score | None = None
     overlap: Callable[[Iterable[str]], Iterable[str]] | None = None
     command: str = ""
-    where: str = "[[stage]]"
+    where: str = "[stage"
     settings: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: None
     shown: bool = False
@@ -87,11 +95,19 @@ def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Em
     if not stages:
         raise SettingsError(f"{recipe.path}: has no [[stage]], so nothing is trained")
     for number, stage in enumerate(stages, 1):  # before any weight loads
-        TASKS.check(stage.kind, stage.settings, where=f"{recipe.path}: [[stage {number}]")
+        _check_kind(stage, f"{recipe.path}: [stage {number}]")
     resume = options.pop("resume", False)
     settings = {"scale": scale, "recipe": recipe.resolved(scale)}
-    plan = Run(stages, output, where=f"{recipe.path}: [[stage", settings=settings, **options)
+    plan = Run(stages, output, where=f"{recipe.path}: [stage", settings=settings, **options)
     return run(plan, recipe.build(scale), resume=resume)
+
+
+def _check_kind(stage: StageSettings, where: str) -> None:
+    """Raises SettingsError for a key that neither every stage has nor those of its kind."""
+    takes = arguments(TASKS.find(stage.kind, where=where))
+    facts = {"embedder", "stage", "output"}
+    known_keys(stage.settings, COMMON | {each.name for each in takes} - facts, where)
+    TASKS.check(stage.kind, stage.settings, where=where)
 
 
 def dry_run(
@@ -105,8 +121,9 @@ def dry_run(
     yield f"{recipe.key} at scale {scale}: {embedder.num_parameters:,} parameters"
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(stages, 1):
-        where = f"{recipe.path}: [[stage {number}]"
+        where = f"{recipe.path}: [stage {number}]"
         yield f"stage {number} of {len(stages)}: {stage.name or stage.kind}"
+        _check_kind(stage, where)
         facts = {"embedder": embedder, "stage": stage}
         task = TASKS.build(stage.kind, stage.settings, facts, where=where)
         if hasattr(task, "apply"):
@@ -152,32 +169,41 @@ def _told(plan: Run) -> list[dict[str, Any]]:
     found = []
     for number, stage in enumerate(plan.stages, 1):
         file = plan.folder(number) / FINAL / DONE
-        facts = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        facts = json_object(file, REDO) if file.is_file() else {}
         settings = {k: v for k, v in plain(stage).items() if v not in ({}, [], None)}
         found.append({"name": stage.name or stage.kind, "settings": settings, **facts})
     return found
 
 
 def _begin(plan: Run, exchange: Exchange, resume: bool) -> None:
-    file = plan.output / "recipe.json"
+    file = plan.output / RECIPE
     content = {"command": plan.command, **plan.settings}
     if resume:
         if not file.is_file():
             raise DataError(f"{plan.output}: no run to resume, it has no recipe.json")
-        before = json.loads(file.read_text("utf-8"))
+        before = json_object(file, "Start a new run in another folder")
         if {**before, "command": ""} != {**json.loads(json.dumps(content)), "command": ""}:
             raise SettingsError(
                 f"{file}: the run has other settings than this recipe; start a new one in another "
                 "folder"
             )
         return
-    if plan.output.exists() and any(plan.output.iterdir()):
+    if plan.output.exists() and not _unused(plan.output):
         raise DataError(f"{plan.output}: not empty; pass --resume to go on, or give another folder")
     exchange.wait()
     if exchange.rank == 0:
         plan.output.mkdir(parents=True, exist_ok=True)
         with atomic_file(file, "w") as stream:
             json.dump(content, stream, indent=1)
+
+
+def _unused(output: Path) -> bool:
+    """Whether the folder is empty, or of a run that stopped before it had trained anything."""
+    names = {path.name for path in output.rglob("*") if not path.is_dir()}
+    if not names:
+        return True
+    ours = (output / RECIPE).is_file() and names <= {RECIPE, DATA}
+    return ours and {"command", "scale", "recipe"} <= json_object(output / RECIPE, "").keys()
 
 
 def _stage(
@@ -205,6 +231,7 @@ def _stage(
         plan.say(f"stage {number} ({stage.name or stage.kind}), {trained}")
     trainee = Trainee(embedder, task)
     if resume and (folder / FINAL / DONE).is_file():
+        json_object(folder / FINAL / DONE, REDO)
         load_weights(trainee, folder / FINAL)
     else:
         with dropout_set(
@@ -219,6 +246,11 @@ def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: b
     stage, folder, where = plan.stages[number - 1], plan.folder(number), plan.place(number)
     batches = read_batches(stage, plan.data, where)
     first_process = Exchange.here().rank == 0
+    checkpoint = last_checkpoint(folder) if resume else None
+    if checkpoint is not None:
+        check_data(folder, batches.data)
+    elif first_process:
+        mark_data(folder, batches.data)
     mining = []
     if stage.mining:
         mining.append(StageMining(stage, batches, folder, lambda: trainee.embedder, plan.say))
@@ -227,7 +259,6 @@ def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: b
         plan.say(batches.epoch(0).report())
         for line in plan.overlap(batches.data.all_texts()) if plan.overlap else ():
             plan.say(line)
-    checkpoint = last_checkpoint(folder) if resume else None
     first = 0 if checkpoint is None else checkpoint_step(checkpoint)
     args = training_arguments(
         stage,

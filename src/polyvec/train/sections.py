@@ -6,7 +6,7 @@ from typing import Any
 from polyvec.recipe import Section, register
 from polyvec.settings import fill
 from polyvec.train.mining.settings import mining_settings
-from polyvec.train.settings import StageSettings
+from polyvec.train.settings import StageSettings, check_numbers
 
 COMMON = {each.name for each in dataclasses.fields(StageSettings)} - {"settings"}
 
@@ -18,6 +18,7 @@ def _read(raw: dict[str, Any], where: str) -> StageSettings:
     own |= {key: value for key, value in raw.items() if key not in COMMON and key != "settings"}
     # Keys of the kind's own are checked against its signature, which needs torch: before a run.
     found: StageSettings = fill(StageSettings, {**common, "settings": own}, where)
+    check_numbers(found, where)
     if found.mining:
         mining_settings(found.mining, f"{where} mining")
     return found

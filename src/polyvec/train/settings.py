@@ -1,8 +1,27 @@
 """The section [[stage]] of a recipe, as plain values: reading it needs no torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from polyvec.errors import SettingsError
+
+# The least value of each number, and the greatest that is allowed.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "batch_size": (1, math.inf),
+    "accumulate": (1, math.inf),
+    "gradient_cache": (0, math.inf),
+    "max_length": (1, math.inf),
+    "query_max_length": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "num_train_epochs": (0, math.inf),
+    "max_steps": (-1, math.inf),
+    "seed": (0, 2**32 - 1),  # numpy's
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +76,22 @@ class StageSettings:
     torch_compile: bool = False
     trainer: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_numbers(stage: StageSettings, where: str) -> None:
+    """Raises SettingsError for a number that transformers or torch would only trip over later."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(stage, name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not least <= value <= most:
+            limit = f" and at most {most}" if most < math.inf else ""
+            raise SettingsError(
+                f"{where}: {name} is {value!r}, expected a number of at least {least}{limit}"
+            )
+    if stage.max_steps == 0 or (stage.max_steps < 0 and not stage.num_train_epochs):
+        raise SettingsError(
+            f"{where}: max_steps {stage.max_steps} and num_train_epochs "
+            f"{stage.num_train_epochs:g} give no step; max_steps -1 trains whole epochs"
+        )

@@ -17,21 +17,28 @@ from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from polyvec.data.training.batches import Batches
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
-from polyvec.errors import MissingExtraError, ModelError, SettingsError, TrainingError
+from polyvec.errors import MissingExtraError, SettingsError, TrainingError, known
 from polyvec.storage.files import atomic_file
 from polyvec.train import engine
-from polyvec.train.adapters import check_gradients
+from polyvec.train.adapters import check_gradients, has_gradient
+from polyvec.train.checkpoints import (
+    STATE,
+    WEIGHTS,
+    check_whole,
+    last_checkpoint,
+    load_weights,
+    save_weights,
+)
 from polyvec.train.exchange import Exchange
 from polyvec.train.meter import Meter
 from polyvec.train.report import SCORE
@@ -50,8 +57,16 @@ try:
 except ImportError:
     raise MissingExtraError("accelerate", "train", "training") from None
 
-WEIGHTS = "model.safetensors"
-STATE = "trainer_state.json"
+# Arguments that a stage sets, by the name of its own setting.
+STAGE_SETS: Mapping[str, str] = {
+    **{each.name: each.name for each in dataclasses.fields(StageSettings)},
+    "output_dir": "",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "activation_checkpointing": "gradient_checkpointing",
+}
+
+PATIENCE = 10  # batches without a gradient before a run stops
 MAIN = "eval_main"  # the score that decides which checkpoint is the best
 # Scores of an embedder by name; the first is the main one.
 Score = Callable[[Embedder], Mapping[str, float]]
@@ -124,18 +139,23 @@ class StageTrainer(Trainer):
         self.score, self.held_out, self.report = score, held_out, report
         if hasattr(self.task, "prepare"):
             self.task.prepare(batches.data)
-        self.gradients_checked = False
+        self.gradients_checked, self.batches_tried = False, 0
         self.batch_places: list[str] = []
         self.sample = Sample(batches)
         # Whatever a Dataset holds goes through a collator; row numbers pass as they are.
-        super().__init__(
-            trainee,
-            args,
-            data_collator=list,  # type: ignore[arg-type]
-            train_dataset=Numbers(len(batches.data)),
-            eval_dataset=Numbers(0),  # what is measured is ours, but there must be one
-            callbacks=list(callbacks),
-        )
+        try:
+            super().__init__(
+                trainee,
+                args,
+                data_collator=list,  # type: ignore[arg-type]
+                train_dataset=Numbers(len(batches.data)),
+                eval_dataset=Numbers(0),  # what is measured is ours, but there must be one
+                callbacks=list(callbacks),
+            )
+        except RuntimeError as error:  # of a report's package, such as report_to = "wandb"
+            if "to be installed" not in str(error):
+                raise
+            raise SettingsError(f"report_to: {error}") from None
         self.remove_callback(PrinterCallback)
         # FSDP shards the module in place: vectors and saved models come from a copy.
         self.whole = copy.deepcopy(trainee).cpu() if self.is_fsdp_enabled else None
@@ -170,10 +190,19 @@ class StageTrainer(Trainer):
             found = last_checkpoint(self.folder)
             resume_from_checkpoint = None if found is None else str(found)
         if resume_from_checkpoint:
+            check_whole(Path(resume_from_checkpoint), self._state_files())
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))
             if 0 < self.args.max_steps <= state.global_step:
                 return self._finished(state, Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def _state_files(self) -> list[str]:
+        """A checkpoint's files beside the weights; FSDP and DeepSpeed have folders of their own."""
+        files = [] if self.is_deepspeed_enabled else ["scheduler.pt"]
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            files.append("optimizer.pt")
+        alone = self.exchange.size == 1
+        return [*files, "rng_state.pth" if alone else f"rng_state_{self.exchange.rank}.pth"]
 
     def _finished(self, state: TrainerState, checkpoint: Path) -> TrainOutput:
         """The weights of the last step; transformers would train for one more."""
@@ -212,13 +241,19 @@ class StageTrainer(Trainer):
         )
         if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
             self.exchange.average(model.parameters())
-        # A loss of 0 has no gradient: the first one where negatives come from a queue alone.
-        if not self.gradients_checked and not self.is_fsdp_enabled and engine.total(terms) != 0:
-            check_gradients(self.trainee)
-            self.gradients_checked = True
+        if not self.gradients_checked and not self.is_fsdp_enabled:
+            self._check_gradients()
         self.meter.add(work, terms)
         self.on_step(self, work, terms)
         return engine.total(terms) / count
+
+    def _check_gradients(self) -> None:
+        """A batch may have nothing to compare: pairs of equal scores, a queue that is empty yet."""
+        self.batches_tried += 1
+        last = self.state.global_step + 1 >= self.args.max_steps > 0
+        if has_gradient(self.trainee) or self.batches_tried == PATIENCE or last:
+            check_gradients(self.trainee)
+            self.gradients_checked = True
 
     def _worker(self, model: nn.Module) -> Any:
         """What computes pieces: FSDP and DeepSpeed must see each forward, DDP need not.
@@ -241,6 +276,11 @@ class StageTrainer(Trainer):
         for name, term in terms.items():
             if not bool(torch.isfinite(term.detach()).all()):
                 self._raise_not_finite(f"the loss {name!r}")
+        if torch.is_grad_enabled() and not any(term.requires_grad for term in terms.values()):
+            raise SettingsError(
+                f"the loss {', '.join(map(repr, terms))} has no gradient: it does not depend on "
+                "the vectors, or detaches them"
+            )
         return terms
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -418,53 +458,6 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def save_weights(state: dict[str, Tensor], path: Path) -> None:
-    """Tensors by name; those that share memory (tied weights) once."""
-    found, seen = {}, set()
-    for name, each in state.items():
-        key = (each.data_ptr(), each.shape, each.stride()) if each.numel() else name
-        if key not in seen:
-            seen.add(key)
-            found[name] = each.detach().contiguous().cpu()
-    save_file(found, path, metadata={"format": "pt"})
-
-
-def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Weights of a checkpoint; ModelError if they belong to another model."""
-    path = checkpoint / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{checkpoint}: not a checkpoint, it has no {WEIGHTS}")
-    state = load_file(path)
-    own = model.state_dict()
-    wrong = [
-        name for name, each in state.items() if name not in own or each.shape != own[name].shape
-    ]
-    if wrong:
-        raise ModelError(
-            f"{path}: {wrong[0]} is not a weight of this model, or has another shape; was it "
-            "written by another recipe?"
-        )
-    if any(hasattr(each, "full_tensor") for each in own.values()):
-        options = StateDictOptions(full_state_dict=True, strict=False)
-        set_model_state_dict(model, dict(state), options=options)
-        return
-    model.load_state_dict(state, strict=False)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a stage."""
-    found = [
-        path
-        for path in folder.glob("checkpoint-*")
-        if path.name.rpartition("-")[2].isdigit() and (path / STATE).is_file()
-    ]
-    return max(found, key=checkpoint_step, default=None)
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
 def training_arguments(
     stage: StageSettings,
     output: Path,
@@ -478,6 +471,7 @@ def training_arguments(
 
     evaluated: whether scores are measured, before each checkpoint; the best one is then kept.
     """
+    _check_trainer_table(stage.trainer, f"{where} trainer")
     steps = stage.max_steps
     if steps < 0:
         per_epoch = math.ceil(num_batches / stage.accumulate)
@@ -524,9 +518,28 @@ def training_arguments(
             "greater_is_better": True,
         }
     try:
-        return TrainingArguments(**given)
+        arguments = TrainingArguments(**given)
+        get_reporting_integration_callbacks(arguments.report_to)  # only a Trainer checks the names
+        return arguments
     except (TypeError, ValueError, ImportError) as error:
         raise SettingsError(f"{where} trainer: {' '.join(str(error).split())}") from None
+
+
+def _check_trainer_table(table: Mapping[str, Any], where: str) -> None:
+    """Raises SettingsError for an argument that transformers lacks, or that a stage sets itself."""
+    names = TrainingArguments.__dataclass_fields__
+    for key in table:
+        if key not in names:
+            hint = known(key, names).partition(" Known:")[0]
+            raise SettingsError(
+                f"{where}: {key!r} is not an argument of transformers' TrainingArguments.{hint}"
+            )
+        if key in STAGE_SETS:
+            own = STAGE_SETS[key]
+            raise SettingsError(
+                f"{where}: {key!r} is set by the stage"
+                + (f"; write {own} beside trainer, not in it" if own else ", in the run's folder")
+            )
 
 
 def _world_size() -> int:

@@ -75,10 +75,10 @@ def test_mse_is_least_at_the_gold_score():
     query, document = torch.tensor([[1.0, 0.0]]), torch.tensor([[cosine, math.sin(1.0)]])
     found = {
         gold: mse_score(Compared.pairs(query, document, score_B=torch.tensor([gold])))
-        for gold in (cosine, cosine + 0.5)
+        for gold in (cosine, cosine - 0.5)
     }
     assert found[cosine] < 1e-12
-    torch.testing.assert_close(found[cosine + 0.5], torch.tensor(0.25))
+    torch.testing.assert_close(found[cosine - 0.5], torch.tensor(0.25))
 
 
 @pytest.mark.parametrize("loss", [cosent, angle, mse_score])

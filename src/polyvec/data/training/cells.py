@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from polyvec.errors import DataError, known
@@ -39,6 +40,8 @@ class Cells:
     def value(self, name: str) -> Any:
         if not self.has(name):
             there = [key for key, value in self.values.items() if value is not None]
+            if name in self.values:
+                raise DataError(f"{self.place}: {name!r} is null, expected a value")
             raise DataError(f"{self.place}: no column {name!r}.{known(name, there)}")
         return self.values[name]
 
@@ -88,7 +91,8 @@ class Cells:
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
                 found = float(value)
-        is_number = isinstance(found, int | float) and not isinstance(found, bool)
+        # Real: numpy's numbers, too, which rows in memory may have.
+        is_number = isinstance(found, Real) and not isinstance(found, bool)
         # `not abs(...) <=` also rejects NaN, and integers that no float can hold.
         if not is_number or not abs(found) <= sys.float_info.max:  # type: ignore[arg-type]
             raise DataError(f"{self.place}: {name!r} is {_shown(value)}, not a finite number")
@@ -99,9 +103,9 @@ class Cells:
         value = self.value(name)
         if isinstance(value, str) and value.strip():
             return int(value) if value.strip().isdecimal() else self.labels.number(value)
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if not isinstance(value, int):
+        if isinstance(value, Real) and not isinstance(value, Integral):
+            value = int(float(value)) if float(value).is_integer() else value
+        if not isinstance(value, Integral):
             raise DataError(
                 f"{self.place}: {name!r} is {_shown(value)}, not a word or a whole number"
             )

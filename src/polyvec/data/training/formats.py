@@ -5,6 +5,7 @@ To add a form: a function, and its line in FORMATS with the columns that it is k
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 from polyvec.data.training.aspects import aspect, contrasted
@@ -13,6 +14,7 @@ from polyvec.data.training.parts import (
     chat,
     documents,
     instructed,
+    is_list,
     is_numbered,
     is_pair,
     label,
@@ -56,21 +58,28 @@ class Format:
 def pairs(query: str, *positives: str, negatives: str = "negative") -> Read:
     """Columns by name: a query, what matches it, and "negative", "negative_1", "negative_2" ...
 
-    A column may hold several texts as a list. A "score" and a "label" are read if they are there.
+    A column may hold several texts as a list. A "score" and a "label" are read if they are there;
+    a list is a teacher's scores.
     """
 
     def read(cells: Cells) -> TrainingRow:
         names = [name for name in cells.values if is_numbered(name, negatives)]
         for name in positives:
             cells.value(name)
-        return TrainingRow(
+        of_teacher = next((name for name in TARGETS if is_list(cells.values.get(name))), None)
+        row = TrainingRow(
             cells.text(query),
             some(cells, tuple(text for name in positives for text in cells.texts(name))),
             tuple(text for name in names for text in cells.texts(name)),
+            place=cells.place,
+        )
+        if of_teacher:
+            return replace(row, teacher_scores=teacher_scores(cells, of_teacher, row))
+        return replace(
+            row,
             matches=not (cells.has("score") or cells.has("label")),
             score=cells.number("score") if cells.has("score") else None,
             label=label(cells),
-            place=cells.place,
         )
 
     return read
@@ -85,23 +94,39 @@ def in_order(cells: Cells) -> TrainingRow:
     targets = [name for name in TARGETS if cells.has(name)]
     if not names:
         raise DataError(f"{cells.place}: no column with a text.{known('text', cells.values)}")
-    target: dict[str, Any] = {}
-    if targets:
-        value = cells.value(targets[0])
-        if isinstance(value, list | tuple):
-            target["teacher_scores"] = cells.numbers(targets[0])
-        elif targets[0] in ("score", "scores") or isinstance(value, float):
-            target["score"] = cells.number(targets[0])
-        else:
-            target["label"] = cells.label(targets[0])
-    return TrainingRow(
+    row = TrainingRow(
         cells.text(names[0]),
         cells.texts(names[1]) if len(names) > 1 else (),
         tuple(text for name in names[2:] for text in cells.texts(name)),
-        matches="score" not in target and "label" not in target,
         place=cells.place,
-        **target,
     )
+    if not targets:
+        return row
+    value = cells.value(targets[0])
+    if is_list(value):
+        return replace(row, teacher_scores=teacher_scores(cells, targets[0], row))
+    fraction = isinstance(value, Real) and not isinstance(value, Integral)
+    if fraction or targets[0] in ("score", "scores"):
+        return replace(row, matches=False, score=cells.number(targets[0]))
+    return replace(row, matches=False, label=cells.label(targets[0]))
+
+
+def teacher_scores(cells: Cells, name: str, row: TrainingRow) -> tuple[float, ...]:
+    """A score of each document of the row, from a list.
+
+    A list of one less has the margins of the positive over the negatives, as MarginMSELoss takes
+    them: losses that compare documents of a query read nothing else.
+    """
+    found = cells.numbers(name)
+    count = len(row.positives) + len(row.negatives)
+    if len(found) == len(row.negatives) and len(row.positives) == 1:
+        return (0.0, *(-margin for margin in found))
+    if len(found) != count:
+        raise DataError(
+            f"{cells.place}: {name!r} has {len(found)} scores for {count} documents, expected one "
+            "of each, or the margin of the positive over each negative"
+        )
+    return found
 
 
 def scored(first: str, second: str, score: str) -> Read:

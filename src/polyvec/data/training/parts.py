@@ -15,6 +15,10 @@ def is_pair(value: object) -> bool:
     )
 
 
+def is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
 def is_numbered(name: str, stem: str) -> bool:
     return name == stem or name.startswith(f"{stem}_") or name == f"{stem}s"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from polyvec.data.training.cells import Cells, EmptyTextError, Labels
+from polyvec.data.training.cells import Cells, Columns, EmptyTextError, Labels
 from polyvec.data.training.corpora import CORPUS_FORMATS, is_beir
 from polyvec.data.training.files import (
     FILES,
@@ -211,6 +211,8 @@ def _read(source: _Source, seed: int) -> list[TrainingSet]:
                 cells = cells.renamed(table.columns)
                 form = form or FORMATS[_form(cells, table)]
                 row = read_row(form, cells)
+                if table.columns and not number:
+                    _check_columns(form, Cells(place, values), table.columns)
             except EmptyTextError:
                 if not table.skip_empty:
                     raise
@@ -243,6 +245,23 @@ def _read(source: _Source, seed: int) -> list[TrainingSet]:
         )
         for task, same in tasks.items()
     ]
+
+
+def _check_columns(form: Format, cells: Cells, columns: Columns) -> None:
+    """Raises SettingsError for a field of `columns` that the form does not read."""
+    renamed = cells.renamed(columns)
+    row = read_row(form, renamed)
+    for name in columns:
+        others = {key: value for key, value in columns.items() if key != name}
+        try:
+            unread = read_row(form, cells.renamed(others)) == row
+        except DataError:
+            unread = False
+        if unread and cells.values.get(name) != renamed.values[name]:
+            raise SettingsError(
+                f"{cells.place}: columns names a field {name!r}, which this form does not read."
+                f"{known(name, {*form.columns, *columns} - {name})}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

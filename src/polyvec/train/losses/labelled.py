@@ -88,6 +88,12 @@ class SoftmaxNLI(nn.Module):
 
     def forward(self, batch: Compared) -> Tensor:
         label_B = given(batch, "label_B", "softmax_nli")
+        wrong_B = (label_B < 0) | (label_B >= self.head.out_features)
+        if bool(wrong_B.any()):
+            raise DataError(
+                f"loss 'softmax_nli': a row has the label {int(label_B[wrong_B][0])}, expected 0 "
+                f"to {self.head.out_features - 1}; set num_labels to the number of labels"
+            )
         return F.cross_entropy(self.logits(batch), label_B)
 
     def logits(self, batch: Compared) -> Tensor:

@@ -42,6 +42,13 @@ def mse_score(batch: Compared) -> Tensor:
     sentence-transformers' CosineSimilarityLoss.
     """
     pairs, gold_M = scored(batch, "mse_score")
+    wrong_M = ~(gold_M.abs() <= 1)
+    if bool(wrong_M.any()):
+        raise DataError(
+            f"loss 'mse_score': a row has the score {float(gold_M[wrong_M][0]):g}, which no "
+            "cosine reaches; divide the scores by the greatest, or take cosent, which reads their "
+            "order"
+        )
     return F.mse_loss(own_scores(batch, pairs, "cosine"), gold_M)
 
 

@@ -78,7 +78,12 @@ class Term(nn.Module):
         for field in sorted(self.needs):
             given(rows, field, self.name)
         value = matryoshka(self.loss, rows) if self.nested else self.loss(rows)
-        return self.weight * wide(value)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise SettingsError(
+                f"loss {self.name!r} returned {what}, expected a tensor with one number"
+            )
+        return self.weight * wide(value.reshape(()))
 
 
 class Objective(nn.Module):

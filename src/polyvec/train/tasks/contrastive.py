@@ -14,12 +14,13 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor, nn
 
+from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.part import wide
 from polyvec.embed.projection.trained import SparseAutoencoder
-from polyvec.errors import DataError, SettingsError
+from polyvec.errors import DataError, SettingsError, known
 from polyvec.registry import Fact
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Rows, Terms
@@ -117,6 +118,8 @@ class Contrastive:
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
         """Called with all rows of the stage, before the first batch."""
+        if isinstance(rows, TrainingData):
+            self._check_datasets({each.name for each in rows.sets})
         if self.examples is not None:
             self.examples.prepare(rows)
         momentum = momentum_of(self.objective)
@@ -140,6 +143,15 @@ class Contrastive:
             )
         kinds = [isinstance(each, SparseAutoencoder) for each in self.embedder.projections]
         return functools.partial(encode, num_projections=kinds.index(True))
+
+    def _check_datasets(self, names: set[str]) -> None:
+        """Raises SettingsError for a loss over a data set that the stage does not have."""
+        for term in cast(Iterable[Term], self.objective.terms):
+            for name in term.datasets:
+                if name not in names:
+                    raise SettingsError(
+                        f"[[stage]] loss {term.name!r}: no data set {name!r}.{known(name, names)}"
+                    )
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         """The batch `rows`, of which `shares[mine]` is computed here."""

@@ -16,7 +16,7 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import BATCH_TOKENS, tokenize
 from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.inputs.tokens import TokenBatch, Tokens, budget_batches
-from polyvec.errors import DataError, InputError
+from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.interfaces import Prompt
 from polyvec.train.engine import Piece
 
@@ -130,6 +130,12 @@ def _reading(model: Embedder, max_length: int | None) -> Iterator[None]:
     """Inside, texts are cut at `max_length`; None: at the model's own length."""
     words = model.text_tokenizer
     own = words.contract
+    specials = len(own.prefix) + len(own.suffix)
+    if max_length is not None and max_length <= specials:
+        raise SettingsError(
+            f"[[stage]] max_length or query_max_length {max_length} leaves no room for a text "
+            f"beside {specials} special tokens"
+        )
     if max_length is not None and (own.max_length is None or max_length < own.max_length):
         words.contract = dataclasses.replace(own, max_length=max_length)
     try:
