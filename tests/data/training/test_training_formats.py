@@ -416,7 +416,7 @@ def test_crops(tmp_path):
             r"skip_empty = true",
         ),
         ([{"anchor": "a", "positive": 3}], {}, r"x.jsonl:1: 'positive' is 3, not a string"),
-        ([{"anchor": None, "positive": "a"}], {"format": "triplets"}, r"no column 'anchor'"),
+        ([{"anchor": None, "positive": "a"}], {"format": "triplets"}, r"'anchor' is null"),
         ([{"query": "q", "pos": {"a": 1}}], {}, r"x.jsonl:1: 'pos' is dict, not a list"),
         ([{"query": "q", "pos": [["a", "b", "c"]]}], {}, r"'pos' is neither a text nor"),
         (
