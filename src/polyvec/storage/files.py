@@ -98,10 +98,13 @@ def atomic_folder(
     """A new folder that replaces `path` when the block ends without an error.
 
     An existing folder is replaced only if it is empty or contains a file named `replaceable`,
-    so that a wrong path never deletes a user's other files. Of an existing folder, files and
-    folders for whose names `is_own` is false are kept; by default all are replaced.
+    so that a wrong path never deletes a user's other files. Of an existing folder, files for
+    whose paths in it ("1_Pooling/config.json") `is_own` is false are kept; by default all are
+    replaced. The working directory is refused: whoever is in it would be in a deleted folder.
     """
     path = Path(os.path.realpath(path))
+    if path.is_dir() and path == Path(os.path.realpath("")):
+        raise DataError(f"{path}: the working directory cannot be replaced; save to a folder in it")
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: exists and is not a folder; give another path")
     if path.is_dir() and any(path.iterdir()) and not (path / replaceable).is_file():
@@ -119,15 +122,17 @@ def atomic_folder(
 
 
 def _keep(old: Path, new: Path, is_own: Callable[[str], bool]) -> None:
-    """Links of what is not ours; copies where the file system has no links."""
-    for each in old.iterdir():
-        target = new / each.name
-        if is_own(each.name) or target.exists():
-            continue
-        if each.is_dir() and not each.is_symlink():
-            shutil.copytree(each, target, symlinks=True, copy_function=_link)
-        else:
-            _link(str(each), str(target))
+    """Links of files that are not ours; copies where the file system has no links."""
+    for place, folders, names in os.walk(old):
+        inside = Path(place).relative_to(old)
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        if not folders and not names:  # an empty folder of the user's
+            (new / inside).mkdir(parents=True, exist_ok=True)
+        for name in (*names, *links):
+            target = new / inside / name
+            if not is_own((inside / name).as_posix()) and not os.path.lexists(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(str(old / inside / name), str(target))
 
 
 def _link(source: str, target: str) -> None:

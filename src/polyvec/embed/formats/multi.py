@@ -32,6 +32,7 @@ from polyvec.embed.formats.late import (
     check_reads_texts,
     late_kind,
 )
+from polyvec.embed.formats.replacing import files_of_model
 from polyvec.embed.formats.schema import (
     POLYVEC_FILE,
     listed_modules,
@@ -440,7 +441,7 @@ def _check_keys(config: Mapping[str, Any], names: Sequence[str], path: Path) -> 
 
 def write_multi(parts: MultiParts, path: Path, *, card: str) -> None:
     """Write a folder; see MultiVectorEmbedder.save_pretrained. `card` is its README.md."""
-    with atomic_folder(path, replaceable="config.json") as folder:
+    with atomic_folder(path, replaceable="config.json", is_own=files_of_model(path)) as folder:
         write_transformer(
             EmbedderParts(backbone=parts.backbone, text_tokenizer=parts.text_tokenizer),
             folder,

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from polyvec.embed.formats.precision import as_stored, keep_stored_dtype
 from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.inputs.contract import bare
 from polyvec.embed.inputs.tables import TableTokenizer
@@ -103,7 +104,10 @@ def read_static(
     # The file's own post-processor may add [CLS] and [SEP].
     backend.post_processor = processors.Sequence([])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, truncation_side=side)
-    return StaticTable(rows_VD).eval(), TableTokenizer(
+    table = StaticTable(rows_VD).eval()
+    if (folder / "model.safetensors").is_file():
+        keep_stored_dtype(table, folder / "model.safetensors")
+    return table, TableTokenizer(
         tokenizer, max_length=max_length or declared, as_model2vec=as_model2vec
     )
 
@@ -113,6 +117,7 @@ def write_static(
 ) -> None:
     """The files of a StaticEmbedding module, or model2vec's own."""
     rows_VD = model.embedding.weight.detach().contiguous()
+    rows_VD = (as_stored(model, {"": rows_VD}) or {"": rows_VD})[""]
     name = "embeddings" if tokenizer.as_model2vec else "embedding.weight"
     save_file({name: rows_VD}, folder / "model.safetensors")
     words = bare(tokenizer.hf)

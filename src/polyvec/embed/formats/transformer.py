@@ -30,6 +30,7 @@ from polyvec.embed.formats.gguf.loading import (
     load_gguf_model,
 )
 from polyvec.embed.formats.nomic import is_nomic, nomic_config
+from polyvec.embed.formats.precision import keep_stored_dtype
 from polyvec.embed.formats.refusals import check_quantised, no_model
 from polyvec.embed.formats.schema import POLYVEC_FILE, read_json
 from polyvec.embed.formats.unused import check_unused
@@ -118,6 +119,7 @@ def load_transformer(
         raise ModelError(
             f"{root}: weight {name} has shape {tuple(found)}, config.json expects {tuple(wanted)}"
         )
+    keep_stored_dtype(model, files[0])
     check_unused(root, model, info["unexpected_keys"], config_options or {})
     if family is not None:
         model._weight_conversions = []  # saved under the names of transformers' class

@@ -21,6 +21,8 @@ from polyvec.embed.formats import sparse
 from polyvec.embed.formats.adapters import CONFIG, is_adapted, write_adapted
 from polyvec.embed.formats.checksums import write_checksums
 from polyvec.embed.formats.own_modules import OwnTransformer
+from polyvec.embed.formats.precision import STORED, as_stored
+from polyvec.embed.formats.replacing import files_of_model
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
     OWN_WAY,
@@ -61,7 +63,7 @@ def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
     # Folders of adapters, tables, word vectors and Routers have no config.json.
     names = ("config.json", CONFIG, "modules.json")
     replaceable = next((name for name in names if (path / name).is_file()), names[0])
-    with atomic_folder(path, replaceable=replaceable, is_own=_is_own) as folder:
+    with atomic_folder(path, replaceable=replaceable, is_own=files_of_model(path)) as folder:
         if parts.routes:
             modules = _write_router(parts, folder)
         else:
@@ -125,24 +127,6 @@ def _write_router(parts: EmbedderParts, folder: Path) -> list[tuple[str, str]]:
     config = {"types": types, "structure": structure, "parameters": parameters}
     write_json(folder / "router_config.json", config)
     return [("", "Router")]
-
-
-# What a model's folder is made of, by any program that saves one: left in place, it would mix
-# with the new files. Checkpoints of a training run, a repository's .git and other files stay.
-OWN_FILES = re.compile(
-    r"(model|pytorch_model|adapter_model)[\w-]*\.(safetensors|bin)(\.index\.json)?|\d+_\w+|"
-    r"(config|modules|generation_config|adapter_config|router_config)\.json|README\.md|"
-    r"polyvec(_checksums)?\.json|"
-    r"(config_sentence_transformers|(sentence_[\w-]+|\w+tokenizer|wordembedding)_config)\.json|"
-    r"(polyvec_calibration|bottleneck)\.safetensors|"
-    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|"
-    r"vocab\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model|chat_template\.jinja"
-)
-
-
-def _is_own(name: str) -> bool:
-    """Whether a save replaces a file or folder of this name."""
-    return OWN_FILES.fullmatch(name) is not None
 
 
 def _reads_its_own_way(parts: EmbedderParts) -> bool:
@@ -220,12 +204,14 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
             "not saved; save with sentence-transformers"
         )
     parts.text_tokenizer.check_rows(backbone.num_rows)
+    stored: dict[str, Any] | None = None
     with quiet_transformers():
         alone = is_adapted(model) and not write_adapted(model, folder, target, whole)
         if not is_adapted(model):
             own = bottleneck_state(model)
             plain = {key: each for key, each in model.state_dict().items() if key not in own}
-            model.save_pretrained(folder, state_dict=plain if own else None)
+            stored = as_stored(model, plain)
+            model.save_pretrained(folder, state_dict=stored or (plain if own else None))
             if own:
                 write_bottlenecks(backbone.model, folder)
     # A copy: other threads may be running the model on its own config.
@@ -234,6 +220,8 @@ def write_transformer(parts: EmbedderParts, folder: Path, target: Path | None = 
         # sentence-transformers passes all layers on only if the config asks for them.
         config.output_hidden_states = True
     causal = {"bidirectional": False, "causal": True}.get(backbone.spec.kind)
+    if stored is not None:
+        config.dtype = getattr(model, STORED)
     if causal is not None:
         config.get_text_config().is_causal = causal  # the key that vLLM reads, and we do
     if not alone:  # else sentence-transformers would look for the base's weights here
