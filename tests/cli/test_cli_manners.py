@@ -127,6 +127,30 @@ def test_a_null_character_in_a_text_is_a_character(run, tmp_path, tiny_bert):
     assert run("embed", "--model", tiny_bert, stdin=b"a cat\0 and a dog\n").status == 0
 
 
+def test_a_dash_is_standard_output(run, tmp_path, monkeypatch, tiny_bert):
+    monkeypatch.chdir(tmp_path)
+    dashed = run("embed", "--model", tiny_bert, "-o", "-", stdin=b"a cat\n")
+    assert dashed == run("embed", "--model", tiny_bert, stdin=b"a cat\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.json", "folder"])
+def test_texts_of_other_files(run, tmp_path, tiny_bert, name):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        (path / "a.txt").write_text("a cat\n")
+    else:
+        path.write_text("text\na cat\n" if name == "x.tsv" else '["a cat"]')
+    done = run("embed", path, "--model", tiny_bert)
+    (row,) = map(json.loads, done.out.splitlines())
+    (expected,) = map(
+        json.loads, run("embed", "--model", tiny_bert, stdin=b"a cat\n").out.splitlines()
+    )
+    assert row["embedding"] == expected["embedding"]
+    assert row["id"] == {"folder": "a.txt:0"}.get(name, "0")
+
+
 # ---- caches -------------------------------------------------------------------------------------
 
 

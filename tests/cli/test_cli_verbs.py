@@ -320,8 +320,8 @@ pooling = "mean"
         (["embde"], "invalid choice: 'embde'"),
         (["embed", "--colour"], "unrecognized arguments: --colour"),
         (["embed", "gone.txt"], "gone.txt: no such file"),
-        (["embed", "."], ".: is a directory, not a file"),
-        (["embed", "x.pdf"], "unknown file type 'pdf'. Known: txt, jsonl, csv, parquet"),
+        (["embed", "."], "bad.jsonl:2: not JSON"),
+        (["embed", "x.pdf"], "unknown file type 'pdf'. Known: txt, jsonl, json, csv, tsv, parquet"),
         (["embed", "x.txt", "--column", "text"], "plain text has no column 'text'"),
         (
             ["embed", "x.txt", "-o", "x.doc"],

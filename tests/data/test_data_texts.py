@@ -141,7 +141,11 @@ def test_ids_are_row_numbers_even_where_lines_are_blank(tmp_path):
         ("x.parquet", b"PAR1 no, it is not", "x.parquet: damaged Parquet file"),
         ("x.txt.gz", b"not gzip", "x.txt.gz: damaged gzip file (Not a gzipped file"),
         ("x.txt.gz", gzip.compress(b"abc\n" * 99, mtime=0)[:-9], "x.txt.gz: damaged gzip file"),
-        ("x.pdf", b"", "x.pdf: unknown file type 'pdf'. Known: txt, jsonl, csv, parquet"),
+        (
+            "x.pdf",
+            b"",
+            "x.pdf: unknown file type 'pdf'. Known: txt, jsonl, json, csv, tsv, parquet",
+        ),
         ("texts", b"", "texts: unknown file type 'texts'"),
     ],
 )
@@ -200,7 +204,7 @@ def test_a_column_of_plain_lines_is_an_error(tmp_path):
 def test_a_missing_file_and_a_folder_have_messages_of_their_own(tmp_path):
     with pytest.raises(DataError, match=r"gone\.txt: no such file"):
         read_texts(tmp_path / "gone.txt")
-    with pytest.raises(DataError, match="is a directory, not a file"):
+    with pytest.raises(DataError, match="contains no files of texts"):
         read_texts(tmp_path)
 
 
@@ -246,5 +250,7 @@ def test_rows_of_a_stream():
     assert list(read_rows(io.BytesIO(b"a\n"))) == [("standard input:1", {"text": "a"})]
     with pytest.raises(DataError, match="standard input:2: not JSON"):
         list(read_rows(io.BytesIO(b"{}\nx\n"), kind="jsonl"))
-    with pytest.raises(DataError, match=r"unknown file type 'parquet'. Known: txt, jsonl, csv\."):
+    with pytest.raises(
+        DataError, match=r"unknown file type 'parquet'. Known: txt, jsonl, json, csv, tsv\."
+    ):
         read_rows(io.BytesIO(b""), kind="parquet")

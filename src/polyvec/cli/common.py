@@ -111,9 +111,11 @@ def loaded_with(options: argparse.Namespace) -> str:
 
 def input_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", nargs="?", help="read texts from this file; default, or -: standard input"
+        "file", nargs="?", help="read texts from this file or folder; default, or -: standard input"
     )
-    parser.add_argument("--column", help="read texts from this column (.jsonl, .csv, .parquet)")
+    parser.add_argument(
+        "--column", help="read texts from this column (.jsonl, .json, .csv, .tsv, .parquet)"
+    )
     parser.add_argument("--id-column", help="read ids from this column; default: _id, id or docid")
     parser.add_argument(
         "--batch-size", type=positive, help="limit the texts per batch, to save memory"

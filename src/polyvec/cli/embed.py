@@ -1,7 +1,8 @@
 """Embed texts from a file or standard input.
 
-Input: one text per line on standard input, or FILE.txt, .jsonl, .csv, .parquet (or .gz of those).
-Output: .npy, .jsonl, .parquet or .safetensors; JSON lines on standard output without --output.
+Input: one text per line on standard input, or FILE.txt, .jsonl, .json, .csv, .tsv, .parquet (or .gz
+of those), or a folder of them. Output: .npy, .jsonl, .parquet or .safetensors; JSON lines on
+standard output without --output, or with --output -.
 
 example: echo 'a cat' | polyvec embed --truncate-dim 4
 """
@@ -45,6 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from polyvec.storage.vector_files import check_kind
 
+    if options.output == "-":
+        options.output = None
     if options.calibrate is not None and options.precision not in ("int8", "uint8"):
         raise InputError("--calibrate: only --precision int8 and uint8 have ranges")
     if options.output is not None:

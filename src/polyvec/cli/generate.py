@@ -1,7 +1,7 @@
 r"""Ask a language model about each row of a file, or each line of standard input.
 
-Input: one text per line, or FILE.txt, .jsonl, .csv, .parquet (or .gz of those). Output: the rows
-with all their fields and the model's answer, in the order of the input, as JSON lines.
+Input: one text per line, or FILE.txt, .jsonl, .json, .csv, .tsv, .parquet (or .gz). Output: the
+rows with all their fields and the model's answer, in the order of the input, as JSON lines.
 
 The template's slots are fields of the rows; a line of text is the field "text". A model with a
 chat template is asked in a chat; others continue the text, as with --plain. Answers are cached:
@@ -40,6 +40,8 @@ __all__ = ["arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.output == "-":
+        options.output = None
     settings = _settings(options)
     columns = _columns(options, settings)
     _check_files(options)

@@ -4,7 +4,7 @@ import argparse
 
 from polyvec.cli import common
 
-KINDS = ("txt", "jsonl", "csv", "parquet")
+KINDS = ("txt", "jsonl", "json", "csv", "tsv", "parquet")
 SHOWN_PROMPTS = 3
 
 

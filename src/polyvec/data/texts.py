@@ -1,8 +1,9 @@
-"""Texts from everyone's files: .txt, .jsonl, .csv, .parquet, or standard input."""
+"""Texts from everyone's files: .txt, .jsonl, .json, .csv, .tsv, .parquet, or standard input."""
 
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from polyvec.storage.files import as_path
 TEXT_COLUMNS = ("text", "sentence", "content", "body")
 ID_COLUMNS = ("_id", "id", "docid")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*")  # of a header's cell, not a text
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 Source = Path | IO[bytes]
 DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -35,8 +37,10 @@ def read_texts(
     """Records of a file, or of the lines of an open binary stream, one at a time.
 
     A .txt file has one text per line; an empty line is an empty text. In .jsonl, .csv and
-    .parquet the text is in `column` (default: text, sentence, content or body; a "title"
-    is put before it with a space, as BEIR does). Each may be gzipped (.gz).
+    .parquet, .tsv and .json (an array) the text is in `column` (default: text, sentence, content
+    or body; a "title" is put before it with a space, as BEIR does). Each may be gzipped (.gz).
+    Of a folder all such files are read, in the order of their names, and an id is "FILE:ID"; of a
+    BEIR folder its corpus alone.
     Raises DataError naming file and line.
     """
     if not isinstance(source, str | Path):
@@ -44,8 +48,10 @@ def read_texts(
         _refuse_columns(_name(source), column, id_column)
         return _plain(read_lines(source))
     path = as_path(source, "source")
+    if path.is_dir():
+        return _folder(path, column, id_column)
     check_is_file(path)
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    kind = kind_of(path)
     if kind == "txt":
         _refuse_columns(str(path), column, id_column)
         return _plain(read_lines(path))
@@ -54,22 +60,50 @@ def read_texts(
     return _records(path, READERS[kind](path), column, id_column)
 
 
+def _folder(path: Path, column: str | None, id_column: str | None) -> Iterator[Record]:
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        if (path / name).is_file():
+            return read_texts(path / name, column=column, id_column=id_column)
+    names = sorted(
+        each.relative_to(path).as_posix()
+        for each in path.rglob("*")
+        if each.is_file() and kind_of(each) in ("txt", *READERS)
+    )
+    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    if not shown:
+        raise DataError(f"{path}: contains no files of texts. Known: txt, {', '.join(READERS)}.")
+    return (
+        Record(f"{name}:{record.id}", record.text)
+        for name in shown
+        for record in read_texts(
+            path / name,
+            **({} if kind_of(path / name) == "txt" else {"column": column, "id_column": id_column}),
+        )
+    )
+
+
+def kind_of(path: Path) -> str:
+    """A file's type by its suffix, in lower case, before .gz."""
+    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
+
+
 def read_rows(
     source: str | Path | IO[bytes], *, kind: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row with all its columns) of a file or an open binary stream, one at a time.
 
-    The kind is txt, jsonl, csv or parquet (a stream: all but that); default: by the file's
-    suffix, txt for a stream. A line of txt is a row of one column, "text". The place, "FILE:LINE",
-    is for errors. Raises DataError naming it, also for JSON that has a key twice or NaN.
+    The kind is txt, jsonl, json, csv, tsv or parquet (a stream: all but that); default: by the
+    file's suffix, txt for a stream. A line of txt is a row of one column, "text". The place,
+    "FILE:LINE", is for errors. Raises DataError naming it, also for JSON that has a key twice or
+    NaN.
     """
     if isinstance(source, str | Path):
         source = as_path(source, "source")
         check_is_file(source)
-        kind = kind or source.name.removesuffix(".gz").rpartition(".")[2].lower()
+        kind = kind or kind_of(source)
     else:
         _check_stream(source)
-    kinds = ("txt", *READERS) if isinstance(source, Path) else ("txt", "jsonl", "csv")
+    kinds = ("txt", *(each for each in READERS if isinstance(source, Path) or each != "parquet"))
     kind = kind or "txt"
     if kind not in kinds:
         raise DataError(f"{_name(source)}: unknown file type {kind!r}. Known: {', '.join(kinds)}.")
@@ -218,6 +252,8 @@ def _csv(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
         if len(set(names)) != len(names):
             raise DataError(f"{_name(path)}:1: duplicate column: {', '.join(names)}")
         for row in reader:
+            if _is_blank(row):
+                continue
             if None in row:
                 raise DataError(
                     f"{_name(path)}:{reader.line_num}: more values than the header has columns"
@@ -225,6 +261,53 @@ def _csv(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
             yield reader.line_num, row
     except csv.Error as error:
         raise DataError(f"{_name(path)}:{reader.reader.line_num}: not CSV ({error})") from None
+
+
+def _is_blank(row: dict[Any, Any]) -> bool:
+    """A line of spaces alone among rows of several columns; csv skips empty lines itself."""
+    first, *others = row.values()
+    return bool(others) and not any(others) and isinstance(first, str) and not first.strip()
+
+
+def _tsv(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of cells; without a header the columns are named "1", "2", ..."""
+    names: list[str] | None = None
+    for number, line in read_lines(path):
+        if not line:
+            continue
+        cells = line.split("\t")
+        if names is None:
+            is_header = all(COLUMN_NAME.fullmatch(cell) for cell in cells)
+            names = cells if is_header else [str(i) for i in range(1, len(cells) + 1)]
+            if len(set(names)) != len(names):
+                raise DataError(f"{_name(path)}:{number}: duplicate column: {', '.join(names)}")
+            if is_header:
+                continue
+        if len(cells) != len(names):
+            raise DataError(
+                f"{_name(path)}:{number}: expected {len(names)} columns, got {len(cells)}"
+            )
+        yield number, dict(zip(names, cells, strict=True))
+
+
+def _json(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(place from 1, object) of a JSON array; a string is a row of one column, "text"."""
+    text = "\n".join(line for _, line in read_lines(path))
+    if not text.strip():
+        return
+    rows = _parsed(path, 1, text, strict_json)
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{_name(path)}: expected an array of strings or objects, got {type(rows).__name__}"
+        )
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, str):
+            row = {"text": row}
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{_name(path)}:{number}: expected a string or an object, got {type(row).__name__}"
+            )
+        yield number, row
 
 
 def _parquet(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -247,7 +330,7 @@ def _parquet(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(f"{path}: damaged Parquet file ({reason})") from None
 
 
-READERS = {"jsonl": read_jsonl, "csv": _csv, "parquet": _parquet}
+READERS = {"jsonl": read_jsonl, "json": _json, "csv": _csv, "tsv": _tsv, "parquet": _parquet}
 
 
 def _records(

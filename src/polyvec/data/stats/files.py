@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyvec.data.texts import READERS, read_lines
+from polyvec.data.texts import READERS, kind_of, read_lines
 from polyvec.errors import DataError
 
 MAX_DEPTH = 6  # of nested values
-COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*")  # of a header's cell, as opposed to a text
 # Names of the three splits in file names and in fields named "split".
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -40,10 +39,6 @@ class DataFile:
         """Whether it holds judgements: a .tsv in a folder qrels/, or named qrels*.tsv."""
         place = (self.path.parent.name, re.split(r"[._-]", self.stem)[0])
         return self.kind == "tsv" and "qrels" in place
-
-
-def kind_of(path: Path) -> str:
-    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
 
 
 def data_files(source: str | Path) -> tuple[list[DataFile], list[str]]:
@@ -103,28 +98,8 @@ def _plain(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     return ((number, {"text": line}) for number, line in read_lines(path))
 
 
-def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of cells; without a header the columns are named "1", "2", ..."""
-    names: list[str] | None = None
-    for number, line in read_lines(path):
-        if not line:
-            continue
-        cells = line.split("\t")
-        if names is None:
-            is_header = all(COLUMN_NAME.fullmatch(cell) for cell in cells)
-            names = cells if is_header else [str(i) for i in range(1, len(cells) + 1)]
-            if len(set(names)) != len(names):
-                raise DataError(f"{path}:{number}: duplicate column: {', '.join(names)}")
-            if is_header:
-                continue
-        if len(cells) != len(names):
-            raise DataError(f"{path}:{number}: expected {len(names)} columns, got {len(cells)}")
-        yield number, dict(zip(names, cells, strict=True))
-
-
 ROWS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-    **READERS,
-    "tsv": _tsv,
+    **{kind: reader for kind, reader in READERS.items() if kind != "json"},  # often settings
     "txt": _plain,
 }
 
