@@ -11,6 +11,7 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.cards import read_card
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.families import NV_EMBED, family_of, read_latents
 from polyvec.embed.formats.modules import read_modules
@@ -137,6 +138,7 @@ def compose(
         prepending=_prepending(settings, tokenizer),
         probe=weights,
     )
+    backbone.card = read_card(root) if root.is_dir() else None
     # The limit of the position table is known only from the model.
     text_tokenizer.max_length = settings.max_length or _declared_length(tokenizer, backbone)
     embedder = Embedder.from_parts(

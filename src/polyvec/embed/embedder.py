@@ -253,9 +253,11 @@ class Embedder(EncodeMethods):
         return {task: found[id(route)] for task, route in self.routes.items()}
 
     def _card(self) -> str:
-        from polyvec.embed.formats.writing import model_card
+        from polyvec.embed.formats.cards import model_card, weights_stamp
 
-        return model_card(self.settings(), self.get_embedding_dimension())
+        stamp = weights_stamp([self])
+        size = self.get_embedding_dimension()
+        return model_card(self.settings(), size, self.backbone.card, stamp)
 
     # ---- the flow ---------------------------------------------------------------------------
 

@@ -129,8 +129,8 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that this class and sentence-transformers' MultiVectorEncoder load."""
+        from polyvec.embed.formats.cards import model_card, weights_stamp
         from polyvec.embed.formats.multi import write_multi
-        from polyvec.embed.formats.writing import model_card
 
         parts = MultiParts(
             backbone=self.backbone,
@@ -140,7 +140,8 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
             prompts=self.prompt_table,
             similarity_fn_name=self.similarity_fn_name,
         )
-        card = model_card(self.settings(), self.get_embedding_dimension())
+        size, stamp = self.get_embedding_dimension(), weights_stamp([self])
+        card = model_card(self.settings(), size, self.backbone.card, stamp)
         write_multi(parts, Path(path), card=card)
 
     # ---- the flow ---------------------------------------------------------------------------

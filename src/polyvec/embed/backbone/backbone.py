@@ -39,6 +39,7 @@ class Backbone(nn.Module):
     """
 
     lm: Any  # not a submodule: its weights are the model's
+    card: Any = None  # formats.cards.Card of the folder that the weights came from, if it had one
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
+from polyvec.embed.formats.cards import read_card
 from polyvec.embed.formats.checksums import write_checksums
 from polyvec.embed.formats.families import family_of
 from polyvec.embed.formats.late import (
@@ -162,6 +163,7 @@ def read_multi(
         lower_case=options.lower_case,
     )
     text_tokenizer.check_rows(backbone.num_rows)
+    backbone.card = read_card(folder, [backbone, *found.projections])
     # An empty mapping removes the stored prompts.
     chosen = found.prompts if prompts is None else prompts
     table = PromptTable.of_folder(chosen, found.default_prompt)

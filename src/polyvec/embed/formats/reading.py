@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from polyvec.embed.assembly import EmbedderParts
+from polyvec.embed.formats.cards import read_card
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import read_modules
@@ -90,6 +91,7 @@ def read_parts(
     )
     main = read_route(folder, declared, options)
     if not declared.routes:
+        main.backbone.card = read_card(folder, _modules(main))
         return main
     read = [(declared, main)]
     for route in declared.routes.values():
@@ -99,7 +101,13 @@ def read_parts(
         task: next(parts for other, parts in read if other is route)
         for task, route in declared.routes.items()
     }
+    modules = [each for _, parts in read for each in _modules(parts)]
+    main.backbone.card = read_card(folder, modules)
     return dataclasses.replace(main, routes=routes, default_route=declared.default_route)
+
+
+def _modules(parts: EmbedderParts) -> list[object]:
+    return [parts.backbone, parts.pooling, parts.layers, *parts.projections]
 
 
 def _route_beside(

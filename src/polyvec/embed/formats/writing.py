@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -438,25 +437,6 @@ def _own_settings(parts: EmbedderParts) -> dict[str, Any]:
     if parts.variants is not None:
         own["variants"] = parts.variants.settings()
     return own
-
-
-def model_card(settings: Mapping[str, Any], dimension: int) -> str:
-    """README.md of a model folder: the hub's metadata, and all settings that decide a vector."""
-    lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, sentence-similarity, feature-extraction, polyvec]",
-        "---",
-        "",
-        f"An embedding model with {dimension} dimensions, saved with polyvec.",
-        "",
-        "| setting | value |",
-        "| --- | --- |",
-        *(f"| {key} | `{json.dumps(value)}` |" for key, value in settings.items()),
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def upload_parts(
