@@ -214,7 +214,9 @@ class Embedder(EncodeMethods):
 
         If the model has something that sentence-transformers does not support (a template,
         attention in the last layers only, a pooling of ours), sentence-transformers refuses
-        the folder. Written atomically; an existing model folder is replaced.
+        the folder. Written atomically, with checksums. Of an existing model folder the model is
+        replaced, other files stay; the card's metadata and the stored number type are kept (see
+        docs/files.md).
         """
         from polyvec.embed.formats.writing import write_parts
 
