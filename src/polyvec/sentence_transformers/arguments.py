@@ -76,6 +76,14 @@ def old_name(old: Any, new: Any, names: str) -> Any:
     return old
 
 
+def older_names(given: Mapping[str, Any], table: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Arguments given under older names, by their names of today, with a FutureWarning each."""
+    no_others(where, {name: value for name, value in given.items() if name not in table})
+    for name in given:
+        warnings.warn(f"{name} is now {table[name]}", FutureWarning, stacklevel=4)
+    return {table[name]: value for name, value in given.items()}
+
+
 def only_one(**given: Any) -> Any:
     """The argument that was given under one of several names."""
     found = {name: value for name, value in given.items() if value is not None}

@@ -24,6 +24,8 @@ def as_texts(inputs: Any) -> list[str]:
 
     Raises InputError, with the index, for images, sounds, conversations and pairs.
     """
+    if isinstance(inputs, np.ndarray):
+        inputs = inputs.tolist()
     return [_text(each, index) for index, each in enumerate(inputs)]
 
 

@@ -5,6 +5,7 @@ N texts, E vector size.
 
 import contextlib
 import dataclasses
+import inspect
 import logging
 import os
 import tempfile
@@ -17,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed.embedder import Embedder
-from polyvec.embed.inputs.prompts import PromptTable
+from polyvec.embed.encode_methods import check_dimension
+from polyvec.embed.inputs.prompts import ROLE_PROMPTS, PromptTable
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.projection import quantization
+from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import InputError, known
 from polyvec.sentence_transformers import arguments, util, workers
 from polyvec.sentence_transformers.features import Features, as_texts, computed, features_of
 from polyvec.sentence_transformers.installed import attribute, blank, counterpart
-from polyvec.sentence_transformers.saving import beside
+from polyvec.sentence_transformers.saving import beside, upload
 from polyvec.sentence_transformers.views import View, views_of
 
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
@@ -39,6 +42,8 @@ class SentenceTransformer(Embedder):
     (2, 384)
     """
 
+    SUPPORTED_SIMILARITY_FN_NAMES = SIMILARITIES
+    model_type = "SentenceTransformer"
     _counterpart = "SentenceTransformer"
     _output: str | None = None
 
@@ -169,6 +174,10 @@ class SentenceTransformer(Embedder):
         choice = {"prompt_name": prompt_name, "prompt": prompt, "role": role}
         if output_value is None:
             rows = self._all_features(found_texts, choice, batch_size, device)
+            check_dimension(truncate_dim, self.full_dimension)
+            most = self.truncate_dim if truncate_dim is None else truncate_dim
+            for row in rows:
+                row["sentence_embedding"] = row["sentence_embedding"][:most]
             return rows[0] if single else rows
         call = {
             **choice,
@@ -203,6 +212,35 @@ class SentenceTransformer(Embedder):
         if single:
             return found[0]
         return found if convert_to_tensor or convert_to_numpy else list(found)
+
+    def encode_query(self, inputs: Any = None, *positional: Any, **options: Any) -> Any:
+        """`encode` with the model's "query" prompt."""
+        return self._encoded_as("query", inputs, positional, options)
+
+    def encode_document(self, inputs: Any = None, *positional: Any, **options: Any) -> Any:
+        """`encode` with the first set of the prompts "document", "passage" and "corpus"."""
+        return self._encoded_as("document", inputs, positional, options)
+
+    def _encoded_as(
+        self, role: str, inputs: Any, positional: Sequence[Any], options: dict[str, Any]
+    ) -> Any:
+        """`encode` by keywords, as subclasses that replace it expect."""
+        options.update(zip(self._order(), positional, strict=False))
+        names = ("inputs", "sentences", "texts")
+        given = {"inputs": inputs, **{name: options.pop(name, None) for name in names[1:]}}
+        options["inputs"] = arguments.only_one(**given)
+        if options.get("prompt_name") is None and options.get("prompt") is None:
+            found = self.prompt_for(role=role)
+            declared = next((n for n in ROLE_PROMPTS[role] if n in self.prompt_table.by_name), None)
+            options["prompt_name"] = found.name or (declared if self.template is None else None)
+        return self.encode(**options, task=role)
+
+    @classmethod
+    def _order(cls) -> Iterator[str]:
+        """The names of encode's positional arguments after the inputs."""
+        kinds = inspect.signature(cls.encode).parameters.values()
+        names = [each.name for each in kinds if each.kind is each.POSITIONAL_OR_KEYWORD]
+        return iter(names[2:])
 
     def _encoded(self, texts: Sequence[str], **options: Any) -> Any:
         """Embedder.encode's arrays; what a worker of a pool computes."""
@@ -406,6 +444,12 @@ class SentenceTransformer(Embedder):
             super().save_pretrained(place)
 
     save = save_pretrained
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Save the model and upload it to the hub; returns the address of the commit."""
+        for name in ("safe_serialization", "replace_model_card", "train_datasets"):
+            options.pop(name, None)  # the card is always written anew, the weights as safetensors
+        return upload(self.save_pretrained, repo_id, **options)
 
     def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:
         """What the evaluator gives for this model."""

@@ -1,9 +1,12 @@
-"""Saving into a folder that holds other things, too."""
+"""Saving into a folder that holds other things, too, and to the hub."""
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
 
 
 @contextlib.contextmanager
@@ -21,3 +24,37 @@ def beside(path: Path) -> Iterator[Path]:
                 target.mkdir(exist_ok=True)
             else:
                 each.replace(target)
+
+
+def upload(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    exist_ok: bool = False,
+    create_pr: bool = False,
+    local_model_path: str | None = None,
+    commit_message: str | None = None,
+    **options: Any,
+) -> str:
+    """Upload what `save` writes, or a folder; returns the address of the commit or request.
+
+    Other options are those of huggingface_hub.HfApi.upload_folder.
+    """
+    api = HfApi(token=token)
+    repo = api.create_repo(
+        repo_id=repo_id, private=private, repo_type=None, exist_ok=exist_ok or create_pr
+    )
+    found_id = getattr(repo, "repo_id", None) or repo_id
+    with tempfile.TemporaryDirectory() as made:
+        if local_model_path is None:
+            save(Path(made) / "model")
+        done = api.upload_folder(
+            repo_id=found_id,
+            folder_path=local_model_path or str(Path(made) / "model"),
+            commit_message=commit_message or "Add a model saved by polyvec",
+            create_pr=create_pr,
+            **options,
+        )
+    return str(done.pr_url if create_pr else done.commit_url)

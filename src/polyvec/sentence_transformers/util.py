@@ -34,7 +34,8 @@ def _tensor(vectors: Any) -> Tensor:
     if isinstance(vectors, list | tuple):
         if any(isinstance(each, Tensor) for each in vectors):
             return torch.stack([torch.as_tensor(each) for each in vectors])
-        vectors = np.asarray(vectors)
+        arrays = any(isinstance(each, np.ndarray) for each in vectors)
+        vectors = np.asarray(vectors) if arrays else np.asarray(vectors, np.float32)
     try:
         return torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
     except (TypeError, ValueError) as error:
@@ -202,7 +203,9 @@ def quantize_embeddings(
     """
     if precision not in PRECISIONS:
         raise InputError(f"Precision {precision!r} is not supported.{known(precision, PRECISIONS)}")
-    if isinstance(embeddings, list) and embeddings and np.ndim(embeddings[0]) == 2:
+    if isinstance(embeddings, list) and not embeddings:
+        return []
+    if isinstance(embeddings, list) and np.ndim(embeddings[0]) == 2:
         return _quantized_matrices(embeddings, precision, ranges, calibration_embeddings)
     values = _numbers(embeddings)
     if not len(values):

@@ -4,6 +4,8 @@ N pairs, K labels, T tokens of the longest.
 """
 
 import importlib
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from polyvec import __version__
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.schema import read_json, write_json
+from polyvec.embed.formats.schema import listed_modules, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.transformer import (
     best_device,
@@ -30,10 +32,31 @@ from polyvec.embed.progress import progress
 from polyvec.errors import InputError, ModelError
 from polyvec.sentence_transformers import arguments, workers
 from polyvec.sentence_transformers.installed import attribute, blank, counterpart
-from polyvec.sentence_transformers.saving import beside
+from polyvec.sentence_transformers.saving import beside, upload
 
 Features = dict[str, Any]
 SETTINGS = "config_sentence_transformers.json"
+# What sentence-transformers 5.4 and later read of a sequence classifier.
+CLASSIFIER = {
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
+MODULE = {
+    "idx": 0,
+    "name": "0",
+    "path": "",
+    "type": "sentence_transformers.base.modules.transformer.Transformer",
+}
+# The constructor's arguments under their names of sentence-transformers 2 and 3.
+OLDER = {
+    "automodel_args": "model_kwargs",
+    "cache_dir": "cache_folder",
+    "classifier_dropout": "classifier_dropout",
+    "config_args": "config_kwargs",
+    "default_activation_function": "activation_fn",
+    "tokenizer_args": "tokenizer_kwargs",
+}
 
 
 class CrossEncoder(nn.Module):
@@ -64,6 +87,7 @@ class CrossEncoder(nn.Module):
         config_kwargs: Mapping[str, Any] | None = None,
         model_card_data: Any = None,
         backend: str = "torch",
+        **older: Any,
     ) -> None:
         """The classifier of a folder or hub id; a checkpoint without a head gets a random one.
 
@@ -72,6 +96,15 @@ class CrossEncoder(nn.Module):
         """
         super().__init__()
         arguments.check_backend(backend)
+        older = arguments.older_names(older, OLDER, f"{type(self).__name__}")
+        model_kwargs = older.get("model_kwargs", model_kwargs)
+        tokenizer_kwargs = older.get("tokenizer_kwargs", tokenizer_kwargs)
+        config_kwargs = older.get("config_kwargs", config_kwargs)
+        if "classifier_dropout" in older:
+            dropout = {"classifier_dropout": older["classifier_dropout"]}
+            config_kwargs = {**(config_kwargs or {}), **dropout}
+        activation_fn = older.get("activation_fn", activation_fn)
+        cache_folder = older.get("cache_folder", cache_folder)
         words = arguments.old_name(
             tokenizer_kwargs, processor_kwargs, "tokenizer_kwargs:processor_kwargs"
         )
@@ -141,11 +174,14 @@ class CrossEncoder(nn.Module):
         chunk_size: int | None = None,
         *,
         sentences: Any = None,
+        **older: Any,
     ) -> Any:
         """Scores of the pairs, float32 [N], or [N, K] of several labels; of one pair one score.
 
         A numpy array, with `convert_to_tensor` a tensor, with neither a list of tensors.
         """
+        older = arguments.older_names(older, {"activation_fct": "activation_fn"}, "predict")
+        activation_fn = older.get("activation_fn", activation_fn)
         given = arguments.only_one(inputs=inputs, sentences=sentences)
         given = given.tolist() if isinstance(given, np.ndarray) else given
         single = self.is_singular_input(given)
@@ -188,7 +224,8 @@ class CrossEncoder(nn.Module):
                 features = self.preprocess([pairs[p] for p in places], call["prompt"])
                 features = {k: v.to(self.device) for k, v in features.items()}
                 scores = call["activation_fn"](self(features)["scores"].float())
-                scores = scores.squeeze(-1) if self.num_labels == 1 else scores
+                single = self.num_labels == 1 and scores.ndim > 1
+                scores = scores.squeeze(-1) if single else scores
                 if call["apply_softmax"] and scores.ndim > 1:
                     scores = scores.softmax(dim=1)
                 found.update(zip(places, scores.cpu(), strict=True))
@@ -237,6 +274,8 @@ class CrossEncoder(nn.Module):
 
     def is_singular_input(self, inputs: Any) -> bool:
         """Whether this is one pair rather than several."""
+        if isinstance(inputs, np.ndarray):
+            inputs = inputs.tolist()
         if not isinstance(inputs, list | tuple) and hasattr(inputs, "__iter__"):
             return isinstance(inputs, str | Mapping)
         return isinstance(inputs, list | tuple) and len(inputs) > 0 and isinstance(inputs[0], str)
@@ -386,9 +425,19 @@ class CrossEncoder(nn.Module):
         with beside(Path(path)) as folder:
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+            config = read_json(folder / "config.json")
+            # Where versions before 5.4 look for it.
+            config["sentence_transformers"] = {"activation_fn": settings["activation_fn"]}
+            write_json(folder / "config.json", config)
             write_json(folder / SETTINGS, settings)
+            write_json(folder / "sentence_bert_config.json", CLASSIFIER)
+            (folder / "modules.json").write_text(json.dumps([MODULE], indent=2) + "\n", "utf-8")
 
     save = save_pretrained
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Save the model and upload it to the hub; returns the commit's address."""
+        return upload(self.save_pretrained, repo_id, **options)
 
 
 def _pair(each: Any, place: int) -> tuple[str, str]:
@@ -402,6 +451,11 @@ def _pair(each: Any, place: int) -> tuple[str, str]:
 
 def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted: bool) -> Any:
     """Model and tokenizer; ModelError for another kind of model."""
+    if (folder / "modules.json").is_file() and len(listed_modules(folder)) > 1:
+        raise ModelError(
+            f"{folder}: scores come from several modules (modules.json); polyvec's CrossEncoder "
+            "runs sequence classifiers only"
+        )
     try:
         with quiet_transformers():
             settings = AutoConfig.from_pretrained(folder, trust_remote_code=trusted, **config)
@@ -413,10 +467,21 @@ def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted
                     f"{folder}: a language model that writes its judgement; polyvec's CrossEncoder "
                     "runs sequence classifiers only"
                 )
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=settings, dtype=dtype, trust_remote_code=trusted
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=settings,
+                dtype=dtype,
+                trust_remote_code=trusted,
+                output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        warnings.warn(
+            f"{folder}: {len(missing)} weights are not stored and start at random, the first "
+            f"{missing[0]}; train the model before it scores pairs",
+            stacklevel=3,
+        )
     return model, tokenizer

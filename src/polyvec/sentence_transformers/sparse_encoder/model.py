@@ -21,6 +21,7 @@ from polyvec.sentence_transformers.model import SentenceTransformer
 class SparseEncoder(SentenceTransformer):
     """A sparse Embedder that takes and gives what sentence-transformers' SparseEncoder does."""
 
+    model_type = "SparseEncoder"
     _counterpart = "SparseEncoder"
     _output = "sparse"
 
