@@ -95,6 +95,9 @@ def test_a_corpus_is_searched_too(run, pairs, tmp_path):
         (["--corpus", "missing.txt"], "missing.txt: no such file"),
         (["--output-format", "tuple"], "Did you mean 'n-tuple'"),
         (["--candidates", "bm52"], "Did you mean 'bm25'"),
+        (["--candidates", "bm52", "--model", "x"], "Did you mean 'bm25'"),
+        (["--relative-margin", "nan"], "'relative_margin' is nan, expected a finite number"),
+        (["--max-score", "nan"], "'max_score' is nan"),
         (["--range-min", "9", "--range-max", "10"], "fewer than num_negatives = 3"),
         (["--num-negatives", "20", "--output-format", "n-tuple"], "lower num_negatives"),
         (["--relative-margin", "0.999"], "relative_margin = 0.999 refuses"),
@@ -123,6 +126,21 @@ def test_data_that_cannot_be_mined_is_one_line(run, one_line, tmp_path):
         assert words in one_line(run("mine", path, "--candidates", "bm25", "-o", out))
     assert "missing.jsonl" in one_line(run("mine", tmp_path / "missing.jsonl", "-o", out))
     assert ".jsonl" in one_line(run("mine", path, "-o", tmp_path / "mined.csv"))
+
+
+@pytest.mark.parametrize("option", ["pairs", "corpus", "link"])
+def test_a_file_that_is_read_is_not_overwritten(run, pairs, one_line, tmp_path, option):
+    out, more, before = pairs, [], pairs.read_text()
+    if option == "corpus":
+        out = tmp_path / "corpus.jsonl"
+        out.write_text("".join(json.dumps({"text": f"sand {word}"}) + "\n" for word in WORDS))
+        more, before = ["--corpus", out], out.read_text()
+    if option == "link":
+        out = tmp_path / "link.jsonl"
+        out.hardlink_to(pairs)
+    error = one_line(run("mine", pairs, "--candidates", "bm25", *more, "-o", out))
+    assert "is read here, too; give another name" in error
+    assert out.read_text() == before
 
 
 def test_a_full_disk_leaves_the_old_file(run, pairs, tmp_path, small_files, one_line):

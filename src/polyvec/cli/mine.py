@@ -108,6 +108,9 @@ def run(options: argparse.Namespace) -> None:
     if not options.output.name.endswith(".jsonl"):
         raise InputError(f"--output {options.output}: expected a name that ends in .jsonl")
     check_target(options.output)
+    for each in filter(None, (options.pairs, options.corpus, options.relevant)):
+        if options.output.exists() and Path(each).exists() and options.output.samefile(each):
+            raise InputError(f"--output {options.output}: is read here, too; give another name")
     names = {each.name for each in dataclasses.fields(MiningSettings)}
     given = {k: v for k, v in vars(options).items() if k in names and v is not None}
     given.pop("model", None)
@@ -150,9 +153,10 @@ def _mined(
     options: argparse.Namespace, settings: "MiningSettings", sets: "list[TrainingSet]"
 ) -> "dict[str, Mined]":
     from polyvec.interfaces import RunOptions
-    from polyvec.train.mining.candidates import Tools
+    from polyvec.train.mining.candidates import CANDIDATES, Tools
     from polyvec.train.mining.miner import mine
 
+    CANDIDATES.find(settings.candidates, where="mining")
     embedder: TextEncoder | None = None
     if settings.candidates == "embedder":
         embedder = common.load_model(options)

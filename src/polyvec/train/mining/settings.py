@@ -1,7 +1,8 @@
 """The `mining` table of a stage, as plain values; the options of `polyvec mine` have its names."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from polyvec.errors import SettingsError
@@ -85,6 +86,11 @@ def mining_settings(raw: Mapping[str, Any], where: str = "mining") -> MiningSett
             raise SettingsError(
                 f"{where} key {name!r} is {getattr(found, name)}, expected at least {least}"
             )
+    for each in fields(found):
+        value = getattr(found, each.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            # NaN is neither above nor below a score: it would refuse nothing.
+            raise SettingsError(f"{where} key {each.name!r} is {value}, expected a finite number")
     for name in ("absolute_margin", "relative_margin"):
         value = getattr(found, name)
         if value is not None and value < 0:
