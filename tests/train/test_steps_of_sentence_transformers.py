@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer import losses
 from toy_run import PAIRS
 
 from polyvec import Embedder, Trainer, TrainingArguments
+from polyvec.embed.formats.sources import offline_folder
 
 TRIPLETS = [
     {"anchor": a, "positive": b, "negative": PAIRS[i - 3][1][::-1]}
@@ -46,6 +47,18 @@ CASES = {
         lambda m: losses.CachedMultipleNegativesRankingLoss(m, mini_batch_size=2),
         "info_nce",
         {"gradient_cache": 16},
+    ),
+    "gist": (
+        TRIPLETS,
+        lambda m: losses.GISTEmbedLoss(m, SentenceTransformer(str(offline_folder()), device="cpu")),
+        {
+            "kind": "info_nce",
+            "temperature": 0.01,
+            "guide": True,
+            "false_negatives": "absolute",
+            "directions": ["query_to_doc", "query_to_query", "positive_to_positive"],
+        },
+        {"guide": "all-MiniLM-L6-v2"},
     ),
     "matryoshka": (
         TRIPLETS,

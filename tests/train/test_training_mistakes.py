@@ -262,3 +262,9 @@ def test_a_null_is_said_to_be_one(tmp_path, capsys):
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert train(recipe)[0] == 2
     assert "pairs.jsonl:4: 'positive' is null" in capsys.readouterr().err
+
+
+def test_a_guide_that_no_loss_reads_does_nothing(tmp_path, tiny_bert):
+    args = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, guide=str(tiny_bert))
+    with pytest.raises(SettingsError, match="guide does nothing: no loss needs it"):
+        Trainer(embedder(), args, ROWS)

@@ -47,6 +47,7 @@ class TrainingArguments(transformers.TrainingArguments):
     adapter: a table such as {"kind": "lora", "rank": 16}; None trains all weights.
     train: parts trained beside the adapter. matryoshka: {"dimensions": [...]}.
     mixing: how data sets share batches. kind: of the stage, "scl", "ucl", "distill" ...
+    guide, teacher: folder or hub id of another embedder, for losses that need one.
     max_length, query_max_length: most tokens of documents and queries while training.
     """
 
@@ -56,6 +57,8 @@ class TrainingArguments(transformers.TrainingArguments):
     matryoshka: dict[str, Any] | None = None
     mixing: dict[str, Any] | None = None
     kind: str = "scl"
+    guide: str | None = None
+    teacher: str | None = None
     max_length: int | None = None
     query_max_length: int | None = None
     dropout: float | None = None
@@ -135,7 +138,9 @@ class Trainer:
         data = self.data = training_data(train_dataset, self.args.seed)
         self.stage = self._stage(loss, data)
         facts = {"embedder": model, "stage": self.stage}
-        task = TASKS.build(self.stage.kind, {}, facts, where=WHERE)
+        others = {"guide": self.args.guide, "teacher": self.args.teacher}
+        settings = {name: str(each) for name, each in others.items() if each is not None}
+        task = TASKS.build(self.stage.kind, settings, facts, where=WHERE)
         if callable(loss):
             task.objective = task.heads = Objective([Term(loss, _name(loss))])
         self.trained = prepare(
