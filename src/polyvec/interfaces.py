@@ -153,6 +153,7 @@ class RunOptions:
     batch_tokens: int | None = None
     show_progress_bar: bool | None = None
     truncate: Truncate = "warn"
+    num_texts: int | None = None  # of a stream, if it is known, for the progress bar
 
     def __post_init__(self) -> None:
         if self.truncate not in ("warn", "error", "silent"):

@@ -132,6 +132,17 @@ def read_input(options: argparse.Namespace) -> "Iterator[Record]":
     return read_texts(stream, column=options.column, id_column=options.id_column)
 
 
+def count_input(options: argparse.Namespace) -> int | None:
+    """The records of FILE, all read once, so that a malformed one is known before any is embedded.
+
+    None for a stream, which can be read only once.
+    """
+    name = options.file
+    if name in (None, "-") or not (Path(name).is_file() or Path(name).is_dir()):
+        return None
+    return sum(1 for _ in read_input(options))
+
+
 def standard_input(options: argparse.Namespace) -> IO[bytes]:
     """The open stream; InputError if nothing is piped into it."""
     if sys.stdin is None:

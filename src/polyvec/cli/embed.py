@@ -1,5 +1,8 @@
 """Embed texts from a file or standard input.
 
+With --output, a run that is interrupted keeps its vectors beside the output, in a hidden folder,
+and the same command goes on from there.
+
 Input: one text per line on standard input, or FILE.txt, .jsonl, .json, .csv, .tsv, .parquet (or .gz
 of those), or a folder of them. Output: .npy, .jsonl, .parquet or .safetensors; JSON lines on
 standard output without --output, or with --output -.
@@ -53,7 +56,8 @@ def run(options: argparse.Namespace) -> None:
     if options.output is not None:
         check_kind(options.output)
         _check_not_input(options)
-    _write(options, _peek(common.read_input(options)))
+    num_texts = common.count_input(options)
+    _write(options, _peek(common.read_input(options)), num_texts)
 
 
 def _check_not_input(options: argparse.Namespace) -> None:
@@ -62,38 +66,34 @@ def _check_not_input(options: argparse.Namespace) -> None:
         raise InputError(f"{output}: input and output are the same file; not overwritten")
 
 
-def _write(options: argparse.Namespace, records: "Iterator[Record]") -> None:
+def _write(options: argparse.Namespace, records: "Iterator[Record]", num_texts: int | None) -> None:
     """Embed in windows; only one window of texts is in memory."""
-    from polyvec.interfaces import EncodeReport, RunOptions
+    from polyvec.cli.embed_resumed import Resumed
+    from polyvec.interfaces import RunOptions
     from polyvec.storage.vector_files import vector_file
 
     embedder = common.load_model(options)
     if options.calibrate is not None:
         _calibrate(options, embedder)
-    report = EncodeReport()
-    ids: list[str] = []
-    finish: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "precision": options.precision,
         "truncate_dim": options.truncate_dim,
         "normalize_embeddings": options.normalize,
-    }
-    windows = embedder.encode_iter(
-        _texts(records, ids),
-        options=RunOptions(options.batch_size, truncate=options.truncate),
-        report=report,
         **common.prompt_choice(options),
-        **finish,
-    )
-    with vector_file(options.output) if options.output is not None else _stdout() as write:
+    }
+    how = RunOptions(options.batch_size, truncate=options.truncate, num_texts=num_texts)
+    output = None if options.output is None else Path(options.output)
+    resumed = Resumed(embedder, output, asked, how)
+    if resumed.num_known:
+        print(f"{output}: {resumed.num_known} vectors of an interrupted run", file=sys.stderr)
+    with vector_file(output) if output is not None else _stdout() as write:
         # Without any texts, the file still has the width and type of the vectors.
-        vectors = embedder.encode([], **finish)
-        write([], vectors)
-        for vectors in windows:
-            write(ids[: len(vectors)], vectors)
-            del ids[: len(vectors)]
-    if options.output is not None:
-        shape = f"{report.num_texts} x {vectors.shape[1]}"
-        print(f"{options.output}: {shape}, {options.precision}", file=sys.stderr)
+        write([], resumed.empty)
+        resumed.write(records, write)
+    resumed.clear()
+    if output is not None:
+        shape = f"{resumed.num_written} x {resumed.empty.shape[1]}"
+        print(f"{output}: {shape}, {options.precision}", file=sys.stderr)
 
 
 def _calibrate(options: argparse.Namespace, embedder: "Embedder") -> None:
@@ -117,13 +117,6 @@ def _peek(records: "Iterator[Record]") -> "Iterator[Record]":
     """Read the first record before weights load, so that a wrong file fails at once."""
     first = next(records, None)
     return itertools.chain([] if first is None else [first], records)
-
-
-def _texts(records: "Iterator[Record]", ids: list[str]) -> Iterator[str]:
-    """The texts, one by one; each id is appended to `ids`, from which the writer takes it."""
-    for record in records:
-        ids.append(record.id)
-        yield record.text
 
 
 @contextlib.contextmanager

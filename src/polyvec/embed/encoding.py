@@ -170,6 +170,7 @@ class EncodeRun:
         total = len(inputs) if isinstance(inputs, Sequence) else None
         if total is not None and total > size:
             self._check_blanks(inputs)
+        total = self.options.num_texts if total is None else total
         with progress(total, self.options.show_progress_bar) as advance:
             for start, texts in _split(inputs, size):
                 with evaluating(self.model):

@@ -80,6 +80,9 @@ class Entries:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __contains__(self, text: str) -> bool:
+        return text_key(text) in self._places
+
     def get(self, texts: Sequence[str]) -> Hits:
         """Those of the texts that have an entry, in their order."""
         keys = map(text_key, texts)
