@@ -167,8 +167,8 @@ def test_no_more_than_a_window_of_texts_is_held(run, model, tmp_path, monkeypatc
 
     monkeypatch.setattr(texts, "read_texts", counted)
     monkeypatch.setattr(vectors, "vector_file", Counted)
-    (tmp_path / "x.txt").write_text("a\nb\nc\nd\n" * 5000)
-    assert run("embed", tmp_path / "x.txt", *model, "-o", tmp_path / "x.npy").status == 0
+    stdin = b"a\nb\nc\nd\n" * 5000
+    assert run("embed", *model, "-o", tmp_path / "x.npy", stdin=stdin).status == 0
     assert read == written == [20_000]
     assert most[0] <= 8192
     found = np.load(tmp_path / "x.npy")

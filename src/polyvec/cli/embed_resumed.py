@@ -4,6 +4,7 @@ N texts, E numbers a vector.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections import deque
@@ -114,8 +115,10 @@ class Resumed:
         """Keep a chunk, unless it is the last one, which is written at once."""
         if self.entries is None or len(chunk_NE) < CHUNK:
             return
-        new = [record.text for record, known in self._waiting if not known][: len(chunk_NE)]
-        self.entries.put(new, chunk_NE)  # float32 holds all levels of integer vectors
+        new = (record.text for record, known in self._waiting if not known)
+        row_of = {text: row for row, text in enumerate(itertools.islice(new, len(chunk_NE)))}
+        # float32 holds all levels of integer vectors.
+        self.entries.put(list(row_of), chunk_NE[list(row_of.values())])
 
     def _key(self) -> str:
         """What must be the same for vectors to be the same."""
