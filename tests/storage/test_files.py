@@ -197,3 +197,18 @@ def test_a_failing_switch_puts_the_old_folder_back(tmp_path, monkeypatch):
         pass
     assert (folder / "config.json").read_text() == "old"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
+    old, new = tmp_path / ".x[1].npy.0a1b2c3d.tmp", tmp_path / ".x[1].npy.4e5f6a7b.tmp"
+    folder, other = tmp_path / ".x[1].npy.8c9d0e1f.tmp", tmp_path / ".y.npy.0a1b2c3d.tmp"
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    folder.mkdir()
+    (folder / "file").write_bytes(b"half")
+    for path in (old, folder, other):
+        os.utime(path, (0, 0))
+    with atomic_file(tmp_path / "x[1].npy") as file:
+        file.write(b"whole")
+    # `new` may have a writer, and `other` belongs to another file.
+    assert {each.name for each in tmp_path.iterdir()} == {"x[1].npy", new.name, other.name}

@@ -1,15 +1,19 @@
 """Files and folders that appear complete or not at all, and the user's cache folder."""
 
 import contextlib
+import glob
 import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from polyvec.errors import DataError, InputError, ModelError
+
+STALE_S = 24 * 60 * 60  # temporary files that were not written to for so long have no writer
 
 
 def cache_folder(name: str) -> Path:
@@ -69,6 +73,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     the OSError of a full disk names `path`.
     """
     target = check_target(path)
+    _remove_stale(target)
     temporary = _beside(target)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
@@ -110,6 +115,7 @@ def atomic_folder(
     if path.is_dir() and any(path.iterdir()) and not (path / replaceable).is_file():
         raise DataError(f"{path}: not empty and contains no {replaceable}; not overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
     temporary = _beside(path)
     temporary.mkdir()
     try:
@@ -160,6 +166,18 @@ def _replace_folder(new: Path, path: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old)
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what killed processes left of this file or folder, once nobody writes to it."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.tmp"):
+        with contextlib.suppress(OSError):  # another process may remove it, too
+            if time.time() - left.stat().st_mtime < STALE_S:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
