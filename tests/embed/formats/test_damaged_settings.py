@@ -8,10 +8,13 @@ import warnings
 import numpy as np
 import pytest
 from folders import bert, modules
+from late_folders import pylate
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import BoW
 from test_checksums import CHECKSUMS, KINDS, answers, of_bert
 
-from polyvec import Embedder
+from polyvec import Embedder, MultiVectorEmbedder
 from polyvec.errors import ModelError, PolyvecError
 
 VALUES = [None, 5, -1, 0, 2.5, "x", "", [], {}, True, [1], {"a": 1}, [[1]], [None]]
@@ -46,9 +49,9 @@ def cases(folder):
             yield from ((path, value, at, new) for at in places(value) for new in VALUES)
 
 
-def each_value(folder, count):
+def each_value(folder, count, load=answers):
     """How many of `count` changed values were refused."""
-    (folder / CHECKSUMS).unlink()
+    (folder / CHECKSUMS).unlink(missing_ok=True)
     found = list(cases(folder))
     refused = 0
     for path, value, at, new in random.Random(0).sample(found, min(count, len(found))):
@@ -56,7 +59,7 @@ def each_value(folder, count):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                answers(folder)
+                load(folder)
             except PolyvecError as error:
                 refused += 1
                 line = f"{path.name} {at} = {new!r}: {error}"
@@ -77,6 +80,28 @@ def test_a_value_of_another_type_is_no_traceback(tmp_path, kind):
 def test_no_value_of_another_type_is_a_traceback(tmp_path, kind):
     KINDS[kind](tmp_path / "made").save_pretrained(tmp_path / "saved")
     assert each_value(tmp_path / "saved", 10_000) > 100
+
+
+def late(folder):
+    MultiVectorEmbedder.from_pretrained(folder).encode(["a cat"], role="query")
+
+
+def plain(folder):
+    Embedder.from_pretrained(folder).encode(["a cat"])
+
+
+def test_nor_in_a_late_interaction_model(tmp_path):
+    """PyLate's file of settings, then sentence-transformers'."""
+    pylate(tmp_path / "pylate")
+    MultiVectorEmbedder.from_pretrained(tmp_path / "pylate").save_pretrained(tmp_path / "ours")
+    assert each_value(tmp_path / "pylate", 80, late) > 30
+    assert each_value(tmp_path / "ours", 80, late) > 30
+
+
+def test_nor_in_a_bag_of_words(tmp_path):
+    words = BoW(["cat", "dog", "mat"], {"cat": 1.5})
+    SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path))
+    assert each_value(tmp_path, 400, plain) > 100
 
 
 WRONG = [

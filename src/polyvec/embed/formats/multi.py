@@ -34,6 +34,7 @@ from polyvec.embed.formats.late import (
     late_kind,
 )
 from polyvec.embed.formats.replacing import files_of_model
+from polyvec.embed.formats.route import own_part
 from polyvec.embed.formats.schema import (
     POLYVEC_FILE,
     listed_modules,
@@ -142,7 +143,8 @@ def read_multi(
     backbone = Backbone(
         model.to(device or best_device()),
         tokenizer.pad_token_id or 0,
-        attention=AttentionSpec.parse(own.get("attention", "native")),
+        attention=own_part(own, "attention", AttentionSpec.parse, folder / POLYVEC_FILE)
+        or AttentionSpec(),
         layout=layout,
     )
     limit = backbone.max_positions
@@ -166,6 +168,11 @@ def read_multi(
     backbone.card = read_card(folder, [backbone, *found.projections])
     # An empty mapping removes the stored prompts.
     chosen = found.prompts if prompts is None else prompts
+    if prompts is None and found.default_prompt not in (None, *chosen):
+        raise ModelError(
+            f"{folder / SETTINGS}: default_prompt_name {found.default_prompt!r} is not among its "
+            f"prompts.{known(found.default_prompt, chosen)}"
+        )
     table = PromptTable.of_folder(chosen, found.default_prompt)
     return MultiParts(
         backbone=backbone,
@@ -319,7 +326,11 @@ def _take_module(folder: Path, kind: str, name: str, path: Path, found: _Found) 
         reads = config.get("module_input_name", "token_embeddings" if name == "Dense" else None)
         if reads != "token_embeddings":
             raise ModelError(f"{path}/config.json: {name} must read token_embeddings, got {reads}")
-        found.projections.append(_projection(name, config, path))
+        try:
+            found.projections.append(_projection(name, config, path))
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise ModelError(f"{path}/config.json: {name}: {reason} is missing or wrong") from None
     else:
         names = ("Dense", "MultiVectorMask", "Normalize", "Transformer")
         raise ModelError(

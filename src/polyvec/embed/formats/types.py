@@ -47,6 +47,12 @@ TABLE: Check = ("a table {...}", lambda value: isinstance(value, dict))
 PROMPTS: Check = ("a table of names and strings", _is_prompts)
 IDS: Check = ("a list of token ids", _is_ids)
 FORMAT: Check = ("1, the only format that this version of polyvec reads", lambda value: value == 1)
+NUMBER: Check = ("a number", lambda v: isinstance(v, int | float) and type(v) is not bool)
+TOKEN: Check = ("a token or its id", lambda v: isinstance(v, str) or type(v) is int)
+WEIGHTS: Check = (
+    "a table of words and numbers",
+    lambda v: isinstance(v, dict) and all(type(each) in (int, float) for each in v.values()),
+)
 CONTRACT = {"prefix": IDS, "suffix": IDS, "pad_id": WHOLE, "vocab_size": COUNT}
 
 POLYVEC = {
@@ -67,6 +73,19 @@ CHECKS: Mapping[str, Mapping[str, Check]] = {
         "default_prompt_name": TEXT,
         "similarity_fn_name": TEXT,
         "max_active_dims": COUNT,
+        # PyLate's:
+        "query_prefix": TEXT,
+        "document_prefix": TEXT,
+        "query_length": COUNT,
+        "document_length": COUNT,
+        "skiplist_words": TEXTS,
+    },
+    "sentence_bert_config.json": {
+        "transformer_task": TEXT,
+        "modality_config": TABLE,
+        "query_length": COUNT,
+        "document_length": COUNT,
+        "query_expansion": TABLE,
     },
     "config.json": {
         "architectures": TEXTS,
@@ -87,12 +106,27 @@ CHECKS: Mapping[str, Mapping[str, Check]] = {
         "pooling_mode_lasttoken": FLAG,
         "module_input_name": TEXT,
         "module_output_name": TEXT,
+        "vocab": TEXTS,
+        "word_weights": WEIGHTS,
+        "unknown_word_weight": NUMBER,
+        "cumulative_term_frequency": FLAG,
     },
     "adapter_config.json": {"peft_type": TEXT, "base_model_name_or_path": TEXT},
     "polyvec.json": POLYVEC,
 }
+INSIDE: Mapping[str, Mapping[str, Check]] = {
+    "tokenizer_contract": CONTRACT,
+    "query_expansion": {"strategy": TEXT, "attend": FLAG, "token": TOKEN, "length": COUNT},
+}
 WITHOUT_NULL = ("polyvec.json",)  # elsewhere null is what is not set
-NEVER_NULL = ("in_features", "out_features", "activation_function", "pooling_mode")
+NEVER_NULL = (
+    "in_features",
+    "out_features",
+    "activation_function",
+    "pooling_mode",
+    "vocab",
+    "unknown_word_weight",
+)
 
 
 def check_types(table: Mapping[str, Any], path: Path) -> None:
@@ -100,10 +134,11 @@ def check_types(table: Mapping[str, Any], path: Path) -> None:
     for key, (expected, is_right) in CHECKS.get(path.name, {}).items():
         if key in table:
             _check(table[key], key, expected, is_right, path)
-    contract = table.get("tokenizer_contract") if path.name == "polyvec.json" else None
-    for key, (expected, is_right) in CONTRACT.items():
-        if contract and key in contract:
-            _check(contract[key], f"tokenizer_contract {key}", expected, is_right, path)
+    for outer, checks in INSIDE.items():
+        inside = table.get(outer) if outer in CHECKS.get(path.name, {}) else None
+        for key, (expected, is_right) in checks.items():
+            if inside and key in inside:
+                _check(inside[key], f"{outer} {key}", expected, is_right, path)
 
 
 def _check(
