@@ -110,6 +110,8 @@ CHECKS: Mapping[str, Mapping[str, Check]] = {
         "word_weights": WEIGHTS,
         "unknown_word_weight": NUMBER,
         "cumulative_term_frequency": FLAG,
+        "skiplist_words": TEXTS,
+        "skiplist_tasks": NAMES,
     },
     "adapter_config.json": {"peft_type": TEXT, "base_model_name_or_path": TEXT},
     "polyvec.json": POLYVEC,
