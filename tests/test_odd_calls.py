@@ -226,3 +226,17 @@ def test_seeded_odd_texts_have_finite_vectors(embedder):
     vectors = embedder.encode(texts)
     assert vectors.shape == (60, 32)
     assert np.isfinite(vectors).all()
+
+
+def test_autocast_changes_no_vector_that_a_fingerprint_names(embedder):
+    """A cache of vectors made under a caller's autocast would hold other vectors than it says."""
+    expected, name = embedder.encode(["a cat"]), embedder.fingerprint()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert embedder.fingerprint() == name
+        np.testing.assert_array_equal(embedder.encode(["a cat"]), expected)
+
+
+@pytest.mark.parametrize("device", ["meta", torch.device("meta"), "cuda:99", "cup", 5, ["cpu"]])
+def test_devices_without_numbers(embedder, device):
+    with pytest.raises(InputError, match="device"):
+        embedder.encode("a cat", device=device)

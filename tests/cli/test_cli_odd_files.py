@@ -124,6 +124,8 @@ READ = {
     "x.txt": b"a cat\n\ntwo  dogs\n",
     "x.jsonl": jsonl(TEXTS),
     "x.csv": table(TEXTS),
+    "x.tsv": table(TEXTS, "\t"),
+    "x.json": json.dumps(TEXTS).encode(),
     "x.parquet": parquet(TEXTS),
     "x.jsonl.gz": gzip.compress(jsonl(TEXTS), mtime=0),
 }
