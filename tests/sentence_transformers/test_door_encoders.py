@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -114,8 +115,10 @@ def test_no_head_is_drawn_in_silence(tiny_bert, tmp_path):
     with pytest.warns(UserWarning, match="start at random, the first classifier"):
         model = CrossEncoder(_body(tiny_bert, tmp_path))
     assert model.num_labels == 1
+    several = shutil.copytree(tiny_bert, tmp_path / "several")
+    (several / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
     with pytest.raises(ModelError, match="several modules"):
-        CrossEncoder(tiny_bert)
+        CrossEncoder(several)
 
 
 def _body(tiny_bert, folder):

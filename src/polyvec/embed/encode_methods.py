@@ -154,7 +154,7 @@ class EncodeMethods(nn.Module, TextEncoder):
 
     @truncate_dim.setter
     def truncate_dim(self, value: int | None) -> None:
-        check_dimension(value, self.full_dimension)
+        _check_dimension(value, self.full_dimension)
         self._truncate_dim = value
 
     @property
@@ -483,7 +483,7 @@ class EncodeMethods(nn.Module, TextEncoder):
             )
         if output_value == "token_embeddings" and finish.get("precision", "float32") != "float32":
             raise InputError("token_embeddings are float32 only")
-        check_dimension(finish.get("truncate_dim"), self.full_dimension)
+        _check_dimension(finish.get("truncate_dim"), self.full_dimension)
         if isinstance(finish.get("normalize_embeddings"), str):
             given = finish["normalize_embeddings"]
             raise InputError(f"normalize_embeddings is {given!r}, expected True or False")
@@ -505,7 +505,7 @@ def _refuse_role(role: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def check_dimension(value: int | None, full: int) -> None:
+def _check_dimension(value: int | None, full: int) -> None:
     if value is None:
         return
     check_count("truncate_dim", value)

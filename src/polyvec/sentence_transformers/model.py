@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed.embedder import Embedder
-from polyvec.embed.encode_methods import check_dimension
+from polyvec.embed.inputs.contract import check_count
 from polyvec.embed.inputs.prompts import ROLE_PROMPTS, PromptTable
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.embed.projection import quantization
@@ -86,7 +87,6 @@ class SentenceTransformer(Embedder):
             "revision": revision,
             "local_files_only": local_files_only,
             "token": arguments.old_name(use_auth_token, token, "use_auth_token:token"),
-            "truncate_dim": truncate_dim,
             "similarity_fn_name": getattr(similarity_fn_name, "value", similarity_fn_name),
             "output": self._output,
             **arguments.model_options(model_kwargs, words, config_kwargs),
@@ -97,6 +97,8 @@ class SentenceTransformer(Embedder):
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 model_name_or_path = self._written(modules, folder)
             super().__init__(model_name_or_path, **options)
+        if truncate_dim is not None:
+            self.truncate_dim = truncate_dim
         if side is not None:
             self.tokenizer.truncation_side = side
         table = {"query": "", "document": "", **self.prompt_table.by_name, **(prompts or {})}
@@ -174,8 +176,7 @@ class SentenceTransformer(Embedder):
         choice = {"prompt_name": prompt_name, "prompt": prompt, "role": role}
         if output_value is None:
             rows = self._all_features(found_texts, choice, batch_size, device)
-            check_dimension(truncate_dim, self.full_dimension)
-            most = self.truncate_dim if truncate_dim is None else truncate_dim
+            most = self._at_most(truncate_dim) or self.truncate_dim
             for row in rows:
                 row["sentence_embedding"] = row["sentence_embedding"][:most]
             return rows[0] if single else rows
@@ -186,7 +187,7 @@ class SentenceTransformer(Embedder):
             "show_progress_bar": _shows(show_progress_bar),
             "output_value": output_value,
             "normalize_embeddings": normalize_embeddings,
-            "truncate_dim": truncate_dim,
+            "truncate_dim": self._at_most(truncate_dim),
         }
         if pool is not None or isinstance(device, list | tuple):
             call["show_progress_bar"] = False
@@ -406,6 +407,27 @@ class SentenceTransformer(Embedder):
     @similarity_fn_name.setter
     def similarity_fn_name(self, name: Any) -> None:
         Embedder.similarity_fn_name.__set__(self, "cosine" if name is None else name)  # type: ignore[attr-defined]
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Numbers that are kept of each vector; None for all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = self._at_most(value)
+
+    def _at_most(self, dim: int | None) -> int | None:
+        """The dimension, at most that of the vectors, which a warning says."""
+        if dim is None:
+            return None
+        check_count("truncate_dim", dim)
+        if dim > self.full_dimension:
+            warnings.warn(
+                f"truncate_dim {dim}: vectors have {self.full_dimension} numbers, all are kept",
+                stacklevel=3,
+            )
+        return min(dim, self.full_dimension)
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Whether the tokens of prompts are pooled."""

@@ -451,7 +451,8 @@ def _pair(each: Any, place: int) -> tuple[str, str]:
 
 def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted: bool) -> Any:
     """Model and tokenizer; ModelError for another kind of model."""
-    if (folder / "modules.json").is_file() and len(listed_modules(folder)) > 1:
+    own = read_json(folder / SETTINGS, {}).get("model_type") == "CrossEncoder"
+    if own and (folder / "modules.json").is_file() and len(listed_modules(folder)) > 1:
         raise ModelError(
             f"{folder}: scores come from several modules (modules.json); polyvec's CrossEncoder "
             "runs sequence classifiers only"
