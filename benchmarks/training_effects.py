@@ -129,14 +129,15 @@ def collect(scale: str, work: Work) -> None:
     found: dict[str, Any] = {"scale": scale, "experiments": {}}
     for name, make in EXPERIMENTS.items():
         experiment = make(scale)
-        cells = {
+        kept = {
             label: [
-                cell["scores"]
+                cell
                 for seed in SEEDS
                 if (cell := work.read("effect", name, label, str(seed))) is not None
             ]
             for label in experiment.arms
         }
+        cells = {label: [cell["scores"] for cell in runs] for label, runs in kept.items()}
         if not any(cells.values()):
             continue
         arms = {
@@ -153,7 +154,15 @@ def collect(scale: str, work: Work) -> None:
                     if column in arms[worse]
                 }
                 claims.append({"row": better, "over": worse, "says": says, "by": by})
-        found["experiments"][name] = {"paper": experiment.paper, "arms": arms, "claims": claims}
+        made = {(cell["layers"], cell["steps"]) for runs in kept.values() for cell in runs}
+        ((layers, steps),) = made  # cells of other runs do not compare
+        found["experiments"][name] = {
+            "paper": experiment.paper,
+            "layers": layers,
+            "steps": steps,
+            "arms": arms,
+            "claims": claims,
+        }
     with atomic_file(RESULTS / f"training-effects-{scale}.json", "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")

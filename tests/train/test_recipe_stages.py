@@ -9,6 +9,7 @@ from polyvec.data.training.sources import named_sets
 from polyvec.data.training.table import data_table
 from polyvec.embed.compose import compose
 from polyvec.embed.sections import EMBEDDER
+from polyvec.evaluate.sections import EXPECT
 from polyvec.recipe import PUBLISHED, SCALES, all_recipes
 from polyvec.settings import fill
 from polyvec.train.adapters import ADAPTERS
@@ -36,6 +37,13 @@ def test_every_row_of_table_4_has_its_stages_or_is_training_free():
     for reference, recipes in rows.items():
         trained = any(recipe[STAGES] for recipe in recipes)
         assert trained != (reference in TRAINING_FREE), recipes[0].key
+
+
+def test_every_trained_recipe_of_table_4_states_what_it_reaches():
+    for recipe in (each for each in staged() if each.system.table == 4):
+        figures = recipe[EXPECT].get("nano", {})
+        assert {"stsb test spearman", "med test ndcg@10"} <= set(figures), recipe.key
+        assert all(figure.untrained is not None for figure in figures.values()), recipe.key
 
 
 def staged():

@@ -89,7 +89,8 @@ def expectation(name: str, measured: float, untrained: float | None = None) -> s
     embedder, whose every step rounds.
     """
     points = 0.5 if untrained is None else 3.0
-    values = {"at_least": math.floor(100 * measured - points) / 100, "measured": round(measured, 4)}
+    bound = math.floor(100 * measured - points) / 100
+    values = {"at_least": max(bound, min(0.0, measured)), "measured": round(measured, 4)}
     if untrained is not None:
         values["untrained"] = round(untrained, 4)
     inside = ", ".join(f"{key} = {value}" for key, value in values.items())
