@@ -14,10 +14,11 @@ from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.sources import TrainingSet
 from polyvec.nano import nano_lm_path
 from polyvec.train.adapters import prepare
+from polyvec.train.arguments import training_arguments
 from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
-from polyvec.train.trainer import StageTrainer, training_arguments, whole_state
+from polyvec.train.trainer import StageTrainer, whole_state
 
 WORDS = "the sea a house of bread and rain over old books in spring when children play far away"
 

@@ -19,6 +19,7 @@ from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.settings import fill
 from polyvec.train.adapters import finish, prepare
+from polyvec.train.arguments import CHECKPOINTING, MAIN
 from polyvec.train.checkpoints import check_data, checkpoint_step, last_checkpoint, mark_data
 from polyvec.train.dropout import dropout_set
 from polyvec.train.losses.terms import Objective, Term
@@ -27,12 +28,7 @@ from polyvec.train.report import Curve
 from polyvec.train.settings import StageSettings, check_numbers
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
-from polyvec.train.trainer import (
-    CHECKPOINTING,
-    MAIN,
-    Score,
-    StageTrainer,
-)
+from polyvec.train.trainer import Score, StageTrainer
 
 WHERE = "Trainer"
 Loss = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Callable[..., Any] | None

@@ -11,9 +11,9 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.train.adapters import Trained
 from polyvec.train.exchange import Exchange
+from polyvec.train.sample import Sample
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share, Work
-from polyvec.train.trainer import Sample
 
 SHOWN = 400  # characters of an input
 # Bytes of a layer's states that the backward pass needs, for each token and each number of the

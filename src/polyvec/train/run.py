@@ -30,6 +30,7 @@ from polyvec.settings import fill, known_keys
 from polyvec.storage.files import atomic_file
 from polyvec.train import preview
 from polyvec.train.adapters import Trained, finish, prepare
+from polyvec.train.arguments import training_arguments
 from polyvec.train.checkpoints import (
     DATA,
     check_data,
@@ -44,16 +45,12 @@ from polyvec.train.exchange import Exchange
 from polyvec.train.mining.stage import StageMining
 from polyvec.train.progress import Progress
 from polyvec.train.report import SCORE, Curve, add_to_card, card
+from polyvec.train.sample import Sample
 from polyvec.train.sections import COMMON, STAGES
 from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
-from polyvec.train.trainer import (
-    Sample,
-    Score,
-    StageTrainer,
-    training_arguments,
-)
+from polyvec.train.trainer import Score, StageTrainer
 
 RECIPE, FINAL, DONE = "recipe.json", "final", "done.json"
 REDO = "Remove it; --resume then goes on from the last checkpoint"

@@ -9,28 +9,26 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from polyvec.data.training.batches import Batches
-from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.embedder import Embedder
-from polyvec.errors import MissingExtraError, SettingsError, TrainingError, known
+from polyvec.errors import MissingExtraError, SettingsError, TrainingError
 from polyvec.storage.files import atomic_file
 from polyvec.train import engine
 from polyvec.train.adapters import check_gradients, has_gradient
+from polyvec.train.arguments import CHECKPOINTING, MAIN
 from polyvec.train.checkpoints import (
     STATE,
     WEIGHTS,
@@ -42,78 +40,19 @@ from polyvec.train.checkpoints import (
 from polyvec.train.exchange import Exchange
 from polyvec.train.meter import Meter
 from polyvec.train.report import SCORE
-from polyvec.train.settings import StageSettings
+from polyvec.train.sample import Numbers, Sample
 from polyvec.train.task import Work
 from polyvec.train.trainee import EMBEDDER, Trainee
 
-# transformers 5.17 has the second name only, 5.23 both, and the second is deprecated.
-CHECKPOINTING = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in TrainingArguments.__dataclass_fields__
-)
 try:
     from accelerate.utils import save_fsdp_optimizer
 except ImportError:
     raise MissingExtraError("accelerate", "train", "training") from None
 
-# Arguments that a stage sets, by the name of its own setting.
-STAGE_SETS: Mapping[str, str] = {
-    **{each.name: each.name for each in dataclasses.fields(StageSettings)},
-    "output_dir": "",
-    "per_device_train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "accumulate",
-    "activation_checkpointing": "gradient_checkpointing",
-}
-
 PATIENCE = 10  # batches without a gradient before a run stops
-MAIN = "eval_main"  # the score that decides which checkpoint is the best
 # Scores of an embedder by name; the first is the main one.
 Score = Callable[[Embedder], Mapping[str, float]]
 Report = Callable[[int, Mapping[str, float]], None]
-
-
-class Sample(Sampler[list[int]]):
-    """The numbers of the batches of the epoch that the loop is in, counted through the run.
-
-    As many in each epoch as in the first: transformers counts on it.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches, self.epoch, self.length = batches, 0, len(batches.epoch(0))
-
-    @property
-    def batch_sampler(self) -> "Sample":
-        """Itself: transformers sets the epoch of what is wrapped under this name."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[list[int]]:
-        start = self.epoch * self.length
-        return iter([[number] for number in range(start, start + self.length)])
-
-    def rows(self, number: int) -> list[TrainingRow]:
-        """The rows of a batch of the run."""
-        epoch, place = divmod(number, self.length)
-        return self.batches.rows(epoch, place % len(self.batches.epoch(epoch)))
-
-
-class Numbers(Dataset[int]):
-    """A data set of numbers: each is its own item. Its length is that of the rows."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, number: int) -> int:
-        return number
 
 
 class StageTrainer(Trainer):
@@ -456,91 +395,3 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     for name, each in module.state_dict().items():
         found[name] = each.full_tensor().cpu() if hasattr(each, "full_tensor") else each
     return found
-
-
-def training_arguments(
-    stage: StageSettings,
-    output: Path,
-    num_batches: int,
-    *,
-    device: str = "cpu",
-    evaluated: bool = False,
-    where: str = "",
-) -> TrainingArguments:
-    """transformers' arguments of a stage; SettingsError for one that it does not know.
-
-    evaluated: whether scores are measured, before each checkpoint; the best one is then kept.
-    """
-    _check_trainer_table(stage.trainer, f"{where} trainer")
-    steps = stage.max_steps
-    if steps < 0:
-        per_epoch = math.ceil(num_batches / stage.accumulate)
-        steps = math.ceil(stage.num_train_epochs * per_epoch)
-    given: dict[str, Any] = {
-        "output_dir": str(output),
-        "per_device_train_batch_size": max(1, stage.batch_size // _world_size()),
-        "gradient_accumulation_steps": stage.accumulate,
-        "learning_rate": stage.learning_rate,
-        "lr_scheduler_type": stage.lr_scheduler_type,
-        "warmup_steps": stage.warmup_steps,
-        "weight_decay": stage.weight_decay,
-        "max_grad_norm": stage.max_grad_norm,
-        "num_train_epochs": stage.num_train_epochs,
-        "max_steps": steps,
-        "seed": stage.seed,
-        "bf16": stage.bf16,
-        "fp16": stage.fp16,
-        CHECKPOINTING: stage.gradient_checkpointing,
-        "torch_compile": stage.torch_compile,
-        "use_cpu": device == "cpu",
-        "save_strategy": "steps",
-        "save_total_limit": 2,
-        "logging_strategy": "steps",
-        "logging_steps": max(1, steps // 200),
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "report_to": "none",
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "log_level": "error",
-        **stage.trainer,
-    }
-    if "save_steps" not in given:
-        # A multiple, so that a resumed run reports the same means as one that was not killed.
-        each = int(given["logging_steps"]) if given["logging_steps"] >= 1 else 1
-        given["save_steps"] = math.ceil(steps / 10 / each) * each
-    if evaluated:
-        given |= {
-            "eval_strategy": given["save_strategy"],
-            "eval_steps": given["save_steps"],
-            "load_best_model_at_end": True,
-            "metric_for_best_model": MAIN,
-            "greater_is_better": True,
-        }
-    try:
-        arguments = TrainingArguments(**given)
-        get_reporting_integration_callbacks(arguments.report_to)  # only a Trainer checks the names
-        return arguments
-    except (TypeError, ValueError, ImportError) as error:
-        raise SettingsError(f"{where} trainer: {' '.join(str(error).split())}") from None
-
-
-def _check_trainer_table(table: Mapping[str, Any], where: str) -> None:
-    """Raises SettingsError for an argument that transformers lacks, or that a stage sets itself."""
-    names = TrainingArguments.__dataclass_fields__
-    for key in table:
-        if key not in names:
-            hint = known(key, names).partition(" Known:")[0]
-            raise SettingsError(
-                f"{where}: {key!r} is not an argument of transformers' TrainingArguments.{hint}"
-            )
-        if key in STAGE_SETS:
-            own = STAGE_SETS[key]
-            raise SettingsError(
-                f"{where}: {key!r} is set by the stage"
-                + (f"; write {own} beside trainer, not in it" if own else ", in the run's folder")
-            )
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
