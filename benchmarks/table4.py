@@ -1,6 +1,6 @@
 """Every trained recipe of the survey's Table 4 at scale nano: before and after its stages.
 
-    python benchmarks/table4.py --data DATA              (about two minutes a recipe)
+    python benchmarks/table4.py --data DATA              (one to five minutes a recipe)
     python benchmarks/table4.py --data DATA --write      what is finished, into the recipes
 
 Measured are STS-B test and MED, a retrieval set that no recipe trains on. A recipe is a cell in

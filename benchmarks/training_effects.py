@@ -1,6 +1,6 @@
 """What each way of training gains: the same model with and without it, over seeds.
 
-    python benchmarks/training_effects.py --data DATA --scale small     (an hour on a GPU's minutes)
+    python benchmarks/training_effects.py --data DATA --scale small     (GPU)
     python benchmarks/training_effects.py --data DATA --scale nano      (CPU)
 
 Scale small is SmolLM2-135M-Instruct with LoRA, nano the models inside the package. The arms of an
@@ -43,7 +43,7 @@ from polyvec.train.sections import STAGES
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 Table = Mapping[str, Any]
 SEEDS = (0, 1, 2)
-# Small: the best of three rates on STS-B dev, 40 steps on 8 layers (2e-4: 65, 1e-3: 69, 2e-3: 72).
+# Small: by STS-B dev after 40 steps on 8 layers (untrained 65, 1e-3: 69, 2e-3: 72).
 COMMON: Mapping[str, Table] = {
     "small": {"adapter": LORA, "learning_rate": 2e-3, "bf16": True},
     "nano": {"learning_rate": 5e-4},
