@@ -31,7 +31,7 @@ VERBS = {
     "search": "find the nearest texts of an index",
     "evaluate": "score a model on data sets",
     "compare": "compare two models on the same data sets",
-    "data": "count rows, lengths, languages and duplicates; find test texts in train",
+    "data": "import public data; count rows, lengths, languages; find test texts in train",
     "mine": "find hard negatives for pairs",
     "train": "train an embedder by the stages of a recipe",
     "recipes": "list, show, check and measure the recipes of published systems",

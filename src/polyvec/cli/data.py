@@ -1,4 +1,7 @@
-r"""Count what a folder of data holds, and find test texts in its training texts.
+r"""Count what a folder of data holds, find test texts in its training texts; import public data.
+
+`import` writes a public data set (STS-B's tab-separated files, BEIR's zip files, MTEB's and other
+data sets of the Hugging Face hub) as a folder that `evaluate`, `stats` and `train` read.
 
 `stats` reads every .jsonl, .csv, .tsv, .parquet and .txt (each may be gzipped) in FOLDER and its
 subfolders, or one file. Tables: rows of each file; lengths, duplicates and languages of each
@@ -23,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyvec.cli import common
+from polyvec.cli import common, data_import
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,10 +75,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=common.positive, help="limit the texts per batch, to save memory"
     )
     common.model_option(stats)
+    data_import.arguments(
+        actions.add_parser("import", help="write a public data set as a folder to evaluate on")
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    {"stats": _stats}[options.action](options)
+    {"stats": _stats, "import": data_import.run}[options.action](options)
 
 
 def _stats(options: argparse.Namespace) -> None:

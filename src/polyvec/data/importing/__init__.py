@@ -1,0 +1,1 @@
+"""Public data sets as others store them, written as folders that the evaluation reads."""
