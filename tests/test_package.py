@@ -19,7 +19,7 @@ SOURCE = Path(polyvec.__file__).parent
 ORDER = [
     *("errors", "settings", "registry", "interfaces", "recipe"),
     *("storage", "data", "nano", "embed", "index", "train", "evaluate", "llm"),
-    *("sentence_transformers", "cli"),
+    *("sentence_transformers", "integrations", "cli"),
     *("__init__", "__main__"),
 ]
 

@@ -1,0 +1,51 @@
+"""What the three adapters share: an embedder by name, and vectors as lists of numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from polyvec.embed.embedder import Embedder
+from polyvec.errors import InputError, MissingExtraError
+
+
+def missing(package: str, name: str) -> MissingExtraError:
+    """The error for a package that isn't installed."""
+    return MissingExtraError(package, "integrations", name)
+
+
+def embedder_of(model: str | Path | Embedder, options: Mapping[str, Any]) -> Embedder:
+    """The embedder itself, or that of a folder or hub id, loaded with the options.
+
+    Raises InputError for anything else, and for options of an embedder that is already loaded.
+    """
+    if isinstance(model, str | Path):
+        return Embedder(model, **options)
+    if not isinstance(model, Embedder):
+        raise InputError(
+            f"model is {type(model).__name__}, expected a folder, a hub id or an Embedder"
+        )
+    if options:
+        raise InputError(f"{sorted(options)}: options of loading, but the embedder is loaded")
+    return model
+
+
+def query_vector(embedder: Embedder, text: str, options: Mapping[str, Any]) -> list[float]:
+    """The vector of a text as a query."""
+    if not isinstance(text, str):
+        raise InputError(f"the query is {type(text).__name__}, expected a text")
+    return cast(list[float], embedder.encode_query(text, **_quiet(options)).tolist())
+
+
+def document_vectors(
+    embedder: Embedder, texts: Sequence[str], options: Mapping[str, Any]
+) -> list[list[float]]:
+    """The vectors of texts as documents, in their order."""
+    if isinstance(texts, str):
+        raise InputError("the documents are one text, expected a list of texts")
+    found = embedder.encode_document(list(texts), **_quiet(options))
+    return cast(list[list[float]], found.tolist())
+
+
+def _quiet(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `encode`, without a progress bar unless they ask for one."""
+    return {"show_progress_bar": False, **options}
