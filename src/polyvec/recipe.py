@@ -5,13 +5,14 @@ own in a file sections.py, and a user's package can register more. Sections are 
 unknown key or a wrong type is an error, with a suggestion, before any weight loads.
 """
 
+import copy
 import dataclasses
 import functools
 import graphlib
 import importlib
 import pkgutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -226,10 +227,14 @@ def recipe_names() -> Mapping[str, Path]:
     return {path.stem: path for path in recipe_folder().rglob("*.toml")}
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, or of a name such as "all-minilm".
 
-    Raises SettingsError, naming file, section and key, for anything not known.
+    overrides: "section.key=value" in place of what the file has, such as "embedder.pooling=mean"
+    or "stage.0.max_steps=10"; of repeated sections the number from 0, or the kind ("stage.scl").
+    Values are TOML's; what is not TOML is a string. They hold at every scale.
+
+    Raises SettingsError, naming file or override, section and key, for anything not known.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -245,7 +250,85 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise SettingsError(f"{path}: cannot be read ({error})") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not TOML ({error})") from None
-    return read_recipe(raw, path)
+    return _overridden(raw, path, overrides) if overrides else read_recipe(raw, path)
+
+
+def _overridden(raw: Mapping[str, Any], path: Path, overrides: Sequence[str]) -> Recipe:
+    """The recipe with other settings; an error names the override that it comes from."""
+    try:
+        return read_recipe(overridden(raw, overrides), path)
+    except SettingsError:
+        for each in overrides:
+            try:
+                read_recipe(overridden(raw, [each]), path)
+            except SettingsError as error:
+                told = str(error).removeprefix(f"{path}: ")
+                raise SettingsError(f"override {each!r}: {told}") from None
+        raise
+
+
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a parsed file in which each "section.key=value" is set, at every scale."""
+    found = copy.deepcopy(dict(raw))
+    for each in overrides:
+        name, equals, text = each.partition("=")
+        keys = name.split(".")
+        if not equals or len(keys) < 2 or not all(keys):
+            raise SettingsError("expected section.key=value, such as stage.0.max_steps=10")
+        section, *keys = keys
+        if section not in all_sections():
+            raise SettingsError(
+                f"section [{section}] is not known.{known(section, all_sections())}"
+            )
+        table = found.setdefault(section, [] if all_sections()[section].repeated else {})
+        if isinstance(table, list):
+            table, keys = _entry(table, keys[0], f"[[{section}]]"), keys[1:]
+            if not keys:
+                raise SettingsError(f"which key of [[{section}]]? Expected {name}.key=value")
+        value = _toml_value(text)
+        _put(table, keys, value, section)
+        for scale in SCALES[1:]:  # what a scale sets itself would hide the new value
+            if isinstance(table.get(scale), dict) and keys[0] in table[scale]:
+                _put(table[scale], keys, value, f"{section}.{scale}")
+    return found
+
+
+def _put(table: Any, keys: Sequence[str], value: Any, where: str) -> None:
+    *inner, last = keys
+    for key in inner:
+        if isinstance(table, list):
+            table = _entry(table, key, where)
+        elif isinstance(table, dict):
+            table = table.setdefault(key, {})
+        where = f"{where}.{key}"
+    if isinstance(table, list):
+        table[table.index(_entry(table, last, where))] = value
+    elif isinstance(table, dict):
+        table[last] = value
+    else:
+        raise SettingsError(f"{where} is {table!r}, not a table")
+
+
+def _entry(entries: list[Any], key: str, where: str) -> Any:
+    """An entry by its number from 0, or the only one of this name or kind."""
+    if key.isdecimal() and int(key) < len(entries):
+        return entries[int(key)]
+    tables = [each for each in entries if isinstance(each, dict)]
+    fitting = [each for each in tables if key in (each.get("name"), each.get("kind"))]
+    if len(fitting) != 1:
+        few = f"{len(fitting)} entries are called" if fitting else "no entry"
+        there = f"the first of {len(entries)} is 0" if entries else "there are none"
+        raise SettingsError(f"{where}: {few} {key!r}; {there}")
+    return fitting[0]
+
+
+def _toml_value(text: str) -> Any:
+    """A value as TOML has it; other text, such as a path, is a string."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return found["value"] if len(found) == 1 else text
 
 
 def read_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:

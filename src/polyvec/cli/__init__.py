@@ -127,6 +127,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     try:
         options, rest = (top := parser()).parse_known_args(arguments)
+        if hasattr(options, "overrides"):  # argparse takes such words before the options only
+            options.overrides += [each for each in rest if common.OVERRIDE.fullmatch(each)]
+            rest = [each for each in rest if not common.OVERRIDE.fullmatch(each)]
         if rest:
             # argparse would name the program, whose --help knows no verb's options.
             top.prog = " ".join(filter(None, (top.prog, options.verb, options.action)))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 NUMBER = re.compile(r"[+-]?[\d.,/%]+")
+# A setting of a recipe: section.key=value.
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[^\s=.]+)*=.*", re.DOTALL)
 
 
 def model_option(parser: argparse.ArgumentParser) -> None:

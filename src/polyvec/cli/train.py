@@ -2,7 +2,8 @@ r"""Train an embedder by the stages of a recipe.
 
 RECIPE is a name (see polyvec recipes list) or a file with [[stage]] sections. The folder of
 --output then holds the resolved recipe, the curve and the checkpoints of each stage, and the
-model, which Embedder.from_pretrained and sentence-transformers load. --resume goes on where a
+model, which Embedder.from_pretrained and sentence-transformers load. SECTION.KEY=VALUE changes a
+setting of the recipe for this run. --resume goes on where a
 killed run stopped, to the same weights. Several processes: torchrun --nproc-per-node N -m polyvec
 train ...
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polyvec.cli import common
+from polyvec.cli.common import OVERRIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a recipe, or a file (.toml)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="set this in place of the recipe's, such as stage.0.max_steps=10 (the first stage) "
+        "or embedder.pooling=mean",
+    )
     parser.add_argument("--scale", default="full", help="full (default), small or nano")
     parser.add_argument("--data", metavar="DATA", type=common.path, help="folder of the data sets")
     parser.add_argument(
@@ -61,7 +71,10 @@ def run(options: argparse.Namespace) -> None:
     from polyvec.recipe import load_recipe
     from polyvec.train.run import dry_run, train_recipe
 
-    recipe = load_recipe(options.recipe)
+    # Words behind an option that takes several belong to it, for argparse.
+    options.overrides += [each for each in options.evaluate if OVERRIDE.fullmatch(each)]
+    options.evaluate = [each for each in options.evaluate if not OVERRIDE.fullmatch(each)]
+    recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         for line in dry_run(recipe, options.scale, options.data, coloured=coloured):
@@ -85,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _command(options: argparse.Namespace) -> str:
     """What makes this model again, for its card."""
-    words = ["polyvec", "train", options.recipe, "--scale", options.scale]
+    words = ["polyvec", "train", options.recipe, *options.overrides, "--scale", options.scale]
     words += ["--data", str(options.data)] if options.data else []
     words += ["--evaluate", *options.evaluate] if options.evaluate else []
     return shlex.join(words)

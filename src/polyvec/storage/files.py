@@ -11,9 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from polyvec.errors import DataError, InputError, ModelError
 
 STALE_S = 24 * 60 * 60  # temporary files that were not written to for so long have no writer
+
+LOCK = ".lock"  # in a folder that a process holds
 
 
 def cache_folder(name: str) -> Path:
@@ -94,6 +101,30 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Inside, no other process of this machine holds the folder, which is made if need be.
+
+    Raises DataError, naming what the other process does, if one holds it. A process that is killed
+    holds nothing. Does nothing where the system has no such locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{folder}: another process is {what} into this folder. Wait for it, or give "
+                "another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def training_arguments(
 
     evaluated: whether scores are measured, before each checkpoint; the best one is then kept.
     """
-    _check_trainer_table(stage.trainer, f"{where} trainer")
+    check_trainer_table(stage.trainer, f"{where} trainer")
     steps = stage.max_steps
     if steps < 0:
         per_epoch = math.ceil(num_batches / stage.accumulate)
@@ -97,7 +97,7 @@ def training_arguments(
         raise SettingsError(f"{where} trainer: {' '.join(str(error).split())}") from None
 
 
-def _check_trainer_table(table: Mapping[str, Any], where: str) -> None:
+def check_trainer_table(table: Mapping[str, Any], where: str) -> None:
     """Raises SettingsError for an argument that transformers lacks, or that a stage sets itself."""
     names = TrainingArguments.__dataclass_fields__
     for key in table:

@@ -38,6 +38,34 @@ def dropout_set(
             setattr(module, name, value)
 
 
+def check_views(task: object, model: nn.Module, where: str) -> None:
+    """Raises SettingsError if a task that tells two readings of a text apart by dropout has none.
+
+    Both vectors of a text would be equal, so that the loss only pushes the texts apart.
+    """
+    if not getattr(task, "needs_dropout", False) or _drops(model):
+        return
+    kinds = {kind for _, _, kind in _places(model)}
+    names = [name for name, kind in (("attention_dropout", True), ("dropout", False))
+             if kind in kinds]  # fmt: skip
+    raise SettingsError(
+        f"{where}: no dropout is active, so both vectors of a text would be equal. Set "
+        f"{' or '.join(names or ['the dropout of an adapter'])}, such as "
+        f"{names[0] if names else 'dropout'} = 0.1"
+        + (", or the dropout of the adapter" if names else "")
+    )
+
+
+def _drops(model: nn.Module) -> bool:
+    """Whether a share of anything is dropped while training, an adapter's inputs included."""
+    adapters = (
+        module.p
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Dropout) and "lora_" in path
+    )
+    return any(adapters) or any(_value(module, name) for module, name, _ in _places(model))
+
+
 def _set(model: nn.Module, places: list[tuple[nn.Module, str]], setting: str, share: float) -> None:
     if not 0 <= share < 1:
         raise SettingsError(f"{setting} {share} is not at least 0 and less than 1")

@@ -1,6 +1,9 @@
 """Training from Python, under the names of sentence-transformers' trainer."""
 
+import contextlib
 import math
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -16,12 +19,19 @@ from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.mixing import Mixing
 from polyvec.data.training.sources import TrainingSet, rows_of
 from polyvec.embed.embedder import Embedder
-from polyvec.errors import DataError, InputError, SettingsError
+from polyvec.errors import (
+    DataError,
+    InputError,
+    PolyvecError,
+    SettingsError,
+    TruncationWarning,
+)
 from polyvec.settings import fill
+from polyvec.storage.files import held
 from polyvec.train.adapters import finish, prepare
 from polyvec.train.arguments import CHECKPOINTING, MAIN
 from polyvec.train.checkpoints import check_data, checkpoint_step, last_checkpoint, mark_data
-from polyvec.train.dropout import dropout_set
+from polyvec.train.dropout import check_views, dropout_set
 from polyvec.train.losses.terms import Objective, Term
 from polyvec.train.progress import Progress
 from polyvec.train.report import Curve
@@ -31,6 +41,14 @@ from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import Score, StageTrainer
 
 WHERE = "Trainer"
+# What errors call a setting of a stage, and what the user of a Trainer calls it.
+WRITTEN = (
+    (r"(?<![_.])\bbatch_size\b", "per_device_train_batch_size"),
+    (r"\baccumulate (?=is )", "gradient_accumulation_steps "),
+    (r"set drop_last = false", 'set mixing={"drop_last": False}'),
+    (r"\[\[stage\]\] '\w+' losses\[\d+\]", f"{WHERE}: loss"),
+    (r"\[\[stage\]\]:? ", f"{WHERE}: "),
+)
 Loss = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Callable[..., Any] | None
 Rows = Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]]
 
@@ -75,6 +93,19 @@ OWN = {each.name for each in fields(TrainingArguments)} & {
 }
 
 
+@contextlib.contextmanager
+def _as_written() -> Iterator[None]:
+    """Errors of a stage name the arguments that the user wrote, transformers' and ours."""
+    try:
+        yield
+    except PolyvecError as error:
+        told = str(error)
+        for pattern, name in WRITTEN:
+            told = re.sub(pattern, name, told)
+        error.args = (told, *error.args[1:])
+        raise
+
+
 class Trainer:
     """Trains an embedder on a data set.
 
@@ -87,6 +118,7 @@ class Trainer:
     1
     """
 
+    @_as_written()
     def __init__(
         self,
         model: Embedder,
@@ -198,15 +230,19 @@ class Trainer:
         size = min(self.stage.batch_size, len(data))
         return Batches(data, size, mixing, seed=self.args.seed)
 
+    @_as_written()
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
         """Train to the last step; True goes on from the newest checkpoint in output_dir.
 
         Progress is shown on stderr, unless the arguments have disable_tqdm.
         """
-        newest = (
-            last_checkpoint(Path(str(self.args.output_dir))) if resume_from_checkpoint else None
-        )
         folder = Path(str(self.args.output_dir))
+        writes = self.args.save_strategy != SaveStrategy.NO and self.loop.exchange.rank == 0
+        with held(folder, "training") if writes else contextlib.nullcontext():
+            return self._train(folder, resume_from_checkpoint)
+
+    def _train(self, folder: Path, resume_from_checkpoint: str | bool | None) -> TrainOutput:
+        newest = last_checkpoint(folder) if resume_from_checkpoint else None
         if newest is not None:
             check_data(folder, self.data)
         elif self.loop.exchange.rank == 0 and self.args.save_strategy != SaveStrategy.NO:
@@ -223,14 +259,18 @@ class Trainer:
                 dropout=self.stage.dropout,
                 attention_dropout=self.stage.attention_dropout,
             ):
+                check_views(self.loop.task, self.model, WHERE)
                 done = self.loop.train(resume_from_checkpoint)
         finally:
             self.progress.close()
+        if (cut := self.loop.cut()) and self.loop.exchange.rank == 0:
+            warnings.warn(f"{WHERE}: {cut}", TruncationWarning, stacklevel=3)
         self.model = self.loop.trained()
         finish(self.model, self.stage.adapter)
         self.model.eval()
         return done
 
+    @_as_written()
     def evaluate(self) -> dict[str, float]:
         """Scores by the evaluator, and the loss of eval_dataset, as "eval_..."."""
         if not self.measured:

@@ -86,6 +86,8 @@ def described(
     yield f"            the first has {len(rows)} rows, {work.num_tokens:,} tokens" + (
         f" in {len(work.pieces)} pieces" if len(work.pieces) > 1 else ""
     )
+    if work.num_cut:
+        yield f"            {work.num_cut} of its {work.num_texts} texts are cut (max_length)"
     first: Work = task.work(rows[:1], [Share(0, 1)], 0)
     for label, text in zip(_labels(rows[0], first), inputs(embedder, first, paint), strict=False):
         yield f"  {label:<9} {text}"

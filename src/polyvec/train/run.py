@@ -9,6 +9,7 @@ A killed run goes on with `resume`: finished stages are made again without train
 changes to the embedder and the weights in final/, then the newest whole checkpoint is loaded.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +26,12 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import DataError, SettingsError
 from polyvec.recipe import Recipe, plain
-from polyvec.registry import arguments
-from polyvec.settings import fill, known_keys
-from polyvec.storage.files import atomic_file
+from polyvec.settings import fill
+from polyvec.storage.files import LOCK, atomic_file, held
 from polyvec.train import preview
 from polyvec.train.adapters import Trained, finish, prepare
 from polyvec.train.arguments import training_arguments
+from polyvec.train.checking import check_stage
 from polyvec.train.checkpoints import (
     DATA,
     check_data,
@@ -40,13 +41,13 @@ from polyvec.train.checkpoints import (
     load_weights,
     mark_data,
 )
-from polyvec.train.dropout import dropout_set
+from polyvec.train.dropout import check_views, dropout_set
 from polyvec.train.exchange import Exchange
 from polyvec.train.mining.stage import StageMining
 from polyvec.train.progress import Progress
 from polyvec.train.report import SCORE, Curve, add_to_card, card
 from polyvec.train.sample import Sample
-from polyvec.train.sections import COMMON, STAGES
+from polyvec.train.sections import STAGES
 from polyvec.train.settings import StageSettings
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
@@ -92,19 +93,12 @@ def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Em
     if not stages:
         raise SettingsError(f"{recipe.path}: has no [[stage]], so nothing is trained")
     for number, stage in enumerate(stages, 1):  # before any weight loads
-        _check_kind(stage, f"{recipe.path}: [stage {number}]")
+        check_stage(stage, options.get("data"), f"{recipe.path}: [stage {number}]")
     resume = options.pop("resume", False)
     settings = {"scale": scale, "recipe": recipe.resolved(scale)}
     plan = Run(stages, output, where=f"{recipe.path}: [stage", settings=settings, **options)
+    check_output(plan, resume)
     return run(plan, recipe.build(scale), resume=resume)
-
-
-def _check_kind(stage: StageSettings, where: str) -> None:
-    """Raises SettingsError for a key that neither every stage has nor those of its kind."""
-    takes = arguments(TASKS.find(stage.kind, where=where))
-    facts = {"embedder", "stage", "output"}
-    known_keys(stage.settings, COMMON | {each.name for each in takes} - facts, where)
-    TASKS.check(stage.kind, stage.settings, where=where)
 
 
 def dry_run(
@@ -120,7 +114,7 @@ def dry_run(
     for number, stage in enumerate(stages, 1):
         where = f"{recipe.path}: [stage {number}]"
         yield f"stage {number} of {len(stages)}: {stage.name or stage.kind}"
-        _check_kind(stage, where)
+        check_stage(stage, data, where)
         facts = {"embedder": embedder, "stage": stage}
         task = TASKS.build(stage.kind, stage.settings, facts, where=where)
         if hasattr(task, "apply"):
@@ -138,6 +132,10 @@ def dry_run(
         sample = Sample(batches)
         args = training_arguments(stage, Path("unused"), len(sample), where=where)
         paint = preview.colours if coloured else preview.brackets
+        with dropout_set(
+            embedder, dropout=stage.dropout, attention_dropout=stage.attention_dropout
+        ):
+            check_views(task, embedder, where)
         yield from preview.described(embedder, task, trained, stage, sample, args.max_steps, paint)
         finish(embedder, stage.adapter)
 
@@ -148,7 +146,16 @@ def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:
     Raises DataError if OUTPUT has a run already, unless it is resumed.
     """
     exchange = Exchange.connected(embedder.device.type)
-    _begin(plan, exchange, resume)
+    check_output(plan, resume)
+    exchange.wait()  # before the first process writes
+    with held(plan.output, "training") if exchange.rank == 0 else contextlib.nullcontext():
+        return _run(plan, embedder, exchange, resume)
+
+
+def _run(plan: Run, embedder: Embedder, exchange: Exchange, resume: bool) -> Embedder:
+    if exchange.rank == 0 and not resume:
+        with atomic_file(plan.output / RECIPE, "w") as stream:
+            json.dump({"command": plan.command, **plan.settings}, stream, indent=1)
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(plan.stages, 1):
         embedder = _stage(plan, number, embedder, before, resume)
@@ -172,34 +179,47 @@ def _told(plan: Run) -> list[dict[str, Any]]:
     return found
 
 
-def _begin(plan: Run, exchange: Exchange, resume: bool) -> None:
+def check_output(plan: Run, resume: bool) -> None:
+    """Raises DataError or SettingsError unless the run can begin, or go on, in its folder."""
     file = plan.output / RECIPE
-    content = {"command": plan.command, **plan.settings}
-    if resume:
-        if not file.is_file():
-            raise DataError(f"{plan.output}: no run to resume, it has no recipe.json")
-        before = json_object(file, "Start a new run in another folder")
-        if {**before, "command": ""} != {**json.loads(json.dumps(content)), "command": ""}:
-            raise SettingsError(
-                f"{file}: the run has other settings than this recipe; start a new one in another "
-                "folder"
+    if not resume:
+        if plan.output.exists() and not _unused(plan.output):
+            raise DataError(
+                f"{plan.output}: not empty; pass --resume to go on, or give another folder"
             )
         return
-    if plan.output.exists() and not _unused(plan.output):
-        raise DataError(f"{plan.output}: not empty; pass --resume to go on, or give another folder")
-    exchange.wait()
-    if exchange.rank == 0:
-        plan.output.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file, "w") as stream:
-            json.dump(content, stream, indent=1)
+    if not file.is_file():
+        raise DataError(f"{plan.output}: no run to resume, it has no recipe.json")
+    before = json_object(file, "Start a new run in another folder")
+    now = json.loads(json.dumps(plan.settings))
+    other = difference({**before, "command": None}, {**now, "command": None})
+    if other:
+        raise SettingsError(
+            f"{file}: the run has other settings than this recipe: {other}. Change it back, or "
+            "start a new run in another folder"
+        )
+
+
+def difference(before: Any, now: Any, name: str = "") -> str:
+    """The first setting that differs, by the name it has on the command line; "" if none does."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys: Iterable[Any] = dict.fromkeys([*before, *now])
+        pairs = ((key, before.get(key), now.get(key)) for key in keys)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = ((place, *each) for place, each in enumerate(zip(before, now, strict=True)))
+    else:
+        was, is_now = ("not set" if each is None else json.dumps(each) for each in (before, now))
+        return "" if before == now else f"{name.removeprefix('recipe.')} is {is_now}, was {was}"
+    found = (difference(was, is_now, f"{name}.{key}".lstrip(".")) for key, was, is_now in pairs)
+    return next(filter(None, found), "")
 
 
 def _unused(output: Path) -> bool:
     """Whether the folder is empty, or of a run that stopped before it had trained anything."""
     names = {path.name for path in output.rglob("*") if not path.is_dir()}
-    if not names:
+    if names <= {LOCK}:
         return True
-    ours = (output / RECIPE).is_file() and names <= {RECIPE, DATA}
+    ours = (output / RECIPE).is_file() and names <= {RECIPE, DATA, LOCK}
     return ours and {"command", "scale", "recipe"} <= json_object(output / RECIPE, "").keys()
 
 
@@ -234,6 +254,7 @@ def _stage(
         with dropout_set(
             embedder, dropout=stage.dropout, attention_dropout=stage.attention_dropout
         ):
+            check_views(task, embedder, where)
             embedder = _train(plan, number, trainee, trained, resume)
     finish(embedder, stage.adapter)
     return embedder.eval()
@@ -290,6 +311,8 @@ def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: b
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         progress.close()
+    if (cut := trainer.cut()) and first_process:
+        plan.say(f"{stage.name or stage.kind}: {cut}")
     facts = _facts(plan, number, trained, batches, curve)
     trainer.save_final(folder / FINAL, DONE, facts)
     if trainer.exchange.rank == 0 and curve.rows:

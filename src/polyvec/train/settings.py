@@ -22,6 +22,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "max_steps": (-1, math.inf),
     "seed": (0, 2**32 - 1),  # numpy's
 }
+SHARES = ("dropout", "attention_dropout")  # at least 0 and less than 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,12 @@ class StageSettings:
 
 def check_numbers(stage: StageSettings, where: str) -> None:
     """Raises SettingsError for a number that transformers or torch would only trip over later."""
+    for name in SHARES:
+        share = getattr(stage, name)
+        if share is not None and not 0 <= share < 1:
+            raise SettingsError(f"{where}: {name} {share} is not at least 0 and less than 1")
+    if stage.bf16 and stage.fp16:
+        raise SettingsError(f"{where}: bf16 and fp16 are both true; choose one")
     for name, (least, most) in RANGES.items():
         value = getattr(stage, name)
         if value is None:

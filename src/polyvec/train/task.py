@@ -42,6 +42,7 @@ class Work:
     sizes: for each job, how many results each process has, in the order of the processes.
     facts: what the loss needs beside the results, of the whole batch: the same in all processes.
     num_tokens, num_computed_tokens: real tokens of the pieces, and those with padding.
+    num_texts, num_cut: texts of the pieces, and those of them that were cut at the most tokens.
     """
 
     pieces: tuple[Piece, ...]
@@ -50,6 +51,8 @@ class Work:
     facts: Any
     num_tokens: int
     num_computed_tokens: int
+    num_texts: int = 0
+    num_cut: int = 0
 
     def ordered(self, rows: Rows) -> Rows:
         """Results in the order of the batch."""

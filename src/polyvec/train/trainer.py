@@ -80,6 +80,7 @@ class StageTrainer(Trainer):
             self.task.prepare(batches.data)
         self.gradients_checked, self.batches_tried = False, 0
         self.batch_places: list[str] = []
+        self.num_texts = self.num_cut = 0
         self.sample = Sample(batches)
         # Whatever a Dataset holds goes through a collator; row numbers pass as they are.
         try:
@@ -183,6 +184,8 @@ class StageTrainer(Trainer):
         if not self.gradients_checked and not self.is_fsdp_enabled:
             self._check_gradients()
         self.meter.add(work, terms)
+        self.num_texts += work.num_texts
+        self.num_cut += work.num_cut
         self.on_step(self, work, terms)
         return engine.total(terms) / count
 
@@ -239,6 +242,16 @@ class StageTrainer(Trainer):
         )
 
     # ---- figures ----------------------------------------------------------------------------
+
+    def cut(self) -> str:
+        """How many of the texts read since the start were cut, over all processes; "" if none."""
+        num_texts, num_cut = self.exchange.sums([self.num_texts, self.num_cut])
+        if not num_cut:
+            return ""
+        return (
+            f"{num_cut:,.0f} of {num_texts:,.0f} texts read ({100 * num_cut / num_texts:.2g} %) "
+            "were cut, see max_length and query_max_length"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report figures, with those of the meter, to the run and to transformers' callbacks."""

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, overload
 
@@ -50,6 +51,7 @@ class TrainingData(Sequence[TrainingRow]):
         sizes = [len(each.rows) for each in self.sets]
         self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._texts: Texts | None = None
+        self._digests: tuple[str, ...] = ()
         self._mask: tuple[int, np.ndarray] = (-1, np.empty(0, bool))
         self._kinds: np.ndarray = np.empty(0)
         self._lengths: np.ndarray = self._kinds
@@ -116,9 +118,11 @@ class TrainingData(Sequence[TrainingRow]):
         if self._texts is None:
             hashes, lengths, starts = array("Q"), array("L"), array("q", [0])
             kinds, alone, leading = bytearray(), bytearray(), array("q")
-            for each in self.sets:
+            digests = [blake2b(digest_size=16) for _ in self.sets]
+            for each, digest in zip(self.sets, digests, strict=True):
                 for row in each.rows:
                     texts = row.texts
+                    digest.update(row.content.encode("utf-8", "surrogatepass"))
                     hashes.extend(map(hash64, texts))
                     lengths.extend(map(len, texts))
                     kinds.append(QUERY)
@@ -127,12 +131,18 @@ class TrainingData(Sequence[TrainingRow]):
                     alone.append(not row.in_batch)
                     leading.append(len(row.negatives) if row.leading is None else row.leading)
                     starts.append(len(hashes))
+            self._digests = tuple(each.hexdigest() for each in digests)
             self._lengths = np.array(lengths, np.int64)
             self._kinds = np.frombuffer(bytes(kinds), np.uint8)
             self._alone = np.frombuffer(bytes(alone), bool)
             self._leading = np.array(leading, np.int64)
             self._texts = Texts(np.array(hashes, np.uint64), np.array(starts, np.int64))
         return self._texts
+
+    def digests(self) -> tuple[str, ...]:
+        """A hash of each data set: of all fields of its rows, in their order."""
+        self.texts()
+        return self._digests
 
     def drawn_texts(self, epoch: int) -> Texts:
         """Hashes of the texts that the epoch takes of each row; of rows without in-batch

@@ -1,6 +1,8 @@
 """The one record that every reader of training data makes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+PLACES = ("dataset", "place")  # fields that say where a row comes from
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class TrainingRow:
     turns: tuple[str, ...] = ()
     dataset: str = ""
     place: str = ""
+
+    @property
+    def content(self) -> str:
+        """All of the row but where it comes from, as one string: equal for equal rows."""
+        return repr([getattr(self, each.name) for each in fields(self) if each.name not in PLACES])
 
     @property
     def texts(self) -> tuple[str, ...]:

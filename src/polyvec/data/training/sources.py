@@ -77,13 +77,27 @@ def training_sets(
 
     Raises SettingsError for the table, DataError naming file and line for the data.
     """
+    found = source_table(table, data_folder, where)
+    return [each for source in _sources(found, where) for each in _read(source, seed)]
+
+
+def source_table(
+    table: Mapping[str, Any], data_folder: str | Path | None = None, where: str = "data"
+) -> DataTable:
+    """The checked table; nothing of the data is read.
+
+    Raises SettingsError for the table, DataError for a file or folder that is not there.
+    """
     found = data_table(preset(table, data_folder, where), where)
     if found.format is not None and found.format not in {*FORMATS, *CORPUS_FORMATS}:
         forms = known(found.format, {*FORMATS, *CORPUS_FORMATS})
         raise SettingsError(f"{where} format {found.format!r} is not known.{forms}")
     if found.format == "successive" and found.held_out:
         raise SettingsError(f"{where}: of successive texts none can be held out from the others")
-    return [each for source in _sources(found, where) for each in _read(source, seed)]
+    for name in (found.path, found.corpus):
+        if name and not Path(name).exists() and not Path(f"{name}.gz").exists():
+            raise DataError(f"{where}: {name}: no such file or folder")
+    return found
 
 
 def rows_of(

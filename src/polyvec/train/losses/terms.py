@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polyvec.embed.part import wide
 from polyvec.errors import SettingsError
-from polyvec.registry import build
+from polyvec.registry import build, check_settings
 from polyvec.settings import checked
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Terms
@@ -51,16 +51,8 @@ class Term(nn.Module):
 
     @classmethod
     def of(cls, table: Mapping[str, Any], facts: Mapping[str, Any], where: str) -> "Term":
-        if "kind" not in table:
-            raise SettingsError(f"{where}: setting 'kind' is missing")
+        part, common, own = _parts(table, where)
         kind = table["kind"]
-        part = LOSSES.find(kind, where=where)
-        common = {
-            key: checked(table[key], hint, f"{where}: setting {key!r}")
-            for key, hint in COMMON.items()
-            if key in table
-        }
-        own = {key: value for key, value in table.items() if key not in COMMON and key != "kind"}
         loss = build(_maker(part), own, facts, where=f"{where} loss {kind!r}")
         return cls(
             loss,
@@ -137,6 +129,26 @@ class Objective(nn.Module):
                 term.name: term(batch, self.matryoshka)
                 for term in map(functools.partial(cast, Term), self.terms)
             }
+
+
+def check_table(table: Mapping[str, Any], where: str) -> None:
+    """Raises SettingsError for a loss or settings that are not known; the model is not asked."""
+    part, _, own = _parts(table, where)
+    check_settings(_maker(part), own, where=f"{where} loss {table['kind']!r}")
+
+
+def _parts(table: Mapping[str, Any], where: str) -> tuple[Loss, dict[str, Any], dict[str, Any]]:
+    """The loss of a table, the settings of every term, and those of the loss."""
+    if "kind" not in table:
+        raise SettingsError(f"{where}: setting 'kind' is missing")
+    part = LOSSES.find(table["kind"], where=where)
+    common = {
+        key: checked(table[key], hint, f"{where}: setting {key!r}")
+        for key, hint in COMMON.items()
+        if key in table
+    }
+    own = {key: value for key, value in table.items() if key not in COMMON and key != "kind"}
+    return part, common, own
 
 
 def _maker(part: Loss) -> Callable[..., Callable[[Compared], Tensor]]:

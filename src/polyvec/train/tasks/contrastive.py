@@ -98,6 +98,8 @@ class Contrastive:
             {"vector_size": embedder.full_dimension, "autoencoder": _autoencoder(embedder)},
             where=f"[[stage]] {stage.kind!r}",
         )
+        # A momentum encoder reads a text otherwise, so that its two vectors differ without.
+        self.needs_dropout = own_positive and momentum_of(self.objective) is None
         needs = self.objective.needs
         kinds = {each.get("name", each["kind"]): each["kind"] for each in stage.losses}
         # Terms that read the judgement of a pair, or do without it.
@@ -178,6 +180,8 @@ class Contrastive:
             facts=facts,
             num_tokens=num_tokens,
             num_computed_tokens=num_computed,
+            num_texts=len(texts),
+            num_cut=sum(text.truncated for text in texts),
         )
 
     def _keys(self, rows: Sequence[TrainingRow], documents: Sequence[Sequence[str]]) -> Tensor:

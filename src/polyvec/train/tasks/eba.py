@@ -161,7 +161,16 @@ class EmbeddingBased:
         sizes = tuple(each.stop - each.start for each in shares)
         has_next = torch.tensor([bool(row.positives) for row in rows])
         order_B = {JOB: torch.tensor(order)}
-        return Work(tuple(found), order_B, {JOB: sizes}, has_next, sum(lengths), sum(lengths))
+        return Work(
+            tuple(found),
+            order_B,
+            {JOB: sizes},
+            has_next,
+            sum(lengths),
+            sum(lengths),
+            num_texts=len(examples),
+            num_cut=sum(each.tokens.truncated for each in examples),
+        )
 
     def loss(self, rows: Rows, facts: Tensor) -> Terms:
         """The language model's loss, and the two bags'."""

@@ -78,6 +78,10 @@ class Read:
     def __len__(self) -> int:
         return sum(map(len, self.inputs))
 
+    @property
+    def truncated(self) -> bool:
+        return any(each.truncated for each in self.inputs)
+
 
 def read_texts(
     embedder: Embedder,

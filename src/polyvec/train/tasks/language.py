@@ -84,6 +84,8 @@ class PredictTokens:
             None,
             sum(lengths),
             computed(pieces, padded=self.padded),
+            num_texts=len(examples),
+            num_cut=sum(each.tokens.truncated for each in examples),
         )
 
     def loss(self, rows: Rows, facts: Any) -> Terms:

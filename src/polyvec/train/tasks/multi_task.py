@@ -232,7 +232,8 @@ class SessionMasked(PredictTokens):
             raise DataError(f"{row.place or 'row'}: the session leaves no room for its answer")
         whole = np.concatenate([session.ids, ids])
         yes = np.ones(len(whole), bool)
-        return Predicted(Tokens(whole, yes, yes, segments, len(whole)), places - 1, ids)
+        full = session.full_length + max(0, answer.full_length - begins)
+        return Predicted(Tokens(whole, yes, yes, segments, full), places - 1, ids)
 
 
 class SessionTuned(MultiTask):
@@ -298,4 +299,6 @@ def joined(works: Sequence[Work], facts: Any) -> Work:
         facts,
         sum(work.num_tokens for work in works),
         sum(work.num_computed_tokens for work in works),
+        num_texts=sum(work.num_texts for work in works),
+        num_cut=sum(work.num_cut for work in works),
     )

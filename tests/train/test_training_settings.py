@@ -1,0 +1,307 @@
+"""Settings of a run: from the command line, checked before weights load, told when they cut."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import checkpoint
+from toy_run import PAIRS, write_recipe
+
+from polyvec import Embedder, Trainer, TrainingArguments, load_recipe
+from polyvec.cli import main
+from polyvec.data.training.dataset import TrainingData
+from polyvec.data.training.rows import TrainingRow
+from polyvec.data.training.sources import TrainingSet
+from polyvec.errors import DataError, PolyvecError, SettingsError, TruncationWarning
+from polyvec.storage.files import held
+from polyvec.train.sections import STAGES
+
+ROWS = [{"anchor": a, "positive": b} for a, b in PAIRS]
+LORA = 'adapter = { kind = "lora", dropout = 0.0 }\n'
+
+
+def train(recipe, *more):
+    output = recipe.parent / "run"
+    return main(["train", str(recipe), "-o", str(output), *more]), output
+
+
+def embedder():
+    return Embedder.from_pretrained(checkpoint("meta-llama/"), pooling="mean", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("dropout = 1.0", "[stage 1]: dropout 1.0 is not at least 0 and less than 1"),
+        ("attention_dropout = -0.1", "attention_dropout -0.1 is not at least 0 and less than 1"),
+        ("bf16 = true\nfp16 = true", "bf16 and fp16 are both true"),
+        ("lr_scheduler_type = 'linaer'", "'linaer' is not known. Did you mean 'linear'?"),
+        ("trainer = { save_step = 2 }", "Did you mean 'save_steps'?"),
+        ("trainer = { report_to = 'tensorbord' }", "tensorbord is not supported"),
+        ("adapter = { kind = 'lroa' }", "Did you mean 'lora'?"),
+        ("adapter = { kind = 'lora', rnak = 4 }", "Did you mean 'rank'?"),
+        ("losses = [{ kind = 'info_nec' }]", "Did you mean 'info_nce'?"),
+        ("losses = [{ kind = 'info_nce', temprature = 1 }]", "Did you mean 'temperature'?"),
+        ("mixing = { one_datset = true }", "Did you mean 'one_dataset'?"),
+    ],
+)
+def test_what_needs_no_model_is_checked_before_it_loads(
+    setting, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("polyvec.embed.compose.load_transformer", None)
+    status, output = train(write_recipe(tmp_path, setting + "\n"))
+    assert (status, output.exists()) == (2, False)
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_files_of_later_stages_are_looked_for_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("polyvec.embed.compose.load_transformer", None)
+    more = '[[stage]]\nkind = "scl"\ndata = [{ path = "nowhere.jsonl" }]\n'
+    assert train(write_recipe(tmp_path, more))[0] == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "[stage 2] data[0]: nowhere.jsonl: no such file or folder" in error
+
+
+# ---- section.key=value -----------------------------------------------------------------------
+
+
+def stage(tmp_path, *overrides, text=""):
+    return load_recipe(write_recipe(tmp_path, text), overrides)[STAGES][0]
+
+
+def test_the_command_line_changes_settings_of_a_recipe(tmp_path):
+    recipe = write_recipe(tmp_path, "")
+    more = ("--scale", "full", "stage.0.max_steps=2", "stage.scl.trainer.logging_steps=1")
+    status, output = train(recipe, "embedder.pooling=first", *more)
+    assert status == 0
+    stored = json.loads((output / "recipe.json").read_text())
+    assert stored["recipe"]["stage"][0]["max_steps"] == 2
+    assert stored["recipe"]["embedder"]["pooling"] == "first"
+    assert "stage.0.max_steps=2" in stored["command"]
+    done = json.loads((output / "stages" / "1-scl" / "final" / "done.json").read_text())
+    assert done["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "value"),
+    [
+        ("stage.0.learning_rate=1e-4", "learning_rate", 1e-4),
+        ("stage.0.losses=[{kind = 'cosent'}]", "losses", ({"kind": "cosent"},)),
+        ("stage.0.losses.0.temperature=0.1", "losses", ({"kind": "info_nce", "temperature": 0.1},)),
+        ("stage.0.losses.info_nce.weight=2.0", "losses", ({"kind": "info_nce", "weight": 2.0},)),
+        ("stage.0.name=a name=b", "name", "a name=b"),
+        ("stage.0.adapter.kind=lora", "adapter", {"kind": "lora"}),
+    ],
+)
+def test_values_are_those_of_toml_and_places_may_be_deep(override, name, value, tmp_path):
+    found = stage(tmp_path, override, text='losses = [{ kind = "info_nce" }]\n')
+    assert getattr(found, name) == value
+
+
+def test_a_setting_of_a_scale_does_not_hide_the_new_value(tmp_path):
+    text = "max_steps = 100\n[stage.nano]\nmax_steps = 5\n[stage.nano.trainer]\nsave_steps = 5\n"
+    recipe = write_recipe(tmp_path, text)
+    overrides = ["stage.0.max_steps=2", "stage.0.trainer.save_steps=1"]
+    for scale in ("full", "nano"):
+        found = load_recipe(recipe, overrides).at(STAGES, scale)[0]
+        assert (found.max_steps, found.trainer) == (2, {"save_steps": 1})
+    (one,) = load_recipe(recipe, ["stage.0.nano.max_steps=7"]).at(STAGES, "nano")
+    assert one.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stage.0.max_step=2", "key 'max_step' is not known. Did you mean 'max_steps'?"),
+        ("stage.0.max_steps=two", "key 'max_steps' is 'two', not int"),
+        ("stage.0.max_steps=2.5", "key 'max_steps' is 2.5, not int"),
+        ("stage.1.max_steps=2", "[[stage]]: no entry '1'; the first of 1 is 0"),
+        ("stage.ucl.max_steps=2", "[[stage]]: no entry 'ucl'"),
+        ("stage.0=2", "Expected stage.0.key=value"),
+        ("stge.0.max_steps=2", "section [stge] is not known. Did you mean 'stage'?"),
+        ("stage.0.batch_size.x=2", "stage.batch_size is 4, not a table"),
+        ("embedder.poling=mean", "key 'poling' is not known. Did you mean 'pooling'?"),
+        ("stage.0.learning_rate=-1.0", "learning_rate is -1.0, expected a number of at least 0"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_quotes_it(override, words, tmp_path, capsys):
+    status, output = train(write_recipe(tmp_path, ""), "stage.0.seed=1", override)
+    assert (status, output.exists()) == (2, False)
+    (error,) = capsys.readouterr().err.splitlines()
+    # The keys of a kind of stage are known once torch is there.
+    assert f"override {override!r}: " in error or "[stage 1] key 'max_step'" in error
+    assert words in error
+
+
+def test_words_that_are_no_overrides_are_not_taken(tmp_path, capsys):
+    assert train(write_recipe(tmp_path, ""), "max_steps=2")[0] == 2
+    assert "section.key=value" in capsys.readouterr().err
+    assert train(write_recipe(tmp_path, ""), "--dry-run", "more")[0] == 2
+    assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
+# ---- two views, cut texts ---------------------------------------------------------------------
+
+
+def unsupervised(tmp_path, more):
+    recipe = write_recipe(tmp_path, f"max_steps = 1\n{more}")
+    recipe.write_text(recipe.read_text().replace('kind = "scl"', 'kind = "ucl"'))
+    return recipe
+
+
+@pytest.mark.parametrize("more", ["", LORA, "attention_dropout = 0.0\n"])
+def test_two_equal_views_are_an_error_that_names_the_setting(more, tmp_path, capsys):
+    recipe = unsupervised(tmp_path, more)
+    for option in ((), ("--dry-run",)):
+        assert train(recipe, *option)[0] == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "[stage 1]: no dropout is active, so both vectors of a text would be" in error
+        assert "Set attention_dropout" in error
+
+
+@pytest.mark.parametrize(
+    "more", ["attention_dropout = 0.1\n", LORA.replace("0.0", "0.1")], ids=["attention", "adapter"]
+)
+def test_dropout_anywhere_makes_two_views(more, tmp_path):
+    assert train(unsupervised(tmp_path, more))[0] == 0
+
+
+def test_views_in_python(tmp_path):
+    args = TrainingArguments(
+        str(tmp_path), max_steps=1, use_cpu=True, save_strategy="no", kind="ucl"
+    )
+    with pytest.raises(SettingsError, match="Trainer: no dropout is active"):
+        Trainer(embedder(), args, ROWS).train()
+
+
+@pytest.mark.parametrize(("kind", "count"), [("scl", "of 16"), ("ntp", "of 8"), ("mntp", "of 8")])
+def test_texts_that_were_cut_are_counted_once_a_stage(kind, count, tmp_path, capsys):
+    recipe = write_recipe(tmp_path, f"max_length = {3 + (kind == 'ntp')}\n")
+    recipe.write_text(recipe.read_text().replace('kind = "scl"', f'kind = "{kind}"'))
+    if kind == "mntp":
+        recipe.write_text(
+            recipe.read_text().replace('"mean"\n', '"mean"\nattention = "bidirectional"\n')
+        )
+    model = load_recipe(recipe).build()
+    texts = [text for pair in PAIRS for text in pair]
+    lengths = [len(model.tokenizer(text).input_ids) for text in texts]
+    assert train(recipe)[0] == 0
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "were cut" in each]
+    assert line.startswith(f"{kind}: ")
+    assert f"{count} texts read" in line
+    if kind == "scl":
+        assert line.startswith(f"scl: {sum(n > 3 for n in lengths)} of 16 ")
+    assert train(recipe, "--dry-run")[0] == 0
+    assert "texts are cut (max_length)" in capsys.readouterr().out
+
+
+def test_nothing_is_said_where_nothing_is_cut(tmp_path, capsys):
+    assert train(write_recipe(tmp_path, "max_steps = 1\n"))[0] == 0
+    assert "cut" not in capsys.readouterr().err
+
+
+# ---- the Python trainer -----------------------------------------------------------------------
+
+
+def test_cut_texts_in_python(tmp_path):
+    args = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, save_strategy="no")
+    args.max_length = 4
+    with pytest.warns(TruncationWarning, match=r"Trainer: \d+ of 16 texts read"):
+        Trainer(embedder(), args, ROWS).train()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"per_device_train_batch_size": 0}, "Trainer: per_device_train_batch_size is 0"),
+        ({"gradient_accumulation_steps": 0}, "Trainer: gradient_accumulation_steps is 0"),
+        (
+            {"mixing": {"smallest": 9}},
+            'lower per_device_train_batch_size, or set mixing={"drop_last": False}',
+        ),
+        ({"loss": {"kind": "info_nec"}}, "Trainer: loss"),
+        ({"loss": {"kind": "guided_info_nce"}}, "Trainer"),
+    ],
+)
+def test_errors_name_the_arguments_that_were_written(more, words, tmp_path):
+    loss = more.pop("loss", None)
+    args = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, save_strategy="no", **more)
+    with pytest.raises(PolyvecError) as caught:
+        Trainer(embedder(), args, ROWS, loss=loss).train()
+    assert words in str(caught.value)
+    assert "[[stage]]" not in str(caught.value)
+
+
+# ---- resuming ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": 0.5}, {"label": 1}, {"teacher_scores": (0.1, 0.2)}, {"instruction": "x"},
+        {"document_instruction": "x"}, {"symmetric": True}, {"in_batch": False}, {"leading": 1},
+        {"turns": ("q", "a")}, {"matches": False}, {"negatives": ("n", "m")},
+        {"positives": ("p", "n"), "negatives": ()}, {"query": "z"},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_the_mark_of_the_data_covers_every_field_that_matters(change):
+    fields = {"query": "q", "positives": ("p",), "negatives": ("n",)}
+
+    def mark(**more):
+        rows = [TrainingRow("a", ("b",)), TrainingRow(**{**fields, **more}, place="x.jsonl:1")]
+        return TrainingData([TrainingSet("pairs", rows)]).digests()
+
+    assert mark() != mark(**change)
+    assert mark() == mark(dataset="elsewhere")
+
+
+def test_a_resumed_run_names_the_setting_that_was_edited(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, "max_steps = 1\n")
+    assert train(recipe)[0] == 0
+    capsys.readouterr()
+    assert train(recipe, "--resume", "stage.0.learning_rate=0.5")[0] == 2
+    error = capsys.readouterr().err
+    assert "other settings than this recipe: stage.0.learning_rate is 0.5, was 0.001." in error
+    assert train(recipe, "--resume", "stage.0.mixing.temperature=0.5")[0] == 2
+    assert "stage.0.mixing.temperature is 0.5, was not set." in capsys.readouterr().err
+    assert train(recipe, "--resume")[0] == 0
+
+
+def test_a_folder_that_a_process_trains_into_is_refused(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, "max_steps = 1\n")
+    code = (
+        "import sys, time; from pathlib import Path; from polyvec.storage.files import held\n"
+        "with held(Path(sys.argv[1]), 'training'):\n    print('held', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert train(recipe)[0] == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{tmp_path / 'run'}: another process is training into this folder" in error
+        other.kill()
+    assert train(recipe)[0] == 0  # who is killed holds nothing
+
+
+def test_the_python_trainer_refuses_it_too(tmp_path):
+    args = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True)
+    trainer = Trainer(embedder(), args, ROWS)
+    with held(tmp_path, "training"), pytest.raises(DataError, match="another process is training"):
+        trainer.train()
+    assert trainer.train().global_step == 1
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path):
+    recipe = write_recipe(tmp_path, "max_steps = 1\n")
+    folder = tmp_path / "run"
+    assert train(recipe, "--resume")[0] == 2
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("x")
+    assert train(recipe)[0] == 2
+    assert [path.name for path in Path(folder).iterdir()] == ["thesis.tex"]
