@@ -19,6 +19,7 @@ from polyvec.train.engine import Piece
 from polyvec.train.language_head import log_probabilities
 
 JOB = "log_likelihood"
+BLANK = "_"  # LLM2Vec's mask for tokenizers without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,30 @@ def computed(pieces: Sequence[Piece], *, padded: bool) -> int:
     """Tokens that pieces make the model compute, with padding where there is some."""
     lengths = [piece.payload.batch.lengths for piece in pieces]
     return sum(max(each) * len(each) if padded else sum(each) for each in lengths)
+
+
+def mask_tokens(
+    ids: np.ndarray,
+    free: np.ndarray,
+    draw: np.random.Generator,
+    *,
+    probability: float,
+    mask_id: int,
+    num_rows: int,
+    replace: str = "mask",
+) -> tuple[np.ndarray, np.ndarray]:
+    """A text's ids with a share of the `free` ones masked, and the places of these.
+
+    replace: "mask" masks all of them; "bert" 80 %, with a random token of `num_rows` for 10 %, and
+    10 % left as they are (Devlin et al. 2019, arXiv:1810.04805).
+    """
+    chosen = np.flatnonzero(free & (draw.random(len(ids)) < probability))
+    masked = ids.copy()
+    kind = draw.random(len(chosen)) if replace == "bert" else np.zeros(len(chosen))
+    masked[chosen[kind < 0.8]] = mask_id
+    other = chosen[(kind >= 0.8) & (kind < 0.9)]
+    masked[other] = draw.integers(0, num_rows, len(other))
+    return masked, chosen
 
 
 def limited(tokenizer: TextTokenizer, max_length: int | None) -> TextTokenizer:

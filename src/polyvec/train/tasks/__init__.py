@@ -8,13 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvec.registry import Registry
-from polyvec.train.tasks import contrastive, deliberation, eba, edits, language, multi_task
+from polyvec.train.tasks import (
+    contrastive,
+    deliberation,
+    eba,
+    edits,
+    language,
+    multi_task,
+    replaced,
+)
 
 TASKS: Registry[Callable[..., Any]] = Registry(
     "stage",
     {
         "csit": multi_task.SessionTuned,
         "deliberation": deliberation.Deliberation,
+        "diffcse": replaced.DiffCSE,
         "distill": contrastive.distill,
         "eba": eba.EmbeddingBased,
         "grl": multi_task.GenerationAligned,

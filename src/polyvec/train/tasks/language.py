@@ -20,12 +20,14 @@ from polyvec.registry import Fact
 from polyvec.train.engine import Rows, Terms
 from polyvec.train.language_head import attach_head, causal
 from polyvec.train.predicting import (
+    BLANK,
     JOB,
     Predicted,
     check_bidirectional,
     computed,
     limited,
     log_likelihood,
+    mask_tokens,
     pieces_of,
     token_id,
 )
@@ -35,7 +37,6 @@ from polyvec.train.task import Job, Share, Work
 OfEmbedder = Annotated[Embedder, Fact("embedder")]
 OfStage = Annotated[StageSettings, Fact("stage")]
 ANSWER = 1  # segment of what is predicted
-BLANK = "_"  # LLM2Vec's mask for tokenizers without one
 
 
 class PredictTokens:
@@ -128,12 +129,15 @@ class MaskedTokens(PredictTokens):
     def masked(self, tokens: Tokens, draw: np.random.Generator) -> Predicted:
         free = ~np.isin(tokens.ids, self.specials)
         free[: self.shift] = False  # no state before them predicts them
-        chosen = np.flatnonzero(free & (draw.random(len(tokens)) < self.probability))
-        ids = tokens.ids.copy()
-        kind = draw.random(len(chosen)) if self.replace == "bert" else np.zeros(len(chosen))
-        ids[chosen[kind < 0.8]] = self.mask_id
-        other = chosen[(kind >= 0.8) & (kind < 0.9)]
-        ids[other] = draw.integers(0, self.num_rows, len(other))
+        ids, chosen = mask_tokens(
+            tokens.ids,
+            free,
+            draw,
+            probability=self.probability,
+            mask_id=self.mask_id,
+            num_rows=self.num_rows,
+            replace=self.replace,
+        )
         seen = Tokens(ids, tokens.pooled, tokens.text, tokens.segments, tokens.full_length)
         return Predicted(seen, chosen - self.shift, tokens.ids[chosen])
 
