@@ -28,6 +28,7 @@ class Compared:
     guide_query_BG, guide_document_NG: vectors of a model that tells false negatives.
     teacher_query_BS, teacher_document_NS: vectors of a teacher.
     key_NE: documents by the momentum encoder, without gradient.
+    base_query_BE, base_document_NE: vectors before the projections that have weights.
     view_NKE: several vectors of each document, the one of document_NE last (DEBATER).
     layer_query_BLE, layer_document_NLE: vectors by earlier layers, the first layer first.
     datasets: the data set of each query.
@@ -49,6 +50,8 @@ class Compared:
     teacher_query_BS: Tensor | None = None
     teacher_document_NS: Tensor | None = None
     key_NE: Tensor | None = None
+    base_query_BE: Tensor | None = None
+    base_document_NE: Tensor | None = None
     view_NKE: Tensor | None = None
     layer_query_BLE: Tensor | None = None
     layer_document_NLE: Tensor | None = None
@@ -113,12 +116,13 @@ class Compared:
         found: dict[str, Any] = {"owner_N": new_place_B[self.owner_N[columns]]}
         for name in ("query_BE", "query_text_B", "score_B", "label_B"):
             found[name] = _rows(getattr(self, name), rows_M)
-        for name in ("guide_query_BG", "teacher_query_BS", "layer_query_BLE"):
+        for name in ("guide_query_BG", "teacher_query_BS", "layer_query_BLE", "base_query_BE"):
             found[name] = _rows(getattr(self, name), rows_M)
         for name in ("document_NE", "positive_N", "document_text_N", "teacher_N", "key_NE"):
             found[name] = _rows(getattr(self, name), columns)
         for name in ("guide_document_NG", "teacher_document_NS", "view_NKE", "layer_document_NLE"):
             found[name] = _rows(getattr(self, name), columns)
+        found["base_document_NE"] = _rows(self.base_document_NE, columns)
         if self.known_BN is not None:
             found["known_BN"] = self.known_BN[rows_M][:, columns]
         if self.datasets:

@@ -44,6 +44,8 @@ def whole_batch(dtype=torch.float32, requires_grad=False):
         teacher_query_BS=drawn(6, 8),
         teacher_document_NS=drawn(12, 8),
         key_NE=drawn(12, 8),
+        base_query_BE=drawn(6, 8),
+        base_document_NE=drawn(12, 8),
         view_NKE=drawn(12, 3, 8),
         datasets=("a",) * 6,
         step=4,

@@ -135,7 +135,7 @@ def reference(embedder, task, edited):
         swap.remove()
     loss = loss + 0.5 * F.cross_entropy(torch.cat(logits), torch.cat(labels))
     loss.backward()
-    return float(loss), (body, discriminator, projector, head)
+    return float(loss.detach()), (body, discriminator, projector, head)
 
 
 @pytest.mark.parametrize(("shares", "cached"), [(1, False), (2, False), (2, True)])

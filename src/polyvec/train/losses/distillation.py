@@ -86,8 +86,8 @@ VectorDistance = Literal["mse", "l2", "l1", "cosine"]
 def kd_mse(batch: Compared, *, distance: VectorDistance = "mse") -> Tensor:
     """Mean over texts, queries and documents, of the distance to the teacher's vectors.
 
-    "mse": mean over dimensions of (x - t)^2; "l2": |x - t|; "l1": mean over dimensions of |x - t|
-    (Search-Adaptor's recovery, with the vectors before it); "cosine": 1 - cos(x, t) (Jasper).
+    "mse": mean over dimensions of (x - t)^2; "l2": |x - t|; "l1": mean over dimensions of |x - t|;
+    "cosine": 1 - cos(x, t) (Jasper).
     Reimers and Gurevych 2020, arXiv:2004.09813. Vectors of another size: "kd_projected".
     """
     return vector_distance(*_both(batch, "kd_mse"), distance, "kd_mse")

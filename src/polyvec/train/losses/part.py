@@ -36,6 +36,7 @@ NEEDS = {
     "guide_query_BG": "vectors of a guide model",
     "teacher_query_BS": "vectors of a teacher",
     "key_NE": "vectors of a momentum encoder",
+    "base_query_BE": "vectors before a projection",
     "view_NKE": "several vectors of each document",
     "layer_query_BLE": "vectors of earlier layers",
     "step": "the number of the step",

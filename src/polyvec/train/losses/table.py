@@ -2,6 +2,7 @@
 
 from polyvec.registry import Registry
 from polyvec.train.losses import (
+    adaptation,
     distillation,
     info_nce,
     labelled,
@@ -50,6 +51,8 @@ LOSSES: Registry[Loss] = Registry(
         "flops": regularizers.flops,
         "l1": regularizers.l1,
         "csr": sparse.CSR,
+        "recovery": adaptation.recovery,
+        "query_prediction": adaptation.QueryPrediction,
         "alignment_uniformity": regularizers.alignment_uniformity,
         "orthogonal_regularization": regularizers.orthogonal_regularization,
         "orthogonal_equivariance": regularizers.orthogonal_equivariance,

@@ -122,12 +122,14 @@ def rank(
     graded: bool = False,
     similarity: Similarity = "cosine",
     in_batch: InBatch = True,
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
     """Mean of (y_j - y_k) * f(s_k - s_j) over a query's documents with relevance y_j above y_k.
 
-    f(x) = log(1 + e^x) ("logistic", Search-Adaptor, Yoon et al. 2024, arXiv:2310.08750, which sums)
-    or max(0, margin + x) ("hinge"). Relevance is 1 for positives and 0 for negatives; if `graded`
-    the teacher's scores of the query's own documents.
+    f(x) = log(1 + e^x) ("logistic", Search-Adaptor, Yoon et al. 2024, arXiv:2310.08750) or
+    max(0, margin + x) ("hinge"). Relevance is 1 for positives and 0 for negatives; if `graded`
+    the teacher's scores of the query's own documents. Scores have no temperature. reduction: "sum"
+    over all pairs of documents of the batch, as in Search-Adaptor.
     """
     if graded:
         pairs = Pairs.of(batch)
@@ -146,7 +148,8 @@ def rank(
     if not bool(ordered.any()):
         raise DataError("loss 'rank' needs documents of two relevances, and the batch has one")
     each = F.softplus(wrong) if form == "logistic" else F.relu(margin + wrong)
-    return (gap[ordered] * each[ordered]).mean()
+    terms = gap[ordered] * each[ordered]
+    return terms.sum() if reduction == "sum" else terms.mean()
 
 
 @needs("label_B")

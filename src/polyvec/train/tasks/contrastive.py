@@ -8,7 +8,6 @@ teacher's scores of the documents. B queries, N documents, E vector size.
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
 import torch
@@ -28,6 +27,7 @@ from polyvec.train.losses.sparse import CSR
 from polyvec.train.losses.terms import Objective, Term
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Job, Share, Work
+from polyvec.train.tasks.dynamic import DynamicNegatives, dynamic_of
 from polyvec.train.tasks.encode import (
     JOB,
     Read,
@@ -38,8 +38,10 @@ from polyvec.train.tasks.encode import (
     read_texts,
 )
 from polyvec.train.tasks.examples import demonstrations
+from polyvec.train.tasks.facts import Facts, column, known_matches, numbered, places
 from polyvec.train.tasks.momentum import MomentumEncoder, momentum_of
 from polyvec.train.tasks.other_models import OtherModel
+from polyvec.train.tasks.projected import BothSides, num_fixed
 
 Model = Annotated[Any, Fact("embedder")]
 Stage = Annotated[Any, Fact("stage")]
@@ -48,25 +50,6 @@ JUDGEMENTS = {"score_B", "label_B", "teacher_N", "teacher_query_BS"}
 # Losses that read a score or a class where the data have one.
 JUDGING = {"cosent", "angle", "mse_score", "contrastive", "online_contrastive"}
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"kind": "info_nce", "temperature": 0.05},)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """A batch as its loss sees it, beside the vectors.
-
-    queries, documents: places of their vectors among the results of all processes. `fields` of
-    Compared that are not vectors of the embedder. num_duplicates: documents whose text occurs
-    before in the batch.
-    """
-
-    queries: Tensor
-    documents: Tensor
-    owner_N: Tensor
-    positive_N: Tensor
-    known_BN: Tensor
-    num_duplicates: int
-    datasets: tuple[str, ...] = ()
-    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Contrastive:
@@ -86,6 +69,7 @@ class Contrastive:
         guide: str | None = None,
         teacher: str | None = None,
         examples: Mapping[str, Any] | None = None,
+        dynamic: DynamicNegatives | None = None,
     ) -> None:
         self.embedder, self.own_positive = embedder, own_positive
         self.budget, self.accumulate = stage.gradient_cache, stage.accumulate
@@ -112,10 +96,12 @@ class Contrastive:
         by_teacher = {"teacher_query_BS", "teacher_N"} & needs
         self.teacher = _other("teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher))
         self.layers = "layer_query_BLE" in needs
+        self.based = "base_query_BE" in needs
         self.jobs: Mapping[str, Job] = {JOB: self._job()}
         self.heads: nn.Module = self.objective
         self.momentum_encoder: MomentumEncoder | None = None
         self.examples = demonstrations(examples, embedder, stage)
+        self.dynamic = dynamic
         self.batch_number = 0
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
@@ -124,6 +110,9 @@ class Contrastive:
             self._check_datasets({each.name for each in rows.sets})
         if self.examples is not None:
             self.examples.prepare(rows)
+        if self.dynamic is not None:
+            self.dynamic.prepare(rows)
+            self.heads.add_module("dynamic_negatives", self.dynamic)
         momentum = momentum_of(self.objective)
         if momentum is not None and self.momentum_encoder is None:
             self.momentum_encoder = MomentumEncoder(self.embedder, momentum)
@@ -136,6 +125,13 @@ class Contrastive:
         """
         terms = cast(Iterable[Term], self.objective.terms)
         by_autoencoder = [isinstance(term.loss, CSR) for term in terms]
+        if self.based and (self.layers or any(by_autoencoder)):
+            raise SettingsError(
+                "[[stage]] a loss reads vectors before a projection, which neither goes with "
+                "'csr' nor with layers in matryoshka"
+            )
+        if self.based:
+            return BothSides(num_fixed(self.embedder))
         if not any(by_autoencoder):
             return encode_layers if self.layers else encode
         if not all(by_autoencoder):
@@ -157,6 +153,8 @@ class Contrastive:
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         """The batch `rows`, of which `shares[mine]` is computed here."""
+        if self.dynamic is not None and self.objective.training and self._begins_step:
+            self.dynamic.check(self.batch_number // self.accumulate)
         documents = [self._documents(row) for row in rows]
         sizes = [
             sum(1 + len(documents[row]) for row in range(share.start, share.stop))
@@ -184,17 +182,24 @@ class Contrastive:
             num_cut=sum(text.truncated for text in texts),
         )
 
+    @property
+    def _begins_step(self) -> bool:
+        return self.batch_number % self.accumulate == 0
+
     def _keys(self, rows: Sequence[TrainingRow], documents: Sequence[Sequence[str]]) -> Tensor:
         """Documents of the whole batch by the momentum encoder, after it has followed a step."""
         assert self.momentum_encoder is not None
-        if self.objective.training and self.batch_number % self.accumulate == 0:
+        if self.objective.training and self._begins_step:
             self.momentum_encoder.follow(self.embedder)
         texts = self._read(rows, documents)[len(rows) :]
         return self.momentum_encoder.keys(texts, self.budget)
 
     def loss(self, rows: Rows, facts: Facts) -> Terms:
         """The terms of the loss of the whole batch."""
-        terms: Terms = self.objective(self.compared(rows, facts))
+        batch = self.compared(rows, facts)
+        if self.dynamic is not None and self.objective.training:
+            self.dynamic.record(batch, facts.numbers)
+        terms: Terms = self.objective(batch)
         return terms
 
     def compared(self, rows: Rows, facts: Facts) -> Compared:
@@ -206,6 +211,9 @@ class Contrastive:
         if self.layers:
             more |= {"layer_query_BLE": queries[:, :-1], "layer_document_NLE": documents[:, :-1]}
             queries, documents = queries[:, -1], documents[:, -1]
+        if self.based:
+            more |= {"base_query_BE": queries[:, 0], "base_document_NE": documents[:, 0]}
+            queries, documents = queries[:, 1], documents[:, 1]
         return Compared(
             queries,
             documents,
@@ -232,10 +240,10 @@ class Contrastive:
         ]
         owner_N = torch.tensor([row for row, each in enumerate(documents) for _ in each])
         fields = {
-            **_numbered(queries, texts),
-            **_column("score_B", [row.score for row in rows]),
-            **_column("label_B", [row.label for row in rows]),
-            **_column("teacher_N", [x for row in rows for x in row.teacher_scores], len(texts)),
+            **numbered(queries, texts),
+            **column("score_B", [row.score for row in rows]),
+            **column("label_B", [row.label for row in rows]),
+            **column("teacher_N", [x for row in rows for x in row.teacher_scores], len(texts)),
         }
         for name, other in (("guide", self.guide), ("teacher", self.teacher)):
             if other is not None:
@@ -245,15 +253,16 @@ class Contrastive:
         if self.teacher is not None and "teacher_N" not in fields:
             asked, given = fields["teacher_query_BS"], fields["teacher_document_NS"]
             fields["teacher_N"] = self.teacher.pair_scores(asked[owner_N], given)
-        at = _places(documents, shares)
+        at = places(documents, shares)
         return Facts(
             *at,
             owner_N=owner_N,
             positive_N=torch.tensor(positive),
-            known_BN=_known(rows, documents, texts),
+            known_BN=known_matches(rows, documents, texts),
             num_duplicates=len(texts) - len(set(texts)),
             datasets=tuple(row.dataset for row in rows),
             fields=fields,
+            numbers=() if self.dynamic is None else self.dynamic.numbers(rows),
         )
 
     def _documents(self, row: TrainingRow) -> tuple[str, ...]:
@@ -263,7 +272,8 @@ class Contrastive:
             raise DataError(f"{row.place or 'row'}: no positive, which this stage needs")
         if not row.matches:
             self._check_judged(row)
-        return (*row.positives, *row.negatives)
+        negatives = row.negatives if self.dynamic is None else self.dynamic.of(row)
+        return (*row.positives, *negatives)
 
     def _check_judged(self, row: TrainingRow) -> None:
         """Raises DataError if no loss of the row reads whether its texts match."""
@@ -323,59 +333,6 @@ def _autoencoder(embedder: Embedder) -> SparseAutoencoder | None:
     )
 
 
-def _places(documents: Sequence[Sequence[str]], shares: Sequence[Share]) -> tuple[Tensor, Tensor]:
-    """Where queries and documents are among all results: each process has its queries first."""
-    queries: list[int] = []
-    places: list[int] = []
-    start = 0
-    for share in shares:
-        stop = start + share.stop - share.start
-        queries += range(start, stop)
-        start = stop + sum(len(documents[row]) for row in range(share.start, share.stop))
-        places += range(stop, start)
-    return torch.tensor(queries), torch.tensor(places)
-
-
-def _numbered(queries: Sequence[str], documents: Sequence[str]) -> dict[str, Tensor]:
-    """Numbers that are equal for equal texts."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys([*queries, *documents]))}
-    return {
-        "query_text_B": torch.tensor([numbers[text] for text in queries]),
-        "document_text_N": torch.tensor([numbers[text] for text in documents]),
-    }
-
-
-def _known(
-    rows: Sequence[TrainingRow], documents: Sequence[Sequence[str]], texts: Sequence[str]
-) -> Tensor:
-    """Which documents are no negatives of a query: equal to it, or to one of its positives.
-
-    Of a row whose `in_batch` is false, the documents of all other rows.
-    """
-    places: dict[str, list[int]] = {}
-    for place, text in enumerate(texts):
-        places.setdefault(text, []).append(place)
-    known = torch.zeros(len(rows), len(texts), dtype=torch.bool)
-    start = 0
-    for number, (row, each) in enumerate(zip(rows, documents, strict=True)):
-        for text in {row.query, *each[: max(1, len(row.positives))]}:
-            known[number, places.get(text, [])] = True
-        if not row.in_batch:
-            known[number, :start] = True
-            known[number, start + len(each) :] = True
-        start += len(each)
-    return known
-
-
-def _column(
-    name: str, values: Sequence[float | int | None], length: int | None = None
-) -> dict[str, Tensor]:
-    """The values by name; nothing unless every one is given."""
-    if not values or None in values or (length is not None and len(values) != length):
-        return {}
-    return {name: torch.tensor(values)}
-
-
 def _other(
     what: str, name: str | None, required: bool, used: bool | None = None
 ) -> OtherModel | None:
@@ -397,9 +354,20 @@ def contrastive(
     examples: Mapping[str, Any] | None = None,
     guide: str | None = None,
     teacher: str | None = None,
+    dynamic_negatives: Mapping[str, Any] | None = None,
 ) -> Contrastive:
-    """Pairs and triplets, supervised or weakly supervised; `examples` shows demonstrations."""
-    return Contrastive(embedder, stage, examples=examples, guide=guide, teacher=teacher)
+    """Pairs and triplets, supervised or weakly supervised; `examples` shows demonstrations.
+
+    dynamic_negatives: a table of tasks/dynamic.py: negatives are replaced when they become easy.
+    """
+    return Contrastive(
+        embedder,
+        stage,
+        examples=examples,
+        guide=guide,
+        teacher=teacher,
+        dynamic=dynamic_of(dynamic_negatives, stage),
+    )
 
 
 def unsupervised(embedder: Model, stage: Stage) -> Contrastive:

@@ -18,8 +18,9 @@ from polyvec.registry import Fact
 from polyvec.train.engine import Rows, Terms
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Job, Share, Work
-from polyvec.train.tasks.contrastive import Contrastive, Facts
+from polyvec.train.tasks.contrastive import Contrastive
 from polyvec.train.tasks.encode import JOB, Texts
+from polyvec.train.tasks.facts import Facts
 
 
 class Deliberation:

@@ -37,20 +37,20 @@ def encode(embedder: Embedder, texts: Texts, *, num_projections: int | None = No
 
     num_projections: by the first projections only.
     """
-    model = _model(embedder, texts.role)
-    return _means(model(texts.batch, num_projections=num_projections), texts.num_inputs)
+    model = model_of(embedder, texts.role)
+    return means(model(texts.batch, num_projections=num_projections), texts.num_inputs)
 
 
 def encode_layers(embedder: Embedder, texts: Texts) -> Tensor:
     """Vectors by the states of every layer, the first first, [texts, L, E]."""
-    return _means(_model(embedder, texts.role).layer_vectors(texts.batch), texts.num_inputs)
+    return means(model_of(embedder, texts.role).layer_vectors(texts.batch), texts.num_inputs)
 
 
-def _model(embedder: Embedder, role: str | None) -> Embedder:
+def model_of(embedder: Embedder, role: str | None) -> Embedder:
     return cast(Embedder, embedder.for_role(role)) if embedder.routes else embedder
 
 
-def _means(vectors: Tensor, num_inputs: Sequence[int]) -> Tensor:
+def means(vectors: Tensor, num_inputs: Sequence[int]) -> Tensor:
     """The mean over the inputs of each text."""
     if max(num_inputs) == 1:
         return vectors
@@ -96,7 +96,7 @@ def read_texts(
     `examples` are the demonstrations before each text; None: those of the template.
     Raises DataError, beginning with the text's place, for a text that leaves nothing to pool.
     """
-    model = _model(embedder, side.role)
+    model = model_of(embedder, side.role)
     found: list[Read | None] = [None] * len(texts)
     shown = [None] * len(texts) if examples is None else examples
     alike: dict[tuple[str | None, tuple[Example, ...] | None], list[int]] = {}

@@ -59,9 +59,7 @@ class Generator:
         self.probability = probability
         self.mask_id = token_id(embedder, mask or embedder.tokenizer.mask_token or BLANK, "mask")
         self.specials = np.array(sorted(embedder.tokenizer.all_special_ids))
-        self.backbone = (
-            self._own(embedder) if name == SELF else self._read(embedder, name, where)
-        )
+        self.backbone = self._own(embedder) if name == SELF else self._read(embedder, name, where)
         self.num_rows = self.backbone.num_rows or 0
         # A body alone has no head: is_masked then goes by the family.
         self.shift = 0 if is_masked(self.backbone.model.config) else 1

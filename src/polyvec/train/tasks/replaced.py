@@ -30,8 +30,9 @@ from polyvec.errors import ModelError, SettingsError
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Rows, Terms
 from polyvec.train.task import Share, Work
-from polyvec.train.tasks.contrastive import Contrastive, Facts, Model, Stage
+from polyvec.train.tasks.contrastive import Contrastive, Model, Stage
 from polyvec.train.tasks.encode import JOB
+from polyvec.train.tasks.facts import Facts
 from polyvec.train.tasks.generator import Edit, Edited, Generator
 
 STD = 0.02  # of new linear layers, BERT's
@@ -183,6 +184,7 @@ class Discriminator(nn.Module):
             copied.lm_head = None
             object.__setattr__(copied, "lm", None)
             copied.requires_grad_(True)
+            module: Any
             for module in copied.model.modules():
                 if getattr(module, "gradient_checkpointing", False):
                     module.gradient_checkpointing = False
