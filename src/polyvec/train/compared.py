@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+NO_LABEL = -(2**63)  # of a row that has no class, beside rows that have one
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -23,7 +25,8 @@ class Compared:
         to a positive of the query or to the query itself. None: only own positives.
     query_text_B, document_text_N: numbers that are equal for equal texts, in one numbering; for
         losses that compare queries with queries or documents with documents.
-    score_B: gold similarity of each query to its positives; label_B: its class.
+    score_B: gold similarity of each query to its positives, NaN where a row has none; label_B:
+        its class, or NO_LABEL. Losses see those of `complete`: of all queries, or None.
     teacher_N: a teacher's score of each document for its owner.
     guide_query_BG, guide_document_NG: vectors of a model that tells false negatives.
     teacher_query_BS, teacher_document_NS: vectors of a teacher.
@@ -107,6 +110,15 @@ class Compared:
         if len(kept) == len(self.datasets):
             return self
         return self.of_queries(torch.tensor(kept, device=self.owner_N.device)) if kept else None
+
+    def complete(self) -> "Compared":
+        """The same without scores or classes that some of the queries lack."""
+        gaps: dict[str, Any] = {}
+        if self.score_B is not None and bool(self.score_B.isnan().any()):
+            gaps["score_B"] = None
+        if self.label_B is not None and bool((self.label_B == NO_LABEL).any()):
+            gaps["label_B"] = None
+        return replace(self, **gaps) if gaps else self
 
     def of_queries(self, rows_M: Tensor) -> "Compared":
         """The queries at some places with the documents that were given with them."""

@@ -250,7 +250,7 @@ def test_rows_on_disk_are_selected_like_those_in_memory(tmp_path, monkeypatch):
 def test_every_form_that_is_recognised_is_among_the_published_ones():
     """So that none of them is shadowed by one that stands before it."""
     only_by_name = {"nli_triplets", "pairs", "judged", "classes", "successive", "columns"}
-    only_by_name |= {"aspects", "inverse_cloze", "crops", "questions", "query_document"}
+    only_by_name |= {"aspects", "inverse_cloze", "crops", "repeated", "questions", "query_document"}
     found = {
         name
         for row, _ in PUBLISHED.values()
@@ -394,6 +394,20 @@ def test_crops(tmp_path):
         numbers = list(map(int, part.split()))
         assert numbers == sorted(numbers)
     assert len({row.query for row in found}) > 150
+
+
+def test_repeated_words(tmp_path):
+    texts = [" ".join(map(str, range(10))), "one", "two words"]
+    path = write(tmp_path / "x.jsonl", [{"text": text} for text in texts * 100])
+    found = read(path, format="repeated")
+    assert [row.query for row in found] == texts * 100
+    added = [len(row.positives[0].split()) - len(row.query.split()) for row in found]
+    assert set(added[0::3]) == {0, 1, 2, 3}  # of ten words at most max(2, 3.2)
+    assert set(added[1::3]) == {0, 1} and set(added[2::3]) == {0, 1, 2}
+    for row in found:
+        kept = dict.fromkeys(row.positives[0].split())
+        assert list(kept) == row.query.split()
+        assert row.symmetric
 
 
 # ---- what is wrong is said with the place -------------------------------------------------------

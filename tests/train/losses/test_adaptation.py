@@ -5,10 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from polyvec.embed.compose import compose
+from polyvec.embed.projection.trained import Flow
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import DataError, SettingsError
 from polyvec.train.compared import Compared
-from polyvec.train.losses.adaptation import QueryPrediction, recovery
+from polyvec.train.losses.adaptation import FlowNLL, QueryPrediction, recovery
 from polyvec.train.losses.terms import Objective
 from polyvec.train.losses.triplets import rank
 
@@ -80,3 +81,25 @@ def test_a_projection_is_needed():
     embedder = compose(EmbedderSettings("polyvec/nano-lm", normalize=True))
     with pytest.raises(SettingsError, match="the embedder has none with weights"):
         contrastive(embedder, StageSettings("scl", losses=({"kind": "recovery"},)))
+
+
+def test_the_likelihood_of_a_flow_is_that_of_torch_distributions():
+    torch.manual_seed(0)
+    flow = Flow(4, num_blocks=2)
+    for each in flow.parameters():
+        torch.nn.init.normal_(each, std=0.3)
+    base = torch.randn(5, 4)
+    rows = Compared.pairs(
+        flow(base[:2]), flow(base[2:4]), base_query_BE=base[:2], base_document_NE=base[2:4]
+    )
+    normal = torch.distributions.MultivariateNormal(torch.zeros(4), torch.eye(4))
+    wanted = -torch.stack(
+        [
+            normal.log_prob(flow(x[None])[0])
+            + torch.autograd.functional.jacobian(flow, x[None])[0, :, 0].det().abs().log()
+            for x in base[:4]
+        ]
+    ).mean()
+    torch.testing.assert_close(FlowNLL(flow)(rows), wanted)
+    with pytest.raises(SettingsError, match="add projections"):
+        FlowNLL(None)

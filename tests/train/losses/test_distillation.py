@@ -17,6 +17,7 @@ from polyvec.train.losses.distillation import (
     kd_relative,
     kd_similarity,
     kl_rank,
+    list_mle,
     margin_mse,
 )
 
@@ -162,3 +163,19 @@ def test_order_of_a_teacher():
         if {one, other} <= kept
     ]
     torch.testing.assert_close(few, torch.stack(chosen).mean())
+
+
+def test_list_mle_by_hand():
+    """Scores ln 1, ln 2, ln 3 in the teacher's order third, first, second."""
+    query = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    document = torch.tensor([[0.0, 0.0], [math.log(2), 0.0], [math.log(3), 0.0], [5.0, 0.0]])
+    batch = Compared(
+        query,
+        document,
+        owner_N=torch.tensor([0, 0, 0, 1]),
+        positive_N=torch.tensor([True, False, False, True]),
+        teacher_N=torch.tensor([0.5, 0.1, 0.9, 0.3]),
+    )
+    found = list_mle(batch, similarity="dot")
+    first = -math.log(3 / 6) - math.log(1 / 3) - math.log(2 / 2)
+    assert found.item() == pytest.approx((first + 0.0) / 2, abs=1e-6)

@@ -13,10 +13,12 @@ from polyvec.errors import DataError
 from polyvec.train.compared import Compared
 from polyvec.train.losses.regularizers import (
     alignment_uniformity,
+    barlow_twins,
     flops,
     l1,
     orthogonal_equivariance,
     orthogonal_regularization,
+    vicreg,
 )
 
 
@@ -113,3 +115,22 @@ def test_a_rotation_of_all_rows_has_no_equivariance_error():
     found = orthogonal_equivariance(Compared.pairs(one, other))
     torch.testing.assert_close(found, torch.tensor(1.0))
     assert not math.isnan(float(orthogonal_equivariance(Compared.pairs(one[:1], one[:1]))))
+
+
+def test_barlow_twins_by_hand():
+    """Dimensions of q: equal to p's first, opposite to its second, uncorrelated crosswise."""
+    query = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    positive = query * torch.tensor([2.0, -1.0])
+    batch = Compared.pairs(query, positive)
+    assert barlow_twins(batch).item() == pytest.approx(0 + 4, abs=1e-3)
+    swapped = Compared.pairs(query, query.flip(1))
+    assert barlow_twins(swapped).item() == pytest.approx(2 + 0.005 * 2, abs=1e-3)
+
+
+def test_vicreg_by_hand():
+    query = torch.tensor([[0.0, 0.0], [0.2, 0.2]])
+    positive = torch.tensor([[0.0, 1.0], [0.2, 1.2]])
+    # Both sides: variance 0.02, covariance 0.02.
+    deviation = (0.02 + 1e-4) ** 0.5
+    wanted = 25 * (2 / 4) + 25 * (1 - deviation) + 2 * (2 * 0.02**2) / 2
+    assert vicreg(Compared.pairs(query, positive)).item() == pytest.approx(wanted, abs=1e-5)

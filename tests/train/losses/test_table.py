@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from polyvec.embed.projection.trained import SparseAutoencoder
+from polyvec.embed.projection.trained import Flow, SparseAutoencoder
 from polyvec.train.compared import Compared
 from polyvec.train.losses import table
 from polyvec.train.losses.table import LOSSES
@@ -54,7 +54,11 @@ def whole_batch(dtype=torch.float32, requires_grad=False):
 
 def objective(name):
     torch.manual_seed(0)
-    facts = {"vector_size": 8, "autoencoder": SparseAutoencoder(8, num_latents=16, k=4)}
+    facts = {
+        "vector_size": 8,
+        "autoencoder": SparseAutoencoder(8, num_latents=16, k=4),
+        "flow": Flow(8),
+    }
     return Objective.of([{"kind": name, **SETTINGS.get(name, {})}], facts=facts)
 
 

@@ -5,6 +5,7 @@ import torch
 from given_vectors import batch_of, columns
 
 from polyvec.errors import DataError, SettingsError
+from polyvec.train.compared import Compared
 from polyvec.train.losses.info_nce import info_nce
 from polyvec.train.losses.scored import cosent
 from polyvec.train.losses.terms import Objective
@@ -91,3 +92,24 @@ def test_a_loss_of_ones_own():
     query, document = columns(2, 2)
     (value,) = objective(batch_of([query, document])).values()
     torch.testing.assert_close(value, 2 * query.sum())
+
+
+def test_scores_that_only_some_data_sets_have():
+    """A batch of retrieval and similarity rows, as Conan-embedding's: each loss sees its own."""
+    vectors = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    score = torch.tensor([float("nan"), float("nan"), 0.2, 0.9])
+    batch = Compared.pairs(
+        vectors[:4], vectors[4:], score_B=score, datasets=("pairs", "pairs", "sts", "sts")
+    )
+    tables = [
+        {"kind": "info_nce", "datasets": ["pairs"]},
+        {"kind": "cosent", "weight": 0.8, "datasets": ["sts"]},
+    ]
+    terms = Objective.of(tables)(batch)
+    apart = Compared.pairs(vectors[2:4], vectors[6:], score_B=score[2:])
+    torch.testing.assert_close(terms["cosent"], 0.8 * cosent(apart))
+    torch.testing.assert_close(
+        terms["info_nce"], info_nce(Compared.pairs(vectors[:2], vectors[4:6]))
+    )
+    with pytest.raises(DataError, match="mse_score' needs scores of the rows"):
+        Objective.of([{"kind": "mse_score"}])(batch)

@@ -28,7 +28,7 @@ from polyvec.data.training.parts import (
 )
 from polyvec.data.training.regrouping import class_pairs, judged, nli_triplets, successive
 from polyvec.data.training.rows import TrainingRow
-from polyvec.data.training.spans import crops, inverse_cloze
+from polyvec.data.training.spans import crops, inverse_cloze, repeated
 from polyvec.errors import DataError, known
 
 Read = Callable[[Cells], TrainingRow]
@@ -365,6 +365,7 @@ FORMATS: dict[str, Format] = {
     "aspects": Format(("subject", "aspect", "answer"), aspect, contrasted),
     "inverse_cloze": Format(("text",), text, inverse_cloze),
     "crops": Format(("text",), text, crops),
+    "repeated": Format(("text",), text, repeated),
     "columns": Format((), in_order),
 }
 

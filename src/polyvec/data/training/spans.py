@@ -10,6 +10,7 @@ from polyvec.data.words import words
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 KEPT = 0.1  # share of passages that keep the query's sentence (Lee et al. 2019, section 4.1)
 CROP = (0.1, 0.5)  # shortest and longest crop, as shares of the text (Contriever)
+REPEATED = 0.32  # largest share of words that come twice (ESimCSE)
 DELETED = 0.1  # share of a crop's words that are left out (Contriever)
 
 
@@ -43,6 +44,26 @@ def crops(rows: list[TrainingRow], seed: int) -> list[TrainingRow]:
             continue
         query, positive = _crop(of_text, draw), _crop(of_text, draw)
         found.append(replace(row, query=query, positives=(positive,), label=None, symmetric=True))
+    return found
+
+
+def repeated(rows: list[TrainingRow], seed: int) -> list[TrainingRow]:
+    """Each text, and the text with some words twice, so that lengths tell no pair.
+
+    ESimCSE (Wu et al. 2022, arXiv:2109.04380): of N words 0 to max(2, 0.32 N), drawn at random; the
+    authors repeat word pieces.
+    """
+    draw = random.Random(seed)
+    found = []
+    for row in rows:
+        of_text = row.query.split()
+        most = min(len(of_text), max(2, int(REPEATED * len(of_text))))
+        twice = set(draw.sample(range(len(of_text)), draw.randint(0, most)))
+        words_twice = [
+            each for place, each in enumerate(of_text) for _ in range(1 + (place in twice))
+        ]
+        positive = " ".join(words_twice) or row.query
+        found.append(replace(row, positives=(positive,), label=None, symmetric=True))
     return found
 
 

@@ -3,13 +3,20 @@
 B queries, N documents, M positive pairs, E vector size.
 """
 
+import math
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor, nn
 
 from polyvec.embed.part import wide
+from polyvec.embed.projection.trained import Flow
 from polyvec.errors import DataError, SettingsError
+from polyvec.registry import Fact
 from polyvec.train.compared import Compared
 from polyvec.train.losses.part import Pairs, VectorSize, given, needs, once
+
+OfFlow = Annotated[Any, Fact("flow")]
 
 
 @once
@@ -67,3 +74,34 @@ class QueryPrediction(nn.Module):
                 raise DataError("loss 'query_prediction' needs a score above 0, the batch has none")
         apart_M = (query_ME - predicted_ME).abs().sum(dim=-1)
         return (weight_M * apart_M).sum() / weight_M.sum()
+
+
+@once
+@needs("base_query_BE")
+class FlowNLL(nn.Module):
+    """Mean over texts, queries and documents, of |z|^2 / 2 + E log(2 pi) / 2 - log |det dz/dx|.
+
+    The negative log-likelihood, in nats, of vectors x that an invertible map takes to z in a
+    standard normal distribution (BERT-flow, Li et al. 2020, arXiv:2011.05864). The map is the
+    fact "flow", the embedder's last projection. No temperature.
+    """
+
+    flow: Flow
+
+    def __init__(self, flow: OfFlow) -> None:
+        super().__init__()
+        if not isinstance(flow, Flow):
+            raise SettingsError(
+                "loss 'flow_nll' trains a flow, which is not the embedder's last projection; add "
+                'projections = [{ kind = "flow" }]'
+            )
+        self.flow = flow
+
+    def forward(self, batch: Compared) -> Tensor:
+        base_BE = given(batch, "base_query_BE", "flow_nll")
+        assert batch.base_document_NE is not None, "a task that fills one of them fills both"
+        base_RE = wide(torch.cat([base_BE, batch.base_document_NE]))
+        latent_RE = wide(torch.cat([batch.query_BE, batch.document_NE]))
+        log_determinant_R = self.flow.log_determinant(base_RE)
+        constant = latent_RE.shape[1] * math.log(2 * math.pi) / 2
+        return (latent_RE.pow(2).sum(dim=1) / 2 - log_determinant_R).mean() + constant

@@ -63,6 +63,30 @@ def listwise_kl(pairs: Pairs, score_M: Tensor, teacher_M: Tensor, num_queries: i
 
 
 @needs("teacher_N")
+def list_mle(
+    batch: Compared, *, temperature: float = 1.0, similarity: Similarity = "cosine"
+) -> Tensor:
+    """Mean over queries of -sum of log(e^s_i / sum of e^s_j, j from i on), in the teacher's order.
+
+    The probability of a query's documents in falling order of the teacher's scores by Plackett and
+    Luce (ListMLE, Xia et al. 2008; PE-Rank, arXiv:2406.14848), s being similarity / temperature;
+    0 for a single document. Of equal scores the document that was given first comes first.
+    """
+    positive_number("loss 'list_mle'", temperature=temperature)
+    pairs = Pairs.of(batch)
+    score_M = own_scores(batch, pairs, similarity) / temperature
+    teacher_M = given(batch, "teacher_N", "list_mle")[pairs.column_M].float()
+    num_queries, empty = len(batch.query_BE), torch.finfo(torch.float32).min
+    score_BK = pairs.table(score_M, empty, num_queries)
+    teacher_BK = pairs.table(teacher_M.detach(), float("-inf"), num_queries)
+    order_BK = teacher_BK.argsort(dim=1, descending=True, stable=True)
+    score_BK = score_BK.gather(1, order_BK)
+    there_BK = teacher_BK.gather(1, order_BK).isfinite()
+    rest_BK = score_BK.flip(1).logcumsumexp(dim=1).flip(1)
+    return torch.where(there_BK, rest_BK - score_BK, 0.0).sum() / len(pairs.row_M.unique())
+
+
+@needs("teacher_N")
 def margin_mse(batch: Compared, *, similarity: Similarity = "dot") -> Tensor:
     """Mean of ((s(q, p) - s(q, n)) - (t(q, p) - t(q, n)))^2 over positives and own negatives.
 

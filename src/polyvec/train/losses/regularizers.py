@@ -131,3 +131,48 @@ def orthogonal_equivariance(batch: Compared) -> Tensor:
     )
     number = max(1, len(change_BB) * (len(change_BB) - 1))
     return change_BB.pow(2).sum() / number
+
+
+def barlow_twins(batch: Compared, *, off_diagonal_weight: float = 0.005) -> Tensor:
+    """Sum of (1 - C_ii)^2 + off_diagonal_weight * sum of C_ij^2, C the correlations of q and p.
+
+    Of dimension i of the queries with j of their positives, over the batch (Barlow Twins, Zbontar
+    et al. 2021, arXiv:2103.03230). No temperature.
+    """
+    pairs = Pairs.positives(batch)
+    sides = (wide(batch.query_BE)[pairs.row_M], wide(batch.document_NE)[pairs.column_M])
+    query_ME, positive_ME = (
+        (each - each.mean(dim=0)) / (each.var(dim=0, correction=0) + 1e-5).sqrt() for each in sides
+    )
+    correlation_EE = query_ME.T @ positive_ME / len(query_ME)
+    diagonal_E = correlation_EE.diagonal()
+    rest = correlation_EE.pow(2).sum() - diagonal_E.pow(2).sum()
+    return (1 - diagonal_E).pow(2).sum() + off_diagonal_weight * rest
+
+
+def vicreg(
+    batch: Compared,
+    *,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+) -> Tensor:
+    """MSE(q, p) + mean of max(0, 1 - deviation) / 2 + sum of squared covariances / E, weighted.
+
+    The last two are sums over both sides: standard deviations of each dimension over the batch, and
+    covariances of different dimensions (VICReg, Bardes et al. 2022, arXiv:2105.04906). No
+    temperature.
+    """
+    pairs = Pairs.positives(batch)
+    sides = (wide(batch.query_BE)[pairs.row_M], wide(batch.document_NE)[pairs.column_M])
+    variance = covariance = sides[0].new_zeros(())
+    for each_ME in sides:
+        variance = variance + F.relu(1 - (each_ME.var(dim=0) + 1e-4).sqrt()).mean() / 2
+        covariance_EE = each_ME.T.cov()
+        apart = covariance_EE.pow(2).sum() - covariance_EE.diagonal().pow(2).sum()
+        covariance = covariance + apart / each_ME.shape[1]
+    return (
+        invariance_weight * F.mse_loss(*sides)
+        + variance_weight * variance
+        + covariance_weight * covariance
+    )

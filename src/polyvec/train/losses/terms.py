@@ -67,6 +67,7 @@ class Term(nn.Module):
         if rows is None:
             # Every batch has the same terms, and a backward pass.
             return wide(batch.query_BE).sum() * 0
+        rows = rows.complete()
         for field in sorted(self.needs):
             given(rows, field, self.name)
         value = matryoshka(self.loss, rows) if self.nested else self.loss(rows)

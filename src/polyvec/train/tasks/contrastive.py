@@ -79,7 +79,11 @@ class Contrastive:
         self.objective = Objective.of(
             stage.losses or DEFAULT_LOSSES,
             stage.matryoshka,
-            {"vector_size": embedder.full_dimension, "autoencoder": _autoencoder(embedder)},
+            {
+                "vector_size": embedder.full_dimension,
+                "autoencoder": _autoencoder(embedder),
+                "flow": next(iter(reversed(embedder.projections)), None),
+            },
             where=f"[[stage]] {stage.kind!r}",
         )
         # A momentum encoder reads a text otherwise, so that its two vectors differ without.

@@ -3,6 +3,7 @@
 B queries, N documents.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polyvec.data.training.rows import TrainingRow
+from polyvec.train.compared import NO_LABEL
 from polyvec.train.task import Share
 
 
@@ -80,7 +82,12 @@ def known_matches(
 def column(
     name: str, values: Sequence[float | int | None], length: int | None = None
 ) -> dict[str, Tensor]:
-    """The values by name; nothing unless every one is given."""
-    if not values or None in values or (length is not None and len(values) != length):
+    """The values by name; nothing if none is given, or fewer than `length`.
+
+    Where some rows have none, as in a batch of several data sets, they are NaN or `NO_LABEL`.
+    """
+    given = [value for value in values if value is not None]
+    if not given or (length is not None and len(given) != length):
         return {}
-    return {name: torch.tensor(values)}
+    missing = NO_LABEL if all(isinstance(value, int) for value in given) else math.nan
+    return {name: torch.tensor([missing if value is None else value for value in values])}
