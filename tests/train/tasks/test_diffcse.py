@@ -208,7 +208,10 @@ def test_replaced_tokens_are_found_by_the_right_vectors_alone(tmp_path, discrimi
 
 @pytest.mark.medium
 def test_a_run_saves_the_embedder_alone(tmp_path):
-    path = write_recipe(tmp_path, 'mask = "<mask>"\nmax_steps = 3\nweight = 0.1\nedit = "masked"\n')
+    path = write_recipe(
+        tmp_path,
+        'attention_dropout = 0.1\nmask = "<mask>"\nmax_steps = 3\nweight = 0.1\nedit = "masked"\n',
+    )
     path.write_text(path.read_text("utf-8").replace('kind = "scl"', 'kind = "diffcse"'), "utf-8")
     found = train_recipe(load_recipe(path), "full", tmp_path / "run")
     untrained = load_recipe(path).build("full")

@@ -16,7 +16,7 @@ from polyvec.train.adapters import prepare
 from polyvec.train.engine import joined
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share
-from polyvec.train.tasks.contrastive import contrastive
+from polyvec.train.tasks.contrastive import contrastive, unsupervised
 
 ROWS = [TrainingRow(query=a, positives=(b,)) for a, b in PAIRS]
 LOSSES = (
@@ -101,3 +101,23 @@ def test_an_adapter_learns_and_stays_near_the_vectors_before_it(tmp_path):
     kept, near = run("kept", [LOSSES[0], {**LOSSES[1], "weight": 1.0}, LOSSES[2]])
     assert free > 0.2 and kept > 0.05
     assert near < far / 2
+
+
+def test_a_flow_on_a_frozen_model_makes_its_vectors_likelier():
+    """BERT-flow: a stage "ucl" whose loss is the likelihood of the vectors before the flow."""
+    settings = load_recipe("causal-mean").at(EMBEDDER, "nano")
+    projections = ({"kind": "flow", "num_blocks": 2},)
+    embedder = compose(dataclasses.replace(settings, projections=projections))
+    stage = StageSettings("ucl", losses=({"kind": "flow_nll"},), max_length=16)
+    task = unsupervised(embedder, stage)
+    prepare(embedder, {"kind": "frozen"})
+    trained = [each for each in embedder.parameters() if each.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=0.02)
+    values = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        (value,) = task.objective(batch_of(embedder, task)).values()
+        value.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+    assert values[-1] < values[0] - 10
