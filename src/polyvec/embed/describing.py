@@ -71,6 +71,8 @@ def settings(embedder: Described) -> dict[str, Any]:
     # Only where there are any, so that other models keep their fingerprints.
     if isinstance(embedder.text_tokenizer, TableTokenizer):
         described |= embedder.text_tokenizer.table_settings()
+    if embedder.text_tokenizer.parses_texts:
+        described["special_tokens"] = "parse"
     if embedder.routes:
         described["routes"] = {task: settings(route) for task, route in embedder.routes.items()}
         described["default_route"] = embedder.default_route

@@ -70,6 +70,7 @@ class Embedder(EncodeMethods):
         default_prompt_name: str | None = None,
         similarity_fn_name: str | None = None,
         truncate_dim: int | None = None,
+        special_tokens: str | None = None,
         attention: str | None = None,
         layout: str = "auto",
         revision: str | None = None,
@@ -97,6 +98,9 @@ class Embedder(EncodeMethods):
         default_prompt_name: the stored prompt that `encode` uses.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan".
         truncate_dim: keep the first dimensions only.
+        special_tokens: "text" (the default) or "parse": whether "[SEP]" and the like in a text
+            are characters, or special tokens, as in sentence-transformers (SPECTER reads
+            title[SEP]abstract).
         attention: "causal", "bidirectional", "last-K", "from-K" or "prefix".
         layout: "packed" (no padding), "padded", or "auto": packed where the model allows it.
         revision: branch, tag or commit on the hub.
@@ -141,6 +145,8 @@ class Embedder(EncodeMethods):
         )
         self._assemble(**parts.keywords())
         self.to(parts.backbone.device, parts.backbone.model.dtype)
+        if special_tokens is not None:
+            self.special_tokens = special_tokens
 
     # ---- in and out -------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from polyvec.interfaces import (
 Examples = Sequence[Example] | Callable[[str], Sequence[Example]]
 Texts = str | Iterable[str]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
+SPECIAL_TOKENS = ("text", "parse")
 OUTPUTS: dict[str, Output] = {
     "sentence_embedding": "vectors",
     "token_embeddings": "token states",
@@ -146,6 +147,22 @@ class EncodeMethods(nn.Module, TextEncoder):
         self.text_tokenizer.max_length = value
         for route in self.routes.values():
             route.max_seq_length = value
+
+    @property
+    def special_tokens(self) -> str:
+        """What "[SEP]" and other special-token strings in a text are: "text", characters like any
+        others, or "parse", special tokens, as in sentence-transformers. May be assigned."""
+        return SPECIAL_TOKENS[self.text_tokenizer.parses_texts]
+
+    @special_tokens.setter
+    def special_tokens(self, value: str) -> None:
+        if value not in SPECIAL_TOKENS:
+            raise InputError(
+                f"special_tokens {value!r} is not known.{known(value, SPECIAL_TOKENS)}"
+            )
+        self.text_tokenizer.parses_texts = value == "parse"
+        for route in self.routes.values():
+            route.special_tokens = value
 
     @property
     def truncate_dim(self) -> int | None:

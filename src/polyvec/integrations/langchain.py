@@ -24,7 +24,7 @@ class PolyvecEmbeddings(Embeddings):
 
     def __init__(
         self,
-        model: str | Path | Embedder = DEFAULT_MODEL,
+        model_name: str | Path | Embedder = DEFAULT_MODEL,
         *,
         model_kwargs: Mapping[str, Any] | None = None,
         encode_kwargs: Mapping[str, Any] | None = None,
@@ -35,7 +35,7 @@ class PolyvecEmbeddings(Embeddings):
         `encode_kwargs` are options of `Embedder.encode` (batch_size, normalize_embeddings,
         prompt); queries take `query_encode_kwargs` in their place, if given.
         """
-        self.embedder = embedder_of(model, model_kwargs or {})
+        self.embedder = embedder_of(model_name, model_kwargs or {})
         self.encode_kwargs = dict(encode_kwargs or {})
         self.query_encode_kwargs = dict(query_encode_kwargs or self.encode_kwargs)
 

@@ -4,14 +4,16 @@
 
 Models, `util` and `SimilarityFunction` are polyvec's own and need no other package. Trainers,
 losses and evaluators are those of sentence-transformers itself, which take our models as theirs;
-the package is imported when such a name is first used. docs/sentence_transformers.md lists what
-differs.
+the package is imported when such a name is first used, also by the paths of its modules
+(`polyvec.sentence_transformers.base.sampler`; see paths.py). docs/sentence_transformers.md lists
+what differs.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from polyvec.sentence_transformers.installed import attribute
+from polyvec.sentence_transformers.paths import install
 
 if TYPE_CHECKING:
     from polyvec.sentence_transformers.cross_encoder.model import CrossEncoder
@@ -48,7 +50,15 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     if name in _OWN:
-        return getattr(import_module(f"{__name__}.{_OWN[name]}"), name)
+        return _own(name)
     if name[0].isupper() or name in _FUNCTIONS:
         return attribute("sentence_transformers", name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _own(name: str) -> Any:
+    """Our class or function of this name; None if it is sentence-transformers'."""
+    return getattr(import_module(f"{__name__}.{_OWN[name]}"), name) if name in _OWN else None
+
+
+install(_own)

@@ -26,6 +26,7 @@ from polyvec.embed.projection import quantization
 from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import InputError, known
 from polyvec.sentence_transformers import arguments, util, workers
+from polyvec.sentence_transformers.as_modules import written
 from polyvec.sentence_transformers.features import Features, as_texts, computed, features_of
 from polyvec.sentence_transformers.installed import attribute, blank, counterpart
 from polyvec.sentence_transformers.saving import beside, upload
@@ -70,11 +71,13 @@ class SentenceTransformer(Embedder):
         backend: str = "torch",
         similarity_fn_name: Any = None,
         truncate_dim: int | None = None,
+        special_tokens: str = "parse",
     ) -> None:
         """The model of a folder or hub id, or of sentence-transformers' `modules`, copied.
 
-        Arguments are sentence-transformers' own. Raises InputError for an option in one of the
-        keyword tables that would have no effect.
+        Arguments are sentence-transformers' own, but for `special_tokens`: "parse" reads "[SEP]"
+        in a text as that library does, "text" as Embedder does, as characters. Raises InputError
+        for an option in one of the keyword tables that would have no effect.
         """
         arguments.check_backend(backend)
         words = arguments.old_name(
@@ -89,13 +92,14 @@ class SentenceTransformer(Embedder):
             "token": arguments.old_name(use_auth_token, token, "use_auth_token:token"),
             "similarity_fn_name": getattr(similarity_fn_name, "value", similarity_fn_name),
             "output": self._output,
+            "special_tokens": special_tokens,
             **arguments.model_options(model_kwargs, words, config_kwargs),
         }
         side = options.pop("truncation_side", None)
         with contextlib.ExitStack() as stack:
             if model_name_or_path is None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
-                model_name_or_path = self._written(modules, folder)
+                model_name_or_path = written(self._counterpart, modules, folder)
             super().__init__(model_name_or_path, **options)
         if truncate_dim is not None:
             self.truncate_dim = truncate_dim
@@ -106,19 +110,6 @@ class SentenceTransformer(Embedder):
         self._set_prompts(PromptTable(table, name))
         self._model_card_data = model_card_data
         self.trust_remote_code, self.backend = trust_remote_code, backend
-
-    def _written(self, modules: Sequence[nn.Module] | None, folder: str) -> str:
-        """The folder, with what sentence-transformers writes of its modules."""
-        if not modules:
-            raise InputError(
-                f"{type(self).__name__} takes the name or folder of a model, or modules=, a list "
-                "of sentence-transformers' modules"
-            )
-        theirs = attribute("sentence_transformers", self._counterpart)
-        if any(isinstance(module, View) for module in modules):
-            raise InputError("modules: parts of a polyvec model are not modules; copy.deepcopy it")
-        theirs(modules=list(modules), device="cpu").save_pretrained(folder, create_model_card=False)
-        return folder
 
     # ---- standing for sentence-transformers' class ------------------------------------------
 
@@ -348,6 +339,7 @@ class SentenceTransformer(Embedder):
             tokenizer, max_length=self.max_seq_length, lower_case=self.text_tokenizer.lower_case
         )
         words.check_rows(self.backbone.num_rows)
+        words.parses_texts = self.text_tokenizer.parses_texts
         self.text_tokenizer = words
 
     processor = tokenizer

@@ -22,6 +22,7 @@ from polyvec.errors import InputError, ShapeError, known
 from polyvec.sentence_transformers.installed import names_of
 
 __getattr__ = names_of("sentence_transformers.util")
+__path__: list[str] = []  # a package, so that `util.quantization` and others are found (paths.py)
 
 Score = Callable[[Any, Any], Tensor]
 FEW = 100  # vectors; ranges of fewer are of little use

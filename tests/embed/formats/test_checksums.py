@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import BertModel
 
 from polyvec import Embedder
+from polyvec.embed.inputs.templates import Template
 from polyvec.embed.projection.dense import Dense
 from polyvec.errors import ChangedFileWarning, ModelError, PolyvecError
 from polyvec.index.hybrid import HybridEmbedder
@@ -157,3 +158,39 @@ def test_damaged_checksums_are_named(tmp_path, content):
     (tmp_path / "saved" / CHECKSUMS).write_text(content)
     with pytest.raises(ModelError, match=CHECKSUMS):
         Embedder.from_pretrained(tmp_path / "saved")
+
+
+def test_what_sentence_transformers_saves_over_ours_is_loaded(tmp_path):
+    """Its files win, with a warning; ours of the model before are not mixed with them."""
+    folder = tmp_path / "saved"
+    of_bert(tmp_path).save_pretrained(folder)
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    theirs[0].auto_model.encoder.layer[0].output.dense.weight.data.mul_(2)
+    theirs.save_pretrained(str(folder))
+    assert (folder / "polyvec_calibration.safetensors").is_file(), "left behind, with old ranges"
+    with pytest.warns(ChangedFileWarning, match="sentence-transformers has saved a model over"):
+        ours = Embedder(folder)
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6)
+    assert ours.calibration is None
+    ours.save_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ChangedFileWarning)
+        again = Embedder(folder)
+    np.testing.assert_allclose(again.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6)
+
+
+def test_settings_of_ours_do_not_reach_a_model_saved_over_them(tmp_path):
+    """polyvec.json asks for a template, which the other model has never had."""
+    bert(tmp_path / "base")
+    modules(tmp_path / "base", "mean")
+    folder = tmp_path / "saved"
+    plain = Embedder(tmp_path / "base")
+    template = Template("mine", ("find: {text}",), ("find: {text}",), pool_prompt=True)
+    Embedder.from_parts(plain.backbone, plain.text_tokenizer, template=template).save_pretrained(
+        folder
+    )
+    theirs = SentenceTransformer(str(tmp_path / "base"), device="cpu")
+    theirs.save_pretrained(str(folder))
+    with pytest.warns(ChangedFileWarning, match=r"polyvec\.json"):
+        ours = Embedder(folder)
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6)

@@ -7,13 +7,20 @@ header of a safetensors file, or its length.
 import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from polyvec.embed.formats.schema import read_json, write_json
+from polyvec.embed.formats.schema import (
+    CALIBRATION_FILE,
+    POLYVEC_FILE,
+    read_json,
+    write_json,
+)
 from polyvec.errors import ChangedFileWarning, ModelError
 from polyvec.storage.checksums import file_crc32
 
 FILE = "polyvec_checksums.json"
 WEIGHTS = (".safetensors", ".bin")
+OWN = (POLYVEC_FILE, CALIBRATION_FILE, FILE)
 READ = (*WEIGHTS, ".json", ".txt", ".model")  # not the card, and no chat template
 
 
@@ -39,12 +46,39 @@ def stored_checksums(folder: Path) -> dict[str, str]:
     return found
 
 
+def replaced(folder: Path) -> bool:
+    """Whether sentence-transformers saved a model over one of polyvec's.
+
+    It leaves our files in place, which are of the model before. The versions in its settings tell:
+    ours names polyvec.
+    """
+    stored = read_json(folder / "config_sentence_transformers.json", {}).get("__version__")
+    return (
+        isinstance(stored, dict) and "sentence_transformers" in stored and "polyvec" not in stored
+    )
+
+
+def own_settings(folder: Path, root: Path | None = None) -> dict[str, Any]:
+    """polyvec.json of a folder inside the model's `root`; {} without it, or of a model before."""
+    return {} if replaced(root or folder) else dict(read_json(folder / POLYVEC_FILE, {}))
+
+
 def check_files(folder: Path) -> None:
     """Compares a folder's files with its checksums, if it has any.
 
     Raises ModelError for weights that are not those that were saved; warns of other files, which
-    people edit.
+    people edit, and of a folder into which sentence-transformers has saved since.
     """
+    if replaced(folder):
+        left = [name for name in OWN if (folder / name).is_file()]
+        if left:
+            warnings.warn(
+                f"{folder}: sentence-transformers has saved a model over polyvec's. That one is "
+                f"loaded; {', '.join(left)} of the model before not read, and may be deleted",
+                ChangedFileWarning,
+                stacklevel=4,
+            )
+        return
     if not (folder / FILE).is_file():
         return
     changed = [

@@ -24,7 +24,7 @@ from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.cards import read_card
-from polyvec.embed.formats.checksums import write_checksums
+from polyvec.embed.formats.checksums import own_settings, write_checksums
 from polyvec.embed.formats.families import family_of
 from polyvec.embed.formats.late import (
     COLBERT_HEAD,
@@ -139,7 +139,7 @@ def read_multi(
     )
     if adapted:
         load_adapters(model, adapted)
-    own = read_json(folder / POLYVEC_FILE, {})
+    own = own_settings(folder)
     backbone = Backbone(
         model.to(device or best_device()),
         tokenizer.pad_token_id or 0,

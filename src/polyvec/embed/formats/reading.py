@@ -9,6 +9,7 @@ import torch
 
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.formats.cards import read_card
+from polyvec.embed.formats.checksums import replaced
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import read_modules
@@ -69,7 +70,8 @@ def read_parts(
     check_embedder(folder, str(name_or_path))
     check_one_vector(folder)
     declared = read_modules(folder, trust_remote_code=trust_remote_code)
-    own_save = (folder / POLYVEC_FILE).is_file()  # says itself whether prompts are pooled
+    # Our own save says itself whether prompts are pooled.
+    own_save = (folder / POLYVEC_FILE).is_file() and not replaced(folder)
     if not own_save and declared.transformer and excludes_instruction(name_or_path, folder):
         declared.pool_prompt = False
     options = Options(

@@ -18,6 +18,7 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.bottleneck import read_bottlenecks
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import AdaptedModel, find_adapters, load_adapters
+from polyvec.embed.formats.checksums import own_settings, replaced
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.families import Family, family_of, follow_family, warn_of_own_code
 from polyvec.embed.formats.gguf.loading import is_gguf
@@ -164,6 +165,7 @@ def read_route(folder: Path, declared: Declared, options: Options) -> EmbedderPa
     if not declared.is_table and backbone.num_rows is not None:
         tell_unused_rows(source.root, text_tokenizer.contract.vocab_size, backbone.num_rows)
     _check_contract(source.own_path, own, text_tokenizer)
+    text_tokenizer.parses_texts = own.get("special_tokens") == "parse"
     make_variants = lambda it: TextVariants(backbone, tokenizer, **it)  # noqa: E731
     return EmbedderParts(
         backbone=backbone,
@@ -197,7 +199,7 @@ def _read_source(folder: Path, declared: Declared, options: Options) -> _Source:
         options.dtype, None if table else settings.dtype, declared.input if table else body
     )
     own_path = (declared.input if declared.routed else folder) / POLYVEC_FILE
-    own = read_json(own_path, {})
+    own = own_settings(own_path.parent, folder)
     makers = (*(adapted.folders if adapted else ()), body)
     family = None if own or table else family_of(*makers)
     if family is None and not options.trust_remote_code and not table:
@@ -357,8 +359,8 @@ def _default_pooling(folder: Path, config: PretrainedConfig) -> str:
 
 def _read_calibration(folder: Path) -> Calibration | None:
     path = folder / CALIBRATION_FILE
-    own = read_json(folder / POLYVEC_FILE, {})
-    if not path.is_file():
+    own = own_settings(folder)
+    if not path.is_file() or replaced(folder):
         return None
     check_whole(path)
     try:

@@ -61,6 +61,7 @@ POLYVEC = {
     "attention": TEXT,
     "blocked": ("a list of pairs of numbers", _is_pairs),
     "pool_prompt": FLAG,
+    "special_tokens": TEXT,
     "template": TABLE,
     "prepending": TABLE,
     "variants": TABLE,

@@ -434,6 +434,8 @@ def _own_settings(parts: EmbedderParts) -> dict[str, Any]:
         own["template"] = parts.template.as_dict()
     if parts.backbone.prepending is not None:
         own["prepending"] = dataclasses.asdict(parts.backbone.prepending)
+    if parts.text_tokenizer.parses_texts:
+        own["special_tokens"] = "parse"
     if parts.variants is not None:
         own["variants"] = parts.variants.settings()
     return own

@@ -111,12 +111,13 @@ class TextTokenizer:
     """Makes token ids from spans and keeps the contract.
 
     A text's spans are data: "[SEP]" in a text is tokenised as characters, while a prompt's
-    special tokens are special tokens. Threads and embedders may share one: nothing in it
-    changes while it works, unless tokens were added to `hf`.
+    special tokens are special tokens; with `parses_texts` both are. Threads and embedders may
+    share one: nothing in it changes while it works, unless tokens were added to `hf`.
     """
 
     # Whether a text may have no tokens, and zeros as its vector.
     zero_if_empty = False
+    _parses = False
 
     def __init__(
         self,
@@ -134,7 +135,8 @@ class TextTokenizer:
         check_fast(self.hf)
         self._markup = bare(self.hf, lower_case=self.lower_case)
         self.contract = read_contract(self.hf, max_length, copy=self._markup)
-        self._data = bare(self.hf, specials_are_text=True, lower_case=self.lower_case)
+        as_text = bare(self.hf, specials_are_text=True, lower_case=self.lower_case)
+        self._data = self._markup if self._parses else as_text
         self._inner = _without_prefix(self._data)
         added = self._markup.get_added_tokens_decoder()
         self._num_added = len(added)
@@ -142,7 +144,8 @@ class TextTokenizer:
         # The longest first, as the tokenizer itself prefers them.
         longest_first = sorted(self._specials, key=len, reverse=True)
         pattern = "|".join(map(re.escape, longest_first))
-        self._special = re.compile(pattern) if pattern else None
+        # Where texts are parsed, too, no span is apart and one call reads the whole string.
+        self._special = re.compile(pattern) if pattern and not self._parses else None
         self._checked_rows: int | None = None
 
     def check_rows(self, rows: int | None) -> None:
@@ -163,6 +166,17 @@ class TextTokenizer:
     @max_length.setter
     def max_length(self, value: int | None) -> None:
         self.contract = read_contract(self.hf, value, copy=self._markup)
+
+    @property
+    def parses_texts(self) -> bool:
+        """Whether special-token strings in a text are special tokens."""
+        return self._parses
+
+    @parses_texts.setter
+    def parses_texts(self, value: bool) -> None:
+        if value != self._parses:
+            self._parses = value
+            self._read(self.max_length)
 
     def word_ids(self, text: str) -> np.ndarray:
         """Ids of the text's content words, each tokenised as a string of its own, sorted."""

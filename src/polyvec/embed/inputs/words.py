@@ -193,6 +193,9 @@ class WordTokenizer(TextTokenizer):
     def max_length(self, value: int | None) -> None:
         self.contract = TokenizerContract((), (), 0, value, len(self.hf))
 
+    def _read(self, max_length: int | None) -> None:
+        """Nothing: words have no special tokens, so both ways of reading them are the same."""
+
     def special_tokens(self) -> dict[str, str | None]:
         return {"bos": None, "eos": None, "mask": None}
 

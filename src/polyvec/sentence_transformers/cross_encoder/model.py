@@ -3,8 +3,10 @@
 N pairs, K labels, T tokens of the longest.
 """
 
+import contextlib
 import importlib
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +33,7 @@ from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.progress import progress
 from polyvec.errors import InputError, ModelError
 from polyvec.sentence_transformers import arguments, workers
+from polyvec.sentence_transformers.as_modules import written
 from polyvec.sentence_transformers.installed import attribute, blank, counterpart
 from polyvec.sentence_transformers.saving import beside, upload
 
@@ -68,11 +71,12 @@ class CrossEncoder(nn.Module):
 
     def __init__(
         self,
-        model_name_or_path: str | Path,
+        model_name_or_path: str | Path | None = None,
         num_labels: int | None = None,
         max_length: int | None = None,
         activation_fn: Callable[[Tensor], Tensor] | None = None,
         *,
+        modules: Sequence[nn.Module] | None = None,
         device: str | torch.device | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
@@ -91,6 +95,7 @@ class CrossEncoder(nn.Module):
     ) -> None:
         """The classifier of a folder or hub id; a checkpoint without a head gets a random one.
 
+        Or that of `modules`, a list of sentence-transformers' modules, copied: one Transformer.
         `num_labels` and `config_kwargs` replace settings of config.json. Raises ModelError for
         a model that isn't a sequence classifier, as rerankers that write "yes" or "no".
         """
@@ -109,28 +114,21 @@ class CrossEncoder(nn.Module):
             tokenizer_kwargs, processor_kwargs, "tokenizer_kwargs:processor_kwargs"
         )
         options = arguments.model_options(model_kwargs, words, None)
-        folder = model_folder(
-            model_name_or_path,
-            revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            token=token,
-            namespace="cross-encoder",
-            trust_remote_code=trust_remote_code,
-        )
-        device = check_device(options.get("device") or device or best_device())
-        config = {
-            **(config_kwargs or {}),
-            **({} if num_labels is None else {"num_labels": num_labels}),
-        }
-        dtype = check_dtype(
-            chosen_dtype(dtype_name(options.get("dtype")), None, folder), str(device)
-        )
-        self.model, self.tokenizer = _loaded(folder, config, dtype, trust_remote_code)
-        self.tokenizer.truncation_side = options.get(
-            "truncation_side", self.tokenizer.truncation_side
-        )
-        stored = read_json(folder / SETTINGS, {})
+        with contextlib.ExitStack() as stack:
+            if model_name_or_path is None:
+                made = stack.enter_context(tempfile.TemporaryDirectory())
+                model_name_or_path = written("CrossEncoder", modules, made)
+            folder = model_folder(
+                model_name_or_path,
+                revision=revision,
+                cache_folder=cache_folder,
+                local_files_only=local_files_only,
+                token=token,
+                namespace="cross-encoder",
+                trust_remote_code=trust_remote_code,
+            )
+            self._load(folder, options, config_kwargs, num_labels, device, trust_remote_code)
+            stored = read_json(folder / SETTINGS, {})
         table = {**(stored.get("prompts") or {}), **(prompts or {})}
         self.prompt_table = PromptTable(
             table, default_prompt_name or stored.get("default_prompt_name")
@@ -141,7 +139,31 @@ class CrossEncoder(nn.Module):
             self.max_length = length
         self.trust_remote_code, self.backend = trust_remote_code, backend
         self._model_card_data = model_card_data
-        self.to(device).eval()
+        self.eval()
+
+    def _load(
+        self,
+        folder: Path,
+        options: Mapping[str, Any],
+        config_kwargs: Mapping[str, Any] | None,
+        num_labels: int | None,
+        device: Any,
+        trusted: bool,
+    ) -> None:
+        """Model and tokenizer of the folder, on their device."""
+        device = check_device(options.get("device") or device or best_device())
+        config = {
+            **(config_kwargs or {}),
+            **({} if num_labels is None else {"num_labels": num_labels}),
+        }
+        dtype = check_dtype(
+            chosen_dtype(dtype_name(options.get("dtype")), None, folder), str(device)
+        )
+        self.model, self.tokenizer = _loaded(folder, config, dtype, trusted)
+        self.tokenizer.truncation_side = options.get(
+            "truncation_side", self.tokenizer.truncation_side
+        )
+        self.to(device)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -247,11 +269,17 @@ class CrossEncoder(nn.Module):
         device: Any = None,
         pool: Mapping[str, Any] | None = None,
         chunk_size: int | None = None,
+        **older: Any,
     ) -> list[dict[str, Any]]:
         """The documents by falling score: corpus_id, score, and text if asked for.
 
+        convert_to_numpy and convert_to_tensor of older scripts change nothing, with a warning.
         Raises InputError for a model of several labels.
         """
+        for name in ("convert_to_numpy", "convert_to_tensor"):
+            if older.pop(name, None) is not None:
+                warnings.warn(f"rank: {name} has no effect", FutureWarning, stacklevel=2)
+        arguments.no_others("rank", older)
         if self.num_labels != 1:
             raise InputError("rank() is for models with num_labels=1; use predict()")
         scores = self.predict(
