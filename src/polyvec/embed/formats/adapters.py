@@ -238,6 +238,12 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
             except (SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise ModelError(f"{path}: not the weights of an adapter ({reason})") from None
+            for key, each in found.items():
+                if not each.is_floating_point() or not bool(each.isfinite().all()):
+                    raise ModelError(
+                        f"{path}: weight {key} has numbers that are not finite, or of type "
+                        f"{str(each.dtype).removeprefix('torch.')}; the file is damaged"
+                    )
             # As peft does and transformers (5.23) does not: DoRA's vectors have become modules.
             return {re.sub("magnitude_vector$", r"\g<0>.weight", k): v for k, v in found.items()}
     raise ModelError(f"{folder}: {CONFIG} without {' or '.join(WEIGHTS)}")

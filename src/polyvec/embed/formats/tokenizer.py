@@ -60,7 +60,7 @@ def load_tokenizer(
     config = read_json(root / CONFIG, {})
     settings = {**read_json(root / "special_tokens_map.json", {}), **config, **options}
     options.pop("tokenizer_type", None)  # see write_tokenizer
-    _check_length(settings.get("model_max_length"), root / CONFIG)
+    check_length(settings.get("model_max_length"), root / CONFIG)
     try:
         with quiet_transformers():
             if (root / JSON).is_file():
@@ -104,7 +104,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[st
     return {"tokenizer_type": "granite"}
 
 
-def _check_length(length: object, where: Path) -> None:
+def check_length(length: object, where: Path) -> None:
     """Raises TokenizerError for a length that is no number; a float is one, as 1e30 for none."""
     if length is None:
         return

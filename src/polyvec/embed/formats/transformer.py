@@ -104,7 +104,7 @@ def load_transformer(
         if pickled:
             raise ModelError(pickle_refusal(files[0], error)) from None
         raise ModelError(
-            f"{root}: {' '.join(str(error).split())[:300]}{_odd_keys(config, root)}"
+            f"{root}: {' '.join(str(error).split())[:300]}{odd_keys(config, root)}"
         ) from None
     # Poolers are not used here, so a missing one changes no vector.
     missing = [
@@ -126,7 +126,7 @@ def load_transformer(
     return model.eval()
 
 
-def _odd_keys(config: PretrainedConfig, root: Path) -> str:
+def odd_keys(config: PretrainedConfig, root: Path) -> str:
     """The end of an error: keys of config.json whose values have another type than by default."""
     default = type(config)()
     odd = [

@@ -4,7 +4,9 @@ import json
 import pickle
 import struct
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +18,7 @@ from polyvec.errors import ModelError, PickledWeightsWarning
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+WHOLE = ("BOOL", "I16", "U16", "I32", "U32", "I64", "U64")  # bytes are a quantised model's
 
 
 def find_weights(root: Path) -> list[Path]:
@@ -58,7 +61,9 @@ def _shards(index: Path) -> list[Path]:
 
 
 def check_whole(path: Path) -> None:
-    """Raises ModelError for a pointer of git-lfs or a truncated safetensors file."""
+    """Raises ModelError for a pointer of git-lfs or a damaged safetensors file: truncated, or with
+    a weight of whole numbers, as one changed byte makes of F32.
+    """
     size = path.stat().st_size
     check_pointer(path)
     with path.open("rb") as file:
@@ -85,6 +90,17 @@ def check_whole(path: Path) -> None:
             f"{path}: truncated or damaged ({size:,} bytes"
             f"{f' of {expected:,}' if whole else ''}); download it again"
         )
+    _check_types(path, header)
+
+
+def _check_types(path: Path, header: Mapping[str, Any]) -> None:
+    for name, each in header.items():
+        kind = each.get("dtype") if isinstance(each, dict) else None
+        if kind in WHOLE and name.rpartition(".")[2] in ("weight", "bias"):
+            raise ModelError(
+                f"{path}: {name} has numbers of type {kind}, expected floating point; the file is "
+                "damaged, download it again"
+            )
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

@@ -15,23 +15,28 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from polyvec import __version__
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.checksums import check_files, write_checksums
 from polyvec.embed.formats.schema import listed_modules, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
+from polyvec.embed.formats.tokenizer import check_length
 from polyvec.embed.formats.transformer import (
     best_device,
     check_device,
     check_dtype,
     chosen_dtype,
     dtype_name,
+    load_config,
+    odd_keys,
 )
+from polyvec.embed.formats.weights import find_weights
 from polyvec.embed.inputs.contract import NO_LIMIT, check_count
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.progress import progress
-from polyvec.errors import InputError, ModelError
+from polyvec.errors import InputError, ModelError, PolyvecError
 from polyvec.sentence_transformers import arguments, workers
 from polyvec.sentence_transformers.as_modules import written
 from polyvec.sentence_transformers.installed import attribute, blank, counterpart
@@ -129,11 +134,19 @@ class CrossEncoder(nn.Module):
             )
             self._load(folder, options, config_kwargs, num_labels, device, trust_remote_code)
             stored = read_json(folder / SETTINGS, {})
-        table = {**(stored.get("prompts") or {}), **(prompts or {})}
-        self.prompt_table = PromptTable(
-            table, default_prompt_name or stored.get("default_prompt_name")
+        table = stored.get("prompts") or {}
+        try:
+            self.prompt_table = PromptTable(
+                {**table, **(prompts or {})},
+                default_prompt_name or stored.get("default_prompt_name"),
+            )
+        except (InputError, TypeError) as error:
+            if prompts or default_prompt_name:
+                raise
+            raise ModelError(f"{folder / SETTINGS}: {error}") from None
+        self.activation_fn = activation_fn or self._default_activation(
+            stored, trust_remote_code, folder
         )
-        self.activation_fn = activation_fn or self._default_activation(stored, trust_remote_code)
         length = max_length or options.get("max_seq_length")
         if length is not None:
             self.max_length = length
@@ -414,14 +427,21 @@ class CrossEncoder(nn.Module):
         """Use another function of the logits."""
         self.activation_fn = activation_fn
 
-    def _default_activation(self, stored: Mapping[str, Any], trusted: bool) -> Any:
+    def _default_activation(self, stored: Mapping[str, Any], trusted: bool, folder: Path) -> Any:
         """The function that the folder names, of torch or trusted; else sigmoid for one label."""
-        own = getattr(self.config, "sentence_transformers", None) or {}
+        own = getattr(self.config, "sentence_transformers", None)
+        own = own if isinstance(own, dict) else {}
         old = getattr(self.config, "sbert_ce_default_activation_function", None)
         name = stored.get("activation_fn") or own.get("activation_fn") or old
         if name and (trusted or str(name).startswith("torch.")):
             module, _, kind = str(name).rpartition(".")
-            return getattr(importlib.import_module(module), kind)()
+            try:
+                return getattr(importlib.import_module(module), kind)()
+            except Exception as error:  # noqa: BLE001 - whatever the name stands for
+                raise ModelError(
+                    f"{folder / SETTINGS}: activation_fn {str(name)[:60]!r} cannot be made "
+                    f"({' '.join(str(error).split())[:100]})"
+                ) from None
         return nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
 
     def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:
@@ -460,6 +480,7 @@ class CrossEncoder(nn.Module):
             write_json(folder / SETTINGS, settings)
             write_json(folder / "sentence_bert_config.json", CLASSIFIER)
             (folder / "modules.json").write_text(json.dumps([MODULE], indent=2) + "\n", "utf-8")
+            write_checksums(folder)
 
     save = save_pretrained
 
@@ -477,6 +498,14 @@ def _pair(each: Any, place: int) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
+@torch.no_grad()
+def _check_scores(model: Any, tokenizer: Any) -> None:
+    """Scores a pair, so that settings that do not fit are an error of the folder's, not later."""
+    read = tokenizer("a", "b", truncation=True, return_tensors="pt")
+    if not bool(model.eval()(**read).logits.isfinite().all()):
+        raise ValueError("the score of a pair is not finite; the weights are damaged")
+
+
 def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted: bool) -> Any:
     """Model and tokenizer; ModelError for another kind of model."""
     own = read_json(folder / SETTINGS, {}).get("model_type") == "CrossEncoder"
@@ -485,9 +514,11 @@ def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted
             f"{folder}: scores come from several modules (modules.json); polyvec's CrossEncoder "
             "runs sequence classifiers only"
         )
+    check_files(folder)
+    find_weights(folder)  # raises ModelError for damage that transformers reads over
+    settings = load_config(folder, trusted, **config)
     try:
         with quiet_transformers():
-            settings = AutoConfig.from_pretrained(folder, trust_remote_code=trusted, **config)
             named = " ".join(settings.architectures or ())
             if not named.endswith("ForSequenceClassification") and not config.get("num_labels"):
                 settings.num_labels = 1
@@ -504,8 +535,14 @@ def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted
                 output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
+            check_length(tokenizer.model_max_length, folder / "tokenizer_config.json")
+            _check_scores(model, tokenizer)
+    except PolyvecError:
+        raise
+    except Exception as error:  # noqa: BLE001 - settings of another type raise anything
+        raise ModelError(
+            f"{folder}: {' '.join(str(error).split())[:300]}{odd_keys(settings, folder)}"
+        ) from None
     missing = sorted(info["missing_keys"])
     if missing:
         warnings.warn(
