@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.checksums import check_files
-from polyvec.embed.formats.schema import check_pointer, read_json, write_json
+from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.formats.sources import model_folder
+from polyvec.embed.formats.weights import check_whole
 from polyvec.errors import InputError, MissingExtraError, ModelError, known
 
 CONFIG, NAME = "adapter_config.json", "default"
@@ -231,7 +232,7 @@ def _peft_config(folder: Path) -> Any:
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     for path in (folder / name for name in WEIGHTS):
         if path.is_file():
-            check_pointer(path)
+            check_whole(path)
             try:
                 safe = path.suffix == ".safetensors"
                 found = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
@@ -239,11 +240,8 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
                 reason = " ".join(str(error).split())[:200]
                 raise ModelError(f"{path}: not the weights of an adapter ({reason})") from None
             for key, each in found.items():
-                if not each.is_floating_point() or not bool(each.isfinite().all()):
-                    raise ModelError(
-                        f"{path}: weight {key} has numbers that are not finite, or of type "
-                        f"{str(each.dtype).removeprefix('torch.')}; the file is damaged"
-                    )
+                if each.is_floating_point() and not bool(each.isfinite().all()):
+                    raise ModelError(f"{path}: weight {key} is not finite; the file is damaged")
             # As peft does and transformers (5.23) does not: DoRA's vectors have become modules.
             return {re.sub("magnitude_vector$", r"\g<0>.weight", k): v for k, v in found.items()}
     raise ModelError(f"{folder}: {CONFIG} without {' or '.join(WEIGHTS)}")
