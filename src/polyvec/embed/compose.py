@@ -128,6 +128,7 @@ def compose(
         load_adapters(whole, adapted)
     if settings.num_layers is not None:
         keep_layers(whole.base_model if kind == "lm" else whole, settings.num_layers)
+        whole.name_or_path = ""
     add_rows(whole, tokenizer, new)
     whole = whole.to(best_device()) if weights else whole
     backbone = Backbone(

@@ -14,6 +14,7 @@ from polyvec.embed.layer_probe import probe_layers
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import DataError, ModelError, SettingsError
 from polyvec.train.adapters import prepare
+from polyvec.train.language_head import attach_head
 from polyvec.train.tasks import TASKS
 from polyvec.train.tasks.edits import Merge, Prune, slerp
 
@@ -79,6 +80,24 @@ def test_an_adapter_is_merged_before_and_the_next_begins_on_fewer_layers(tmp_pat
     assert len(prepare(pruned, None, before=table).names) == 2 * 7 * 2
     pruned.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
+    for cls in (Embedder.from_pretrained, SentenceTransformer):
+        np.testing.assert_allclose(cls(str(tmp_path)).encode(TEXTS), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_an_adapter_of_an_embedder_composed_with_fewer_layers_has_its_base_beside_it(
+    tmp_path, head
+):
+    model = embedder(num_layers=2)
+    if head:
+        attach_head(model)
+    prepare(model, {"kind": "lora", "rank": 4})
+    with torch.no_grad():
+        for each in model.parameters():
+            if each.requires_grad:
+                each.add_(0.1)
+    wanted = model.eval().encode(TEXTS)
+    model.save_pretrained(tmp_path)
     for cls in (Embedder.from_pretrained, SentenceTransformer):
         np.testing.assert_allclose(cls(str(tmp_path)).encode(TEXTS), wanted, atol=1e-5)
 

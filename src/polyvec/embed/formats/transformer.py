@@ -228,7 +228,10 @@ def check_num_layers(config: PretrainedConfig, count: int | None) -> None:
 
 
 def keep_layers(model: PreTrainedModel, count: int) -> None:
-    """Drop the layers after the first `count`; the final norm stays (L3Prune, arXiv:2410.14578)."""
+    """Drop the layers after the first `count`; the final norm stays (L3Prune, arXiv:2410.14578).
+
+    The model is then no longer that of its folder, and has no name.
+    """
     config = model.config.get_text_config()
     total = config.num_hidden_layers
     # The list of layers has no common name across families; its length identifies it.
@@ -237,6 +240,7 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
             if isinstance(child, nn.ModuleList) and len(child) == total:
                 setattr(parent, name, child[:count])
                 config.num_hidden_layers = count
+                model.name_or_path = ""
                 # transformers checks that there is a type for each layer.
                 if getattr(config, "layer_types", None):
                     config.layer_types = config.layer_types[:count]

@@ -55,7 +55,6 @@ class Prune:
         adapters.merge(embedder)
         backbone = embedder.backbone
         keep_layers(backbone.model, count)
-        backbone.model.name_or_path = ""  # the folder it was loaded from has more
         pruned = Backbone(
             backbone.model,
             backbone.pad_id,
