@@ -134,3 +134,10 @@ def test_vicreg_by_hand():
     deviation = (0.02 + 1e-4) ** 0.5
     wanted = 25 * (2 / 4) + 25 * (1 - deviation) + 2 * (2 * 0.02**2) / 2
     assert vicreg(Compared.pairs(query, positive)).item() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [barlow_twins, vicreg])
+def test_a_batch_of_one_pair_has_no_deviation(loss):
+    batch = Compared.pairs(torch.ones(1, 3), torch.zeros(1, 3))
+    with pytest.raises(DataError, match=f"loss '{loss.__name__}' needs two pairs .*drop_last"):
+        loss(batch)

@@ -12,7 +12,9 @@ from polyvec import Trainer, TrainingArguments, load_recipe
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.compose import compose
 from polyvec.embed.sections import EMBEDDER
+from polyvec.errors import SettingsError
 from polyvec.train.adapters import prepare
+from polyvec.train.dropout import check_views
 from polyvec.train.engine import joined
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share
@@ -110,6 +112,10 @@ def test_a_flow_on_a_frozen_model_makes_its_vectors_likelier():
     embedder = compose(dataclasses.replace(settings, projections=projections))
     stage = StageSettings("ucl", losses=({"kind": "flow_nll"},), max_length=16)
     task = unsupervised(embedder, stage)
+    check_views(task, embedder, "a likelihood needs no dropout")
+    both = dataclasses.replace(stage, losses=(*stage.losses, {"kind": "info_nce"}))
+    with pytest.raises(SettingsError, match="no dropout is active"):
+        check_views(unsupervised(embedder, both), embedder, "stage 1")
     prepare(embedder, {"kind": "frozen"})
     trained = [each for each in embedder.parameters() if each.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=0.02)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polyvec.embed.part import wide
-from polyvec.errors import SettingsError
+from polyvec.errors import DataError, SettingsError
 from polyvec.train.compared import Compared
 from polyvec.train.losses.part import Pairs, given, matrix, needs, once
 
@@ -139,7 +139,7 @@ def barlow_twins(batch: Compared, *, off_diagonal_weight: float = 0.005) -> Tens
     Of dimension i of the queries with j of their positives, over the batch (Barlow Twins, Zbontar
     et al. 2021, arXiv:2103.03230). No temperature.
     """
-    pairs = Pairs.positives(batch)
+    pairs = _several(batch, "barlow_twins")
     sides = (wide(batch.query_BE)[pairs.row_M], wide(batch.document_NE)[pairs.column_M])
     query_ME, positive_ME = (
         (each - each.mean(dim=0)) / (each.var(dim=0, correction=0) + 1e-5).sqrt() for each in sides
@@ -163,7 +163,7 @@ def vicreg(
     covariances of different dimensions (VICReg, Bardes et al. 2022, arXiv:2105.04906). No
     temperature.
     """
-    pairs = Pairs.positives(batch)
+    pairs = _several(batch, "vicreg")
     sides = (wide(batch.query_BE)[pairs.row_M], wide(batch.document_NE)[pairs.column_M])
     variance = covariance = sides[0].new_zeros(())
     for each_ME in sides:
@@ -176,3 +176,14 @@ def vicreg(
         + variance_weight * variance
         + covariance_weight * covariance
     )
+
+
+def _several(batch: Compared, loss: str) -> Pairs:
+    """Positive pairs; DataError if there is one, which has no deviation over the batch."""
+    pairs = Pairs.positives(batch)
+    if len(pairs.row_M) < 2:
+        raise DataError(
+            f"loss {loss!r} needs two pairs in a batch or more, and one has {len(pairs.row_M)}; "
+            "leave out the last rows of a set with mixing = { drop_last = true }"
+        )
+    return pairs

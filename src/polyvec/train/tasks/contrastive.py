@@ -23,6 +23,7 @@ from polyvec.errors import DataError, SettingsError, known
 from polyvec.registry import Fact
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Rows, Terms
+from polyvec.train.losses.adaptation import FlowNLL
 from polyvec.train.losses.sparse import CSR
 from polyvec.train.losses.terms import Objective, Term
 from polyvec.train.settings import StageSettings
@@ -86,8 +87,11 @@ class Contrastive:
             },
             where=f"[[stage]] {stage.kind!r}",
         )
-        # A momentum encoder reads a text otherwise, so that its two vectors differ without.
-        self.needs_dropout = own_positive and momentum_of(self.objective) is None
+        # A momentum encoder reads a text otherwise, so that its two vectors differ without; a
+        # likelihood does not compare them.
+        terms = cast(Iterable[Term], self.objective.terms)
+        compared = [term for term in terms if not isinstance(term.loss, FlowNLL)]
+        self.needs_dropout = own_positive and bool(compared) and momentum_of(self.objective) is None
         needs = self.objective.needs
         kinds = {each.get("name", each["kind"]): each["kind"] for each in stage.losses}
         # Terms that read the judgement of a pair, or do without it.
