@@ -9,7 +9,8 @@ from polyvec.errors import InputError
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", help="read this file, folder or archive (.zip, .tar.gz), as it was published"
+        "source",
+        help="read this file, folder or archive (.zip, .tar.gz), as it was published",
     )
     parser.add_argument("target", metavar="FOLDER", help="write a new folder, such as DATA/stsb")
     parser.add_argument(

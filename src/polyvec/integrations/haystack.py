@@ -137,9 +137,11 @@ class PolyvecDocumentEmbedder(_Embedding):
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
         """{"documents": copies of the documents with their vectors}."""
+        if not isinstance(documents, list):
+            raise InputError(f"expected a list of Documents, got {type(documents).__name__}")
         wrong = [each for each in documents if not isinstance(each, Document)]
-        if wrong or isinstance(documents, Document):
-            raise InputError(f"expected a list of Documents, got {type(documents[0]).__name__}")
+        if wrong:
+            raise InputError(f"expected a list of Documents, got one of {type(wrong[0]).__name__}")
         texts = [self._text(each) for each in documents]
         vectors = document_vectors(self._loaded(), texts, self._options())
         pairs = zip(documents, vectors, strict=True)

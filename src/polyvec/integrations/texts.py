@@ -1,11 +1,14 @@
 """What the three adapters share: an embedder by name, and vectors as lists of numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 from polyvec.embed.embedder import Embedder
-from polyvec.errors import InputError, MissingExtraError
+from polyvec.errors import InputError, MissingExtraError, known
+
+FORMS = ("output_value", "convert_to_numpy", "convert_to_tensor")  # options of encode
 
 
 def missing(package: str, name: str) -> MissingExtraError:
@@ -33,7 +36,8 @@ def query_vector(embedder: Embedder, text: str, options: Mapping[str, Any]) -> l
     """The vector of a text as a query."""
     if not isinstance(text, str):
         raise InputError(f"the query is {type(text).__name__}, expected a text")
-    return cast(list[float], embedder.encode_query(text, **_quiet(options)).tolist())
+    chosen = _quiet(options)
+    return cast(list[float], embedder.encode_query(text, **chosen).tolist())
 
 
 def document_vectors(
@@ -42,10 +46,23 @@ def document_vectors(
     """The vectors of texts as documents, in their order."""
     if isinstance(texts, str):
         raise InputError("the documents are one text, expected a list of texts")
-    found = embedder.encode_document(list(texts), **_quiet(options))
+    if not isinstance(texts, Iterable):
+        raise InputError(f"the documents are {type(texts).__name__}, expected a list of texts")
+    chosen = _quiet(options)
+    found = embedder.encode_document(list(texts), **chosen)
     return cast(list[list[float]], found.tolist())
 
 
 def _quiet(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `encode`, without a progress bar unless they ask for one."""
+    """The options of `encode`, without a progress bar unless they ask for one.
+
+    Raises InputError for options that it does not have, and for those that make something else
+    than a vector of each text.
+    """
+    allowed = signature(Embedder.encode).parameters.keys() - {"self", "inputs", *FORMS}
+    for name in options:
+        if name in FORMS:
+            raise InputError(f"option {name!r} of encode: vectors come out as lists; leave it out")
+        if name not in allowed:
+            raise InputError(f"encode has no option {name!r}.{known(name, allowed)}")
     return {"show_progress_bar": False, **options}

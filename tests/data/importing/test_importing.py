@@ -216,7 +216,10 @@ def test_what_is_ambiguous_is_refused_and_chosen_by_a_part_of_its_path(tmp_path)
         ({"notes.md": "x"}, "no file of these types"),
         ({"a.csv": "x,y\n1,2\n", "b.csv": "x,y\n1,2\n"}, "no name says train, dev or test"),
         ({"test.jsonl": '{"premise": "a", "other": 1}\n'}, "no kind of task.*--columns"),
-        ({"test.jsonl": '{"sentence1": "a", "sentence2": "b", "score": "x"}\n'}, "'x' is not a nu"),
+        (
+            {"test.jsonl": '{"sentence1": "a", "sentence2": "b", "score": "x"}\n'},
+            "'x' is not a fin",
+        ),
         ({"test.jsonl": "{}x\n"}, "not JSON"),
         ({"test.jsonl": ""}, "no file of these types|no name says|no rows"),
         ({"corpus.jsonl": lines(CORPUS), "queries.jsonl": lines(QUERIES)}, "but no qrels"),

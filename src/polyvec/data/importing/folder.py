@@ -1,13 +1,16 @@
 """Write a public data set as a folder that the evaluation and the trainer read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from polyvec.data.importing.layout import Layout, find_layout, unpacked
 from polyvec.data.importing.tables import task_rows, with_scores
 from polyvec.data.tasks.folder import read_folder
+from polyvec.data.tasks.kinds import KINDS
 from polyvec.data.tasks.named import all_tasks
 from polyvec.data.tasks.qrels import read_qrels
 from polyvec.data.texts import json_line, kind_of
@@ -17,6 +20,8 @@ from polyvec.storage.files import as_path, atomic_folder
 IDS = ("_id", "id", "doc_id", "docid", "query_id", "qid", "pid")
 QUERY_IDS, DOCUMENT_IDS = ("query-id", "query_id", "qid"), ("corpus-id", "corpus_id", "pid")
 GRADES = ("score", "relevance", "label")
+NAME = re.compile(r"\w[\w.-]*")
+DID_NOT_TELL = "no kind of task has the fields"
 NEVER = "\0"  # no file of this name: an existing folder is not replaced unless it is empty
 
 
@@ -50,15 +55,23 @@ def import_data(
     DataError if it is not, or if the folder is not empty.
     """
     source, target = as_path(source, "source"), as_path(folder, "folder")
+    if split is not None and not NAME.fullmatch(split):
+        raise DataError(f"split {split!r} is not a name of letters, digits, '.', '_' and '-'")
+    _check_fields(columns or {})
     if target.is_dir() and any(target.iterdir()):
         raise DataError(f"{target}: not empty; give a new folder")
     with unpacked(source) as root:
         try:
             layout = find_layout(root, split=split, only=only)
+            if layout.corpus and columns:
+                raise DataError(
+                    f"{source}: --columns {' '.join(columns)} names fields of rows, but this is a "
+                    "corpus with queries and qrels; leave it out"
+                )
             with atomic_folder(target, replaceable=NEVER) as new:
                 files = _write_ranked(layout, new) if layout.corpus else {}
                 files = files or _write_rows(layout, new, columns or {})
-                kind = _check(source, target, new, layout)
+                kind = _check(source, new, layout)
         except DataError as error:  # an archive's folder is gone when the message is read
             if root == source:
                 raise
@@ -68,13 +81,23 @@ def import_data(
     return Imported(files, kind, splits, layout.unread, _task_name(target))
 
 
+def _check_fields(columns: Mapping[str, str]) -> None:
+    """Raises DataError for what looks like a misspelt field of a task."""
+    fields = {name for kind in KINDS.values() for name in kind.fields}
+    for field in sorted(columns.keys() - fields):
+        if close := get_close_matches(field, fields, n=1, cutoff=0.8):
+            raise DataError(f"no field {field!r}. Did you mean {close[0]!r}?")
+
+
 def _write_rows(layout: Layout, new: Path, columns: Mapping[str, str]) -> dict[str, int]:
     found = {}
     for split, paths in layout.rows.items():
-        rows = [row for path in paths for _, row in task_rows(path, columns)]
-        if not rows:
+        placed = [each for path in paths for each in task_rows(path, columns)]
+        if not placed:
             raise DataError(f"{paths[0]}: no rows")
-        found[f"{split}.jsonl"] = _write(new / f"{split}.jsonl", iter(with_scores(rows)))
+        rows = with_scores([row for _, row in placed])
+        places = (place for place, _ in placed)
+        found[f"{split}.jsonl"] = _write(new / f"{split}.jsonl", zip(places, rows, strict=True))
     return found
 
 
@@ -92,17 +115,26 @@ def _write_ranked(layout: Layout, new: Path) -> dict[str, int]:
     for split, paths in layout.candidates.items():
         (new / "top_ranked").mkdir(exist_ok=True)
         name = f"top_ranked/{split}.jsonl"
-        found[name] = _write(new / name, (row for path in paths for _, row in task_rows(path, {})))
+        found[name] = _write(new / name, (each for path in paths for each in task_rows(path, {})))
     return found
 
 
-def _write(path: Path, rows: Iterator[Mapping[str, Any]]) -> int:
+def _write(path: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+    """The number of rows; DataError with the place of one that cannot be written."""
+    number = 0
     with path.open("wb") as file:
-        return sum(1 for row in rows if file.write(json_line(row)))
+        for place, row in rows:
+            try:
+                line = json_line(row)
+            except DataError as error:
+                raise DataError(f"{place}: {error}") from None
+            file.write(line)
+            number += 1
+    return number
 
 
-def _texts(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Rows with "_id", each once: MTEB repeats a corpus in every split."""
+def _texts(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) with "_id", each once: MTEB repeats a corpus in every split."""
     seen: dict[str, int] = {}
     for path in paths:
         for place, row in task_rows(path, {}):
@@ -112,7 +144,7 @@ def _texts(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
             id = str(row.pop(key))
             content = hash(repr((row.get("title"), row.get("text"))))
             if id not in seen:
-                yield {"_id": id, **row}
+                yield place, {"_id": id, **row}
             if seen.setdefault(id, content) != content:
                 raise DataError(f"{place}: id {id!r} has another text on an earlier row")
 
@@ -133,8 +165,11 @@ def _judgements(path: Path) -> Iterator[str]:
         yield f"{query}\t{document}\t{1 if grade is None else grade}"
 
 
-def _check(source: Path, target: Path, new: Path, layout: Layout) -> str:
-    """The kind of the folder's task; DataError if the evaluation could not read it."""
+def _check(source: Path, new: Path, layout: Layout) -> str:
+    """The kind of the folder's task; DataError if the evaluation could not read it.
+
+    The error names the file as it would have been written, without the folder: it is gone.
+    """
     kind = ""
     for split in layout.qrels or layout.rows:
         if split == "train" and not layout.corpus:  # no task of its own
@@ -142,10 +177,11 @@ def _check(source: Path, target: Path, new: Path, layout: Layout) -> str:
         try:
             kind = read_folder(new, split).kind
         except DataError as error:
-            told = str(error).replace(str(new), str(target))
-            raise DataError(
-                f"{source}: {told} Name the columns of the fields: --columns FIELD=COLUMN ..."
-            ) from None
+            told = str(error).replace(f"{new}/", "").replace(str(new), "it")
+            columns = (DID_NOT_TELL, "no '")  # errors that a column's name may mend
+            if not layout.corpus and any(each in told for each in columns):
+                told = f"{told.rstrip('.')}. Name a field's column: --columns FIELD=COLUMN"
+            raise DataError(f"{source}: {told}") from None
     return kind
 
 

@@ -3,6 +3,7 @@
 import re
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from polyvec.data.texts import kind_of
 from polyvec.errors import DataError
 
 KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # Words in names of files, and our name of the split.
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -22,8 +23,9 @@ SPLITS = {
     "test": "test",
 }
 # Of one part of many ("-00000-of-00002", and a hash behind it).
-SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?(?=\.)|(?<=/)\d{4}(?=\.parquet)")
+SHARD = re.compile(r"-\d+-of-(\d+)(-[0-9a-f]{16})?(?=\.)|(?<=/)\d{4}(?=\.parquet)")
 QRELS = (("query-id", "corpus-id"), ("qid", "pid"), ("query_id", "corpus_id"))
+LFS = b"version https://git-lfs"
 CANDIDATES = ("query-id", "corpus-ids")
 
 
@@ -54,19 +56,33 @@ def unpacked(source: Path) -> Iterator[Path]:
         try:
             if source.name.lower().endswith(".zip"):
                 with zipfile.ZipFile(source) as archive:
+                    _check_names(source, archive.namelist())
                     archive.extractall(folder)
             else:
                 with tarfile.open(source) as tar:
                     tar.extractall(folder, filter="data")
+        except DataError:
+            raise
+        # OSError: names that exclude each other or are too long
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise DataError(f"{source}: cannot be unpacked ({reason})") from None
         # RuntimeError: a password; zlib.error and EOFError: damaged; NotImplementedError: deflate64
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{source}: cannot be unpacked ({reason})") from None
         except Exception as error:
-            if type(error).__module__ == "zlib":
+            if type(error).__module__ in ("zlib", "_lzma", "lzma"):
                 raise DataError(f"{source}: damaged archive ({error})") from None
             raise
         yield Path(folder)
+
+
+def _check_names(source: Path, names: Sequence[str]) -> None:
+    """Raises DataError if an archive has two files of a name: one would replace the other."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise DataError(f"{source}: holds more than one file {twice[0]!r}")
 
 
 def find_layout(source: Path, *, split: str | None = None, only: str | None = None) -> Layout:
@@ -76,16 +92,24 @@ def find_layout(source: Path, *, split: str | None = None, only: str | None = No
     text in their path. Raises DataError if no file, or more than one, can be what is looked for.
     """
     root = source if source.is_dir() else source.parent
-    files = [source] if source.is_file() else [p for p in sorted(source.rglob("*")) if p.is_file()]
+    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    files = [path for path in files if path.is_file() or (path.is_symlink() and not path.exists())]
     names = {path: path.relative_to(root).as_posix() for path in files}
     data = [p for p in files if kind_of(p) in KINDS and not _is_hidden(names[p])]
     data = [path for path in data if only is None or only in names[path]]
     if not data:
         told = f" whose path contains {only!r}" if only else ""
-        raise DataError(f"{source}: no file{told} of these types: {', '.join(KINDS)}")
+        raise DataError(
+            f"{source}: no file{told} of these types: {', '.join(KINDS)}; or give an archive: "
+            f"{', '.join(ARCHIVES)}"
+        )
+    _check_stored(data)
     corpus = [path for path in data if "corpus" in _words(names[path])]
     if corpus:
         return _ranked(source, data, names, split)
+    qrels = [path for path in data if "qrels" in _words(names[path])]
+    if qrels:
+        raise DataError(f"{source}: {names[qrels[0]]} are judgements, but there is no corpus")
     if source.is_file():
         return Layout(rows={split or split_of(source.name) or "test": data})
     rows: dict[str, list[Path]] = {}
@@ -96,6 +120,8 @@ def find_layout(source: Path, *, split: str | None = None, only: str | None = No
     for path in named:
         rows.setdefault(split_of(names[path]), []).append(path)
     if not rows:
+        if empty := [names[path] for path in data if split_of(names[path])]:
+            raise DataError(f"{source}: no rows in {_listed(empty)}")
         raise DataError(
             f"{source}: no name says train, dev or test: {_listed(names.values())}. Give one file, "
             "with --split"
@@ -139,6 +165,18 @@ def _ranked(source: Path, data: list[Path], names: Mapping[Path, str], split: st
     return Layout({}, corpus, queries, qrels, candidates, unread)
 
 
+def _check_stored(data: Sequence[Path]) -> None:
+    """Raises DataError for links to nothing and pointers of git-lfs."""
+    for path in data:
+        if not path.exists():
+            raise DataError(f"{path}: a link to a file that is not there; get the data set anew")
+        with path.open("rb") as file:
+            if file.read(len(LFS)) == LFS:
+                raise DataError(
+                    f"{path}: a pointer of git-lfs, not the file itself; run 'git lfs pull' there"
+                )
+
+
 def split_of(name: str) -> str:
     """Our name of the split that a path tells last, or ""."""
     return next((SPLITS[word] for word in reversed(_words(name)) if word in SPLITS), "")
@@ -152,7 +190,17 @@ def _check_parts(
     *,
     splits: bool = False,
 ) -> None:
-    """Raises DataError unless the files are parts of one: shards, or its splits."""
+    """Raises DataError unless the files are all parts of one: shards, or its splits."""
+    for path in paths:
+        shard = SHARD.search(names[path])
+        if shard and shard[1]:
+            start = names[path][: shard.start()]
+            there = sum(names[each].startswith(f"{start}-") for each in paths)
+            if there < int(shard[1]):
+                raise DataError(
+                    f"{source}: {names[path]} is one of {int(shard[1])} parts, but {there} "
+                    f"{'is' if there == 1 else 'are'} there; get the others"
+                )
     plain = {SHARD.sub("", names[path]) for path in paths}
     if splits:
         plain = {re.sub(rf"\b({'|'.join(SPLITS)})\b", "", name) for name in plain}

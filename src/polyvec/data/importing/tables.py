@@ -1,6 +1,8 @@
 """Rows of the files that data sets are published in, under the names that tasks have."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,8 @@ def task_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Row
     for place, row in _rows(path, columns):
         for one in _unrolled(_renamed(place, row, columns)):
             for name in NUMBERS:
-                if isinstance(one.get(name), str):
-                    one[name] = _number(place, name, one[name])
+                if isinstance(one.get(name), str | Decimal):
+                    one[name] = _number(place, name, str(one[name]))
             yield place, one
 
 
@@ -70,7 +72,7 @@ def _tab_separated(path: Path, *, headless: bool) -> Iterator[tuple[str, Row]]:
                 names = [str(place) for place in range(1, len(cells) + 1)]
             elif not stsb:
                 continue
-        if stsb:  # some lines have two more cells, the sources of the sentences
+        if stsb and len(cells) <= len(STSB) + 2:  # the sources of the sentences, in some lines
             cells = cells[: len(STSB)]
         if len(cells) != len(names):
             raise DataError(f"{path}:{number}: expected {len(names)} columns, got {len(cells)}")
@@ -78,11 +80,11 @@ def _tab_separated(path: Path, *, headless: bool) -> Iterator[tuple[str, Row]]:
 
 
 def _renamed(place: str, row: Row, columns: Mapping[str, str]) -> Row:
-    found = dict(row)
-    for field, column in columns.items():
+    for column in columns.values():
         if column not in row:
             raise DataError(f"{place}: no column {column!r}.{known(column, map(str, row))}")
-        found[field] = found.pop(column)
+    found = {name: value for name, value in row.items() if name not in columns.values()}
+    found |= {field: row[column] for field, column in columns.items()}
     for field, others in FIELDS.items():
         other = next((name for name in others if name in found), None)
         if field not in found and other is not None:
@@ -101,8 +103,8 @@ def _unrolled(row: Row) -> Iterator[Row]:
 
 
 def _number(place: str, name: str, cell: str) -> float:
-    if not _is_number(cell):
-        raise DataError(f"{place}: {name} {cell!r} is not a number")
+    if not _is_number(cell) or not isfinite(float(cell)):
+        raise DataError(f"{place}: {name} {cell!r} is not a finite number")
     return float(cell)
 
 
