@@ -214,9 +214,9 @@ COLUMNS = {
 
 
 SCALES = ("small", "nano")
-EFFECT_COLUMNS = {**COLUMNS, "med": "MED", "scifact": "SciFact"}
-# Not scores: less of them is better.
-LOWER = ("nats a token", "thousand entries")
+EFFECT_COLUMNS = {**COLUMNS, "med": "MED", "scifact": "SciFact", "thousand entries": "entries"}
+# Not scores: less of them is better. What they are multiplied by, and digits.
+LOWER = {"nats a token": (1, 2), "thousand entries": (1000, 1)}
 
 
 def training_free_table() -> str:
@@ -418,9 +418,9 @@ def _spread(column: str, value: list[float] | None) -> str:
     if value is None:
         return ""
     mean, deviation, seeds = value
-    factor = 1 if column in LOWER else 100
-    shown = f"{factor * mean:.2f}" if column in LOWER else f"{factor * mean:.1f}"
-    return shown + (f" ± {factor * deviation:.1f}" if seeds > 1 else "")
+    factor, digits = LOWER.get(column, (100, 1))
+    shown = f"{factor * mean:.{digits}f}"
+    return shown + (f" ± {factor * deviation:.{digits}f}" if seeds > 1 else "")
 
 
 def _score(found: dict[str, Any], column: str) -> str:
