@@ -14,7 +14,7 @@ from polyvec.embed.compose import compose
 from polyvec.embed.sections import EMBEDDER
 from polyvec.errors import SettingsError
 from polyvec.train.adapters import prepare
-from polyvec.train.dropout import check_views
+from polyvec.train.dropout import check_views, dropout_set
 from polyvec.train.engine import joined
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share
@@ -127,3 +127,16 @@ def test_a_flow_on_a_frozen_model_makes_its_vectors_likelier():
         optimizer.step()
         values.append(float(value.detach()))
     assert values[-1] < values[0] - 10
+
+
+def test_two_readings_of_a_text_are_apart_under_a_frozen_backbone():
+    """What is kept of a text knows no dropout, so both of its vectors would be equal."""
+    embedder = adapted()
+    losses = ({"kind": "info_nce"}, {"kind": "recovery"})
+    task = unsupervised(embedder, StageSettings("ucl", losses=losses))
+    prepare(embedder, {"kind": "frozen"})
+    with dropout_set(embedder, attention_dropout=0.2):
+        embedder.train()
+        batch = batch_of(embedder, task)
+    assert batch.query_BE.shape == batch.document_NE.shape
+    assert not torch.isclose(batch.query_BE, batch.document_NE, atol=1e-4).all(dim=1).any()

@@ -139,7 +139,7 @@ class Contrastive:
                 "'csr' nor with layers in matryoshka"
             )
         if self.based:
-            return BothSides(num_fixed(self.embedder))
+            return BothSides(num_fixed(self.embedder), keep=not self.needs_dropout)
         if not any(by_autoencoder):
             return encode_layers if self.layers else encode
         if not all(by_autoencoder):

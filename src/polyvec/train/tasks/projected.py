@@ -41,17 +41,18 @@ def num_fixed(embedder: Embedder) -> int:
 class BothSides:
     """The job "encode" with two vectors a text: before the projections from `start` on, and after.
 
-    Where nothing before them is trained, what a text gave once is kept, without dropout.
+    keep: where nothing before them is trained, what a text gave once, without dropout, is given
+    again; not for two readings of a text that dropout tells apart.
     """
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    def __init__(self, start: int, *, keep: bool = True) -> None:
+        self.start, self.keep = start, keep
         self.kept: dict[bytes, Tensor] = {}
 
     def __call__(self, embedder: Embedder, texts: Texts) -> Tensor:
         """[texts, 2, E]."""
         model = model_of(embedder, texts.role)
-        if self._is_fixed(model):
+        if self.keep and self._is_fixed(model):
             before = self._known(model, texts)
         else:
             before = model(texts.batch, num_projections=self.start)
