@@ -67,6 +67,11 @@ def test_encode_gives_the_same_in_the_same_form(theirs, ours, options):
             assert np.abs(one.astype(float) - other.astype(float)).max() <= apart
 
 
+def test_an_array_without_dimensions_is_not_its_characters(ours):
+    with pytest.raises(InputError, match="without dimensions; pass a list of strings"):
+        ours.encode(np.array("hi"))
+
+
 def _rows(vectors):
     return [np.asarray(each) for each in (vectors if isinstance(vectors, list) else [vectors])]
 

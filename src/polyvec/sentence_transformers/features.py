@@ -25,6 +25,8 @@ def as_texts(inputs: Any) -> list[str]:
     Raises InputError, with the index, for images, sounds, conversations and pairs.
     """
     if isinstance(inputs, np.ndarray):
+        if not inputs.ndim:  # whose list would be a string, read as its characters
+            raise InputError("inputs is an ndarray without dimensions; pass a list of strings")
         inputs = inputs.tolist()
     return [_text(each, index) for index, each in enumerate(inputs)]
 
