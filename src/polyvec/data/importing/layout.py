@@ -1,8 +1,10 @@
 """Which files of a public data set are its rows, its corpus, its queries and its judgements."""
 
+import lzma
 import re
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,10 +73,8 @@ def unpacked(source: Path) -> Iterator[Path]:
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{source}: cannot be unpacked ({reason})") from None
-        except Exception as error:
-            if type(error).__module__ in ("zlib", "_lzma", "lzma"):
-                raise DataError(f"{source}: damaged archive ({error})") from None
-            raise
+        except (zlib.error, lzma.LZMAError) as error:
+            raise DataError(f"{source}: damaged archive ({error})") from None
         yield Path(folder)
 
 
