@@ -23,11 +23,16 @@ Table = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sets:
-    """What is measured, by the name of its column; `folder` is that of the data sets."""
+    """What is measured, by the name of its column; `folder` is that of the data sets.
+
+    columns: those of the arm that is measured. large: sizes of scale small.
+    """
 
     folder: Path
     tasks: Mapping[str, TaskSet]
     texts: Sequence[str]  # of wikitext2's test split
+    large: bool
+    columns: Sequence[str] = ()
 
 
 Measure = Callable[[Any, Sets], dict[str, float]]
@@ -53,7 +58,14 @@ class Experiment:
     paper: str
     arms: Mapping[str, Arm]
     claims: Sequence[tuple[str, str, str]]
-    columns: Sequence[str] = ("stsb test", "sick test", "sts16 test", "med", "scifact")
+    columns: Sequence[str] = (
+        "stsb test",
+        "sick test",
+        "sts16 test",
+        "trec test",
+        "med",
+        "scifact",
+    )
 
 
 def data_sets(folder: Path, scale: str) -> Sets:
@@ -76,7 +88,7 @@ def data_sets(folder: Path, scale: str) -> Sets:
         folder / "wikitext2" / "wiki.test.tokens.txt.gz", "rt", encoding="utf-8"
     ) as file:
         texts = [line.strip() for line in file if len(line) > 200]
-    return Sets(folder, tasks, texts[: 200 if small else 50])
+    return Sets(folder, tasks, texts[: 200 if small else 50], small)
 
 
 # ---- stages -------------------------------------------------------------------------------------
@@ -238,7 +250,7 @@ def matryoshka(scale: str) -> Experiment:
             "Matryoshka": Arm("causal-mean", plain, [scl(matryoshka=size)], cut),
         },
         (("Matryoshka", "plain", "an eighth of the dimensions keeps more"),),
-        columns=("stsb test", "sick test", "med", "scifact"),
+        columns=("stsb test", "sick test", "sts16 test", "trec test", "med", "scifact"),
     )
 
 
@@ -447,10 +459,7 @@ def truncated(model: Any, sets: Sets, share: int) -> dict[str, float]:
     size = model.get_embedding_dimension()
     model.truncate_dim = size // share
     try:
-        return {
-            f"{column}, 1/{share}": score(model, sets.tasks[column])
-            for column in ("stsb test", "sick test", "med", "scifact")
-        }
+        return {f"{column}, 1/{share}": score(model, sets.tasks[column]) for column in sets.columns}
     finally:
         model.truncate_dim = None
 

@@ -109,7 +109,10 @@ def examples_effect(model: Any, sets: Any, *, choose: Any) -> dict[str, float]:
     """
     tasks = {
         "scifact": (sets.tasks["scifact"], "scifact"),
-        "medquad": (medquad_questions(sets.folder), "medquad"),
+        "medquad": (
+            medquad_questions(sets.folder, *((1000, 300) if sets.large else (300, 100))),
+            "medquad",
+        ),
     }
     found = {}
     for column, (task, name) in tasks.items():
@@ -186,7 +189,7 @@ def retrieval_scores(
     return scores[0], sum(scores[1:]) / len(choices)
 
 
-def medquad_questions(folder: Path, num_documents: int = 1000, num_queries: int = 300) -> Any:
+def medquad_questions(folder: Path, num_documents: int, num_queries: int) -> Any:
     """Questions that training leaves out, and their answers."""
     (found,) = training_sets({"name": "medquad", "part": "held_out"}, folder)
     rows: list[TrainingRow] = sorted(found.rows, key=lambda row: row.place)
@@ -237,4 +240,4 @@ def promptriever(arm: Any, experiment: Any) -> Any:
 
 def following(model: Any, sets: Any) -> dict[str, float]:
     """How the model follows instructions about subjects that no stage saw."""
-    return measured(model, held_out(sets.folder))
+    return measured(model, held_out(sets.folder, None if sets.large else 40))

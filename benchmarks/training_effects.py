@@ -72,6 +72,13 @@ def measure(
     key = ("effect", name, label, str(seed))
     if (seed and not arm.stages) or work.path(*key).exists() or not work.claim(*key):
         return
+    known = [column for column in experiment.columns if column in sets.tasks]
+    columns = [column for column in known if column in (options.columns or known)]
+    if (cell := same_arm(arm, seed, columns, options, work)) is not None:
+        work.keep(cell, *key)
+        work.release(*key)
+        print(f"{name}: {label}, seed {seed}: as measured in {cell['of']}", flush=True)
+        return
     began = time.perf_counter()
     folder = work.folder / "runs" / work.path(*key).stem
     try:
@@ -90,11 +97,9 @@ def measure(
         trained = time.perf_counter() - began
         # At small in bfloat16, as training_free.py: at most 0.15 points from float32.
         model.to(dtype=torch.bfloat16 if options.scale == "small" else torch.float32)
-        known = [column for column in experiment.columns if column in sets.tasks]
-        columns = [column for column in known if column in (options.columns or known)]
         found = {column: score(model, sets.tasks[column]) for column in columns}
         if arm.measure is not None:
-            found |= arm.measure(model, sets)
+            found |= arm.measure(model, dataclasses.replace(sets, columns=columns))
         seconds = time.perf_counter() - began
         cell = {
             "scores": found,
@@ -102,6 +107,7 @@ def measure(
             "s": round(seconds, 1),
             "steps": options.steps,
             "layers": options.layers,
+            "sets": options.sets or options.scale,
         }
         work.keep(cell, *key)
         shown = "  ".join(f"{column} {100 * value:.2f}" for column, value in found.items())
@@ -113,6 +119,28 @@ def measure(
     finally:
         sys.stdout.flush()
         work.release(*key)
+
+
+def same_arm(
+    arm: Arm, seed: int, columns: Sequence[str], options: argparse.Namespace, work: Work
+) -> dict[str, Any] | None:
+    """The cell of another experiment's equal arm, if it has these columns."""
+    if arm.measure is not None:
+        return None
+    for name, make in EXPERIMENTS.items():
+        for label, other in make(options.scale).arms.items():
+            cell = work.read("effect", name, label, str(seed))
+            if (
+                cell is not None
+                and (arm.recipe, arm.changes, arm.stages)
+                == (other.recipe, other.changes, other.stages)
+                and (cell["layers"], cell["steps"], cell["sets"])
+                == (options.layers, options.steps, options.sets or options.scale)
+                and set(columns) <= cell["scores"].keys()
+            ):
+                scores = {column: cell["scores"][column] for column in columns}
+                return {**cell, "scores": scores, "of": f"{name}: {label}"}
+    return None
 
 
 def stage_of(table: Table, seed: int, options: argparse.Namespace) -> Any:
@@ -154,12 +182,14 @@ def collect(scale: str, work: Work) -> None:
                     if column in arms[worse]
                 }
                 claims.append({"row": better, "over": worse, "says": says, "by": by})
-        made = {(cell["layers"], cell["steps"]) for runs in kept.values() for cell in runs}
-        ((layers, steps),) = made  # cells of other runs do not compare
+        runs = [cell for each in kept.values() for cell in each]
+        # Cells of other runs do not compare.
+        ((layers, steps, size),) = {(cell["layers"], cell["steps"], cell["sets"]) for cell in runs}
         found["experiments"][name] = {
             "paper": experiment.paper,
             "layers": layers,
             "steps": steps,
+            "sets": size,
             "arms": arms,
             "claims": claims,
         }
@@ -191,6 +221,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="the backbone's first layers only")
     parser.add_argument("--columns", nargs="*", help="these columns, to try an experiment")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--sets", choices=("small", "nano"), help="size of the measured sets")
     parser.add_argument("--steps", type=float, default=1.0, help="this share of the steps")
     # On a GPU one kernel for a batch of about equal lengths beats one for each length.
     parser.add_argument("--padded", action="store_true", help="train and measure with padding")
@@ -198,7 +229,7 @@ def main() -> None:
     options = parser.parse_args()
     work = Work((options.folder or cache_folder("training-effects")) / options.scale)
     if not options.collect:
-        sets = data_sets(options.data, options.scale)
+        sets = data_sets(options.data, options.sets or options.scale)
         for seed in SEEDS[: options.seeds]:
             for name in options.only or EXPERIMENTS:
                 for label in options.arms or EXPERIMENTS[name](options.scale).arms:

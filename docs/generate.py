@@ -396,7 +396,7 @@ def effects_table(scale: str) -> str:
         columns = list(dict.fromkeys(c for arm in found["arms"].values() for c in arm))
         heads = [EFFECT_COLUMNS.get(column, column) for column in columns]
         lines = [
-            f"| {found['paper']}{_made(found)} | seeds | {' | '.join(heads)} |",
+            f"| {found['paper']}{_made(found, scale)} | seeds | {' | '.join(heads)} |",
             "| --- |" + " ---: |" * (len(columns) + 1),
         ]
         for arm, scores in found["arms"].items():
@@ -407,10 +407,11 @@ def effects_table(scale: str) -> str:
     return "\n\n".join(parts) or "Not measured."
 
 
-def _made(found: dict[str, Any]) -> str:
+def _made(found: dict[str, Any], scale: str) -> str:
     """What an experiment was made with in place of the whole."""
     parts = [f"the first {found['layers']} layers"] if found["layers"] else []
     parts += [f"{found['steps']:.0%} of the steps"] if found["steps"] != 1 else []
+    parts += ["parts of the measured sets"] if found["sets"] != scale else []
     return f" ({', '.join(parts)})" if parts else ""
 
 
