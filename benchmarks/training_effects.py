@@ -145,9 +145,9 @@ def same_arm(
 
 def stage_of(table: Table, seed: int, options: argparse.Namespace) -> Any:
     steps = STEPS[options.scale].get(table["kind"], STEPS[options.scale]["scl"])
-    steps = max(1, math.ceil(steps * options.steps))
+    steps = max(1, math.ceil(table.get("max_steps", steps) * options.steps))
     quiet = {"save_strategy": "no"}
-    raw = {**COMMON[options.scale], "max_steps": steps, "seed": seed, "trainer": quiet, **table}
+    raw = {**COMMON[options.scale], "seed": seed, "trainer": quiet, **table, "max_steps": steps}
     (found,) = STAGES.value({"stage": [raw]}, "full", Path("training_effects"))
     return found
 

@@ -179,3 +179,38 @@ def test_list_mle_by_hand():
     found = list_mle(batch, similarity="dot")
     first = -math.log(3 / 6) - math.log(1 / 3) - math.log(2 / 2)
     assert found.item() == pytest.approx((first + 0.0) / 2, abs=1e-6)
+
+
+# Of allRank's listMLE (github.com/allegro/allRank, c884756) of the same scores, in float64.
+SCORES = (0.3, -1.2, 2.0, 0.7, 1.5, 0.4, -0.6, 0.9, 0.1)
+ALLRANK = {
+    1.0: (
+        3.1545600149,
+        "-0.117011354 -0.324250709 0.118547591 0.322714472 0.250086702 -0.250086702 "
+        "-0.288861861 0.429298806 -0.140436945",
+    ),
+    0.5: (
+        5.0301829384,
+        "-0.419839897 -0.665668112 0.536184931 0.549323078 0.600166341 -0.600166341 "
+        "-0.640149279 1.087294893 -0.447145614",
+    ),
+}
+
+
+@pytest.mark.parametrize("temperature", ALLRANK)
+def test_list_mle_is_allranks(temperature):
+    """Three queries with 4, 2 and 3 documents, whose similarity is their first number."""
+    value, gradient = ALLRANK[temperature]
+    document = torch.tensor(SCORES, dtype=torch.float64)[:, None].requires_grad_()
+    batch = Compared(
+        torch.ones(3, 1, dtype=torch.float64),
+        document,
+        owner_N=torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2]),
+        positive_N=torch.tensor([True, False, False, False, True, False, True, False, False]),
+        teacher_N=torch.tensor([0.5, 2.0, 1.0, 0.2, 0.1, 0.9, 3.0, 1.5, 2.5]),
+    )
+    found = list_mle(batch, temperature=temperature, similarity="dot")
+    found.backward()
+    assert found.item() == pytest.approx(value, abs=1e-6)
+    wanted = [float(each) for each in gradient.split()]
+    assert document.grad[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
