@@ -177,7 +177,10 @@ def test_views_in_python(tmp_path):
         Trainer(embedder(), args, ROWS).train()
 
 
-@pytest.mark.parametrize(("kind", "count"), [("scl", "of 16"), ("ntp", "of 8"), ("mntp", "of 8")])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("scl", "of 16"), ("ucl", "of 8"), ("diffcse", "of 8"), ("ntp", "of 8"), ("mntp", "of 8")],
+)
 def test_texts_that_were_cut_are_counted_once_a_stage(kind, count, tmp_path, capsys):
     recipe = write_recipe(tmp_path, f"max_length = {3 + (kind == 'ntp')}\n")
     recipe.write_text(recipe.read_text().replace('kind = "scl"', f'kind = "{kind}"'))
@@ -185,15 +188,19 @@ def test_texts_that_were_cut_are_counted_once_a_stage(kind, count, tmp_path, cap
         recipe.write_text(
             recipe.read_text().replace('"mean"\n', '"mean"\nattention = "bidirectional"\n')
         )
+    own_positive = kind in ("ucl", "diffcse")
+    if own_positive:
+        more = 'mask = "<mask>"\n' if kind == "diffcse" else ""
+        recipe.write_text(recipe.read_text() + "attention_dropout = 0.1\n" + more)
     model = load_recipe(recipe).build()
-    texts = [text for pair in PAIRS for text in pair]
+    texts = [text for pair in PAIRS for text in (pair[:1] if own_positive else pair)]
     lengths = [len(model.tokenizer(text).input_ids) for text in texts]
     assert train(recipe)[0] == 0
     (line,) = [each for each in capsys.readouterr().err.splitlines() if "were cut" in each]
     assert line.startswith(f"{kind}: ")
     assert f"{count} texts read" in line
-    if kind == "scl":
-        assert line.startswith(f"scl: {sum(n > 3 for n in lengths)} of 16 ")
+    if kind == "scl" or own_positive:
+        assert line.startswith(f"{kind}: {sum(n > 3 for n in lengths)} {count} ")
     assert train(recipe, "--dry-run")[0] == 0
     assert "texts are cut (max_length)" in capsys.readouterr().out
 

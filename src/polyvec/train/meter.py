@@ -4,6 +4,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from polyvec.embed.embedder import Embedder
 from polyvec.train import engine
 from polyvec.train.exchange import Exchange
-from polyvec.train.task import Work
+from polyvec.train.task import Job, Work
 
 # Sides of the square matrices that the peak is measured with.
 SIDES = {"cpu": 1024, "cuda": 8192}
@@ -22,8 +23,17 @@ TRIES = 3
 class Meter:
     """Sums over the batches since the last reading."""
 
-    def __init__(self, embedder: Embedder, *, cached: bool, checkpointed: bool, half: bool) -> None:
-        self.flops_per_token = step_flops(embedder, cached=cached, checkpointed=checkpointed)
+    def __init__(
+        self,
+        embedder: Embedder,
+        jobs: Mapping[str, Job],
+        *,
+        cached: bool,
+        checkpointed: bool,
+        half: bool,
+    ) -> None:
+        self.jobs = jobs
+        self.cost = step_cost(embedder, cached=cached, checkpointed=checkpointed)
         dtype = torch.bfloat16 if half else torch.float32
         self.peak = matmul_peak(embedder.device.type, dtype)
         self._start()
@@ -31,10 +41,14 @@ class Meter:
     def _start(self) -> None:
         self.terms: dict[str, float] = {}
         self.num_batches = self.num_tokens = self.num_computed = self.num_duplicates = 0
+        self.flops = 0.0
         self.began = time.perf_counter()
 
     def add(self, work: Work, terms: engine.Terms) -> None:
-        """Count a batch."""
+        """Count a batch, after its step."""
+        num_texts = sum(piece.num_rows for piece in work.pieces)
+        self.flops += self.cost.per_token * work.num_computed_tokens
+        self.flops += self.cost.per_text * num_texts - self.cost.forward * self._spared()
         for name, term in terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + float(term)
         self.num_batches += 1
@@ -42,11 +56,17 @@ class Meter:
         self.num_computed += work.num_computed_tokens
         self.num_duplicates += getattr(work.facts, "num_duplicates", 0)
 
+    def _spared(self) -> int:
+        """Tokens that jobs did not pass through the backbone, because they keep their vectors."""
+        takes = (getattr(job, "take_spared", None) for job in self.jobs.values())
+        return sum(take() for take in takes if take is not None)
+
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """The time inside does not count."""
+        """Neither the time inside nor what is computed in it counts."""
         began = time.perf_counter()
         yield
+        self._spared()
         self.began += time.perf_counter() - began
 
     def read(self, exchange: Exchange) -> dict[str, float]:
@@ -54,10 +74,11 @@ class Meter:
 
         tokens_per_s: real tokens. padding: share of the computed tokens. mfu: floating-point
         operations of the matrix products with weights over what the processor could do; attention
-        scores and the loss are not counted. duplicates: equal documents of a batch.
+        scores, the loss, and vectors that are kept from an earlier batch are not counted.
+        duplicates: equal documents of a batch.
         """
         seconds = max(time.perf_counter() - self.began, 1e-9)
-        tokens, computed = exchange.sums([self.num_tokens, self.num_computed])
+        tokens, computed, flops = exchange.sums([self.num_tokens, self.num_computed, self.flops])
         count = max(self.num_batches, 1)
         found = {f"loss/{name}": total / count for name, total in self.terms.items()}
         if len(found) == 1:
@@ -65,23 +86,47 @@ class Meter:
         found |= {
             "tokens_per_s": tokens / seconds,
             "padding": 1 - tokens / computed if computed else 0.0,
-            "mfu": self.flops_per_token * computed / seconds / (self.peak * exchange.size),
+            "mfu": flops / seconds / (self.peak * exchange.size),
             "duplicates": self.num_duplicates / count,
         }
         self._start()
         return found
 
 
-def step_flops(embedder: Embedder, *, cached: bool = False, checkpointed: bool = False) -> float:
-    """Floating-point operations of a token in a training step, by the weights it is multiplied by.
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Floating-point operations of a training step.
 
-    Two for each weight forward, and again with a cache and with checkpointing; backward two for
-    the gradient of states and two for that of each trained weight.
+    per_token, per_text: of the backbone and the pooling, and of the projections behind them.
+    forward: of a token's forward pass through the backbone alone.
     """
-    weights = matmul_weights(embedder)
-    total = sum(weights.values())
-    trained = sum(n for parameter, n in weights.items() if parameter.requires_grad)
-    return 2 * total * (2 + cached + checkpointed) + 2 * trained
+
+    per_token: float
+    per_text: float
+    forward: float
+
+
+def step_cost(embedder: Embedder, *, cached: bool = False, checkpointed: bool = False) -> Cost:
+    """By the weights that states are multiplied by.
+
+    Two operations for each weight forward, and again with a cache and with checkpointing; backward
+    two for the gradient of states, which stops at the first trained weight, and two for that of
+    each trained weight.
+    """
+    fixed = not any(each.requires_grad for each in embedder.backbone.parameters())
+    of_backbone = {id(each) for each in embedder.backbone.parameters()}
+    of_texts = {id(each) for each in embedder.projections.parameters()}
+    per_token = per_text = forward = 0.0
+    for parameter, number in matmul_weights(embedder).items():
+        # Of a backbone that is trained, with an adapter too, all states have a gradient.
+        passes = 1 + cached + (0 if fixed else 1 + checkpointed) + parameter.requires_grad
+        fixed = fixed and not parameter.requires_grad
+        if id(parameter) in of_texts:
+            per_text += 2 * number * passes
+        else:
+            per_token += 2 * number * passes
+        forward += 2 * number * (id(parameter) in of_backbone)
+    return Cost(per_token, per_text, forward)
 
 
 def matmul_weights(embedder: nn.Module) -> Mapping[nn.Parameter, float]:

@@ -106,6 +106,7 @@ class StageTrainer(Trainer):
         self.folder = Path(str(args.output_dir))
         self.meter = Meter(
             trainee.embedder,
+            trainee.jobs,
             cached=cached,
             checkpointed=bool(getattr(args, CHECKPOINTING)),
             half=args.bf16 or args.fp16,

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from polyvec import load_recipe
+from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.rows import TrainingRow
+from polyvec.data.training.sources import TrainingSet
+from polyvec.data.training.table import DataTable
 from polyvec.errors import DataError, SettingsError
 from polyvec.train.compared import Compared
 from polyvec.train.engine import joined
@@ -54,6 +57,33 @@ def test_a_negative_is_replaced_when_its_score_has_fallen_by_the_ratio():
     recorded(kept, (0.60, 0.90), (0.60, 0.90))  # the first score of the new one
     recorded(kept, (0.52, 0.79), (0.60, 0.90))
     assert kept.check(20) == 1 and kept.of(ROWS[0]) == ("a fish", "a bird")
+
+
+def test_rows_that_differ_in_their_negatives_alone_are_kept_apart():
+    rows = [ROWS[0], dataclasses.replace(ROWS[0], negatives=("a lake", "a pond", "a river"))]
+    rows.append(dataclasses.replace(ROWS[0], place="other.jsonl:1"))
+    kept = DynamicNegatives(DynamicSettings(num_negatives=1, every=1))
+    kept.prepare(rows)
+    assert kept.numbers(rows) == (0, 1, 2)
+    query, easy = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], unit(0.1)])
+    for document in (torch.tensor([[1.0, 0.0], unit(0.6)]), easy):
+        batch = Compared(query, document, torch.tensor([0, 0]), torch.tensor([True, False]))
+        kept.record(batch, kept.numbers(rows[:1]))
+    assert kept.check(1) == 1
+    assert [kept.of(row) for row in rows] == [("a mouse",), ("a lake",), ("a dog",)]
+
+
+def test_an_epoch_may_draw_positives_but_not_negatives():
+    """By default one of the positives is drawn."""
+    row = dataclasses.replace(ROWS[0], positives=("a kitten", "a tomcat"))
+    data = TrainingData([TrainingSet("pets", [row])], seed=0)
+    kept = DynamicNegatives(DynamicSettings())
+    kept.prepare(data)
+    assert len(data.drawn(0, 0).positives) == 1
+    assert kept.of(data.drawn(0, 0)) == ("a dog",)
+    few = TrainingSet("pets", [row], DataTable(num_negatives=2))
+    with pytest.raises(SettingsError, match="'pets' has num_negatives, which draws others"):
+        made().prepare(TrainingData([few], seed=0))
 
 
 def test_a_checkpoint_keeps_which_are_used():

@@ -175,6 +175,10 @@ class Contrastive:
         own = slice(share.start, share.stop)
         texts = self._read(rows[own], documents[own], shown)
         made, order, num_tokens, num_computed = pieces(self.embedder, texts, budget=self.budget)
+        cut = [text.truncated for text in texts]
+        if self.own_positive:  # both readings are of one text
+            half = len(cut) // 2
+            cut = [one or other for one, other in zip(cut[:half], cut[half:], strict=True)]
         facts = self._facts(rows, documents, shares)
         if self.momentum_encoder is not None:
             fields = {**facts.fields, "key_NE": self._keys(rows, documents)}
@@ -186,8 +190,8 @@ class Contrastive:
             facts=facts,
             num_tokens=num_tokens,
             num_computed_tokens=num_computed,
-            num_texts=len(texts),
-            num_cut=sum(text.truncated for text in texts),
+            num_texts=len(cut),
+            num_cut=sum(cut),
         )
 
     @property

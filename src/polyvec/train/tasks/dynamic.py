@@ -6,11 +6,13 @@ are used at a time, B rows of a batch.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.part import wide
 from polyvec.errors import DataError, SettingsError
@@ -65,11 +67,20 @@ class DynamicNegatives(nn.Module):
     def __init__(self, settings: DynamicSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.number_of: dict[tuple[Any, ...], int] = {}
+        self.number_of: dict[bytes, int] = {}
         self.lengths: list[int] = []
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
-        """Called with all rows of the stage, before the first batch."""
+        """Called with all rows of the stage, before the first batch.
+
+        Raises SettingsError for data whose rows have other negatives in each epoch.
+        """
+        for each in rows.sets if isinstance(rows, TrainingData) else ():
+            if each.table.num_negatives is not None:
+                raise SettingsError(
+                    f"{WHERE}: data set {each.name!r} has num_negatives, which draws others in "
+                    "each epoch; leave it out of the data"
+                )
         for row in rows:
             if row.teacher_scores:
                 raise DataError(
@@ -133,5 +144,10 @@ class DynamicNegatives(nn.Module):
         return changed
 
 
-def _key(row: TrainingRow) -> tuple[Any, ...]:
-    return row.query, row.instruction, row.positives, row.dataset
+def _key(row: TrainingRow) -> bytes:
+    """What tells rows apart: query, list of negatives, and where they come from.
+
+    Not the positives, of which an epoch may draw some.
+    """
+    told = repr((row.dataset, row.place, row.query, row.instruction, row.negatives))
+    return blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()

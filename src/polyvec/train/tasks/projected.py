@@ -48,6 +48,12 @@ class BothSides:
     def __init__(self, start: int, *, keep: bool = True) -> None:
         self.start, self.keep = start, keep
         self.kept: dict[bytes, Tensor] = {}
+        self.num_spared = 0
+
+    def take_spared(self) -> int:
+        """Tokens, with padding, whose vectors were kept already, since the last call."""
+        found, self.num_spared = self.num_spared, 0
+        return found
 
     def __call__(self, embedder: Embedder, texts: Texts) -> Tensor:
         """[texts, 2, E]."""
@@ -79,6 +85,10 @@ class BothSides:
             if found.shape[1] * (len(self.kept) + len(keys)) > MOST_KEPT:
                 return found
             self.kept.update(zip(keys, found.detach().cpu().clone(), strict=True))
+        else:
+            lengths = texts.batch.lengths
+            packed = model.backbone.layout == "packed"
+            self.num_spared += sum(lengths) if packed else max(lengths) * len(lengths)
         device = next(model.parameters()).device
         return torch.stack([self.kept[key] for key in keys]).to(device)
 
