@@ -300,6 +300,8 @@ def llama2vec(scale: str) -> Experiment:
 
 
 def bellm(scale: str) -> Experiment:
+    """The paper pools the last token, which sees all tokens anyway; its code can pool the mean."""
+    mean = {"pooling": "mean"}
     stage = scl(
         data=({"name": "cad_nli"}, {"name": "snli"}),
         losses=[
@@ -314,10 +316,17 @@ def bellm(scale: str) -> Experiment:
             "causal": Arm("bellm", {"attention": "native"}, [stage]),
             "last layer bidirectional": Arm("bellm", {}, [stage]),
             "all layers bidirectional": Arm("bellm", {"attention": "bidirectional"}, [stage]),
+            "causal, mean": Arm("bellm", {"attention": "native", **mean}, [stage]),
+            "last layer bidirectional, mean": Arm("bellm", mean, [stage]),
         },
         (
             ("last layer bidirectional", "causal", "a bidirectional last layer helps"),
             ("last layer bidirectional", "all layers bidirectional", "and beats one throughout"),
+            (
+                "last layer bidirectional, mean",
+                "causal, mean",
+                "and helps a mean",
+            ),
         ),
     )
 
