@@ -36,6 +36,8 @@ VERBS = {
     "train": "train an embedder by the stages of a recipe",
     "recipes": "list, show, check and measure the recipes of published systems",
     "generate": "ask a language model about each row of a file",
+    "synthesize": "make training data from texts with a language model",
+    "relabel": "find false negatives and positives in training data",
     "demo": "index the docstrings of this Python and answer five questions",
 }
 

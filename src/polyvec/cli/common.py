@@ -36,7 +36,7 @@ def model_option(parser: argparse.ArgumentParser) -> None:
     how_to_run(parser)
 
 
-def where_to_run(parser: argparse.ArgumentParser) -> None:
+def where_to_run(parser: "argparse._ActionsContainer") -> None:
     """Options of every model on this machine, whether it embeds or writes."""
     parser.add_argument(
         "--device", help="run on cpu, cuda, cuda:1 or mps; default: the fastest available"

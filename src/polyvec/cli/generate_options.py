@@ -35,10 +35,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--ledger", metavar="FILE.jsonl", help="append a line with this run's tokens and cost"
     )
     parser.add_argument(
-        "--prompt-price", type=_price, metavar="PRICE", help="price of a million prompt tokens"
+        "--prompt-price", type=price, metavar="PRICE", help="price of a million prompt tokens"
     )
     parser.add_argument(
-        "--new-price", type=_price, metavar="PRICE", help="price of a million new tokens"
+        "--new-price", type=price, metavar="PRICE", help="price of a million new tokens"
     )
     parser.add_argument(
         "--dry-run",
@@ -121,7 +121,7 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schema", metavar="FILE.json", help="write values of this JSON schema")
 
 
-def _price(text: str) -> float:
+def price(text: str) -> float:
     try:
         price = float(text)
     except ValueError:

@@ -1,0 +1,1 @@
+"""The steps: each a frozen dataclass of its settings, registered by name."""

@@ -1,0 +1,171 @@
+"""polyvec synthesize: from texts to rows, what it costs, what it says, and being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from polyvec.cli import main
+from polyvec.llm.function import FunctionLanguageModel
+from polyvec.synthesize import models as models_module
+
+RECIPE = """
+[system]
+name = "mine"
+paper = "-"
+tasks = ["retrieval"]
+
+[embedder]
+backbone = "polyvec/nano-lm"
+pooling = "mean"
+
+[[step]]
+kind = "texts"
+
+[[step]]
+kind = "generate"
+prompt = "inpars"
+max_new_tokens = 12
+keep_cut = true
+
+[[step]]
+kind = "length"
+min = 2
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    lines = [f"The <b>river</b> {i} flows through Town{i}." for i in range(6)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    return tmp_path
+
+
+@pytest.fixture
+def call(files, capsys, monkeypatch):
+    """`call(*options)` runs the verb on the files, with a rule as the model of any name."""
+
+    def rule(prompt):
+        number = prompt.rsplit("river</b> ", 1)[1].split()[0]
+        return f" Where does <i>river</i> {number} flow?" if number != "4" else "Hm"
+
+    monkeypatch.setattr(
+        models_module, "load_language_model", lambda name: FunctionLanguageModel(rule, "rule")
+    )
+
+    def run(*options, recipe="recipe.toml"):
+        status = main(
+            [
+                "synthesize",
+                str(files / recipe),
+                "--texts",
+                str(files / "texts.txt"),
+                *map(str, options),
+            ]
+        )
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def test_rows_to_train_on_a_table_and_a_page(call, files):
+    out = files / "out"
+    status, stdout, stderr = call("-o", out)
+    assert status == 0, stderr
+    assert stdout.splitlines()[-1] == str(out / "train.jsonl")
+    assert "03-length\t6\t5\t1\t0\t1 anchor shorter than 2 words" in stdout
+    assert len((out / "train.jsonl").read_text().splitlines()) == 5
+    page = (out / "report.html").read_text()
+    assert "&lt;b&gt;river&lt;/b&gt; 3" in page and "<b>" not in page and "<script" not in page
+    assert "anchor shorter than 2 words" in page and "self-BLEU" in page
+    (line,) = [json.loads(each) for each in (out / "ledger.jsonl").open()]
+    assert (line["state"], line["prompts"]) == ("done", 6)
+
+
+def test_the_rows_train_an_embedder(call, files):
+    """polyvec's own reader takes them as queries with their documents."""
+    from polyvec.data.training.sources import training_rows
+
+    call("-o", files / "out")
+    rows = training_rows({"path": str(files / "out" / "train.jsonl")})
+    assert rows[0].query == "Where does <i>river</i> 0 flow?"
+    assert rows[0].positives == ("The <b>river</b> 0 flows through Town0.",)
+
+
+def test_a_dry_run_prints_three_prompts_and_the_cost_and_writes_nothing(call, files):
+    status, stdout, stderr = call("--dry-run", "--prompt-price", 1, "--new-price", 2)
+    assert status == 0, stderr
+    prompts = [json.loads(line)["prompt"] for line in stdout.splitlines() if line[0] == "{"]
+    assert len(prompts) == 3 and prompts[0].endswith("Town0.\nRelevant Query:")
+    assert "dry run: at most 6 calls" in stderr and "72 new tokens, cost 0.0" in stderr
+    assert sorted(each.name for each in files.iterdir()) == ["recipe.toml", "texts.txt"]
+
+
+def test_a_budget_that_ends_is_one_line_and_the_rows_stay(call, files):
+    status, _, stderr = call("-o", files / "out", "--budget", 2)
+    last = stderr.splitlines()[-1]
+    assert status == 2 and "4 of 6 rows were not asked; 2 rows are written" in last
+    assert len((files / "out" / "train.jsonl").read_text().splitlines()) == 2
+    status, _, _ = call("-o", files / "out", "--budget", 6)
+    assert status == 0
+    lines = [json.loads(each) for each in (files / "out" / "ledger.jsonl").open()]
+    assert [line["prompts"] for line in lines] == [2, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--output DIR: say where the rows go"),
+        (("--dry-run", "--budget", "much"), "neither calls"),
+        (("-o", "x", "--budget", "2.5"), "needs --prompt-price"),
+        (("-o", "x", "step.1.slots={ docment = ['a'] }"), "slot 'docment' is not known"),
+        (("-o", "x", "step.1.max_tokens=3"), "setting 'max_tokens' is not known"),
+        (("-o", "x", "step.2.min=99"), "step 3 (length) keeps none of 6 rows"),
+        (("-o", "x", "--against", "nowhere.txt"), "nowhere.txt: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line(call, files, monkeypatch, options, message):
+    monkeypatch.chdir(files)
+    status, _, stderr = call(*options)
+    assert status == 2 and message in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+
+
+def test_rows_of_evaluation_texts_are_refused(call, files):
+    (files / "test.txt").write_text("Where does <i>river</i> 2 flow?")
+    status, stdout, _ = call("-o", files / "out", "--against", files / "test.txt")
+    assert status == 0 and "04-held_out\t5\t4\t1\t0\t1 a text of the evaluation data" in stdout
+
+
+@pytest.mark.medium
+def test_a_job_that_is_killed_again_and_again_ends_with_the_same_rows(files):
+    """nano-lm for real; each kill comes as soon as another answer is on disk."""
+    command = [sys.executable, "-m", "polyvec", "synthesize", files / "recipe.toml"]
+    command += ["--texts", files / "texts.txt", "--model", "polyvec/nano-lm", "--batch-size", "1"]
+    command = [*map(str, command), "step.1.temperature=0.8", "step.2.min=0"]
+    killed, num_kills = files / "killed", 0
+    for wanted in (1, 3):
+        started = subprocess.Popen([*command, "-o", str(killed)], stderr=subprocess.DEVNULL)
+        while started.poll() is None and answers(killed) < wanted:
+            time.sleep(0.01)
+        if started.poll() is None:
+            os.kill(started.pid, signal.SIGKILL)
+            num_kills += 1
+        started.wait()
+    for folder in (killed, files / "whole"):
+        subprocess.run([*command, "-o", str(folder)], check=True, capture_output=True)
+    assert num_kills
+    rows = [(folder / "rows.jsonl").read_bytes() for folder in (killed, files / "whole")]
+    assert rows[0] == rows[1] and rows[0].count(b"\n") == 6
+    assert answers(killed) == answers(files / "whole") == 6
+
+
+def answers(folder):
+    """Answers that were paid for."""
+    files = folder.glob("answers/*/*.jsonl")
+    return sum(path.read_bytes().count(b"\n") for path in files)
