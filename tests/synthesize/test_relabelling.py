@@ -1,9 +1,11 @@
 """False negatives of hard-negative mining, found again: rates on CLINC150, and the verb.
 
 The rates to reach were measured apart from this code: LSA of 256 dimensions, 4,500 queries, a
-random text of the same intent as positive, 4 negatives of 15,000 texts.
+random text of the same intent as positive, 4 negatives of the 200 nearest of 15,000 texts by the
+margin, of the 60 nearest by a judge.
 """
 
+import dataclasses
 import gzip
 import json
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from polyvec.synthesize.rows import Row
 from polyvec.synthesize.run import parts
 from polyvec.synthesize.step import Tools
 
-DEPTH, NUM_QUERIES, WANTED = 60, 1000, 4
+DEPTH, OF_JUDGES, NUM_QUERIES, WANTED = 200, 60, 600, 4
 
 
 class Stored(TextEncoder):
@@ -64,7 +66,7 @@ class OfIntent(Judge):
 
 @pytest.fixture(scope="module")
 def clinc(shared_data):
-    """Rows with the 60 nearest texts as negatives, the intents, and the vectors."""
+    """Rows with the 200 nearest texts as negatives, the intents, and the vectors."""
     pytest.importorskip("sklearn")
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -78,8 +80,8 @@ def clinc(shared_data):
     draw = np.random.default_rng(0)
     corpus = texts["train"]
     queries = [texts["test"][i] for i in sorted(draw.permutation(4500)[:NUM_QUERIES])]
-    counts = TfidfVectorizer(sublinear_tf=True).fit_transform(corpus + queries)
-    vectors = TruncatedSVD(256, n_iter=2, random_state=0).fit_transform(counts)
+    counts = TfidfVectorizer(ngram_range=(1, 2)).fit_transform(corpus + queries)
+    vectors = TruncatedSVD(256, n_iter=3, random_state=0).fit_transform(counts)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     vectors = vectors.astype(np.float32)
     scores = vectors[len(corpus) :] @ vectors[: len(corpus)].T
@@ -113,12 +115,25 @@ def judged(*judges, **settings):
     return parts().build("judge", settings, where="test")
 
 
+def by_margin(rows, tools):
+    """The rate of the first negatives that score 0.05 below the positive, in plain numpy."""
+    vectors, intents = tools.embedder(None).vectors, tools.loaded["intents"]
+    found = []
+    for row in rows:
+        query = vectors[row.anchor]
+        limit = query @ vectors[row.positive] - 0.05
+        left = [text for text in row.negatives if query @ vectors[text] <= limit]
+        found += [intents[text] == intents[row.anchor] for text in left[:WANTED]]
+    return float(np.mean(found))
+
+
 @pytest.mark.medium
 def test_false_negative_rates_on_clinc150(clinc, of_intent):
     rows, tools = clinc
     perfect, good = {"kind": "intent"}, {"kind": "intent", "accuracy": 0.9}
     margin = {"kind": "guide", "absolute_margin": 0.05}
     naive = [Row(r.anchor, r.positive, r.negatives[:WANTED], meta=r.meta) for r in rows]
+    nearest = [dataclasses.replace(row, negatives=row.negatives[:OF_JUDGES]) for row in rows]
     assert false_negatives(naive, tools) == pytest.approx(0.712, abs=0.03)
     found = relabel(naive, judged(perfect), tools, accuracy=Accuracy(1.0, 1.0))
     assert found.negatives.before == pytest.approx(0.712, abs=0.03)
@@ -131,15 +146,19 @@ def test_false_negative_rates_on_clinc150(clinc, of_intent):
         ("perfect", [perfect]),
         ("margin, then judge", [margin, good]),
     ):
-        found = relabel(rows, judged(*judges, keep=WANTED), tools, wanted=WANTED)
+        some = rows if name.startswith("margin") else nearest
+        step = judged(*judges, keep=WANTED, agree="any")
+        found = relabel(some, step, tools, accuracy=Accuracy(0.9, 0.9), wanted=WANTED)
         rates[name] = false_negatives(found.changed.kept, tools)
         slots = sum(WANTED - len(row.negatives) for row in found.changed.kept)
         unfilled[name] = slots / (WANTED * len(rows))
-    assert rates["margin"] == pytest.approx(0.489, abs=0.05)
-    assert unfilled["margin"] == pytest.approx(0.55, abs=0.08)
+    assert rates["margin"] == pytest.approx(by_margin(rows, tools), abs=0.002)
+    assert rates["margin"] == pytest.approx(0.489, abs=0.06)
+    assert unfilled["margin"] == pytest.approx(0.55, abs=0.04)
     assert rates["judge right 90 %"] == pytest.approx(0.320, abs=0.03)
     assert rates["perfect"] == 0.0
-    assert unfilled["perfect"] == pytest.approx(0.06, abs=0.04)
+    assert rates["margin, then judge"] < min(rates["margin"], rates["judge right 90 %"])
+    assert unfilled["perfect"] == pytest.approx(0.06, abs=0.03)
 
 
 @pytest.mark.medium
@@ -152,7 +171,7 @@ def test_the_estimated_rate_is_the_true_one(clinc, of_intent):
     found = relabel(naive, good, tools, accuracy=Accuracy(0.9, 0.9))
     left = false_negatives(found.changed.kept, tools)
     assert found.negatives.before == pytest.approx(true, abs=0.02)
-    assert found.negatives.after == pytest.approx(left, abs=0.02)
+    assert found.negatives.after == pytest.approx(left, abs=0.05)
     calibrated = relabel(naive, good, tools)
     assert calibrated.accuracy.of_relevant == pytest.approx(0.9, abs=0.04)
     assert calibrated.negatives.before == pytest.approx(true, abs=0.05)

@@ -4,8 +4,8 @@ PAIRS is a file or folder of training data in any form that polyvec reads, with 
 name of a set with --data. Each --judge is a kind and its settings: "guide relative_margin=0.05",
 "guide threshold=0.6" (an embedder, --embedder), "cross_encoder name=FOLDER threshold=0.5", "llm
 prompt=followir" (--model). Several are a cascade from cheap to dear: each looks only at what those
-before it have flagged, and what all flag is treated. The table has the estimated rates before and
-after.
+before it have flagged, and what all flag is treated. With --agree any,
+what one of them flags is treated. The table has the estimated rates before and after.
 
 example: printf '%s\n' '{"query": "a cat", "pos": ["a kitten"], "neg": ["a small cat", "a car"]}' \
   '{"query": "a car", "pos": ["a vehicle"], "neg": ["a cat"]}' > /tmp/to_judge.jsonl; \
@@ -71,6 +71,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="drop a negative that matches (default), make it a positive, or drop its row",
     )
     judging.add_argument(
+        "--agree",
+        choices=("all", "any"),
+        default="all",
+        help="flag what all judges flag (default), or what any of them does",
+    )
+    judging.add_argument(
         "--keep", type=common.positive, metavar="N", help="of the negatives left, the first N"
     )
     judging.add_argument(
@@ -123,6 +129,7 @@ def _step(options: argparse.Namespace) -> "JudgeStep":
 
     judges = [_judge(text) for text in options.judge or ["guide relative_margin=0.05"]]
     settings = {"judges": judges, "of": options.of, "then": options.then, "keep": options.keep}
+    settings["agree"] = options.agree
     given = {name: value for name, value in settings.items() if value is not None}
     step: JudgeStep = parts().build("judge", given, where="--judge")
     return step

@@ -19,8 +19,9 @@ from polyvec.synthesize.step import STEPS, Asked, Step, Tools
 class JudgeStep(Step):
     """What a judge, or a cascade of judges from cheap to dear, says of positives and negatives.
 
-    judges: tables with a kind ("guide", "cross_encoder", "llm") and its settings. A text is flagged
-    if all of them flag it; each looks only at what those before it have flagged.
+    judges: tables with a kind ("guide", "cross_encoder", "llm") and its settings. agree "all": a
+    text is flagged if all of them flag it, so each looks only at what those before it have flagged
+    (RLHN's cascade, arXiv:2505.16967); "any": if one of them does, for the fewest false negatives.
     of: "positive" (flagged if not relevant: the row is rejected), "negatives" (flagged if relevant)
     or "both". then: what happens to a flagged negative: "drop"; "mask" (it goes to meta.masked);
     "relabel" (it becomes a positive of the anchor, in a row of its own); "drop_row".
@@ -31,6 +32,7 @@ class JudgeStep(Step):
     of: Literal["positive", "negatives", "both"] = "positive"
     then: Literal["drop", "mask", "relabel", "drop_row"] = "drop"
     keep: int | None = None
+    agree: Literal["all", "any"] = "all"
 
     def __post_init__(self) -> None:
         if not self.judges:
@@ -102,9 +104,10 @@ class JudgeStep(Step):
 
     def flags(self, pairs: Sequence[Pair], tools: Tools) -> tuple[np.ndarray, np.ndarray]:
         """bool [P] and the score of the last judge that saw each, float [P]."""
-        flagged, scores = np.ones(len(pairs), bool), np.zeros(len(pairs))
+        every = self.agree == "all"
+        flagged, scores = np.full(len(pairs), every), np.zeros(len(pairs))
         for judge in self.parts:
-            rows = np.flatnonzero(flagged)
+            rows = np.flatnonzero(flagged == every)  # the others are decided
             if not len(rows):
                 break
             some = [pairs[row] for row in rows.tolist()]
