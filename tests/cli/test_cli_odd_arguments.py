@@ -61,6 +61,8 @@ NEEDED = {
     "compare": ["model", "model", "--tasks", "task"],
     "mine": ["pairs", "--output", "rows.jsonl"],
     "train": ["recipe"],
+    "synthesize": ["recipe"],
+    "relabel": ["pairs", "--output", "rows.jsonl"],
 }
 
 

@@ -10,7 +10,7 @@ example: printf '%s\n' 'The Danube flows through ten countries.' \
   'Cats sleep for sixteen hours of the day.' > /tmp/texts.txt; printf '%s\n' '[system]' \
   'name = "mine"' 'paper = "-"' 'tasks = ["retrieval"]' '[embedder]' \
   'backbone = "polyvec/nano-lm"' 'pooling = "mean"' '[[step]]' 'kind = "texts"' '[[step]]' \
-  'kind = "generate"' 'prompt = "inpars"' 'max_new_tokens = 8' 'keep_cut = true' \
+  'kind = "generate"' 'prompt = "inpars"' 'max_new_tokens = 8' 'stop = []' 'keep_cut = true' \
   > /tmp/queries.toml; polyvec synthesize /tmp/queries.toml --texts /tmp/texts.txt \
   --model polyvec/nano-lm -o /tmp/my-queries
 """
