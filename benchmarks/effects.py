@@ -358,8 +358,8 @@ def splade(scale: str) -> Experiment:
     temperature 1 the loss begins in the thousands, all that lowers it is smaller weights, and 100
     steps end with a handful of entries and the loss of vectors that say nothing, log 32, at any
     weight of FLOPS. Temperature 50 begins at about 100 and learns: MRR among the 200 is 3.5
-    untrained, 22 with weight 0, 27 with 0.001, 29 with 0.003 (two fifths of the entries); 0.01
-    collapses. The weight grows over half of the steps, as SPLADE's does.
+    untrained, 22 with weight 0 (708 entries a query, 1,883 a document), 29 with 0.003 (276, 789),
+    13 with 0.01 (20, 87). The weight grows over half of the steps, as SPLADE's does.
     """
 
     def stage(weight: float) -> Table:

@@ -5,6 +5,7 @@ own in a file sections.py, and a user's package can register more. Sections are 
 unknown key or a wrong type is an error, with a suggestion, before any weight loads.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import polyvec
-from polyvec.errors import SettingsError, UnknownModelError, known
+from polyvec.errors import DataError, SettingsError, UnknownModelError, known
 from polyvec.settings import fill, table
 
 T = TypeVar("T")
 # The paper's setting; SmolLM2-135M in its place; models inside the package, for tests in seconds.
 SCALES = ("full", "small", "nano")
+# What a user typed for each table of a recipe, by its name: "embedder", "stage 1".
+Typed = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +52,27 @@ class Section(Generic[T]):
     build: Callable[..., Any] | None = None
     after: tuple[str, ...] = ()
 
-    def value(self, raw: Mapping[str, Any], scale: str, path: Path) -> T:
+    def value(
+        self, raw: Mapping[str, Any], scale: str, path: Path, typed: Typed | None = None
+    ) -> T:
         """The section of a parsed file at a scale; SettingsError names file, section and key."""
+        typed = typed or {}
         if self.name not in raw:
             if self.required:
                 raise SettingsError(f"{path}: section [{self.name}] is missing")
             return cast(T, self.default)
         found = raw[self.name]
         if not self.repeated:
-            return cast(T, self._read(found, scale, f"{path}: [{self.name}"))
+            with naming(typed.get(self.name, ())):
+                return cast(T, self._read(found, scale, f"{path}: [{self.name}"))
         if not isinstance(found, list):
             raise SettingsError(f"{path}: [{self.name}] must be written [[{self.name}]]")
-        # Errors count from 1, as a person counts the sections of a file.
-        each = (self._read(t, scale, f"{path}: [{self.name} {i}") for i, t in enumerate(found, 1))
-        return cast(T, tuple(each))
+        values = []
+        for number, each in enumerate(found, 1):  # as a person counts the sections of a file
+            name = f"{self.name} {number}"
+            with naming(typed.get(name, ())):
+                values.append(self._read(each, scale, f"{path}: [{name}"))
+        return cast(T, tuple(values))
 
     def _read(self, found: Any, scale: str, where: str) -> Any:
         if not isinstance(found, dict):
@@ -75,6 +85,19 @@ class Section(Generic[T]):
         if not isinstance(found[scale], dict):
             raise SettingsError(f"{where}.{scale}] is {found[scale]!r}, expected a table")
         return self.read({**base, **found[scale]}, f"{where}.{scale}]")
+
+
+@contextlib.contextmanager
+def naming(typed: Sequence[str]) -> Iterator[None]:
+    """Errors of settings and data inside begin with what the user typed in the file's place."""
+    try:
+        yield
+    except (SettingsError, DataError) as error:
+        several = "overrides" if len(typed) > 1 else "override"
+        began = f"{several} {', '.join(map(repr, typed))}: "
+        if typed and not str(error).startswith(began):
+            error.args = (f"{began}{error}", *error.args[1:])
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +158,15 @@ class Recipe:
     """A recipe: the values of its sections, as `recipe[EMBEDDER]` or `recipe.at(EMBEDDER, "nano")`.
 
     `present` are the names of the sections that the file has, `scales` those scales for which it
-    has settings; without any, its settings are the same at every scale.
+    has settings; without any, its settings are the same at every scale. `typed` are the overrides
+    of each of its tables.
     """
 
     path: Path
     present: frozenset[str]
     scales: tuple[str, ...]
     values: Mapping[str, Mapping[str, Any]]  # by scale, then by name of section
+    typed: Typed = dataclasses.field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -154,6 +179,10 @@ class Recipe:
     def __getitem__(self, section: Section[T]) -> T:
         """The value of a section at scale "full"."""
         return self.at(section, SCALES[0])
+
+    def naming(self, table: str) -> contextlib.AbstractContextManager[None]:
+        """Errors inside name the overrides of a table: "embedder", "stage 1"."""
+        return naming(self.typed.get(table, ()))
 
     def at(self, section: Section[T], scale: str) -> T:
         """The value of a section at a scale: "full" (the paper's), "small" or "nano"."""
@@ -180,7 +209,8 @@ class Recipe:
             section = sections.get(name)  # None: an optional room that `after` names
             if section is not None and section.build is not None and name in self.present:
                 try:
-                    model = section.build(self.at(section, scale), model, scale, **options)
+                    with self.naming(name):
+                        model = section.build(self.at(section, scale), model, scale, **options)
                 except UnknownModelError as error:
                     raise UnknownModelError(f"{error}{self._others(scale, options)}") from None
         if model is None:
@@ -250,47 +280,45 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise SettingsError(f"{path}: cannot be read ({error})") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not TOML ({error})") from None
-    return _overridden(raw, path, overrides) if overrides else read_recipe(raw, path)
+    raw, typed = overridden(raw, overrides)
+    return read_recipe(raw, path, typed)
 
 
-def _overridden(raw: Mapping[str, Any], path: Path, overrides: Sequence[str]) -> Recipe:
-    """The recipe with other settings; an error names the override that it comes from."""
-    try:
-        return read_recipe(overridden(raw, overrides), path)
-    except SettingsError:
-        for each in overrides:
-            try:
-                read_recipe(overridden(raw, [each]), path)
-            except SettingsError as error:
-                told = str(error).removeprefix(f"{path}: ")
-                raise SettingsError(f"override {each!r}: {told}") from None
-        raise
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], Typed]:
+    """A copy of a parsed file in which each "section.key=value" is set, at every scale.
 
-
-def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of a parsed file in which each "section.key=value" is set, at every scale."""
-    found = copy.deepcopy(dict(raw))
+    Also the overrides of each table. Raises SettingsError for one that does not fit the file.
+    """
+    found, typed = copy.deepcopy(dict(raw)), dict[str, list[str]]()
     for each in overrides:
-        name, equals, text = each.partition("=")
-        keys = name.split(".")
-        if not equals or len(keys) < 2 or not all(keys):
-            raise SettingsError("expected section.key=value, such as stage.0.max_steps=10")
-        section, *keys = keys
-        if section not in all_sections():
-            raise SettingsError(
-                f"section [{section}] is not known.{known(section, all_sections())}"
-            )
-        table = found.setdefault(section, [] if all_sections()[section].repeated else {})
-        if isinstance(table, list):
-            table, keys = _entry(table, keys[0], f"[[{section}]]"), keys[1:]
-            if not keys:
-                raise SettingsError(f"which key of [[{section}]]? Expected {name}.key=value")
-        value = _toml_value(text)
-        _put(table, keys, value, section)
-        for scale in SCALES[1:]:  # what a scale sets itself would hide the new value
-            if isinstance(table.get(scale), dict) and keys[0] in table[scale]:
-                _put(table[scale], keys, value, f"{section}.{scale}")
-    return found
+        with naming([each]):
+            typed.setdefault(_override(found, each), []).append(each)
+    return found, typed
+
+
+def _override(raw: dict[str, Any], override: str) -> str:
+    """Set a value in a parsed file; returns the name of the table that it is in."""
+    name, equals, text = override.partition("=")
+    keys = name.split(".")
+    if not equals or len(keys) < 2 or not all(keys):
+        raise SettingsError("expected section.key=value, such as stage.0.max_steps=10")
+    section, *keys = keys
+    if section not in all_sections():
+        raise SettingsError(f"section [{section}] is not known.{known(section, all_sections())}")
+    table = raw.setdefault(section, [] if all_sections()[section].repeated else {})
+    place = section
+    if isinstance(table, list):
+        entries = table
+        table, keys = _entry(entries, keys[0], f"[[{section}]]"), keys[1:]
+        place = f"{section} {1 + next(i for i, each in enumerate(entries) if each is table)}"
+        if not keys:
+            raise SettingsError(f"which key of [[{section}]]? Expected {name}.key=value")
+    value = _toml_value(text)
+    _put(table, keys, value, section)
+    for scale in SCALES[1:]:  # what a scale sets itself would hide the new value
+        if isinstance(table.get(scale), dict) and keys[0] in table[scale]:
+            _put(table[scale], keys, value, f"{section}.{scale}")
+    return place
 
 
 def _put(table: Any, keys: Sequence[str], value: Any, where: str) -> None:
@@ -331,8 +359,8 @@ def _toml_value(text: str) -> Any:
     return found["value"] if len(found) == 1 else text
 
 
-def read_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
-    """The recipe of a parsed file."""
+def read_recipe(raw: Mapping[str, Any], path: Path, typed: Typed | None = None) -> Recipe:
+    """The recipe of a parsed file; `typed` are the overrides that are in it already."""
     sections = all_sections()
     for name in raw:
         if name not in sections:
@@ -342,10 +370,10 @@ def read_recipe(raw: Mapping[str, Any], path: Path) -> Recipe:
             )
     # All scales are read now: a mistake in [embedder.nano] must not wait for a run at nano.
     values = {
-        scale: {name: section.value(raw, scale, path) for name, section in sections.items()}
+        scale: {name: each.value(raw, scale, path, typed) for name, each in sections.items()}
         for scale in SCALES
     }
     scaled = [raw[name] for name, section in sections.items() if section.scales and name in raw]
     tables = [each for found in scaled for each in (found if isinstance(found, list) else [found])]
     own = (SCALES[0], *(scale for scale in SCALES[1:] if any(scale in each for each in tables)))
-    return Recipe(path, frozenset(raw), own, values)
+    return Recipe(path, frozenset(raw), own, values, typed or {})

@@ -16,6 +16,7 @@ from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.sources import TrainingSet
 from polyvec.errors import DataError, PolyvecError, SettingsError, TruncationWarning
+from polyvec.recipe import read_recipe
 from polyvec.storage.files import held
 from polyvec.train.sections import STAGES
 
@@ -124,16 +125,44 @@ def test_a_setting_of_a_scale_does_not_hide_the_new_value(tmp_path):
         ("stge.0.max_steps=2", "section [stge] is not known. Did you mean 'stage'?"),
         ("stage.0.batch_size.x=2", "stage.batch_size is 4, not a table"),
         ("embedder.poling=mean", "key 'poling' is not known. Did you mean 'pooling'?"),
+        ("embedder.pooling=men", "'men' is not known. Did you mean 'mean'?"),
         ("stage.0.learning_rate=-1.0", "learning_rate is -1.0, expected a number of at least 0"),
+        ("stage.0.kind=scll", "stage 'scll' is not known. Did you mean 'scl'?"),
+        ("stage.0.losses=[{kind='cosnet'}]", "loss 'cosnet' is not known. Did you mean 'cosent'?"),
+        ("stage.0.data.0.path=nowhere.jsonl", "nowhere.jsonl: no such file or folder"),
+        ("stage.0.dynamic_negatives={every=0}", "every is 0, expected 1"),
     ],
 )
-def test_a_wrong_override_is_one_line_that_quotes_it(override, words, tmp_path, capsys):
-    status, output = train(write_recipe(tmp_path, ""), "stage.0.seed=1", override)
-    assert (status, output.exists()) == (2, False)
-    (error,) = capsys.readouterr().err.splitlines()
-    # The keys of a kind of stage are known once torch is there.
-    assert f"override {override!r}: " in error or "[stage 1] key 'max_step'" in error
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_wrong_override_is_one_line_that_quotes_it(override, words, dry, tmp_path, capsys):
+    """Whether the file, the model or the stage is what it does not fit."""
+    more = ["--dry-run"] if dry else []
+    status, output = train(write_recipe(tmp_path, ""), override, *more)
+    assert (status, (output / "model").exists()) == (2, False)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"polyvec: override {override!r}: ")
     assert words in error
+
+
+def test_settings_that_do_not_go_together_are_quoted_together(tmp_path, capsys, monkeypatch):
+    both = ["stage.0.bf16=true", "stage.0.fp16=true"]
+    recipe = write_recipe(tmp_path, "")
+    read = []
+    monkeypatch.setattr(
+        "polyvec.recipe.read_recipe", lambda *each: read.append(1) or read_recipe(*each)
+    )
+    assert train(recipe, "embedder.pooling=mean", *both)[0] == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    told = "overrides 'stage.0.bf16=true', 'stage.0.fp16=true': "
+    assert error == f"polyvec: {told}{recipe}: [stage 1]: bf16 and fp16 are both true; choose one"
+    assert len(read) == 1
+
+
+def test_a_mistake_of_the_file_is_not_laid_to_an_override(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, "max_step = 2\n")
+    assert train(recipe, "embedder.pooling=mean")[0] == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"polyvec: {recipe}: [stage 1] key 'max_step' is not known")
 
 
 def test_words_that_are_no_overrides_are_not_taken(tmp_path, capsys):
@@ -229,8 +258,12 @@ def test_cut_texts_in_python(tmp_path):
             {"mixing": {"smallest": 9}},
             'lower per_device_train_batch_size, or set mixing={"drop_last": False}',
         ),
-        ({"loss": {"kind": "info_nec"}}, "Trainer: loss"),
+        ({"loss": {"kind": "info_nec"}}, "Trainer loss: loss 'info_nec' is not known"),
         ({"loss": {"kind": "guided_info_nce"}}, "Trainer"),
+        ({"loss": ["info_nce", "csr"]}, "Trainer loss"),
+        ({"loss": "recovery"}, "Trainer: a loss compares vectors with those before a projection"),
+        ({"loss": "kd_mse"}, "Trainer: losses need vectors of a teacher"),
+        ({"kind": "distill"}, "Trainer: distillation needs losses"),
     ],
 )
 def test_errors_name_the_arguments_that_were_written(more, words, tmp_path):
@@ -240,6 +273,13 @@ def test_errors_name_the_arguments_that_were_written(more, words, tmp_path):
         Trainer(embedder(), args, ROWS, loss=loss).train()
     assert words in str(caught.value)
     assert "[[stage]]" not in str(caught.value)
+
+
+def test_names_of_the_users_own_are_left_alone(tmp_path):
+    """A data set may be called as a setting is."""
+    args = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, save_strategy="no")
+    with pytest.raises(DataError, match="Trainer: batch_size is str, expected a list"):
+        Trainer(embedder(), args, {"batch_size": "text"})
 
 
 # ---- resuming ---------------------------------------------------------------------------------

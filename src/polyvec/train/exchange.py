@@ -49,7 +49,7 @@ class Exchange:
         if num_rows < self.size:
             raise DataError(
                 f"a batch of {num_rows} rows cannot be shared by {self.size} processes; "
-                "raise batch_size, or start fewer processes"
+                "make batches larger, or start fewer processes"
             )
         each, more = divmod(num_rows, self.size)
         starts = [rank * each + min(rank, more) for rank in range(self.size + 1)]

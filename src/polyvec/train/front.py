@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,7 +21,6 @@ from polyvec.embed.embedder import Embedder
 from polyvec.errors import (
     DataError,
     InputError,
-    PolyvecError,
     SettingsError,
     TruncationWarning,
 )
@@ -35,19 +33,20 @@ from polyvec.train.dropout import check_views, dropout_set
 from polyvec.train.losses.terms import Objective, Term
 from polyvec.train.progress import Progress
 from polyvec.train.report import Curve
-from polyvec.train.settings import StageSettings, check_numbers
+from polyvec.train.settings import StageSettings, Wording, check_numbers
 from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import Score, StageTrainer
 
 WHERE = "Trainer"
-# What errors call a setting of a stage, and what the user of a Trainer calls it.
-WRITTEN = (
-    (r"(?<![_.])\bbatch_size\b", "per_device_train_batch_size"),
-    (r"\baccumulate (?=is )", "gradient_accumulation_steps "),
-    (r"set drop_last = false", 'set mixing={"drop_last": False}'),
-    (r"\[\[stage\]\] '\w+' losses\[\d+\]", f"{WHERE}: loss"),
-    (r"\[\[stage\]\]:? ", f"{WHERE}: "),
+WORDING = Wording(
+    stage=WHERE,
+    loss="loss",
+    keep_last_rows='mixing={"drop_last": False}',
+    names={
+        "batch_size": "per_device_train_batch_size",
+        "accumulate": "gradient_accumulation_steps",
+    },
 )
 Loss = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Callable[..., Any] | None
 Rows = Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]]
@@ -93,17 +92,10 @@ OWN = {each.name for each in fields(TrainingArguments)} & {
 }
 
 
-@contextlib.contextmanager
-def _as_written() -> Iterator[None]:
-    """Errors of a stage name the arguments that the user wrote, transformers' and ours."""
-    try:
-        yield
-    except PolyvecError as error:
-        told = str(error)
-        for pattern, name in WRITTEN:
-            told = re.sub(pattern, name, told)
-        error.args = (told, *error.args[1:])
-        raise
+class WrittenStage(StageSettings):
+    """A stage whose errors name the arguments that the user wrote, transformers' and ours."""
+
+    wording = WORDING
 
 
 class Trainer:
@@ -118,7 +110,6 @@ class Trainer:
     1
     """
 
-    @_as_written()
     def __init__(
         self,
         model: Embedder,
@@ -214,7 +205,7 @@ class Trainer:
                 f"{WHERE}: adapter is {self.args.adapter!r}, expected a table such as "
                 '{"kind": "lora", "rank": 16}'
             )
-        stage = StageSettings(
+        stage = WrittenStage(
             **{
                 **own,
                 "losses": tables(loss, data),
@@ -228,9 +219,9 @@ class Trainer:
     def _batches(self, data: TrainingData) -> Batches:
         mixing = fill(Mixing, self.stage.mixing, f"{WHERE} mixing")
         size = min(self.stage.batch_size, len(data))
-        return Batches(data, size, mixing, seed=self.args.seed)
+        advice = f"lower {WORDING.name('batch_size')}, or set {WORDING.keep_last_rows}"
+        return Batches(data, size, mixing, seed=self.args.seed, advice=advice)
 
-    @_as_written()
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
         """Train to the last step; True goes on from the newest checkpoint in output_dir.
 
@@ -270,7 +261,6 @@ class Trainer:
         self.model.eval()
         return done
 
-    @_as_written()
     def evaluate(self) -> dict[str, float]:
         """Scores by the evaluator, and the loss of eval_dataset, as "eval_..."."""
         if not self.measured:

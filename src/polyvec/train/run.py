@@ -63,7 +63,7 @@ class Run:
 
     data: the folder of data sets. score: measures a held-out part while training. overlap: says,
     in lines, which of the training texts the measured sets hold. command: as the user typed it,
-    for the model card.
+    for the model card. naming: of a stage, a context whose errors name what the user typed for it.
     """
 
     stages: Sequence[StageSettings]
@@ -73,6 +73,9 @@ class Run:
     overlap: Callable[[Iterable[str]], Iterable[str]] | None = None
     command: str = ""
     where: str = "[stage"
+    naming: Callable[[int], contextlib.AbstractContextManager[None]] = lambda number: (
+        contextlib.nullcontext()
+    )
     settings: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: None
     shown: bool = False
@@ -93,10 +96,18 @@ def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Em
     if not stages:
         raise SettingsError(f"{recipe.path}: has no [[stage]], so nothing is trained")
     for number, stage in enumerate(stages, 1):  # before any weight loads
-        check_stage(stage, options.get("data"), f"{recipe.path}: [stage {number}]")
+        with recipe.naming(f"stage {number}"):
+            check_stage(stage, options.get("data"), f"{recipe.path}: [stage {number}]")
     resume = options.pop("resume", False)
     settings = {"scale": scale, "recipe": recipe.resolved(scale)}
-    plan = Run(stages, output, where=f"{recipe.path}: [stage", settings=settings, **options)
+    plan = Run(
+        stages,
+        output,
+        where=f"{recipe.path}: [stage",
+        naming=lambda number: recipe.naming(f"stage {number}"),
+        settings=settings,
+        **options,
+    )
     check_output(plan, resume)
     return run(plan, recipe.build(scale), resume=resume)
 
@@ -108,36 +119,40 @@ def dry_run(
     from polyvec.embed.compose import compose
 
     stages = recipe.at(STAGES, scale)
-    embedder = compose(recipe.at(EMBEDDER, scale), weights=False)
+    with recipe.naming("embedder"):
+        embedder = compose(recipe.at(EMBEDDER, scale), weights=False)
     yield f"{recipe.key} at scale {scale}: {embedder.num_parameters:,} parameters"
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(stages, 1):
-        where = f"{recipe.path}: [stage {number}]"
-        yield f"stage {number} of {len(stages)}: {stage.name or stage.kind}"
-        check_stage(stage, data, where)
-        facts = {"embedder": embedder, "stage": stage}
-        task = TASKS.build(stage.kind, stage.settings, facts, where=where)
-        if hasattr(task, "apply"):
-            yield "  changes the embedder without training (not done here)"
-            continue
-        needs_head = getattr(task, "needs_head", False)
-        trained = prepare(
-            embedder, stage.adapter, stage.train, before=before, head=needs_head, where=where
-        )
-        before = before if stage.adapter is None else stage.adapter
-        batches = read_batches(stage, data, where)
-        if hasattr(task, "prepare"):
-            task.prepare(batches.data)
-        yield from (f"  {each}" for each in summaries(batches.data))
-        sample = Sample(batches)
-        args = training_arguments(stage, Path("unused"), len(sample), where=where)
-        paint = preview.colours if coloured else preview.brackets
-        with dropout_set(
-            embedder, dropout=stage.dropout, attention_dropout=stage.attention_dropout
-        ):
-            check_views(task, embedder, where)
-        yield from preview.described(embedder, task, trained, stage, sample, args.max_steps, paint)
-        finish(embedder, stage.adapter)
+        with recipe.naming(f"stage {number}"):
+            where = f"{recipe.path}: [stage {number}]"
+            yield f"stage {number} of {len(stages)}: {stage.name or stage.kind}"
+            check_stage(stage, data, where)
+            facts = {"embedder": embedder, "stage": stage}
+            task = TASKS.build(stage.kind, stage.settings, facts, where=where)
+            if hasattr(task, "apply"):
+                yield "  changes the embedder without training (not done here)"
+                continue
+            needs_head = getattr(task, "needs_head", False)
+            trained = prepare(
+                embedder, stage.adapter, stage.train, before=before, head=needs_head, where=where
+            )
+            before = before if stage.adapter is None else stage.adapter
+            batches = read_batches(stage, data, where)
+            if hasattr(task, "prepare"):
+                task.prepare(batches.data)
+            yield from (f"  {each}" for each in summaries(batches.data))
+            sample = Sample(batches)
+            args = training_arguments(stage, Path("unused"), len(sample), where=where)
+            paint = preview.colours if coloured else preview.brackets
+            with dropout_set(
+                embedder, dropout=stage.dropout, attention_dropout=stage.attention_dropout
+            ):
+                check_views(task, embedder, where)
+            yield from preview.described(
+                embedder, task, trained, stage, sample, args.max_steps, paint
+            )
+            finish(embedder, stage.adapter)
 
 
 def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:
@@ -158,7 +173,8 @@ def _run(plan: Run, embedder: Embedder, exchange: Exchange, resume: bool) -> Emb
             json.dump({"command": plan.command, **plan.settings}, stream, indent=1)
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(plan.stages, 1):
-        embedder = _stage(plan, number, embedder, before, resume)
+        with plan.naming(number):
+            embedder = _stage(plan, number, embedder, before, resume)
         before = before if stage.adapter is None else stage.adapter
     if exchange.rank == 0:
         embedder.eval()

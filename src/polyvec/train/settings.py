@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from polyvec.errors import SettingsError
 
@@ -22,7 +22,25 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "max_steps": (-1, math.inf),
     "seed": (0, 2**32 - 1),  # numpy's
 }
+LOSS = "losses[{}]"  # what errors call a loss, by its place
 SHARES = ("dropout", "attention_dropout")  # at least 0 and less than 1
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What errors call a stage and its settings.
+
+    stage: with its kind as "{}". loss: with its place as "{}". names: of settings that are called
+    otherwise than in a recipe.
+    """
+
+    stage: str = "[[stage]] '{}'"
+    loss: str = LOSS
+    keep_last_rows: str = "drop_last = false"
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, setting: str) -> str:
+        return self.names.get(setting, setting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,13 @@ class StageSettings:
     learning_rate, ... : as transformers' TrainingArguments names them.
     trainer: other TrainingArguments by their names.
     """
+
+    wording: ClassVar[Wording] = Wording()
+
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+        return self.wording.stage.format(self.kind)
 
     kind: str
     name: str | None = None
@@ -95,7 +120,8 @@ def check_numbers(stage: StageSettings, where: str) -> None:
         if not number or not math.isfinite(value) or not least <= value <= most:
             limit = f" and at most {most}" if most < math.inf else ""
             raise SettingsError(
-                f"{where}: {name} is {value!r}, expected a number of at least {least}{limit}"
+                f"{where}: {stage.wording.name(name)} is {value!r}, expected a number of at "
+                f"least {least}{limit}"
             )
     if stage.max_steps == 0 or (stage.max_steps < 0 and not stage.num_train_epochs):
         raise SettingsError(

@@ -79,11 +79,14 @@ class Batches:
         mixing: Mixing | None = None,
         *,
         seed: int = 42,
+        advice: str = "lower batch_size, or set drop_last = false",
     ) -> None:
+        """`advice` ends the error of rows that give no batch."""
         if batch_size < 1:
             raise SettingsError(f"batch_size is {batch_size}, expected 1 or more")
         mixing = mixing or Mixing()
         self.data, self.batch_size, self.mixing, self.seed = data, batch_size, mixing, seed
+        self.advice = advice
         groups = {each.table.group for each in data.sets}
         for name in mixing.group_sizes:
             if name not in groups or not name:
@@ -142,7 +145,7 @@ class Batches:
             raise DataError(
                 f"{sum(self.counts)} rows give no batch of {self.batch_size}"
                 + (" without equal texts" if num_moved else "")
-                + "; lower batch_size, or set drop_last = false"
+                + f"; {self.advice}"
             )
         repeated = self._equalise(batches, dropped)
         if mixing.shuffle:

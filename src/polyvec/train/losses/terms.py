@@ -17,6 +17,7 @@ from polyvec.train.engine import Terms
 from polyvec.train.losses.matryoshka import Matryoshka
 from polyvec.train.losses.part import Loss, given, needed
 from polyvec.train.losses.table import LOSSES
+from polyvec.train.settings import LOSS
 
 # Keys of a table in `losses` that are not settings of the loss.
 COMMON: Mapping[str, Any] = {
@@ -100,14 +101,17 @@ class Objective(nn.Module):
         facts: Mapping[str, Any] | None = None,
         *,
         where: str = "[[stage]]",
+        loss: str = LOSS,
     ) -> "Objective":
         """From the tables `losses` and `matryoshka` of a stage.
 
-        `facts`: "vector_size", of the embedder's vectors. Raises SettingsError.
+        `facts`: "vector_size", of the embedder's vectors. `loss`: what errors call a table.
+        Raises SettingsError.
         """
         facts = facts or {}
         found = [
-            Term.of(table, facts, f"{where} losses[{place}]") for place, table in enumerate(losses)
+            Term.of(table, facts, f"{where} {loss.format(place)}")
+            for place, table in enumerate(losses)
         ]
         if not any(term.weight for term in found):
             raise SettingsError(f"{where}: no losses are given, or none with a weight")

@@ -72,7 +72,7 @@ class Contrastive:
         examples: Mapping[str, Any] | None = None,
         dynamic: DynamicNegatives | None = None,
     ) -> None:
-        self.embedder, self.own_positive = embedder, own_positive
+        self.embedder, self.own_positive, self.where = embedder, own_positive, stage.where
         self.budget, self.accumulate = stage.gradient_cache, stage.accumulate
         query_length = stage.query_max_length or stage.max_length
         self.query_side = Side("query", query_length)
@@ -85,7 +85,8 @@ class Contrastive:
                 "autoencoder": _autoencoder(embedder),
                 "flow": next(iter(reversed(embedder.projections)), None),
             },
-            where=f"[[stage]] {stage.kind!r}",
+            where=stage.where,
+            loss=stage.wording.loss,
         )
         # A momentum encoder reads a text otherwise, so that its two vectors differ without; a
         # likelihood does not compare them.
@@ -100,9 +101,11 @@ class Contrastive:
             for term in cast(Iterable[Term], self.objective.terms)
             if kinds.get(term.name) in JUDGING or not JUDGEMENTS.isdisjoint(term.needs)
         }
-        self.guide = _other("guide", guide, "guide_query_BG" in needs)
+        self.guide = _other(stage.where, "guide", guide, "guide_query_BG" in needs)
         by_teacher = {"teacher_query_BS", "teacher_N"} & needs
-        self.teacher = _other("teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher))
+        self.teacher = _other(
+            stage.where, "teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher)
+        )
         self.layers = "layer_query_BLE" in needs
         self.based = "base_query_BE" in needs
         self.jobs: Mapping[str, Job] = {JOB: self._job()}
@@ -135,17 +138,17 @@ class Contrastive:
         by_autoencoder = [isinstance(term.loss, CSR) for term in terms]
         if self.based and (self.layers or any(by_autoencoder)):
             raise SettingsError(
-                "[[stage]] a loss reads vectors before a projection, which neither goes with "
-                "'csr' nor with layers in matryoshka"
+                f"{self.where}: a loss reads vectors before a projection, which neither goes "
+                "with 'csr' nor with layers in matryoshka"
             )
         if self.based:
-            return BothSides(num_fixed(self.embedder), keep=not self.needs_dropout)
+            return BothSides(num_fixed(self.embedder, self.where), keep=not self.needs_dropout)
         if not any(by_autoencoder):
             return encode_layers if self.layers else encode
         if not all(by_autoencoder):
             raise SettingsError(
-                "[[stage]] the loss 'csr' reads vectors before the autoencoder, and has its own "
-                "contrastive part: give it alone"
+                f"{self.where}: the loss 'csr' reads vectors before the autoencoder, and has its "
+                "own contrastive part: give it alone"
             )
         kinds = [isinstance(each, SparseAutoencoder) for each in self.embedder.projections]
         return functools.partial(encode, num_projections=kinds.index(True))
@@ -155,9 +158,8 @@ class Contrastive:
         for term in cast(Iterable[Term], self.objective.terms):
             for name in term.datasets:
                 if name not in names:
-                    raise SettingsError(
-                        f"[[stage]] loss {term.name!r}: no data set {name!r}.{known(name, names)}"
-                    )
+                    place = f"{self.where} loss {term.name!r}"
+                    raise SettingsError(f"{place}: no data set {name!r}.{known(name, names)}")
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         """The batch `rows`, of which `shares[mine]` is computed here."""
@@ -346,17 +348,17 @@ def _autoencoder(embedder: Embedder) -> SparseAutoencoder | None:
 
 
 def _other(
-    what: str, name: str | None, required: bool, used: bool | None = None
+    where: str, what: str, name: str | None, required: bool, used: bool | None = None
 ) -> OtherModel | None:
     """A second model; SettingsError if losses need one that is not named, or need none."""
     if name is None and required:
         raise SettingsError(
-            f"[[stage]] losses need vectors of a {what}: set {what} to a folder or hub id"
+            f"{where}: losses need vectors of a {what}: set {what} to a folder or hub id"
         )
     if name is None:
         return None
     if not (required if used is None else used):
-        raise SettingsError(f"[[stage]] {what} does nothing: no loss needs it")
+        raise SettingsError(f"{where}: {what} does nothing: no loss needs it")
     return OtherModel(name)
 
 
@@ -396,5 +398,5 @@ def distill(
 ) -> Contrastive:
     """A teacher's scores or vectors; the stage's losses say how they are followed."""
     if not stage.losses:
-        raise SettingsError("[[stage]] 'distill' needs losses, such as { kind = \"kl_rank\" }")
+        raise SettingsError(f"{stage.where}: distillation needs losses, such as 'kl_rank'")
     return Contrastive(embedder, stage, examples=examples, guide=guide, teacher=teacher)

@@ -137,7 +137,7 @@ def _reading(model: Embedder, max_length: int | None) -> Iterator[None]:
     specials = len(own.prefix) + len(own.suffix)
     if max_length is not None and max_length <= specials:
         raise SettingsError(
-            f"[[stage]] max_length or query_max_length {max_length} leaves no room for a text "
+            f"max_length or query_max_length {max_length} leaves no room for a text "
             f"beside {specials} special tokens"
         )
     if max_length is not None and (own.max_length is None or max_length < own.max_length):

@@ -284,7 +284,7 @@ def even_shares(count: int, processes: int) -> list[Share]:
     if count < processes:
         raise DataError(
             f"a batch has {count} rows of a kind (compared, or predicted) for {processes} "
-            "processes; raise batch_size"
+            "processes; make batches larger, or start fewer"
         )
     ends = [count * each // processes for each in range(processes + 1)]
     return [Share(start, stop) for start, stop in itertools.pairwise(ends)]

@@ -17,7 +17,7 @@ from polyvec.train.tasks.encode import Texts, means, model_of
 MOST_KEPT = 2**28  # numbers that are kept: 1 GB
 
 
-def num_fixed(embedder: Embedder) -> int:
+def num_fixed(embedder: Embedder, where: str) -> int:
     """How many projections stand before the first that has weights.
 
     Raises SettingsError if none has, or if the later ones change the size of the vectors.
@@ -25,15 +25,15 @@ def num_fixed(embedder: Embedder) -> int:
     weighted = [any(True for _ in each.parameters()) for each in embedder.projections]
     if not any(weighted):
         raise SettingsError(
-            "[[stage]] a loss compares vectors with those before a projection, and the embedder "
+            f"{where}: a loss compares vectors with those before a projection, and the embedder "
             'has none with weights: add projections = [{ kind = "residual_adapter" }]'
         )
     place = weighted.index(True)
     size = getattr(embedder.projections[place], "in_features", embedder.full_dimension)
     if size != embedder.full_dimension:
         raise SettingsError(
-            f"[[stage]] a loss compares vectors of {embedder.full_dimension} dimensions with those "
-            f"before the projections, which have {size}"
+            f"{where}: a loss compares vectors of {embedder.full_dimension} dimensions with "
+            f"those before the projections, which have {size}"
         )
     return place
 

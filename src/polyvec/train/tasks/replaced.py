@@ -74,7 +74,7 @@ class DiffCSE(Contrastive):
         edit: Edit | None = None,
     ) -> None:
         super().__init__(embedder, stage, own_positive=True)
-        where = f"[[stage]] {stage.kind!r}"
+        where = stage.where
         if not weight > 0:
             raise SettingsError(f"{where}: weight is {weight}, expected more than 0; or kind 'ucl'")
         if self.layers or embedder.routes or embedder.variants is not None:
