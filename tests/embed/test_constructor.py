@@ -77,3 +77,76 @@ def test_the_dimension_is_checked_when_written(tiny):
     for wrong in (0, 33, 2.5, "8"):
         with pytest.raises(InputError, match="truncate_dim"):
             tiny.truncate_dim = wrong
+
+
+def test_what_the_constructor_took_before_is_named(tiny):
+    with pytest.raises(InputError, match=r"got Backbone, TextTokenizer; Embedder\.from_parts"):
+        Embedder(tiny.backbone, tiny.text_tokenizer)
+    with pytest.raises(InputError, match="options by keyword; got str, str"):
+        Embedder("a-model", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("poling", "first", "'poling' is not known. Did you mean 'pooling'"),
+        ("backbone", "a-model", "backbone is str 'a-model', expected Backbone"),
+        ("text_tokenizer", 5, "expected TextTokenizer"),
+        ("pooling", 5, "pooling is int"),
+        ("pooling", [5], "expected a name or several"),
+        ("pool_prompt", "no", "pool_prompt is str 'no', expected bool"),
+        ("projections", 5, "projections is int"),
+        ("projections", [5], r"projections\[0\] is int, expected a module"),
+        ("prompts", {"query": "q: "}, "prompts is dict"),
+        ("template", "find: {text}", "expected Template or None"),
+        ("calibration", 5, "calibration is int"),
+        ("routes", [], "routes is list"),
+    ],
+)
+def test_parts_are_checked(tiny, part, value, message):
+    parts = {**tiny._parts().keywords(), part: value}
+    with pytest.raises(InputError, match=message):
+        Embedder.from_parts(**parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("default_prompt_name", ["query"]), ("pooling", 5), ("pooling", None), ("pooling", [5]),
+        ("prompts", None), ("prompts", 5), ("prompts", "find"), ("prompts", {5: "find: "}),
+        ("pool_prompt", "no"), ("calibration", "x"), ("template", "find: {text}"),
+        ("text_tokenizer", 5), ("prompt_table", {"query": "find: "}), ("layers", 5),
+        ("variants", 5), ("routes", 5),
+    ],
+)  # fmt: skip
+def test_other_types_are_refused_when_written(tiny, name, value):
+    plain = tiny.encode(TEXTS)
+    with pytest.raises(InputError, match=name.split("_")[0]):
+        setattr(tiny, name, value)
+    assert np.array_equal(tiny.encode(TEXTS), plain)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["normalize_embeddings", "prompt", "batch_size", "truncate", "precision", "attention",
+     "layout", "max_length", "device", "dtype"],
+)  # fmt: skip
+def test_what_would_do_nothing_is_refused(tiny, name):
+    """Before, `embedder.normalize_embeddings = True` was kept and read by nobody."""
+    with pytest.raises(InputError, match=f"assigning {name} does nothing; "):
+        setattr(tiny, name, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("dtype", ""), ("dtype", " "), ("output", ""), ("attention", ""), ("attention", 5),
+        ("layout", ""), ("revision", ""), ("revision", 5), ("cache_folder", 5), ("token", 5),
+        ("base_model", ""), ("trust_remote_code", "no"), ("trust_remote_code", 1),
+        ("local_files_only", "x"), ("merge_adapters", None),
+    ],
+)  # fmt: skip
+def test_options_of_loading_are_checked(tiny_bert, option, value):
+    """Before, dtype="" was float32, and trust_remote_code="no" ran the code."""
+    with pytest.raises(InputError, match=option):
+        Embedder(tiny_bert, **{option: value})

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed import describing
-from polyvec.embed.assembly import EmbedderParts
+from polyvec.embed.assembly import EmbedderParts, check_assigned, check_parts
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.states import States
 from polyvec.embed.encode_methods import EncodeMethods, Examples
@@ -60,7 +60,7 @@ class Embedder(EncodeMethods):
     def __init__(
         self,
         name_or_path: str | Path = DEFAULT_MODEL,
-        *,
+        *others: object,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         max_seq_length: int | None = None,
@@ -117,9 +117,10 @@ class Embedder(EncodeMethods):
         """
         from polyvec.embed.formats.reading import read_parts
 
-        if isinstance(name_or_path, nn.Module):
+        if others or isinstance(name_or_path, nn.Module):
+            kinds = ", ".join(type(each).__name__ for each in (name_or_path, *others))
             raise InputError(
-                f"Embedder takes a folder or a hub id, got {type(name_or_path).__name__}; "
+                f"Embedder takes a folder or a hub id, and options by keyword; got {kinds}; "
                 "Embedder.from_parts(backbone, text_tokenizer, ...) composes one from parts"
             )
         parts = read_parts(
@@ -159,8 +160,10 @@ class Embedder(EncodeMethods):
     def from_parts(cls, backbone: Backbone, text_tokenizer: TextTokenizer, **parts: Any) -> Self:
         """The embedder composed of these parts; keywords are the fields of EmbedderParts.
 
-        Raises ModelError for parts that do not fit together.
+        Raises InputError for a part that is not known or of another type, and ModelError for parts
+        that do not fit together.
         """
+        check_parts({"backbone": backbone, "text_tokenizer": text_tokenizer, **parts})
         embedder = cls.__new__(cls)
         embedder._assemble(backbone, text_tokenizer, **parts)
         return embedder
@@ -190,7 +193,7 @@ class Embedder(EncodeMethods):
         self._pooling = () if isinstance(pooling, PoolingModule) else _pooling_names(pooling)
         self.pool_prompt = pool_prompt
         self.layers = layers
-        self.projections = nn.ModuleList(projections)
+        self.projections = nn.ModuleList(_modules(projections))
         self.prompt_table = prompts or PromptTable()
         self.template, self.variants = template, variants
         try:
@@ -200,6 +203,7 @@ class Embedder(EncodeMethods):
         self._truncate_dim = truncate_dim  # checked below, with what else has dimensions
         self.calibration = calibration
         self._fingerprints = Fingerprints()
+        self._saved_card: Any = None  # formats.cards.Card of the last save
         # Parts that are the same object stay shared.
         made = {
             id(each): Embedder.from_parts(**each.keywords()) for each in (routes or {}).values()
@@ -224,9 +228,13 @@ class Embedder(EncodeMethods):
         replaced, other files stay; the card's metadata and the stored number type are kept (see
         docs/files.md).
         """
+        from polyvec.embed.formats.cards import saved_card
         from polyvec.embed.formats.writing import write_parts
 
-        write_parts(self._parts(), as_path(path, "path"), card=self._card())
+        folder = as_path(path, "path")
+        card = self._card(folder)
+        write_parts(self._parts(), folder, card=card)
+        self._saved_card = saved_card(card, folder, [self])
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Save the model and upload it to the hub; returns the commit's address.
@@ -260,12 +268,12 @@ class Embedder(EncodeMethods):
         found = {id(route): route._parts() for route in self.routes.values()}
         return {task: found[id(route)] for task, route in self.routes.items()}
 
-    def _card(self) -> str:
-        from polyvec.embed.formats.cards import model_card, weights_stamp
+    def _card(self, folder: Path | None = None) -> str:
+        from polyvec.embed.formats.cards import card_of, model_card, weights_stamp
 
-        stamp = weights_stamp([self])
+        source = card_of(folder, saved=self._saved_card, loaded=self.backbone.card)
         size = self.get_embedding_dimension()
-        return model_card(self.settings(), size, self.backbone.card, stamp)
+        return model_card(self.settings(), size, source, weights_stamp([self]))
 
     # ---- the flow ---------------------------------------------------------------------------
 
@@ -376,6 +384,11 @@ class Embedder(EncodeMethods):
         """Similarity of each vector in `a` to the one beside it in `b`, [N]; as `similarity`."""
         return similarity_pairs(self._matrix(a), self._matrix(b), self.similarity_fn_name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Parts are checked when they are assigned; an option that is no attribute is refused."""
+        check_assigned(name, value)
+        super().__setattr__(name, value)
+
     @property
     def prompts(self) -> Mapping[str, str]:
         """The stored prompts by name; read-only, assign another table to change them."""
@@ -383,8 +396,9 @@ class Embedder(EncodeMethods):
 
     @prompts.setter
     def prompts(self, prompts: Mapping[str, str]) -> None:
+        table = PromptTable(prompts)  # InputError for what is no table
         default = self.prompt_table.default_name
-        table = PromptTable(prompts, default if default in prompts else None)
+        table = dataclasses.replace(table, default_name=default if default in prompts else None)
         for each in (self, *self.routes.values()):
             each.prompt_table = table
 
@@ -642,12 +656,24 @@ class Embedder(EncodeMethods):
 
 def _pooling_names(pooling: str | Sequence[str]) -> tuple[str, ...]:
     """The names as a tuple; ModelError for none, or for one that is not known."""
+    many = isinstance(pooling, Sequence) and all(isinstance(name, str) for name in pooling)
+    if not many:
+        raise InputError(f"pooling is {pooling!r}, expected a name or several")
     names = (pooling,) if isinstance(pooling, str) else tuple(pooling)
     if not names:
         raise ModelError(f"no pooling is given. Known: {', '.join(POOLINGS)}.")
     for name in names:
         POOLINGS.find(name)
     return names
+
+
+def _modules(parts: Iterable[nn.Module]) -> list[nn.Module]:
+    """The projections as a list; InputError, with its place, for what is no module."""
+    found = list(parts)
+    for place, each in enumerate(found):
+        if not isinstance(each, nn.Module):
+            raise InputError(f"projections[{place}] is {type(each).__name__}, expected a module")
+    return found
 
 
 def _similarity_name(name: Any) -> str:

@@ -43,6 +43,7 @@ from polyvec.interfaces import (
     RunOptions,
     TextEncoder,
 )
+from polyvec.storage.files import as_path
 
 # Between real tokens (segment 0) and expansion (1): nobody sees the expansion, itself included.
 UNSEEN = ((0, 1), (1, 1))
@@ -78,6 +79,7 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
         self.prompt_table = prompts or PromptTable()
         self.similarity_fn_name = similarity_fn_name
         self._fingerprints = Fingerprints()
+        self._saved_card: Any = None  # formats.cards.Card of the last save
         self._check_dimensions()
         self._sides = {role: self._side(role) for role in (None, "query", "document")}
         self.eval()
@@ -129,9 +131,10 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that this class and sentence-transformers' MultiVectorEncoder load."""
-        from polyvec.embed.formats.cards import model_card, weights_stamp
+        from polyvec.embed.formats.cards import card_of, model_card, saved_card, weights_stamp
         from polyvec.embed.formats.multi import write_multi
 
+        folder = as_path(path, "path")
         parts = MultiParts(
             backbone=self.backbone,
             text_tokenizer=self.text_tokenizer,
@@ -141,8 +144,10 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
             similarity_fn_name=self.similarity_fn_name,
         )
         size, stamp = self.get_embedding_dimension(), weights_stamp([self])
-        card = model_card(self.settings(), size, self.backbone.card, stamp)
-        write_multi(parts, Path(path), card=card)
+        source = card_of(folder, saved=self._saved_card, loaded=self.backbone.card)
+        card = model_card(self.settings(), size, source, stamp)
+        write_multi(parts, folder, card=card)
+        self._saved_card = saved_card(card, folder, [self])
 
     # ---- the flow ---------------------------------------------------------------------------
 

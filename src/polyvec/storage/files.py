@@ -52,6 +52,7 @@ def check_target(path: str | Path) -> Path:
     """
     # Without resolving, the rename would replace a link, and even /dev/null, by a file.
     target = Path(os.path.realpath(path))
+    _check_above(target, path)
     if not target.parent.is_dir():
         raise DataError(f"{path}: the folder {target.parent} does not exist; create it first")
     if target.exists() and not target.is_file():
@@ -59,6 +60,13 @@ def check_target(path: str | Path) -> Path:
     if not os.access(target.parent, os.W_OK):
         raise DataError(f"{path}: no permission to write in the folder {target.parent}")
     return target
+
+
+def _check_above(path: Path, given: str | Path) -> None:
+    """DataError if what should be a folder above the path is a file."""
+    there = next((each for each in path.parents if os.path.exists(each)), None)  # noqa: PTH110
+    if there is not None and not there.is_dir():
+        raise DataError(f"{given}: {there} is a file, not a folder; give another path")
 
 
 def check_sha256(path: Path, expected: str, what: str, remedy: str) -> None:
@@ -144,11 +152,18 @@ def atomic_folder(
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: exists and is not a folder; give another path")
     if path.is_dir() and any(path.iterdir()) and not (path / replaceable).is_file():
-        raise DataError(f"{path}: not empty and contains no {replaceable}; not overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
+        raise DataError(
+            f"{path}: not empty and contains no {replaceable}; not overwritten; give a new folder"
+        )
+    _check_above(path, path)
     temporary = _beside(path)
-    temporary.mkdir()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        temporary.mkdir()
+    except OSError as error:  # the temporary name means nothing to the user
+        error.filename = str(path)
+        raise
     try:
         yield temporary
         if is_own is not None and path.is_dir():

@@ -121,3 +121,37 @@ def test_late_interaction_too(tmp_path):
     MultiVectorEmbedder.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "saved")
     head, text = card(tmp_path / "saved")
     assert head["license"] == "cc-by-nc-4.0" and "# My model" in text
+
+
+def test_what_is_written_into_the_folder_between_load_and_save_is_kept(folder):
+    model = Embedder.from_pretrained(folder)
+    (folder / "README.md").write_text(CARD.replace("cc-by-nc-4.0", "mit") + "Edited.\n")
+    model.save_pretrained(folder)
+    head, text = card(folder)
+    assert head["license"] == "mit" and "Edited." in text
+
+
+@pytest.mark.parametrize("kind", [Embedder, MultiVectorEmbedder])
+def test_and_between_two_saves(kind, folder, tmp_path):
+    if kind is MultiVectorEmbedder:
+        pylate(folder := tmp_path / "late")
+    model = kind.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "README.md").write_text("---\nlicense: mit\nlanguage: fr\n---\nMine.\n")
+    model.save_pretrained(tmp_path / "saved")
+    head, text = card(tmp_path / "saved")
+    assert (head["license"], head["language"]) == ("mit", "fr") and "Mine." in text
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.save_pretrained(tmp_path / "saved")
+    head, text = card(tmp_path / "saved")
+    assert head["license"] == "mit" and "Mine." not in text
+
+
+def test_the_licence_of_a_model_that_is_replaced_is_not_this_models(folder, tmp_path):
+    model = Embedder.from_pretrained(folder)
+    bert(tmp_path / "other")
+    modules(tmp_path / "other", "mean")
+    (tmp_path / "other" / "README.md").write_text("---\nlicense: mit\n---\n")
+    model.save_pretrained(tmp_path / "other")
+    assert card(tmp_path / "other")[0]["license"] == "cc-by-nc-4.0"

@@ -123,3 +123,31 @@ def test_a_table_is_saved_twice(tmp_path):
         potion.save_pretrained(tmp_path / folder)
         found = Embedder.from_pretrained(tmp_path / folder)
         np.testing.assert_array_equal(found.encode("a cat"), potion.encode("a cat"))
+
+
+def test_another_programs_config_is_no_model(tmp_path):
+    """Many programs have a config.json: it was replaced, and all that it said was lost."""
+    model = encoder(tmp_path / "model")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "config.json").write_text('{"port": 80}')
+    (tmp_path / "app" / "thesis.tex").write_text("x")
+    with pytest.raises(DataError, match=r"contains no modules\.json; not overwritten"):
+        model.save_pretrained(tmp_path / "app")
+    assert (tmp_path / "app" / "config.json").read_text() == '{"port": 80}'
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[", "{}"])
+def test_a_models_config_is_replaced(tmp_path, content):
+    """Damaged, too, beside weights; without them only what describes a model."""
+    model = encoder(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(content)
+    (tmp_path / "model" / "modules.json").unlink()
+    model.save_pretrained(tmp_path / "model")
+    Embedder.from_pretrained(tmp_path / "model")
+
+
+def test_a_path_below_a_file_is_named(tmp_path):
+    model = encoder(tmp_path / "model")
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(DataError, match=r"thesis\.tex is a file, not a folder"):
+        model.save_pretrained(tmp_path / "thesis.tex" / "model")

@@ -4,6 +4,7 @@ The card of the folder that a model came from stays with its weights: its metada
 languages, data sets) in every save, its text as long as the weights are what it describes.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -26,10 +27,14 @@ Stamp = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The card that came with weights, and a stamp of them, () if they are only a part."""
+    """The card that came with weights, and a stamp of them, () if they are only a part.
+
+    `folder` is where it was read, or last saved: what was written into it since is read again.
+    """
 
     text: str
     stamp: Stamp = ()
+    folder: Path | None = None
 
 
 def read_card(folder: Path, modules: Iterable[object] = ()) -> Card | None:
@@ -37,7 +42,30 @@ def read_card(folder: Path, modules: Iterable[object] = ()) -> Card | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    return Card(path.read_text("utf-8", errors="replace"), weights_stamp(modules))
+    return Card(path.read_text("utf-8", errors="replace"), weights_stamp(modules), folder)
+
+
+def card_of(target: Path | None, *, saved: Card | None, loaded: Card | None) -> Card | None:
+    """The card of a model that is saved to `target`: what its folder says now, if it is there.
+
+    Whoever writes a licence into a folder, saves there again and finds it gone would have lost it.
+    Of another folder's model the card is not this model's.
+    """
+    for card in (saved, loaded):
+        if card is not None and target is not None and _is_at(card, target):
+            text = (target / FILE).read_text("utf-8", errors="replace")
+            return dataclasses.replace(card, text=text)
+    return loaded
+
+
+def _is_at(card: Card, target: Path) -> bool:
+    there = card.folder is not None and card.folder.exists() and (target / FILE).is_file()
+    return there and target.samefile(card.folder)  # type: ignore[arg-type]
+
+
+def saved_card(text: str, folder: Path, modules: Iterable[object]) -> Card:
+    """The card that has just been written with these modules."""
+    return Card(text, weights_stamp(modules), folder.absolute())
 
 
 def weights_stamp(modules: Iterable[object]) -> Stamp:

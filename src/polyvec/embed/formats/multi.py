@@ -33,7 +33,8 @@ from polyvec.embed.formats.late import (
     check_reads_texts,
     late_kind,
 )
-from polyvec.embed.formats.replacing import files_of_model
+from polyvec.embed.formats.options import check_options
+from polyvec.embed.formats.replacing import files_of_model, model_marker
 from polyvec.embed.formats.route import own_part
 from polyvec.embed.formats.schema import (
     POLYVEC_FILE,
@@ -112,6 +113,7 @@ def read_multi(
 ) -> MultiParts:
     """The parts of a MultiVectorEmbedder; see its from_pretrained."""
     device, dtype = device_name(device), dtype_name(dtype)
+    check_options(dtype=dtype, layout=layout, trust_remote_code=trust_remote_code, **where)
     for name, count in (("query_length", query_length), ("document_length", document_length)):
         if count is not None:
             check_count(name, count)
@@ -454,7 +456,7 @@ def _check_keys(config: Mapping[str, Any], names: Sequence[str], path: Path) -> 
 
 def write_multi(parts: MultiParts, path: Path, *, card: str) -> None:
     """Write a folder; see MultiVectorEmbedder.save_pretrained. `card` is its README.md."""
-    with atomic_folder(path, replaceable="config.json", is_own=files_of_model(path)) as folder:
+    with atomic_folder(path, replaceable=model_marker(path), is_own=files_of_model(path)) as folder:
         write_transformer(
             EmbedderParts(backbone=parts.backbone, text_tokenizer=parts.text_tokenizer),
             folder,

@@ -13,6 +13,7 @@ from polyvec.embed.formats.checksums import replaced
 from polyvec.embed.formats.declared import Declared
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import read_modules
+from polyvec.embed.formats.options import check_options
 from polyvec.embed.formats.refusals import check_embedder
 from polyvec.embed.formats.route import WHERE, Options, needs, read_route
 from polyvec.embed.formats.schema import POLYVEC_FILE
@@ -54,6 +55,19 @@ def read_parts(
 ) -> EmbedderParts:
     """The parts of an embedder, read from a folder or hub id; see Embedder.from_pretrained."""
     device, dtype = device_name(device), dtype_name(dtype)
+    check_options(
+        dtype=dtype,
+        output=output,
+        attention=attention,
+        layout=layout,
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        token=token,
+        trust_remote_code=trust_remote_code,
+        base_model=base_model,
+        merge_adapters=merge_adapters,
+    )
     for name, count in (("max_seq_length", max_seq_length), ("truncate_dim", truncate_dim)):
         if count is not None:
             check_count(name, count)

@@ -21,6 +21,33 @@ READ = re.compile(
 )
 
 
+# Folders of adapters, tables, word vectors and Routers have no config.json.
+MARKERS = ("modules.json", "adapter_config.json")
+# Beside one of these, a config.json that cannot be read is a model's, too.
+WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model).*\.(safetensors|bin)(\.index\.json)?")
+OF_MODELS = {"model_type", "architectures", "auto_map", "hidden_size"}
+
+
+def model_marker(folder: Path) -> str:
+    """The file by which a folder is known as a model's, for atomic_folder.
+
+    Many programs have a config.json: it counts beside weights, or if it describes a model.
+    """
+    found = next((name for name in MARKERS if (folder / name).is_file()), None)
+    return found or ("config.json" if _is_model(folder / "config.json") else MARKERS[0])
+
+
+def _is_model(config: Path) -> bool:
+    if not config.is_file():
+        return False
+    if any(WEIGHTS.fullmatch(each.name) for each in config.parent.iterdir()):
+        return True
+    try:
+        return bool(OF_MODELS & set(read_json(config)))
+    except (ModelError, TypeError):
+        return False
+
+
 def files_of_model(folder: Path) -> Callable[[str], bool]:
     """Whether a path in a folder is of the model there: read with it, or written by polyvec."""
     places, written = {"."}, {FILE}

@@ -17,11 +17,11 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.bottleneck import bottleneck_state, write_bottlenecks
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats import sparse
-from polyvec.embed.formats.adapters import CONFIG, is_adapted, write_adapted
+from polyvec.embed.formats.adapters import is_adapted, write_adapted
 from polyvec.embed.formats.checksums import write_checksums
 from polyvec.embed.formats.own_modules import OwnTransformer
 from polyvec.embed.formats.precision import STORED, as_stored
-from polyvec.embed.formats.replacing import files_of_model
+from polyvec.embed.formats.replacing import files_of_model, model_marker
 from polyvec.embed.formats.schema import (
     CALIBRATION_FILE,
     OWN_WAY,
@@ -59,10 +59,7 @@ OF_TOKENS = {"module_input_name": "token_embeddings", "module_output_name": "tok
 
 def write_parts(parts: EmbedderParts, path: Path, *, card: str) -> None:
     """Write a model folder; see Embedder.save_pretrained. `card` is the text of its README.md."""
-    # Folders of adapters, tables, word vectors and Routers have no config.json.
-    names = ("config.json", CONFIG, "modules.json")
-    replaceable = next((name for name in names if (path / name).is_file()), names[0])
-    with atomic_folder(path, replaceable=replaceable, is_own=files_of_model(path)) as folder:
+    with atomic_folder(path, replaceable=model_marker(path), is_own=files_of_model(path)) as folder:
         if parts.routes:
             modules = _write_router(parts, folder)
         else:

@@ -31,9 +31,12 @@ class PromptTable:
             kind = type(self.by_name).__name__
             raise InputError(f"prompts is {kind}, not a table of names and strings")
         for name, text in self.by_name.items():
+            if not isinstance(name, str):
+                raise InputError(f"prompts: name {name!r} is {type(name).__name__}, not a string")
             if text is not None and not isinstance(text, str):
                 raise InputError(f"prompt {name!r} is {type(text).__name__}, not a string")
-        if self.default_name is not None and self.default_name not in self.by_name:
+        default = self.default_name
+        if default is not None and not (isinstance(default, str) and default in self.by_name):
             raise InputError(
                 f"default prompt {self.default_name!r} is not stored with the model."
                 + known(self.default_name, self.by_name)
