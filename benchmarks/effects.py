@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import effects_prompts
 import numpy as np
@@ -51,13 +51,22 @@ class Arm:
     measure: Measure | None = None
 
 
+class Claim(NamedTuple):
+    """What a paper says of two arms; ends: of the columns that it is about (all, if None)."""
+
+    better: str
+    worse: str
+    says: str
+    ends: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """Arms, and what the paper says of them: (better, worse, in words)."""
+    """Arms, and claims about them: the fields of Claim."""
 
     paper: str
     arms: Mapping[str, Arm]
-    claims: Sequence[tuple[str, str, str]]
+    claims: Sequence[tuple[Any, ...]]
     columns: Sequence[str] = (
         "stsb test",
         "sick test",
@@ -235,6 +244,12 @@ def gritlm(scale: str) -> Experiment:
         (
             ("embedding and generation", "embedding only", "generation costs no embedding quality"),
             ("embedding and generation", "untrained", "the embedding improves"),
+            (
+                "embedding and generation",
+                "embedding only",
+                "and keeps what predicts text",
+                ("nats a token",),
+            ),
         ),
     )
 
@@ -249,7 +264,7 @@ def matryoshka(scale: str) -> Experiment:
             "plain": Arm("causal-mean", plain, [scl()], cut),
             "Matryoshka": Arm("causal-mean", plain, [scl(matryoshka=size)], cut),
         },
-        (("Matryoshka", "plain", "an eighth of the dimensions keeps more"),),
+        (("Matryoshka", "plain", "an eighth of the dimensions keeps more", (", 1/8",)),),
         columns=("stsb test", "sick test", "sts16 test", "trec test", "med", "scifact"),
     )
 

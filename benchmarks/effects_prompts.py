@@ -90,12 +90,13 @@ def _with_and_without(arm: Any, recipe: str, shown: Table, choose: Any) -> dict[
     }
 
 
-def _claims(which: str) -> Sequence[tuple[str, str, str]]:
+def _claims(which: str) -> Sequence[tuple[Any, ...]]:
     return (
         (
             "trained with examples",
             "trained without examples",
-            f"shown examples ({which}) help a model that was trained with them (columns 'gain')",
+            f"shown examples ({which}) help a model that was trained with them",
+            (", gain",),
         ),
         ("trained with examples", "untrained", "training helps"),
     )
@@ -208,6 +209,8 @@ def medquad_questions(folder: Path, num_documents: int, num_queries: int) -> Any
     return RetrievalSet("medquad", "held_out", corpus, queries, qrels)
 
 
+FOLLOWS = ("right aspect", "p-MRR")
+
 # ---- instructions -------------------------------------------------------------------------------
 
 
@@ -230,9 +233,10 @@ def promptriever(arm: Any, experiment: Any) -> Any:
                 "instructions and their negatives",
                 "instructions",
                 "negatives under the instruction teach the model to follow it",
+                FOLLOWS,
             ),
-            ("instructions", "no instructions", "instructions alone teach a part of it"),
-            ("no instructions", "untrained", "training without instructions does not"),
+            ("instructions", "no instructions", "instructions alone teach a part of it", FOLLOWS),
+            ("no instructions", "untrained", "training without instructions does not", FOLLOWS),
         ),
         columns=("stsb test", "med"),
     )

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from effects import EXPERIMENTS, LORA, Arm, Sets, data_sets, score
+from effects import EXPERIMENTS, LORA, Arm, Claim, Sets, data_sets, score
 from training_free import Work
 
 from polyvec import Embedder
@@ -174,12 +174,12 @@ def collect(scale: str, work: Work) -> None:
             if runs
         }
         claims = []
-        for better, worse, says in experiment.claims:
+        for better, worse, says, ends in (Claim(*each) for each in experiment.claims):
             if better in arms and worse in arms:
                 by = {
                     column: difference(cells[better], cells[worse], column)
                     for column in arms[better]
-                    if column in arms[worse]
+                    if column in arms[worse] and (ends is None or column.endswith(ends))
                 }
                 claims.append({"row": better, "over": worse, "says": says, "by": by})
         runs = [cell for each in kept.values() for cell in each]

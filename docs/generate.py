@@ -214,7 +214,13 @@ COLUMNS = {
 
 
 SCALES = ("small", "nano")
-EFFECT_COLUMNS = {**COLUMNS, "med": "MED", "scifact": "SciFact", "thousand entries": "entries"}
+EFFECT_COLUMNS = {
+    **COLUMNS,
+    "med": "MED",
+    "scifact": "SciFact",
+    "medquad": "MedQuAD",
+    "thousand entries": "entries",
+}
 # Not scores: less of them is better. What they are multiplied by, and digits.
 LOWER = {"nats a token": (1, 2), "thousand entries": (1000, 1)}
 
@@ -357,23 +363,27 @@ def effects_claims_table() -> str:
     lines = ["| paper | claim | at scale small | at scale nano |", "| --- | --- | --- | --- |"]
     for name in dict.fromkeys(name for found in scales for name in found):
         claims = [
-            {(each["row"], each["over"]): each for each in found.get(name, {}).get("claims", [])}
+            {
+                (each["row"], each["over"], each["says"]): each
+                for each in found.get(name, {}).get("claims", [])
+            }
             for found in scales
         ]
         paper = next(found[name]["paper"] for found in scales if name in found)
         for key in dict.fromkeys(key for found in claims for key in found):
             verdicts = [_effect(found.get(key, {}).get("by", {})) for found in claims]
-            says = next(found[key]["says"] for found in claims if key in found)
-            row = [paper, f"{says} (*{key[0]}* over *{key[1]}*)", *verdicts]
+            row = [paper, f"{key[2]} (*{key[0]}* over *{key[1]}*)", *verdicts]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
 def _effect(by: dict[str, list[float]]) -> str:
     """By the columns whose difference is beyond two standard errors, and beyond half a point."""
-    by = {column: value for column, value in by.items() if column not in LOWER}
+    if not set(by) <= set(LOWER):
+        by = {column: value for column, value in by.items() if column not in LOWER}
     if not by:
         return "not measured"
+    by = {c: (-d if c in LOWER else d, error) for c, (d, error) in by.items()}
     beyond = [value for value, error in by.values() if abs(value) > max(2 * error, 0.005)]
     better, worse = sum(value > 0 for value in beyond), sum(value < 0 for value in beyond)
     word = "not shown"
@@ -381,12 +391,21 @@ def _effect(by: dict[str, list[float]]) -> str:
         word = "**shown**"
     elif 2 * worse > len(by):
         word = "**reversed**"
-    each = ", ".join(
-        f"{EFFECT_COLUMNS.get(column, column)} {100 * value:+.1f}"
-        + (f" ± {100 * error:.1f}" if error else "")
-        for column, (value, error) in by.items()
-    )
+    each = ", ".join(_difference(column, value, error) for column, (value, error) in by.items())
     return f"{word}: {each}"
+
+
+def _difference(column: str, better_by: float, error: float) -> str:
+    factor, digits = LOWER.get(column, (100, 1))
+    shown = -better_by if column in LOWER else better_by
+    spread = f" ± {factor * error:.{digits}f}" if error else ""
+    return f"{_head(column)} {factor * shown:+.{digits}f}{spread}"
+
+
+def _head(column: str) -> str:
+    """A column's title, with what is after its comma."""
+    name, comma, rest = column.partition(",")
+    return EFFECT_COLUMNS.get(name, name) + comma + rest
 
 
 def effects_table(scale: str) -> str:
@@ -394,7 +413,7 @@ def effects_table(scale: str) -> str:
     parts = []
     for found in _results(f"training-effects-{scale}").get("experiments", {}).values():
         columns = list(dict.fromkeys(c for arm in found["arms"].values() for c in arm))
-        heads = [EFFECT_COLUMNS.get(column, column) for column in columns]
+        heads = [_head(column) for column in columns]
         lines = [
             f"| {found['paper']}{_made(found, scale)} | seeds | {' | '.join(heads)} |",
             "| --- |" + " ---: |" * (len(columns) + 1),
