@@ -17,9 +17,10 @@ from polyvec.llm.answers import GenerationSettings
 from polyvec.llm.prompts import Prompt
 from polyvec.registry import Registry
 from polyvec.synthesize.prompt_files import PromptFile, prompt_file
+from polyvec.synthesize.rows import Row
 from polyvec.synthesize.spending import BUDGET_SPENT
 from polyvec.synthesize.step import Asked, Tools
-from polyvec.synthesize.steps.generate import as_taken
+from polyvec.synthesize.steps.generate import Generate, as_taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +245,49 @@ class LanguageModelJudge(Judge):
         return Verdicts(scores_P >= self.threshold, scores_P)
 
 
+@dataclass(frozen=True)
+class Likelihood(Judge):
+    """How likely the language model finds the anchor after the text (UPR, arXiv:2204.07496).
+
+    The score is the sum of the log-probabilities of the anchor's tokens, in nats, or with `mean`
+    their mean; relevant from `threshold` on. prompt: one that writes an anchor from a positive.
+    Needs a local model.
+    """
+
+    prompt: str = "inpars"
+    mean: bool = False
+    threshold: float = 0.0
+    model: str | None = None
+
+    def depends(self, tools: Tools) -> list[str]:
+        file = prompt_file(self.prompt, "judge 'likelihood'")
+        return [tools.language_model(self.model).identity, repr(file)]
+
+    def _prompts(self, pairs: Sequence[Pair], tools: Tools) -> list[Prompt]:
+        model, asking = tools.language_model(self.model), Generate(self.prompt)
+        rows = (Row(positive=each.text, instruction=each.instruction) for each in pairs)
+        return [as_taken(asking.prompt_of(row), model) for row in rows]
+
+    def asks(self, pairs: Sequence[Pair], tools: Tools) -> Asked | None:
+        settings = GenerationSettings(max_new_tokens=1)
+        return Asked(self._prompts(pairs, tools), settings, self.model, ("",))
+
+    def verdicts(self, pairs: Sequence[Pair], tools: Tools) -> Verdicts:
+        model = tools.language_model(self.model)
+        found = model.logprobs(self._prompts(pairs, tools), [f" {each.anchor}" for each in pairs])
+        take = np.mean if self.mean else np.sum
+        scores_P = np.array([float(take(each)) for each in found])
+        return Verdicts(scores_P >= self.threshold, scores_P)
+
+
 JUDGES: Registry[type[Judge]] = Registry(
     "judge",
-    {"guide": Guide, "cross_encoder": CrossEncoderJudge, "llm": LanguageModelJudge},
+    {
+        "guide": Guide,
+        "cross_encoder": CrossEncoderJudge,
+        "likelihood": Likelihood,
+        "llm": LanguageModelJudge,
+    },
     accepts=lambda part: isinstance(part, type) and issubclass(part, Judge),
     expected="a subclass of Judge",
 )

@@ -45,6 +45,7 @@ def parts() -> Registry[type[Step]]:
     import polyvec.synthesize.steps.generate
     import polyvec.synthesize.steps.judging
     import polyvec.synthesize.steps.likelihood
+    import polyvec.synthesize.steps.ranking
     import polyvec.synthesize.steps.retrieval
     import polyvec.synthesize.steps.sources  # noqa: F401
 

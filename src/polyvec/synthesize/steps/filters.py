@@ -31,6 +31,9 @@ PREAMBLE = re.compile(
 )
 
 
+LABEL = re.compile(r"^(question|query|answer|sentence|output|q|a)\s*\d*\s*:\s+", re.I)
+
+
 @STEPS.register("length")
 @dataclass(frozen=True)
 class Length(Step):
@@ -133,7 +136,8 @@ def _shares(mine: str, theirs: str, n: int) -> bool:
 class Refusals(Step):
     """Rows whose field is no refusal ("As an AI language model ..."), without what is before it.
 
-    clean: takes away "Sure, here is a question:", quotation marks around all of it, and a bullet.
+    clean: takes away "Sure, here is a question:", "Question:", a bullet, and quotation marks around
+        all of it.
     more: further texts that are refusals wherever they are, without regard to case.
     """
 
@@ -168,10 +172,11 @@ def _cleaned(row: Row, name: str) -> Row:
 def clean(text: str) -> str:
     """The text without a preamble, a bullet or quotation marks around all of it.
 
-    >>> clean('Sure! Here is a question: "What is a cat?"')
-    'What is a cat?'
+    >>> clean('Sure! Here is a question: "What is a cat?"'), clean("1. Question: Why?")
+    ('What is a cat?', 'Why?')
     """
     text = BULLET.sub("", PREAMBLE.sub("", text.strip())).strip()
+    text = LABEL.sub("", text).strip() or text
     for first, last in ('""', "''", "“”", "«»"):
         inner = text[1:-1]
         if len(text) > 2 and text[0] == first and text[-1] == last and first not in inner:

@@ -214,7 +214,9 @@ class Generate(Step):
             return
         for sample, answer in enumerate(completion.answers):
             own = row.with_meta(id=f"{row.id}.{sample}") if self.n > 1 else row
-            problem = _problem(answer, self.keep_cut)
+            # A first line that another follows is whole.
+            whole = self.form.kind == "first_line" and "\n" in answer.text.strip()
+            problem = _problem(answer, self.keep_cut or whole)
             if problem is not None:
                 found.reject(own, problem)
                 continue

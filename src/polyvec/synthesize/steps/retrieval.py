@@ -1,6 +1,8 @@
 """Steps that search: round trip, retrieval of documents, hard negatives."""
 
+import copy
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,6 +10,7 @@ from typing import Any, Literal
 from polyvec.data.words import normalized
 from polyvec.errors import DataError, SettingsError
 from polyvec.interfaces import TextEncoder
+from polyvec.settings import fill
 from polyvec.synthesize.nearest import By, search
 from polyvec.synthesize.rows import Changed, Row
 from polyvec.synthesize.step import STEPS, Step, Tools
@@ -26,6 +29,42 @@ def _embedder(by: By, tools: Tools, model: str | None) -> TextEncoder | None:
     return tools.embedder(model) if by == "embedder" else None
 
 
+@dataclass(frozen=True, slots=True)
+class SelfTraining:
+    """How the embedder of a round trip is trained on the rows that it then filters."""
+
+    max_steps: int
+    batch_size: int = 32
+    learning_rate: float = 2e-5
+    temperature: float = 0.05
+    seed: int = 42
+
+
+def _trained(embedder: TextEncoder, rows: Sequence[Row], settings: SelfTraining) -> TextEncoder:
+    """A copy of the embedder, trained on the rows' pairs with the negatives of the batch."""
+    from polyvec.embed.embedder import Embedder
+    from polyvec.train.front import Trainer, TrainingArguments
+
+    if not isinstance(embedder, Embedder):
+        raise SettingsError("step 'round_trip': train needs an Embedder, not another kind of model")
+    trained = copy.deepcopy(embedder)
+    pairs = [{"anchor": row.anchor, "positive": row.positive} for row in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            max_steps=settings.max_steps,
+            per_device_train_batch_size=min(settings.batch_size, len(pairs)),
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        loss = {"kind": "info_nce", "temperature": settings.temperature}
+        Trainer(trained, arguments, pairs, loss=loss).train()
+    return trained.eval()
+
+
 @STEPS.register("round_trip")
 @dataclass(frozen=True)
 class RoundTrip(Step):
@@ -34,9 +73,12 @@ class RoundTrip(Step):
     Promptagator's consistency (arXiv:2209.11755) with the embedder, k = 1; SPTAR's filter
     (arXiv:2307.08303) with by = "bm25", k = 30 or 70. Documents with equal texts, but for case and
     punctuation, count as one. corpus: a file that is searched in place of the run's texts.
+    train: max_steps, and optionally batch_size, learning_rate and temperature: the embedder is
+    first trained on all the rows, as the paper's retriever is; the run's own stays as it is.
     """
 
     k: int = 1
+    train: Mapping[str, Any] = field(default_factory=dict)
     by: By = "embedder"
     model: str | None = None
     corpus: str | None = None
@@ -44,6 +86,10 @@ class RoundTrip(Step):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise SettingsError(f"step 'round_trip': k {self.k} must be 1 or more")
+        if self.train:
+            if self.by != "embedder":
+                raise SettingsError("step 'round_trip': train needs by = 'embedder'")
+            fill(SelfTraining, self.train, "step 'round_trip' train")
 
     def uses(self, tools: Tools) -> str | None:
         return "embedder" if self.by == "embedder" else None
@@ -75,6 +121,9 @@ class RoundTrip(Step):
         kept = sorted(distinct.values())
         queries = [(row.anchor or "", row.instruction) for row in rows]
         embedder = _embedder(self.by, tools, self.model)
+        if embedder is not None and self.train:
+            settings = fill(SelfTraining, self.train, "step 'round_trip' train")
+            embedder = _trained(embedder, rows, settings)
         hits = search(queries, [documents[place] for place in kept], self.k, self.by, embedder)
         ranks: list[int | None] = []
         for row, nearest in zip(rows, hits.rows_QK.tolist(), strict=True):
