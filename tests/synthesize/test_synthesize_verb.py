@@ -169,3 +169,20 @@ def answers(folder):
     """Answers that were paid for."""
     files = folder.glob("answers/*/*.jsonl")
     return sum(path.read_bytes().count(b"\n") for path in files)
+
+
+@pytest.mark.medium
+def test_the_first_recipe_runs_from_texts_to_a_trained_embedder(tmp_path, monkeypatch, capsys):
+    """Promptagator at scale nano on the lines of the Zen of Python."""
+    import codecs
+    import this
+
+    from polyvec import Embedder
+
+    monkeypatch.chdir(tmp_path)
+    texts = [line for line in codecs.decode(this.s, "rot13").splitlines() if len(line.split()) > 4]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    command = ["synthesize", "promptagator", "--scale", "nano", "--texts", "texts.jsonl"]
+    assert main([*command, "-o", "synthesized", "step.6.k=40", "step.3.min=1"]) == 0
+    assert main(["train", "promptagator", "--scale", "nano", "-o", "run"]) == 0
+    assert Embedder.from_pretrained(tmp_path / "run" / "model").encode(["a text"]).shape[0] == 1

@@ -37,6 +37,7 @@ class SelfTraining:
     batch_size: int = 32
     learning_rate: float = 2e-5
     temperature: float = 0.05
+    max_length: int = 128
     seed: int = 42
 
 
@@ -55,6 +56,7 @@ def _trained(embedder: TextEncoder, rows: Sequence[Row], settings: SelfTraining)
             max_steps=settings.max_steps,
             per_device_train_batch_size=min(settings.batch_size, len(pairs)),
             learning_rate=settings.learning_rate,
+            max_length=settings.max_length,
             seed=settings.seed,
             save_strategy="no",
             report_to=[],
@@ -73,8 +75,9 @@ class RoundTrip(Step):
     Promptagator's consistency (arXiv:2209.11755) with the embedder, k = 1; SPTAR's filter
     (arXiv:2307.08303) with by = "bm25", k = 30 or 70. Documents with equal texts, but for case and
     punctuation, count as one. corpus: a file that is searched in place of the run's texts.
-    train: max_steps, and optionally batch_size, learning_rate and temperature: the embedder is
-    first trained on all the rows, as the paper's retriever is; the run's own stays as it is.
+    train: max_steps, and optionally batch_size, learning_rate, temperature and max_length (of
+    texts in tokens, 128): the embedder is first trained on all the rows, as the paper's retriever
+    is; the run's own stays as it is.
     """
 
     k: int = 1
