@@ -103,6 +103,11 @@ def test_mistakes_are_told(prompted):
         lambda: PolyvecDocumentEmbedder(embedder).run(documents=["a"]),
         lambda: PolyvecDocumentEmbedder(embedder).run(documents="a"),
         lambda: PolyvecDocumentEmbedder(embedder, meta_fields_to_embed="title"),
+        lambda: PolyvecDocumentEmbedder(embedder, meta_fields_to_embed=3),
+        lambda: PolyvecDocumentEmbedder(embedder, meta_fields_to_embed=[3]),
+        lambda: PolyvecDocumentEmbedder(embedder, embedding_separator=3),
+        lambda: PolyvecTextEmbedder(embedder, encode_kwargs="x"),
+        lambda: PolyvecTextEmbedder("x", model_kwargs=3),
     ):
         with pytest.raises(InputError, match=r"expected|give the model"):
             call()

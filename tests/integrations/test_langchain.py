@@ -68,6 +68,9 @@ def test_mistakes_are_told(prompted):
         lambda: PolyvecEmbeddings(3),
         lambda: PolyvecEmbeddings(ours.embedder, model_kwargs={"device": "cpu"}),
         lambda: ours.embed_documents(["a", None]),
+        lambda: PolyvecEmbeddings(ours.embedder, encode_kwargs="x"),
+        lambda: PolyvecEmbeddings(ours.embedder, query_encode_kwargs=3),
+        lambda: PolyvecEmbeddings("x", model_kwargs=3),
     ):
         with pytest.raises(InputError, match=r"expected|loaded|not a string"):
             call()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from polyvec import Embedder
-from polyvec.errors import ModelError
+from polyvec.errors import InputError, ModelError
 
 pytest.importorskip("llama_index.core", reason="needs the extra 'integrations'")
 
@@ -72,3 +72,32 @@ def test_other_weights_are_another_object(tmp_path, prompted):
     assert PolyvecEmbedding(tmp_path / "model").to_dict() != before
     with pytest.raises(ModelError, match="not the model that was saved"):
         PolyvecEmbedding.from_dict(before)
+
+
+def test_an_embedder_in_memory_has_a_dict_that_says_so(prompted):
+    """A pipeline hashes the dict; an object cannot be made of it."""
+    embedder = Embedder(prompted)
+    ours = PolyvecEmbedding(embedder)
+    (found,) = IngestionPipeline(transformations=[ours]).run(nodes=[TextNode(text="rain")])
+    assert found.embedding == ours.get_text_embedding("rain")
+    assert ours.to_dict()["model_name"] == "Embedder in memory"
+    with pytest.raises(InputError, match="had no folder; save that with save_pretrained"):
+        PolyvecEmbedding.from_dict(ours.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"embed_batch_size": "x"}, "embed_batch_size is 'x': input should be a valid integer"),
+        ({"embed_batch_size": 0}, "embed_batch_size is '0': input should be greater than 0"),
+        ({"query_instruction": 3}, "query_instruction is '3': input should be a valid string"),
+        ({"encode_kwargs": "x"}, "encode_kwargs is 'x': input should be a valid dict"),
+        ({"query_instructions": "find: "}, "Did you mean 'query_instruction'"),
+        ({"model_kwargs": "x"}, "model_kwargs is 'x', expected a table"),
+        ({"fingerprint": 3}, "fingerprint is 3"),
+    ],
+)
+def test_fields_of_a_wrong_kind_are_one_line(prompted, fields, match):
+    with pytest.raises(InputError, match=match) as caught:
+        PolyvecEmbedding(prompted, **fields)
+    assert "\n" not in str(caught.value)

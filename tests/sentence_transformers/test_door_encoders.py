@@ -3,16 +3,19 @@
 import copy
 import pickle
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import sentence_transformers
 import torch
+from sentence_transformers.readers import InputExample
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from polyvec import Embedder
 from polyvec.errors import InputError, ModelError
-from polyvec.sentence_transformers import CrossEncoder, SparseEncoder
+from polyvec.sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 
 PAIRS = [("a cat", "a kitten"), ("rain", "the weather in spring, at length"), ("x", "y")]
 TEXTS = ["a cat", "the rain in spring", "x"]
@@ -173,3 +176,89 @@ def test_what_sparse_vectors_say(sparse):
         ours.similarity(vectors, vectors), theirs.similarity(vectors, vectors).to_dense()
     )
     assert isinstance(ours, sentence_transformers.SparseEncoder)
+
+
+def test_arguments_of_a_wrong_kind_are_one_line(tiny_bert):
+    """None of them is another library's error, and all are told before weights are read."""
+    for wrong in (
+        {"model_kwargs": "x"},
+        {"model_kwargs": {3: 4}},
+        {"model_kwargs": {"dtype": [1]}},
+        {"model_kwargs": {"device_map": 3}},
+        {"tokenizer_kwargs": 3},
+        {"processor_kwargs": {"model_max_length": "x"}},
+        {"processor_kwargs": {"truncation_side": "up"}},
+        {"config_kwargs": 3},
+        {"prompts": "x"},
+        {"modules": 3},
+        {"modules": [3]},
+    ):
+        name = None if "modules" in wrong else str(tiny_bert)
+        for kind in (CrossEncoder, SentenceTransformer):
+            with pytest.raises(InputError) as caught, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                kind(name, **wrong)
+            assert "\n" not in str(caught.value)
+
+
+def test_calls_of_a_wrong_kind_are_one_line(rerankers):
+    ours, _ = rerankers
+    for call in (
+        lambda: ours.predict(5),
+        lambda: ours.predict(PAIRS, activation_fn=3),
+        lambda: ours.predict(PAIRS, activation_fn=lambda logits: None),
+        lambda: ours.predict(PAIRS, pool={}),
+        lambda: ours.predict([("a", "\ud800")]),
+        lambda: ours({"a": 1}),
+        lambda: ours.append(torch.nn.Linear(1, 1)),
+        lambda: ours.pop(0),
+        lambda: ours[3],
+        lambda: ours.set_keep_in_fp32_modules(["0.model"]),
+    ):
+        with pytest.raises(InputError):
+            call()
+    if ours.num_labels == 1:
+        for documents, top_k in (("ab", None), (None, None), (3, None), (TEXTS, "x"), (TEXTS, -1)):
+            with pytest.raises(InputError):
+                ours.rank("a", documents, top_k=top_k)
+
+
+def test_older_and_rarer_methods_of_a_reranker(rerankers, caplog):
+    ours, theirs = rerankers
+    with pytest.warns(DeprecationWarning, match="is now activation_fn"):
+        assert ours.default_activation_function is ours.activation_fn
+    assert type(ours.get_default_activation_fn()) is type(theirs.get_default_activation_fn())
+    assert len(ours) == 1 and next(iter(ours)).auto_model is ours.model is ours[-1].model
+    assert ours[0].tokenizer is ours.tokenizer and ours[0].max_seq_length == ours.max_length
+    features, wanted = ours.preprocess(PAIRS), theirs.preprocess(PAIRS)
+    assert type(features) is type(wanted) and set(features) == set(wanted)
+    assert ours.preprocess([]) == theirs.preprocess([]) == {}
+    if ours.num_labels == 1:
+        assert ours.rank("a", TEXTS, convert_to_tensor=True) == ours.rank("a", TEXTS)
+        assert "convert_to_tensor has no effect" in caplog.text
+
+
+def test_a_reranker_is_fitted_as_theirs(tiny_bert, tmp_path):
+    """The older `fit`, with dropout off; the scores move as in sentence-transformers."""
+    folder = saved(
+        BertForSequenceClassification,
+        tiny_bert,
+        tmp_path / "model",
+        num_labels=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    examples = [InputExample(texts=list(p), label=float(i % 2)) for i, p in enumerate(PAIRS)]
+    scores = []
+    for kind in (CrossEncoder, sentence_transformers.CrossEncoder):
+        model = kind(folder, device="cpu")
+        model.fit(
+            DataLoader(examples, batch_size=3),
+            epochs=2,
+            warmup_steps=0,
+            optimizer_params={"lr": 1e-3},
+            show_progress_bar=False,
+        )
+        scores.append(model.predict(PAIRS))
+    assert np.abs(scores[0] - CrossEncoder(folder).predict(PAIRS)).max() > 1e-3
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)

@@ -67,9 +67,12 @@ def test_encode_gives_the_same_in_the_same_form(theirs, ours, options):
             assert np.abs(one.astype(float) - other.astype(float)).max() <= apart
 
 
-def test_an_array_without_dimensions_is_not_its_characters(ours):
+def test_a_text_is_not_its_characters(ours):
     with pytest.raises(InputError, match="without dimensions; pass a list of strings"):
         ours.encode(np.array("hi"))
+    for wrong in ("hi", {"text": "hi"}, 5):
+        with pytest.raises(InputError, match="pass a list of strings"):
+            ours.preprocess(wrong)
 
 
 def _rows(vectors):
@@ -182,8 +185,8 @@ def test_keyword_tables(tiny_bert):
 
 
 def test_what_is_not_read_is_refused(ours):
-    with pytest.raises(InputError, match=r"inputs\[0\] is a tuple of 2"):
-        ours.encode([("a", "b")])
+    with pytest.raises(InputError, match=r"inputs\[0\] is a tuple of 3"):
+        ours.encode([("a", "b", "c")])
     with pytest.raises(ValueError, match="additional keyword arguments"):
         ours.encode(TEXTS, not_known=1)
 

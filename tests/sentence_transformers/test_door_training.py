@@ -5,6 +5,8 @@ import pytest
 import sentence_transformers
 import torch
 from datasets import Dataset
+from sentence_transformers.readers import InputExample
+from torch.utils.data import DataLoader
 
 from polyvec.sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
 from polyvec.sentence_transformers.evaluation import EmbeddingSimilarityEvaluator
@@ -46,3 +48,25 @@ def test_an_evaluator_gives_the_same(tiny_bert):
     wanted = evaluator(sentence_transformers.SentenceTransformer(str(tiny_bert), device="cpu"))
     assert found == pytest.approx(wanted, abs=1e-5)
     assert torch.is_grad_enabled()
+
+
+def test_the_older_fit_trains_as_theirs(tiny_bert):
+    """With no dropout; the first steps of the same examples in the same order."""
+    examples = [InputExample(texts=list(pair)) for pair in zip(ANCHORS, POSITIVES, strict=True)]
+    vectors = []
+    for kind in (SentenceTransformer, sentence_transformers.SentenceTransformer):
+        model = kind(str(tiny_bert), device="cpu")
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        loss = losses.MultipleNegativesRankingLoss(model)
+        model.fit(
+            [(DataLoader(examples, batch_size=3), loss)],
+            epochs=2,
+            warmup_steps=0,
+            optimizer_params={"lr": 1e-3},
+            show_progress_bar=False,
+        )
+        vectors.append(model.encode(ANCHORS))
+    assert np.abs(vectors[0] - SentenceTransformer(tiny_bert).encode(ANCHORS)).max() > 1e-3
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-3)

@@ -59,6 +59,14 @@ def test_paraphrase_mining(vectors, options):
     assert np.allclose([pair[0] for pair in found], [pair[0] for pair in wanted], atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_pairs": 7}, {"top_k": 3, "query_chunk_size": 4}])
+def test_equal_scores_are_in_the_same_order(options):
+    """Of rows that occur several times many pairs have one score."""
+    rows = torch.eye(5)[torch.tensor([0, 1, 0, 2, 1, 0, 3, 3, 2, 4, 1, 0])]
+    wanted = theirs.paraphrase_mining_embeddings(rows, **options)
+    assert util.paraphrase_mining_embeddings(rows, **options) == wanted
+
+
 def test_paraphrase_mining_of_texts(tiny_bert):
     model = SentenceTransformer(tiny_bert)
     texts = ["a cat", "the rain in spring", "a cat.", "rain"]

@@ -13,7 +13,7 @@ from typing import Any, Self
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.sources import DEFAULT_MODEL
 from polyvec.errors import InputError
-from polyvec.integrations.texts import document_vectors, embedder_of, missing, query_vector
+from polyvec.integrations.texts import document_vectors, embedder_of, missing, query_vector, table
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -41,8 +41,8 @@ class _Embedding:
         """
         self.model, self.prompt = model, prompt
         self.batch_size, self.progress_bar = batch_size, progress_bar
-        self.model_kwargs = dict(model_kwargs or {})
-        self.encode_kwargs = dict(encode_kwargs or {})
+        self.model_kwargs = table("model_kwargs", model_kwargs)
+        self.encode_kwargs = table("encode_kwargs", encode_kwargs)
         self.embedder: Embedder | None = None
 
     def warm_up(self) -> None:
@@ -120,8 +120,11 @@ class PolyvecDocumentEmbedder(_Embedding):
     ) -> None:
         """`options` are those of PolyvecTextEmbedder; fields that a document lacks are left out."""
         _Embedding.__init__(self, model, **options)  # @component makes another class: no super()
-        if isinstance(meta_fields_to_embed, str):
-            raise InputError("meta_fields_to_embed is one text, expected a list of names")
+        fields = meta_fields_to_embed
+        if not isinstance(fields, list | tuple) or not all(isinstance(f, str) for f in fields):
+            raise InputError(f"meta_fields_to_embed is {fields!r}, expected a list of names")
+        if not isinstance(embedding_separator, str):
+            raise InputError(f"embedding_separator is {embedding_separator!r}, expected a text")
         self.meta_fields_to_embed = list(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
 

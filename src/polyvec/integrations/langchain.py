@@ -6,7 +6,7 @@ from typing import Any
 
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.sources import DEFAULT_MODEL
-from polyvec.integrations.texts import document_vectors, embedder_of, missing, query_vector
+from polyvec.integrations.texts import document_vectors, embedder_of, missing, query_vector, table
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -35,9 +35,10 @@ class PolyvecEmbeddings(Embeddings):
         `encode_kwargs` are options of `Embedder.encode` (batch_size, normalize_embeddings,
         prompt); queries take `query_encode_kwargs` in their place, if given.
         """
-        self.embedder = embedder_of(model_name, model_kwargs or {})
-        self.encode_kwargs = dict(encode_kwargs or {})
-        self.query_encode_kwargs = dict(query_encode_kwargs or self.encode_kwargs)
+        self.encode_kwargs = table("encode_kwargs", encode_kwargs)
+        queries = table("query_encode_kwargs", query_encode_kwargs)
+        self.query_encode_kwargs = queries or dict(self.encode_kwargs)
+        self.embedder = embedder_of(model_name, table("model_kwargs", model_kwargs))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """A vector for each text, as documents."""

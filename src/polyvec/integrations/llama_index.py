@@ -6,14 +6,17 @@ from typing import Any
 
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.sources import DEFAULT_MODEL
-from polyvec.errors import ModelError
-from polyvec.integrations.texts import document_vectors, embedder_of, missing, query_vector
+from polyvec.errors import InputError, ModelError, known
+from polyvec.integrations.texts import document_vectors, embedder_of, missing, query_vector, table
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import Field, PrivateAttr, ValidationError
 except ModuleNotFoundError:
     raise missing("llama-index-core", "PolyvecEmbedding") from None
+
+
+IN_MEMORY = " in memory"  # after the class's name, for a model without a folder
 
 
 class PolyvecEmbedding(BaseEmbedding):
@@ -45,19 +48,40 @@ class PolyvecEmbedding(BaseEmbedding):
 
         `embed_batch_size` is the number of texts that are encoded at once; `encode_kwargs` are
         options of `Embedder.encode`. Raises ModelError where `fingerprint`, of an earlier
-        object's to_dict, is another model's.
+        object's to_dict, is another model's, and InputError for fields that are unknown or
+        ill-typed, and the dict of an embedder that was in memory only.
         """
-        embedder = embedder_of(model_name, model_kwargs or {})
+        if isinstance(model_name, str) and model_name.endswith(IN_MEMORY):
+            raise InputError(
+                f"{model_name}: the dict is of an embedder that had no folder; save that with "
+                "save_pretrained(folder), and give PolyvecEmbedding the folder"
+            )
+        for name in fields:
+            if name not in type(self).model_fields:
+                raise InputError(
+                    f"PolyvecEmbedding has no field {name!r}.{known(name, type(self).model_fields)}"
+                )
+        embedder = embedder_of(model_name, table("model_kwargs", model_kwargs))
         found = embedder.fingerprint()
+        if not isinstance(fingerprint, str | None):
+            raise InputError(f"fingerprint is {fingerprint!r}, expected a text")
         if fingerprint is not None and fingerprint != found:
             raise ModelError(
                 f"{model_name}: not the model that was saved (fingerprint {found[:12]}, expected "
                 f"{fingerprint[:12]}); embed the texts again, or load the model of that time"
             )
-        named = str(model_name) if isinstance(model_name, str | Path) else type(embedder).__name__
-        super().__init__(
-            model_name=named, model_kwargs=model_kwargs or {}, fingerprint=found, **fields
-        )
+        own = isinstance(model_name, str | Path)
+        named = str(model_name) if own else f"{type(embedder).__name__}{IN_MEMORY}"
+        try:
+            super().__init__(
+                model_name=named, model_kwargs=model_kwargs or {}, fingerprint=found, **fields
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(
+                f"{place} is {str(first['input'])[:60]!r}: {first['msg'].lower()}"
+            ) from None
         self._embedder = embedder
 
     @classmethod

@@ -16,6 +16,15 @@ def missing(package: str, name: str) -> MissingExtraError:
     return MissingExtraError(package, "integrations", name)
 
 
+def table(name: str, value: Any) -> dict[str, Any]:
+    """A copy of a table of options, empty for None; InputError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{name} is {str(value)[:60]!r}, expected a table of names and values")
+    return dict(value)
+
+
 def embedder_of(model: str | Path | Embedder, options: Mapping[str, Any]) -> Embedder:
     """The embedder itself, or that of a folder or hub id, loaded with the options.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from polyvec.embed.formats.transformer import best_device
+from polyvec.embed.inputs.contract import check_count
 from polyvec.errors import InputError, known
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "kernels")
@@ -30,12 +31,13 @@ def model_options(
 
     Raises InputError for an option that has no meaning here.
     """
-    model, words = dict(model_kwargs or {}), dict(processor_kwargs or {})
+    model, words = table("model_kwargs", model_kwargs), table("processor_kwargs", processor_kwargs)
     found: dict[str, Any] = {}
     for name in ("torch_dtype", "dtype"):
-        if model.get(name) is not None:
-            found["dtype"] = model[name]
-        model.pop(name, None)
+        dtype = model.pop(name, None)
+        if dtype is not None and not isinstance(dtype, str | torch.dtype):
+            raise InputError(f"model_kwargs {name!r} is {dtype!r}, expected a dtype or its name")
+        found["dtype"] = found.get("dtype") if dtype is None else dtype
     attention = model.pop("attn_implementation", None)
     if attention is not None and attention not in ATTENTION:
         raise InputError(
@@ -53,16 +55,29 @@ def model_options(
         model.pop(name, None)
     _refuse("model_kwargs", model, ("dtype", "torch_dtype", *NO_EFFECT))
     if words.get("model_max_length") is not None:
-        found["max_seq_length"] = int(words["model_max_length"])
+        check_count("model_max_length", words["model_max_length"])
+        found["max_seq_length"] = words["model_max_length"]
+    for name in ("truncation_side", "padding_side"):
+        if words.get(name) not in (None, "left", "right"):
+            raise InputError(f"processor_kwargs {name!r} is {words[name]!r}, not 'left' or 'right'")
     found["truncation_side"] = words.get("truncation_side")
     _refuse("processor_kwargs", {k: v for k, v in words.items() if k not in TOKENIZER}, TOKENIZER)
-    _refuse("config_kwargs", dict(config_kwargs or {}), ())
+    _refuse("config_kwargs", table("config_kwargs", config_kwargs), ())
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _refuse(table: str, left: Mapping[str, Any], choices: tuple[str, ...]) -> None:
+def table(name: str, value: Any) -> dict[str, Any]:
+    """A copy of a table of settings, empty for None; InputError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{name} is {str(value)[:60]!r}, expected a table of names and values")
+    return dict(value)
+
+
+def _refuse(where: str, left: Mapping[str, Any], choices: tuple[str, ...]) -> None:
     for name in left:
-        raise InputError(f"{table} {name!r} has no effect in polyvec.{known(name, choices)}")
+        raise InputError(f"{where} {name!r} has no effect in polyvec.{known(name, choices)}")
 
 
 def old_name(old: Any, new: Any, names: str) -> Any:
@@ -76,12 +91,12 @@ def old_name(old: Any, new: Any, names: str) -> Any:
     return old
 
 
-def older_names(given: Mapping[str, Any], table: Mapping[str, str], where: str) -> dict[str, Any]:
+def older_names(given: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
     """Arguments given under older names, by their names of today, with a FutureWarning each."""
-    no_others(where, {name: value for name, value in given.items() if name not in table})
+    no_others(where, {name: value for name, value in given.items() if name not in names})
     for name in given:
-        warnings.warn(f"{name} is now {table[name]}", FutureWarning, stacklevel=4)
-    return {table[name]: value for name, value in given.items()}
+        warnings.warn(f"{name} is now {names[name]}", FutureWarning, stacklevel=4)
+    return {names[name]: value for name, value in given.items()}
 
 
 def only_one(**given: Any) -> Any:

@@ -18,25 +18,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from polyvec.embed.backbone.modes import evaluating
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.inputs.contract import check_count
 from polyvec.embed.inputs.prompts import ROLE_PROMPTS, PromptTable
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
+from polyvec.embed.progress import progress
 from polyvec.embed.projection import quantization
 from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import InputError, known
+from polyvec.interfaces import DenseVectors, MultiVectors, Prompt, SparseVectors
 from polyvec.sentence_transformers import arguments, util, workers
 from polyvec.sentence_transformers.as_modules import written
-from polyvec.sentence_transformers.features import Features, as_texts, computed, features_of
-from polyvec.sentence_transformers.installed import attribute, blank, counterpart
-from polyvec.sentence_transformers.saving import beside, upload
-from polyvec.sentence_transformers.views import View, views_of
+from polyvec.sentence_transformers.common import Common
+from polyvec.sentence_transformers.containers import Container
+from polyvec.sentence_transformers.features import (
+    Features,
+    Pair,
+    as_inputs,
+    computed,
+    features_of,
+    has_pairs,
+)
+from polyvec.sentence_transformers.saving import beside
 
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
+HALVES = (torch.float16, torch.bfloat16)
 logger = logging.getLogger(__name__)
 
 
-class SentenceTransformer(Embedder):
+class SentenceTransformer(Common, Container, Embedder):  # type: ignore[misc]
     """An Embedder that takes and gives what sentence-transformers' class does.
 
     >>> model = SentenceTransformer("all-MiniLM-L6-v2")
@@ -47,6 +58,7 @@ class SentenceTransformer(Embedder):
     SUPPORTED_SIMILARITY_FN_NAMES = SIMILARITIES
     model_type = "SentenceTransformer"
     _counterpart = "SentenceTransformer"
+    _fits = "sentence_transformers.sentence_transformer.fit_mixin"
     _output: str | None = None
 
     def __init__(
@@ -105,20 +117,12 @@ class SentenceTransformer(Embedder):
             self.truncate_dim = truncate_dim
         if side is not None:
             self.tokenizer.truncation_side = side
-        table = {"query": "", "document": "", **self.prompt_table.by_name, **(prompts or {})}
+        given = arguments.table("prompts", prompts)
+        table = {"query": "", "document": "", **self.prompt_table.by_name, **given}
         name = default_prompt_name or self.prompt_table.default_name
         self._set_prompts(PromptTable(table, name))
         self._model_card_data = model_card_data
         self.trust_remote_code, self.backend = trust_remote_code, backend
-
-    # ---- standing for sentence-transformers' class ------------------------------------------
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return counterpart(self._counterpart, type(self))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return blank, (type(self),), self.__getstate__()
 
     # ---- texts to vectors -------------------------------------------------------------------
 
@@ -162,22 +166,25 @@ class SentenceTransformer(Embedder):
                 f"output_value {output_value!r} is not known.{known(output_value, OUTPUTS[:2])}"
             )
         single = self.is_singular_input(given)
-        found_texts = as_texts([given] if single else given)
+        read = as_inputs([given] if single else given)
         role = task if role is None else role
-        choice = {"prompt_name": prompt_name, "prompt": prompt, "role": role}
+        choice: dict[str, Any] = {"prompt_name": prompt_name, "prompt": prompt, "role": role}
+        show = _shows(show_progress_bar)
         if output_value is None:
-            rows = self._all_features(found_texts, choice, batch_size, device)
+            self._move(device)
+            rows = self._all_features(read, self.prompt_for(**choice), batch_size, show)
             most = self._at_most(truncate_dim) or self.truncate_dim
             for row in rows:
                 row["sentence_embedding"] = row["sentence_embedding"][:most]
             return rows[0] if single else rows
+        half = self.dtype in HALVES
         call = {
             **choice,
             **options,
             "batch_size": batch_size,
-            "show_progress_bar": _shows(show_progress_bar),
+            "show_progress_bar": show,
             "output_value": output_value,
-            "normalize_embeddings": normalize_embeddings,
+            "normalize_embeddings": normalize_embeddings and not half,
             "truncate_dim": self._at_most(truncate_dim),
         }
         if pool is not None or isinstance(device, list | tuple):
@@ -186,21 +193,27 @@ class SentenceTransformer(Embedder):
                 self,
                 device,
                 pool,
-                lambda each: workers.run(each, "_encoded", found_texts, chunk_size, call),
+                lambda each: workers.run(each, "_encoded", read, chunk_size, call),
             )
             found = _joined(chunks)
         else:
-            found = self._encoded(found_texts, device=device, **call)
+            found = self._encoded(read, device=device, **call)
         if output_value == "token_embeddings":
-            tokens = [torch.as_tensor(each).to(self.device) for each in found]
+            tokens = [torch.as_tensor(each).to(self.device, self.dtype) for each in found]
             return tokens[0] if single else tokens
+        if half:  # sentence-transformers normalises in the type that it gives
+            found = _rounded(found, self.dtype, normalize_embeddings)
+        dtype = self.dtype
         if precision not in (None, "float32") and len(found):
             ranges = options.get("calibration") or self.calibration
             found = util.quantize_embeddings(
                 found, precision, None if ranges is None else ranges.ranges_2E
             )
+            dtype = torch.as_tensor(found[:0]).dtype
         if convert_to_tensor or not convert_to_numpy:
-            found = torch.as_tensor(found).to(self.device)
+            found = torch.as_tensor(found).to(self.device, dtype)
+        elif dtype == torch.float16:  # numpy has no bfloat16
+            found = found.astype(np.float16)
         if single:
             return found[0]
         return found if convert_to_tensor or convert_to_numpy else list(found)
@@ -234,9 +247,29 @@ class SentenceTransformer(Embedder):
         names = [each.name for each in kinds if each.kind is each.POSITIONAL_OR_KEYWORD]
         return iter(names[2:])
 
-    def _encoded(self, texts: Sequence[str], **options: Any) -> Any:
-        """Embedder.encode's arrays; what a worker of a pool computes."""
-        return super().encode(texts, **options)
+    def _encoded(self, inputs: Sequence[str | Pair], **options: Any) -> Any:
+        """Embedder.encode's arrays, also of pairs; what a worker of a pool computes."""
+        if not has_pairs(inputs):
+            return super().encode(cast(Sequence[str], inputs), **options)
+        for name in ("truncate", "examples"):
+            if options.get(name) is not None:
+                raise InputError(f"encode: {name} is for single texts, not for pairs")
+        self._move(options["device"]) if options.get("device") is not None else None
+        prompt = self.prompt_for(options["prompt"], options["prompt_name"], options["role"])
+        found: list[Any] = [None] * len(inputs)
+        tokens = options["output_value"] == "token_embeddings"
+        run = (prompt, options["batch_size"], options["show_progress_bar"])
+        for places, features in self._in_batches(inputs, *run):
+            for row, place in enumerate(places):
+                if tokens:
+                    real_T = features["attention_mask"][row].bool()
+                    found[place] = features["token_embeddings"][row][real_T].float().cpu().numpy()
+                else:
+                    found[place] = features["sentence_embedding"][row].float().cpu()
+        if tokens:
+            return found
+        names = ("normalize_embeddings", "truncate_dim")
+        return self._finished(found, **{name: options[name] for name in names})
 
     def _finished(self, vectors: Sequence[Tensor], **finish: Any) -> np.ndarray:
         """Truncated without being normalised again, as sentence-transformers does it."""
@@ -256,24 +289,36 @@ class SentenceTransformer(Embedder):
         """Embedder's, and that truncated vectors are not normalised again."""
         return {**super().settings(), "truncation": "not normalised again"}
 
+    def _in_batches(
+        self, inputs: Sequence[str | Pair], prompt: Prompt, batch_size: int, show: bool
+    ) -> Iterator[tuple[list[int], Features]]:
+        """For each batch the places of its inputs, and their features with the vectors.
+
+        The longest inputs come first, so that batches are padded as sentence-transformers' are.
+        """
+        check_count("batch_size", batch_size)
+        lengths = [len(each) if isinstance(each, str) else sum(map(len, each)) for each in inputs]
+        order = np.argsort([-length for length in lengths]).tolist()
+        with evaluating(self), progress(len(inputs), show) as advance:
+            for start in range(0, len(order), batch_size):
+                places = order[start : start + batch_size]
+                with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                    read = features_of(self, [inputs[place] for place in places], prompt)
+                    found = self(util.batch_to_device(read, self.device), task=prompt.role)
+                yield places, found
+                advance(len(places))
+
     def _all_features(
-        self, texts: Sequence[str], choice: Mapping[str, Any], batch_size: int, device: Any
+        self, inputs: Sequence[str | Pair], prompt: Prompt, batch_size: int, show: bool
     ) -> list[Features]:
-        """One dict of features a text, each as long as the longest of its batch."""
-        self._move(device)
-        self.eval()
-        prompt = self.prompt_for(**choice)
-        rows: list[Features] = []
-        for start in range(0, len(texts), batch_size):
-            part = texts[start : start + batch_size]
-            with torch.inference_mode():
-                found = computed(
-                    self, self._on_device(features_of(self, part, prompt)), prompt.role
-                )
-            rows += [
-                {k: v[row] if isinstance(v, Tensor) else v for k, v in found.items()}
-                for row in range(len(part))
-            ]
+        """One dict of features an input, each as long as the longest of its batch."""
+        rows: list[Features] = [{} for _ in inputs]
+        for places, found in self._in_batches(inputs, prompt, batch_size, show):
+            for row, place in enumerate(places):
+                rows[place] = {
+                    name: value[row] if isinstance(value, Tensor) else value
+                    for name, value in found.items()
+                }
         return rows
 
     def is_singular_input(self, inputs: Any) -> bool:
@@ -285,10 +330,13 @@ class SentenceTransformer(Embedder):
     def preprocess(
         self, inputs: Any, prompt: str | None = None, task: str | None = None, **options: Any
     ) -> Features:
-        """input_ids and attention_mask of the texts, padded, as tensors [N, T]."""
+        """input_ids and attention_mask of texts or pairs, padded, as tensors [N, T].
+
+        A BatchEncoding: a mapping whose tensors `to(device)` moves.
+        """
         arguments.no_others("preprocess", options)
         found = self.prompt_table.resolve(prompt or "")
-        return features_of(self, as_texts(inputs), dataclasses.replace(found, role=task))
+        return features_of(self, as_inputs(inputs), dataclasses.replace(found, role=task))
 
     def tokenize(self, texts: Any, **options: Any) -> Any:  # type: ignore[override]
         """The older name of `preprocess`."""
@@ -302,8 +350,9 @@ class SentenceTransformer(Embedder):
             return computed(self, input, task)
         return super().forward(input, **options)
 
-    def _on_device(self, features: Features) -> Features:
-        return util.batch_to_device(features, self.device)
+    def get_sentence_features(self, *features: Any) -> Any:
+        """Raises InputError: sentence-transformers 6 has no module that could do it, either."""
+        raise InputError("get_sentence_features is no longer there; use preprocess(texts)")
 
     def smart_batching_collate(self, batch: Sequence[Any]) -> tuple[list[Features], Tensor]:
         """Features by column, and labels, of InputExamples."""
@@ -311,22 +360,7 @@ class SentenceTransformer(Embedder):
         labels = torch.tensor([example.label for example in batch])
         return [self.preprocess(list(column)) for column in columns], labels
 
-    # ---- modules ----------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(views_of(self))
-
-    def __getitem__(self, place: int) -> View:
-        return views_of(self)[place]
-
-    def __iter__(self) -> Iterator[View]:
-        return iter(views_of(self))
-
-    def _first_module(self) -> View:
-        return self[0]
-
-    def _last_module(self) -> View:
-        return self[-1]
+    # ---- settings ---------------------------------------------------------------------------
 
     @property
     def tokenizer(self) -> Any:
@@ -354,28 +388,17 @@ class SentenceTransformer(Embedder):
         """The configuration of transformers' model."""
         return self.backbone.model.config
 
-    @property
-    def modalities(self) -> list[str]:
-        """What can be embedded: texts."""
-        return ["text"]
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Similarity of every vector to every other, [N, M]; vectors of int8 are dequantised."""
+        return super().similarity(*_tensors(embeddings1, embeddings2))
 
-    def supports(self, modality: Any) -> bool:
-        """Whether inputs of this kind can be embedded."""
-        return bool(modality == "text")
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Similarity of each vector to the one beside it, [N]; of two single vectors a scalar.
 
-    def get_backend(self) -> str:
-        """ "torch"."""
-        return self.backend
-
-    def get_model_kwargs(self) -> list[str]:
-        """Keywords that `encode` passes to the model: none."""
-        return []
-
-    def get_max_seq_length(self) -> int | None:
-        """The older form of `max_seq_length`."""
-        return self.max_seq_length
-
-    # ---- settings ---------------------------------------------------------------------------
+        One vector stands beside each of several.
+        """
+        one, other = _tensors(embeddings1, embeddings2)
+        return util.by_pairs(one, other, super().similarity_pairwise)
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -437,7 +460,7 @@ class SentenceTransformer(Embedder):
 
     truncate_sentence_embeddings = truncate_embeddings
 
-    # ---- saving, evaluating, training -------------------------------------------------------
+    # ---- saving, older methods --------------------------------------------------------------
 
     def save_pretrained(
         self,
@@ -459,86 +482,36 @@ class SentenceTransformer(Embedder):
 
     save = save_pretrained
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Save the model and upload it to the hub; returns the address of the commit."""
-        for name in ("safe_serialization", "replace_model_card", "train_datasets"):
-            options.pop(name, None)  # the card is always written anew, the weights as safetensors
-        return upload(self.save_pretrained, repo_id, **options)
-
-    def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:
-        """What the evaluator gives for this model."""
-        if output_path is not None:
-            Path(output_path).mkdir(parents=True, exist_ok=True)
-        return evaluator(self, output_path)
-
-    def fit(self, *positional: Any, **options: Any) -> Any:
-        """sentence-transformers' older training loop, `fit(train_objectives=[...], ...)`."""
-        mixin = attribute("sentence_transformers.sentence_transformer.fit_mixin", "FitMixin")
-        return mixin.fit(self, *positional, **options)
-
-    @property
-    def model_card_data(self) -> Any:
-        """sentence-transformers' data of a model card, as given or made when first read."""
-        if self._model_card_data is None:
-            kind = attribute("sentence_transformers", f"{self._counterpart}ModelCardData")
-            self._model_card_data = kind(local_files_only=True)
-        return self._model_card_data
+    @classmethod
+    def load(cls, input_path: str | Path) -> "SentenceTransformer":
+        """The older form of `SentenceTransformer(path)`."""
+        return cls(input_path)
 
     @property
     def mteb_model_meta(self) -> Any:
         """Not there: mteb asks the model card instead."""
         raise AttributeError("mteb_model_meta")
 
-    # ---- processes --------------------------------------------------------------------------
-
-    def start_multi_process_pool(self, target_devices: Sequence[str] | None = None) -> Any:
-        """A pool for `encode(pool=)`: one process for each device."""
-        return workers.start(self, target_devices)
-
-    stop_multi_process_pool = staticmethod(workers.stop)
-
     def encode_multi_process(self, sentences: Sequence[str], pool: Any, **options: Any) -> Any:
         """`encode(sentences, pool=pool)`."""
         return self.encode(sentences, pool=pool, **options)
-
-    # ---- adapters ---------------------------------------------------------------------------
-
-    def add_adapter(self, *positional: Any, **options: Any) -> None:
-        """Add a PEFT adapter to transformers' model."""
-        self.backbone.model.add_adapter(*positional, **options)
-
-    def load_adapter(self, *positional: Any, **options: Any) -> None:
-        """Load a PEFT adapter into transformers' model."""
-        self.backbone.model.load_adapter(*positional, **options)
-
-    def set_adapter(self, *positional: Any, **options: Any) -> None:
-        """Choose the adapters that are used."""
-        self.backbone.model.set_adapter(*positional, **options)
-
-    def enable_adapters(self) -> None:
-        """Use the adapters."""
-        self.backbone.model.enable_adapters()
-
-    def disable_adapters(self) -> None:
-        """Compute without the adapters."""
-        self.backbone.model.disable_adapters()
-
-    def active_adapters(self) -> list[str]:
-        """The names of the adapters that are used."""
-        return list(self.backbone.model.active_adapters())
-
-    def delete_adapter(self, *positional: Any, **options: Any) -> None:
-        """Remove an adapter."""
-        self.backbone.model.delete_adapter(*positional, **options)
-
-    def get_adapter_state_dict(self, *positional: Any, **options: Any) -> Any:
-        """An adapter's weights."""
-        return self.backbone.model.get_adapter_state_dict(*positional, **options)
 
 
 def _shows(show: bool | None) -> bool:
     """Whether a progress bar is shown: if asked for, or where logging is verbose."""
     return logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG) if show is None else show
+
+
+def _tensors(*vectors: Any) -> list[Any]:
+    """Vectors as tensors; those of polyvec's own classes as they are."""
+    own = DenseVectors | MultiVectors | SparseVectors
+    return [each.to_dense() if isinstance(each, own) else util.as_tensor(each) for each in vectors]
+
+
+def _rounded(vectors_NE: np.ndarray, dtype: torch.dtype, normalize: bool) -> np.ndarray:
+    """The vectors rounded to half precision, normalised there if asked for, as float32."""
+    found = torch.as_tensor(vectors_NE).to(dtype)
+    return (nn.functional.normalize(found, dim=-1) if normalize else found).float().numpy()
 
 
 def _joined(chunks: Sequence[Any]) -> Any:

@@ -4,9 +4,10 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
+
+from polyvec.errors import ModelError, PolyvecError
 
 
 @contextlib.contextmanager
@@ -36,18 +37,20 @@ def upload(
     create_pr: bool = False,
     local_model_path: str | None = None,
     commit_message: str | None = None,
-    **options: Any,
+    revision: str | None = None,
 ) -> str:
     """Upload what `save` writes, or a folder; returns the address of the commit or request.
 
-    Other options are those of huggingface_hub.HfApi.upload_folder.
+    Raises ModelError where the hub cannot be reached or refuses.
     """
     api = HfApi(token=token)
-    repo = api.create_repo(
-        repo_id=repo_id, private=private, repo_type=None, exist_ok=exist_ok or create_pr
-    )
-    found_id = getattr(repo, "repo_id", None) or repo_id
-    with tempfile.TemporaryDirectory() as made:
+    with _of_the_hub(repo_id), tempfile.TemporaryDirectory() as made:
+        repo = api.create_repo(
+            repo_id=repo_id, private=private, repo_type=None, exist_ok=exist_ok or create_pr
+        )
+        found_id = getattr(repo, "repo_id", None) or repo_id
+        if revision is not None:
+            api.create_branch(repo_id=found_id, branch=revision, exist_ok=True)
         if local_model_path is None:
             save(Path(made) / "model")
         done = api.upload_folder(
@@ -55,6 +58,21 @@ def upload(
             folder_path=local_model_path or str(Path(made) / "model"),
             commit_message=commit_message or "Add a model saved by polyvec",
             create_pr=create_pr,
-            **options,
+            revision=revision,
         )
     return str(done.pr_url if create_pr else done.commit_url)
+
+
+@contextlib.contextmanager
+def _of_the_hub(repo_id: str) -> Iterator[None]:
+    """Errors of the network, the login or the name as one ModelError."""
+    try:
+        yield
+    except PolyvecError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of huggingface_hub, its HTTP client, or the system
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{repo_id}: could not upload the model ({type(error).__name__}: {reason}); "
+            "check the connection and the login (hf auth login), or use save_pretrained"
+        ) from None

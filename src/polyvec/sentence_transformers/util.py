@@ -5,8 +5,9 @@ own and works with our models; it is imported when first used. N, M vectors of E
 """
 
 import heapq
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from enum import StrEnum
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ Score = Callable[[Any, Any], Tensor]
 FEW = 100  # vectors; ranges of fewer are of little use
 
 
-def _tensor(vectors: Any) -> Tensor:
+def as_tensor(vectors: Any) -> Tensor:
     """Vectors of any common form as one tensor; sparse ones stay sparse."""
     if isinstance(vectors, Tensor):
         return vectors
@@ -44,7 +45,7 @@ def _tensor(vectors: Any) -> Tensor:
 
 
 def _matrix(vectors: Any) -> Tensor:
-    found = _tensor(vectors)
+    found = as_tensor(vectors)
     found = found.to_dense() if found.layout != torch.strided else found
     found = found if found.is_floating_point() else found.float()
     return found[None] if found.ndim == 1 else found
@@ -59,8 +60,34 @@ def _scores(name: str, a: Any, b: Any) -> Tensor:
     return similarity_matrix(*_on_one_device(a, b), name)
 
 
+def by_pairs(a: Tensor, b: Tensor, scores: Score) -> Tensor:
+    """Scores [N] of vectors [N, E] and those beside them, in the shape that `a` and `b` have.
+
+    Two single vectors give a scalar, and one vector stands beside each of several. Raises
+    ShapeError for other numbers that differ.
+    """
+    if a.layout != torch.strided or b.layout != torch.strided:
+        a, b = a.to_dense(), b.to_dense()
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-1]:
+        raise ShapeError(
+            f"similarity: vectors of shapes {tuple(a.shape)} and {tuple(b.shape)}, expected equal "
+            "widths"
+        )
+    try:
+        a, b = torch.broadcast_tensors(a, b.to(a.device))
+    except RuntimeError:
+        raise ShapeError(
+            f"similarity: {tuple(a.shape[:-1])} vectors and {tuple(b.shape[:-1])}, expected as many"
+        ) from None
+    width = a.shape[-1]
+    count = math.prod(a.shape[:-1])
+    return scores(a.reshape(count, width), b.reshape(count, width)).reshape(a.shape[:-1])
+
+
 def _pair_scores(name: str, a: Any, b: Any) -> Tensor:
-    return similarity_pairs(*_on_one_device(a, b), name)
+    return by_pairs(
+        as_tensor(a), as_tensor(b), lambda x, y: similarity_pairs(*_on_one_device(x, y), name)
+    )
 
 
 def cos_sim(a: Any, b: Any) -> Tensor:
@@ -176,14 +203,16 @@ def select_max_active_dims(embeddings: Any, max_active_dims: int | None) -> Any:
     if max_active_dims is None:
         return embeddings
     check_count("max_active_dims", max_active_dims)
-    found = _tensor(embeddings)
+    found = as_tensor(embeddings)
     count = min(max_active_dims, found.shape[-1])
     places = found.abs().topk(count, dim=-1).indices
     return torch.zeros_like(found).scatter(-1, places, found.gather(-1, places))
 
 
-def batch_to_device(batch: dict[str, Any], target_device: Any) -> dict[str, Any]:
-    """The same dict with its tensors on the device."""
+def batch_to_device(
+    batch: MutableMapping[str, Any], target_device: Any
+) -> MutableMapping[str, Any]:
+    """The same mapping with its tensors on the device."""
     for name, value in batch.items():
         if isinstance(value, Tensor):
             batch[name] = value.to(target_device)
@@ -222,7 +251,7 @@ def quantize_embeddings(
 
 
 def _numbers(embeddings: Any) -> np.ndarray:
-    tensor = _tensor(embeddings).detach().cpu()
+    tensor = as_tensor(embeddings).detach().cpu()
     if not tensor.is_floating_point() and len(tensor):
         raise InputError(f"embeddings to quantize must be float, got {tensor.dtype}")
     return tensor.float().numpy()
@@ -271,7 +300,7 @@ def semantic_search(
     score_function: Score = cos_sim,
 ) -> list[list[dict[str, Any]]]:
     """The nearest `top_k` of the corpus for each query, best first: corpus_id and score."""
-    queries, corpus = _tensor(query_embeddings), _tensor(corpus_embeddings)
+    queries, corpus = as_tensor(query_embeddings), as_tensor(corpus_embeddings)
     queries = queries[None] if queries.ndim == 1 else queries
     queries = queries.to(corpus.device)
     best = _best(queries, corpus, (query_chunk_size, corpus_chunk_size), top_k, score_function)
@@ -299,7 +328,10 @@ def _best(
                 raise ShapeError(f"the score function gave {tuple(found.shape)}")
             found = found.to_dense() if found.layout != torch.strided else found
             top = found.topk(min(top_k, found.shape[1]), dim=1)
-            values = torch.cat([values.to(top.values.dtype), top.values], dim=1)
+            if not first:  # a second topk would change the order of equal scores
+                values, places = top.values, top.indices
+                continue
+            values = torch.cat([values, top.values], dim=1)
             places = torch.cat([places, top.indices + first], dim=1)
             kept = values.topk(min(top_k, values.shape[1]), dim=1)
             values, places = kept.values, places.gather(1, kept.indices)
@@ -359,19 +391,26 @@ def paraphrase_mining_embeddings(
     score_function: Score = cos_sim,
 ) -> list[list[Any]]:
     """`paraphrase_mining` of vectors; of each, `top_k` others are considered."""
-    vectors, sizes = _tensor(embeddings), (query_chunk_size, corpus_chunk_size)
-    found: dict[tuple[int, int], float] = {}
-    row = 0
+    vectors, sizes = as_tensor(embeddings), (query_chunk_size, corpus_chunk_size)
+    check_count("max_pairs", max_pairs)
+    best: list[tuple[float, int, int]] = []  # a heap, the worst pair first
+    among: set[tuple[int, int]] = set()
+    row, worst = 0, -math.inf
     for block in _best(vectors, vectors, sizes, top_k + 1, score_function):
         for hits in block:
-            others = [(place, score) for place, score in hits if place != row][:top_k]
-            for place, score in others:
-                found.setdefault((min(row, place), max(row, place)), score)
+            for place, score in [hit for hit in hits if hit[0] != row][:top_k]:
+                pair = (min(row, place), max(row, place))
+                if pair in among or score <= worst:
+                    continue
+                among.add(pair)
+                if len(best) < max_pairs:
+                    heapq.heappush(best, (score, *pair))
+                else:
+                    worst, *out = heapq.heappushpop(best, (score, *pair))
+                    among.discard((out[0], out[1]))
             row += 1
-        if len(found) > 2 * max_pairs:
-            found = dict(heapq.nlargest(max_pairs, found.items(), key=lambda item: item[1]))
-    best = heapq.nlargest(max_pairs, found.items(), key=lambda item: item[1])
-    return [[score, i, j] for (i, j), score in best]
+    # Equal scores stay in the heap's order, as sentence-transformers has them.
+    return [[*each] for each in sorted(best, key=lambda each: -each[0])]
 
 
 def community_detection(

@@ -60,6 +60,8 @@ def run(
     """
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
+    if not isinstance(pool, Mapping) or not {"input", "output", "processes"} <= set(pool):
+        raise InputError("pool is not one of start_multi_process_pool")
     size = chunk_size or max(1, min(-(-len(inputs) // len(pool["processes"]) // 10), 5000))
     starts = range(0, len(inputs), size)
     for place, first in enumerate(starts):

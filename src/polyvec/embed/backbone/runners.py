@@ -47,9 +47,14 @@ class Native:
             )
         self._check_positions(batch)
         ids_BT, attention_mask_BT = self._padded(batch)
+        types = padded_types(batch, attention_mask_BT)
         with texts_of(batch.lengths):
             return call(
-                self.model, needs, input_ids=ids_BT, attention_mask=attention_mask_BT.long()
+                self.model,
+                needs,
+                input_ids=ids_BT,
+                attention_mask=attention_mask_BT.long(),
+                **types,
             )
 
     def _check_positions(self, batch: TokenBatch) -> None:
@@ -91,6 +96,7 @@ class Planned(Native):
             plan = _plan(self.model, batch, spec, runs=tuple(batch.runs()))
             ids = torch.from_numpy(batch.ids_T).to(self.model.device, torch.long)[None]
             positions = plan.positions.to(ids.device)[None]
+            types = flat_types(batch, ids.device)
             if batch.positions_T is not None:
                 positions = torch.from_numpy(batch.positions_T).to(ids.device)[None]
         else:
@@ -98,9 +104,10 @@ class Planned(Native):
             weights = "attentions" in needs
             plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT, weights=weights)
             positions = plan.positions
+            types = padded_types(batch, attention_mask_BT)
             if batch.positions_T is not None:
                 positions = flags(batch.positions_T, attention_mask_BT)
-        return {"input_ids": ids, "position_ids": positions + self.offset, "plan": plan}
+        return {"input_ids": ids, "position_ids": positions + self.offset, "plan": plan, **types}
 
     def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
         if state.shape[0] == len(batch.lengths) and state.ndim == 3 and not self.packed:
@@ -136,14 +143,17 @@ class Hooked(Native):
         ids_BT, attention_mask_BT = self._padded(batch)
         plan = _plan(self.model, batch, spec, real_BT=attention_mask_BT)
         change = LayerMasks(self.model, plan, self.form)
+        types = padded_types(batch, attention_mask_BT)
         with texts_of(batch.lengths), changing(self.model, change):
-            return call(self.model, needs, input_ids=ids_BT)
+            return call(self.model, needs, input_ids=ids_BT, **types)
 
 
 def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
     """The model's forward, with the arguments that its side outputs need."""
     takes = inspect.signature(model.forward).parameters
     body: Any = model
+    if "token_type_ids" not in takes:  # a tokenizer may give them to a model without such a table
+        inputs.pop("token_type_ids", None)
     if "decoder_start" in needs:
         start = getattr(model.config, "decoder_start_token_id", None)
         if "decoder_input_ids" not in takes or start is None:
@@ -174,6 +184,20 @@ def attention_mask(batch: TokenBatch, device: torch.device) -> Tensor:
     """Which positions of the padded batch are tokens, [B, T]."""
     lengths_B = torch.tensor(batch.lengths, device=device)
     return torch.arange(max(batch.lengths), device=device)[None] < lengths_B[:, None]
+
+
+def flat_types(batch: TokenBatch, device: torch.device) -> dict[str, Tensor]:
+    """The token types of a packed batch, [1, T], as an argument; nothing where all are zero."""
+    if batch.types_T is None:
+        return {}
+    return {"token_type_ids": torch.from_numpy(batch.types_T).to(device, torch.long)[None]}
+
+
+def padded_types(batch: TokenBatch, attention_mask_BT: Tensor) -> dict[str, Tensor]:
+    """As `flat_types`, of a padded batch, [B, T]."""
+    if batch.types_T is None:
+        return {}
+    return {"token_type_ids": flags(batch.types_T.astype(np.int64), attention_mask_BT)}
 
 
 def flags(values_T: np.ndarray, attention_mask_BT: Tensor) -> Tensor:

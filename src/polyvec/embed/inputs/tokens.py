@@ -62,8 +62,9 @@ class TokenBatch:
     """Several texts packed without padding: their ids one after another, and their lengths.
 
     `rows` are the places of the texts in the caller's list, `word_ids` has an array a text or is
-    empty; `positions_T` are those of tokens in their text, where they do not just count on; the
-    rest is as in Tokens.
+    empty; `positions_T` are those of tokens in their text, where they do not just count on, and
+    `types_T` the token types of a pair of texts, where they are not all zero; the rest is as in
+    Tokens.
     """
 
     rows: tuple[int, ...]
@@ -74,6 +75,7 @@ class TokenBatch:
     segments_T: np.ndarray
     word_ids: tuple[np.ndarray, ...] = ()
     positions_T: np.ndarray | None = None
+    types_T: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> "TokenBatch":

@@ -6,9 +6,10 @@ N pairs, K labels, T tokens of the longest.
 import contextlib
 import importlib
 import json
+import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from polyvec import __version__
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.encoding import check_text
 from polyvec.embed.formats.checksums import check_files, write_checksums
 from polyvec.embed.formats.schema import listed_modules, read_json, write_json
 from polyvec.embed.formats.sources import model_folder
@@ -39,10 +41,13 @@ from polyvec.embed.progress import progress
 from polyvec.errors import InputError, ModelError, PolyvecError
 from polyvec.sentence_transformers import arguments, workers
 from polyvec.sentence_transformers.as_modules import written
-from polyvec.sentence_transformers.installed import attribute, blank, counterpart
-from polyvec.sentence_transformers.saving import beside, upload
+from polyvec.sentence_transformers.common import Common
+from polyvec.sentence_transformers.cross_encoder.container import Classifier
+from polyvec.sentence_transformers.features import Features
+from polyvec.sentence_transformers.saving import beside
+from polyvec.sentence_transformers.util import batch_to_device
 
-Features = dict[str, Any]
+logger = logging.getLogger(__name__)
 SETTINGS = "config_sentence_transformers.json"
 # What sentence-transformers 5.4 and later read of a sequence classifier.
 CLASSIFIER = {
@@ -67,12 +72,17 @@ OLDER = {
 }
 
 
-class CrossEncoder(nn.Module):
+class CrossEncoder(Common, Classifier, nn.Module):
     """A sequence classifier that takes and gives what sentence-transformers' CrossEncoder does.
 
     >>> reranker = CrossEncoder("cross-encoder/ms-marco-MiniLM-L6-v2")  # doctest: +SKIP
     >>> reranker.rank("a question", documents)                          # doctest: +SKIP
     """
+
+    model_type = "CrossEncoder"
+    default_huggingface_organization = "cross-encoder"
+    _counterpart = "CrossEncoder"
+    _fits = "sentence_transformers.cross_encoder.fit_mixin"
 
     def __init__(
         self,
@@ -96,6 +106,7 @@ class CrossEncoder(nn.Module):
         config_kwargs: Mapping[str, Any] | None = None,
         model_card_data: Any = None,
         backend: str = "torch",
+        keep_in_fp32_modules: Sequence[str] | None = None,
         **older: Any,
     ) -> None:
         """The classifier of a folder or hub id; a checkpoint without a head gets a random one.
@@ -106,13 +117,14 @@ class CrossEncoder(nn.Module):
         """
         super().__init__()
         arguments.check_backend(backend)
+        self.set_keep_in_fp32_modules(keep_in_fp32_modules or [])
         older = arguments.older_names(older, OLDER, f"{type(self).__name__}")
         model_kwargs = older.get("model_kwargs", model_kwargs)
         tokenizer_kwargs = older.get("tokenizer_kwargs", tokenizer_kwargs)
         config_kwargs = older.get("config_kwargs", config_kwargs)
+        config_kwargs = arguments.table("config_kwargs", config_kwargs)
         if "classifier_dropout" in older:
-            dropout = {"classifier_dropout": older["classifier_dropout"]}
-            config_kwargs = {**(config_kwargs or {}), **dropout}
+            config_kwargs["classifier_dropout"] = older["classifier_dropout"]
         activation_fn = older.get("activation_fn", activation_fn)
         cache_folder = older.get("cache_folder", cache_folder)
         words = arguments.old_name(
@@ -135,15 +147,17 @@ class CrossEncoder(nn.Module):
             self._load(folder, options, config_kwargs, num_labels, device, trust_remote_code)
             stored = read_json(folder / SETTINGS, {})
         table = stored.get("prompts") or {}
+        prompts = arguments.table("prompts", prompts)
         try:
             self.prompt_table = PromptTable(
-                {**table, **(prompts or {})},
+                {**table, **prompts},
                 default_prompt_name or stored.get("default_prompt_name"),
             )
         except (InputError, TypeError) as error:
             if prompts or default_prompt_name:
                 raise
             raise ModelError(f"{folder / SETTINGS}: {error}") from None
+        _check_function(activation_fn)
         self.activation_fn = activation_fn or self._default_activation(
             stored, trust_remote_code, folder
         )
@@ -178,13 +192,6 @@ class CrossEncoder(nn.Module):
         )
         self.to(device)
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return counterpart("CrossEncoder", type(self))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return blank, (type(self),), self.__getstate__()
-
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "activation_fn":  # a setting, not a module with a place in the weights
             object.__setattr__(self, name, value)
@@ -218,7 +225,8 @@ class CrossEncoder(nn.Module):
         older = arguments.older_names(older, {"activation_fct": "activation_fn"}, "predict")
         activation_fn = older.get("activation_fn", activation_fn)
         given = arguments.only_one(inputs=inputs, sentences=sentences)
-        given = given.tolist() if isinstance(given, np.ndarray) else given
+        given = _listed(given)
+        _check_function(activation_fn)
         single = self.is_singular_input(given)
         pairs = [_pair(each, place) for place, each in enumerate([given] if single else given)]
         call = {
@@ -257,8 +265,13 @@ class CrossEncoder(nn.Module):
             for start in range(0, len(order), call["batch_size"]):
                 places = order[start : start + call["batch_size"]]
                 features = self.preprocess([pairs[p] for p in places], call["prompt"])
-                features = {k: v.to(self.device) for k, v in features.items()}
-                scores = call["activation_fn"](self(features)["scores"].float())
+                features = batch_to_device(features, self.device)
+                logits = self(features)["scores"].float()
+                scores = call["activation_fn"](logits)
+                if not isinstance(scores, Tensor) or len(scores) != len(logits):
+                    raise InputError(
+                        f"activation_fn gave {str(scores)[:60]}, expected a score for each pair"
+                    )
                 single = self.num_labels == 1 and scores.ndim > 1
                 scores = scores.squeeze(-1) if single else scores
                 if call["apply_softmax"] and scores.ndim > 1:
@@ -286,15 +299,21 @@ class CrossEncoder(nn.Module):
     ) -> list[dict[str, Any]]:
         """The documents by falling score: corpus_id, score, and text if asked for.
 
-        convert_to_numpy and convert_to_tensor of older scripts change nothing, with a warning.
+        convert_to_numpy and convert_to_tensor of older scripts change nothing, as the log says.
         Raises InputError for a model of several labels.
         """
         for name in ("convert_to_numpy", "convert_to_tensor"):
             if older.pop(name, None) is not None:
-                warnings.warn(f"rank: {name} has no effect", FutureWarning, stacklevel=2)
+                logger.warning("rank: %s has no effect", name)
         arguments.no_others("rank", older)
         if self.num_labels != 1:
             raise InputError("rank() is for models with num_labels=1; use predict()")
+        if top_k is not None and (type(top_k) is not int or top_k < 0):
+            raise InputError(f"top_k is {top_k!r}, expected a whole number")
+        if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+            kind = type(documents).__name__
+            raise InputError(f"rank: the documents are {kind}, expected a list of texts")
+        documents = list(documents)
         scores = self.predict(
             [(query, document) for document in documents],
             prompt_name=prompt_name,
@@ -326,21 +345,30 @@ class CrossEncoder(nn.Module):
     def preprocess(self, inputs: Any, prompt: str | None = None, **options: Any) -> Features:
         """The tokens of pairs, padded, as tensors [N, T]; the prompt stands before each first text.
 
-        Special-token strings in a text are read as the tokenizer reads them.
+        Also of single texts, which only statistics of a data set are made of. Special-token
+        strings in a text are read as the tokenizer reads them.
         """
         arguments.no_others("preprocess", {k: v for k, v in options.items() if k != "task"})
-        pairs = [_pair(each, place) for place, each in enumerate(inputs)]
-        first = [(prompt or "") + pair[0] for pair in pairs]
-        return dict(
-            self.tokenizer(
-                first,
-                [pair[1] for pair in pairs],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            )
+        read = list(_listed(inputs))
+        if not read:
+            return {}
+        before = prompt or ""
+        second: list[str] | None = None
+        if all(isinstance(each, str) for each in read):
+            first = [before + check_text(each, place) for place, each in enumerate(read)]
+        else:
+            pairs = [_pair(each, place) for place, each in enumerate(read)]
+            first, second = [before + pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        found: Features = self.tokenizer(
+            first,
+            second,
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
         )
+        found["modality"] = "text"
+        return found
 
     tokenize = preprocess
 
@@ -348,6 +376,8 @@ class CrossEncoder(nn.Module):
         """The features with their logits as scores, [N, K]; differentiable."""
         names = (*self.tokenizer.model_input_names, "inputs_embeds", "position_ids")
         read = {name: value for name, value in input.items() if name in names}
+        if not {"input_ids", "inputs_embeds"} & set(read):
+            raise InputError(f"forward: no input_ids among the features {sorted(input)}")
         return {**input, "scores": self.model(**read).logits}
 
     # ---- what it is -------------------------------------------------------------------------
@@ -416,12 +446,36 @@ class CrossEncoder(nn.Module):
         return self.tokenizer
 
     @property
-    def model_card_data(self) -> Any:
-        """sentence-transformers' data of a model card, as given or made when first read."""
-        if self._model_card_data is None:
-            kind = attribute("sentence_transformers", "CrossEncoderModelCardData")
-            self._model_card_data = kind(local_files_only=True)
-        return self._model_card_data
+    def default_activation_function(self) -> Any:
+        """The older name of `activation_fn`."""
+        warnings.warn(
+            "default_activation_function is now activation_fn", DeprecationWarning, stacklevel=2
+        )
+        return self.activation_fn
+
+    def get_default_activation_fn(self) -> Callable[[Tensor], Tensor]:
+        """The function of config.json that is torch's own, else sigmoid for one label."""
+        found: Callable[[Tensor], Tensor] = self._default_activation({}, False, Path("config.json"))
+        return found
+
+    def set_keep_in_fp32_modules(self, module_names: Sequence[str]) -> None:
+        """Takes an empty list. Raises InputError for names: one type is computed in."""
+        if not isinstance(module_names, list | tuple) or module_names:
+            raise InputError(
+                f"keep_in_fp32_modules {module_names!r}: polyvec computes all layers in one type; "
+                'load the model with model_kwargs={"dtype": "float32"}'
+            )
+        self.keep_in_fp32_modules = list(module_names)
+
+    def smart_batching_collate(self, batch: Sequence[Any]) -> tuple[Features, Tensor]:
+        """Features of the pairs, and labels, of InputExamples; for the older `fit`."""
+        dtype = torch.float if self.num_labels == 1 else torch.long
+        labels = torch.tensor([example.label for example in batch], dtype=dtype)
+        return self.smart_batching_collate_text_only(batch), labels
+
+    def smart_batching_collate_text_only(self, batch: Sequence[Any]) -> Features:
+        """Features of the pairs of InputExamples."""
+        return self.preprocess([getattr(example, "texts", example) for example in batch])
 
     def set_activation_fn(self, activation_fn: Callable[[Tensor], Tensor]) -> None:
         """Use another function of the logits."""
@@ -443,18 +497,6 @@ class CrossEncoder(nn.Module):
                     f"({' '.join(str(error).split())[:100]})"
                 ) from None
         return nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
-
-    def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:
-        """What the evaluator gives for this model."""
-        if output_path is not None:
-            Path(output_path).mkdir(parents=True, exist_ok=True)
-        return evaluator(self, output_path)
-
-    def start_multi_process_pool(self, target_devices: Sequence[str] | None = None) -> Any:
-        """A pool for `predict(pool=)`: one process for each device."""
-        return workers.start(self, target_devices)
-
-    stop_multi_process_pool = staticmethod(workers.stop)
 
     # ---- saving -----------------------------------------------------------------------------
 
@@ -484,10 +526,6 @@ class CrossEncoder(nn.Module):
 
     save = save_pretrained
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Save the model and upload it to the hub; returns the commit's address."""
-        return upload(self.save_pretrained, repo_id, **options)
-
 
 def _pair(each: Any, place: int) -> tuple[str, str]:
     """The two texts; InputError, with the place, for anything else."""
@@ -495,7 +533,22 @@ def _pair(each: Any, place: int) -> tuple[str, str]:
     texts = [t["text"] if isinstance(t, Mapping) and set(t) == {"text"} else t for t in texts]
     if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
         raise InputError(f"inputs[{place}] is {str(each)[:60]!r}, expected a pair of texts")
-    return texts[0], texts[1]
+    first, second = (check_text(text, place) for text in texts)
+    return first, second
+
+
+def _listed(inputs: Any) -> Any:
+    """The inputs as they are, of an array as a list; InputError for what is none."""
+    if isinstance(inputs, np.ndarray):
+        inputs = inputs.tolist()
+    if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+        raise InputError(f"inputs is {type(inputs).__name__}, expected pairs of texts")
+    return inputs
+
+
+def _check_function(activation_fn: Any) -> None:
+    if activation_fn is not None and not callable(activation_fn):
+        raise InputError(f"activation_fn is {activation_fn!r}, expected a function of the logits")
 
 
 @torch.no_grad()

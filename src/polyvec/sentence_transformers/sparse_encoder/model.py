@@ -14,7 +14,7 @@ from polyvec.embed.inputs.contract import check_count
 from polyvec.errors import InputError
 from polyvec.interfaces import RunOptions, SparseVectors
 from polyvec.sentence_transformers import arguments, util, workers
-from polyvec.sentence_transformers.features import as_texts
+from polyvec.sentence_transformers.features import as_inputs, has_pairs
 from polyvec.sentence_transformers.model import SentenceTransformer
 
 
@@ -42,6 +42,18 @@ class SparseEncoder(SentenceTransformer):
             check_count("max_active_dims", max_active_dims)
         super().__init__(model_name_or_path, similarity_fn_name=similarity_fn_name, **options)
         self.max_active_dims = max_active_dims
+
+    @property
+    def splade_pooling_chunk_size(self) -> int | None:
+        """None: vectors are pooled without chunks. Raises InputError for another one."""
+        return None
+
+    @splade_pooling_chunk_size.setter
+    def splade_pooling_chunk_size(self, value: int | None) -> None:
+        if value is not None:
+            raise InputError(
+                "splade_pooling_chunk_size has no effect in polyvec; batch_size limits the memory"
+            )
 
     def encode(  # type: ignore[override]
         self,
@@ -71,7 +83,7 @@ class SparseEncoder(SentenceTransformer):
         given = arguments.only_one(inputs=inputs, sentences=sentences)
         arguments.no_others(f"{type(self).__name__}.encode", options)
         single = self.is_singular_input(given)
-        texts = as_texts([given] if single else given)
+        texts = as_inputs([given] if single else given)
         call = {
             "prompt_name": prompt_name,
             "prompt": prompt,
@@ -100,10 +112,13 @@ class SparseEncoder(SentenceTransformer):
             return found[0]
         return found if convert_to_tensor else [found[row] for row in range(len(texts))]
 
-    def _encoded(self, texts: Any, **options: Any) -> SparseVectors:
+    def _encoded(self, inputs: Any, **options: Any) -> SparseVectors:
+        if has_pairs(inputs):
+            dense = {"output_value": "sentence_embedding", "normalize_embeddings": False}
+            return SparseVectors.of(super()._encoded(inputs, **options, **dense, truncate_dim=None))
         run = RunOptions(options.pop("batch_size"), show_progress_bar=options["show_progress_bar"])
         del options["show_progress_bar"]
-        vectors, _ = self.encode_vectors(texts, options=run, **options)
+        vectors, _ = self.encode_vectors(inputs, options=run, **options)
         if not isinstance(vectors, SparseVectors):
             raise InputError("the model's vectors are dense; use SentenceTransformer")
         return vectors
