@@ -238,8 +238,9 @@ def test_older_and_rarer_methods_of_a_reranker(rerankers, caplog):
         assert "convert_to_tensor has no effect" in caplog.text
 
 
-def test_a_reranker_is_fitted_as_theirs(tiny_bert, tmp_path):
+def test_a_reranker_is_fitted_as_theirs(tiny_bert, tmp_path, monkeypatch):
     """The older `fit`, with dropout off; the scores move as in sentence-transformers."""
+    monkeypatch.chdir(tmp_path)  # where it makes a folder of checkpoints
     folder = saved(
         BertForSequenceClassification,
         tiny_bert,

@@ -50,8 +50,9 @@ def test_an_evaluator_gives_the_same(tiny_bert):
     assert torch.is_grad_enabled()
 
 
-def test_the_older_fit_trains_as_theirs(tiny_bert):
+def test_the_older_fit_trains_as_theirs(tiny_bert, tmp_path, monkeypatch):
     """With no dropout; the first steps of the same examples in the same order."""
+    monkeypatch.chdir(tmp_path)  # where it makes a folder of checkpoints
     examples = [InputExample(texts=list(pair)) for pair in zip(ANCHORS, POSITIVES, strict=True)]
     vectors = []
     for kind in (SentenceTransformer, sentence_transformers.SentenceTransformer):
