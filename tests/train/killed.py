@@ -13,18 +13,28 @@ from polyvec.train.trainer import StageTrainer
 
 # Where to die: the stage's folder, the step, and whether it is before the batch, after its
 # gradient, while a checkpoint is written, or after it has its name.
-DEATHS = [
-    ("1-mntp", 1, "training_step"),
-    ("1-mntp", 5, "_get_grad_norm"),
-    ("1-mntp", 6, "_save_rng_state"),
-    ("1-mntp", 6, "_rotate"),
-    ("1-mntp", 7, "_get_grad_norm"),
-    ("1-mntp", 8, "save_final"),
-    ("2-scl", 0, "training_step"),
-    ("2-scl", 3, "training_step"),
-    ("2-scl", 6, "_save_rng_state"),
-    ("2-scl", 8, "trained"),
-]
+DEATHS = {
+    "1-mntp": [
+        ("1-mntp", 1, "training_step"),
+        ("1-mntp", 5, "_get_grad_norm"),
+        ("1-mntp", 6, "_save_rng_state"),
+        ("1-mntp", 6, "_rotate"),
+        ("1-mntp", 7, "_get_grad_norm"),
+        ("1-mntp", 8, "save_final"),
+        ("2-scl", 0, "training_step"),
+        ("2-scl", 3, "training_step"),
+        ("2-scl", 6, "_save_rng_state"),
+        ("2-scl", 8, "trained"),
+    ],
+    "1-diffcse": [
+        ("1-diffcse", 3, "_get_grad_norm"),
+        ("1-diffcse", 4, "training_step"),
+        ("2-scl", 3, "training_step"),
+        ("2-scl", 5, "_get_grad_norm"),
+        ("2-scl", 6, "_rotate"),
+        ("2-scl", 7, "training_step"),
+    ],
+}
 
 
 def dying(stage: str, step: int, method: str) -> None:
@@ -52,7 +62,8 @@ def forked(arguments: list[str], death: tuple[str, int, str] | None = None) -> i
 def run(recipe: Path, folder: Path) -> None:
     assert forked(["train", str(recipe), "-o", str(folder / "whole")]) == 0
     arguments = ["train", str(recipe), "-o", str(folder / "killed")]
-    for death in DEATHS:
+    (first,) = (each.name for each in (folder / "whole" / "stages").glob("1-*"))
+    for death in DEATHS[first]:
         status = forked(arguments, death)
         assert status == -signal.SIGKILL, (death, status)
         arguments = [*arguments[:4], "--resume"]

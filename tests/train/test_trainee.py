@@ -23,6 +23,15 @@ STAGE = StageSettings(
     losses=({"kind": "info_nce", "temperature": 0.02}, {"kind": "info_nce_learned", "weight": 0.3}),
     matryoshka={"dimensions": (8, 32), "layers": True, "layers_per_step": 0},
 )
+STAGES = {
+    "scl": STAGE,
+    "dynamic negatives": dataclasses.replace(
+        STAGE, settings={"dynamic_negatives": {"num_negatives": 1, "every": 1}}
+    ),
+    "diffcse": StageSettings(
+        kind="diffcse", adapter=STAGE.adapter, max_length=12, settings={"mask": "of", "weight": 0.5}
+    ),
+}
 KINDS = {
     "cached": {"gradient_cache": 30},
     "checkpointed": {"gradient_checkpointing": True},
@@ -33,15 +42,15 @@ KINDS = {
 def trainee(stage: StageSettings, backbone: str = "meta-llama/", **options) -> Trainee:
     folder = checkpoint(backbone)
     embedder = Embedder.from_pretrained(folder, pooling="mean", device="cpu", **options)
-    task = TASKS.build(stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where="")
     torch.manual_seed(0)
+    task = TASKS.build(stage.kind, stage.settings, {"embedder": embedder, "stage": stage}, where="")
     prepare(embedder, stage.adapter)
     with torch.no_grad():  # B is zero at first, and A then without gradient
         for name, each in embedder.named_parameters():
             if "lora_B" in name:
                 each.normal_(std=0.1)
-    embedder.double()  # rounding errors would be of the size of the tolerance
     found = Trainee(embedder, task)
+    found.double()  # rounding errors would be of the size of the tolerance
     if stage.gradient_checkpointing:
         found.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False}
@@ -52,7 +61,14 @@ def trainee(stage: StageSettings, backbone: str = "meta-llama/", **options) -> T
 def gradients(stage: StageSettings, **options) -> tuple[engine.Terms, dict, int]:
     made = trainee(stage, **options)
     exchange = Exchange()
+    if (dynamic := getattr(made.task, "dynamic", None)) is not None:
+        made.task.prepare(rows(6))
+        made.task.batch_number = 1
+        dynamic.first_Rn.fill_(0.9)
+        dynamic.last_Rn.fill_(0.1)  # all are easy now
     work = made.task.work(rows(6), exchange.shares(6), 0)
+    if dynamic is not None:
+        assert dynamic.place_Rn.flatten().tolist() == [0, 0, 1] * 2, "of rows with two negatives"
     torch.manual_seed(1)  # of dropout
     with dropout_set(made.embedder, attention_dropout=stage.attention_dropout):
         terms = engine.step(
@@ -68,14 +84,16 @@ def gradients(stage: StageSettings, **options) -> tuple[engine.Terms, dict, int]
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_cache_and_checkpointing_change_neither_loss_nor_gradient(kind, layout):
+@pytest.mark.parametrize("name", STAGES)
+def test_cache_and_checkpointing_change_neither_loss_nor_gradient(name, kind, layout):
     """With LoRA, its dropout and the attention's, hard negatives and a temperature."""
-    plain = dataclasses.replace(STAGE, attention_dropout=0.1)
+    plain = dataclasses.replace(STAGES[name], attention_dropout=0.1)
     # The same pieces, so that the same numbers are dropped.
     stage = dataclasses.replace(plain, **KINDS[kind])
     one = dataclasses.replace(plain, gradient_cache=stage.gradient_cache)
-    expected_terms, expected, _ = step_without_cache(one, layout=layout)
-    terms, found, num_pieces = gradients(stage, layout=layout)
+    options = {"layout": layout, "backbone": "bos:meta-llama/"}
+    expected_terms, expected, _ = step_without_cache(one, **options)
+    terms, found, num_pieces = gradients(stage, **options)
     if stage.gradient_cache:
         assert num_pieces > 3
     torch.testing.assert_close(terms, expected_terms, rtol=0, atol=1e-6)
