@@ -20,6 +20,7 @@ STAGES = {
     "ntp": (embedder, PAIRS, {}, FULL),
     "eba": (lambda: embedder(template="llama2vec", attention="native"), PASSAGES, {}, LORA),
     "multi_task": (embedder, MIXED, {"generation": ["chat"]}, FULL),
+    "scl_mlm": (embedder, PAIRS, {"probability": 0.5}, FULL),
     "grl": (embedder, PAIRS, {}, LORA),
     "csit": (chat, PAIRS, {}, LORA),
     "deliberation": (debater, PAIRS, {}, LORA),

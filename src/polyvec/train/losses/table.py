@@ -4,6 +4,7 @@ from polyvec.registry import Registry
 from polyvec.train.losses import (
     adaptation,
     distillation,
+    gradients,
     info_nce,
     labelled,
     queues,
@@ -25,6 +26,7 @@ LOSSES: Registry[Loss] = Registry(
         "arc_margin": softmax.arc_margin,
         "soft_info_nce": softmax.soft_info_nce,
         "peer_ccr": softmax.peer_ccr,
+        "gradient_paradigm": gradients.gradient_paradigm,
         "max_view": softmax.max_view,
         "self_distill": softmax.self_distill,
         "mixed_negatives": softmax.mixed_negatives,

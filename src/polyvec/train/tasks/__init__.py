@@ -34,6 +34,7 @@ TASKS: Registry[Callable[..., Any]] = Registry(
         "ntp": language.NextToken,
         "prune": edits.Prune,
         "scl": contrastive.contrastive,
+        "scl_mlm": multi_task.ContrastiveMasked,
         "ucl": contrastive.unsupervised,
         "wcl": contrastive.contrastive,
     },

@@ -2,7 +2,8 @@
 
 "multi_task": GritLM (Muennighoff et al. 2024, arXiv:2402.09906). "grl": ULLME (Man et al. 2024,
 arXiv:2408.03402). "csit": ChatRetriever (Mao et al. 2024, arXiv:2404.13556). Vectors are made
-under the embedder's own attention, tokens are predicted under a causal one.
+under the embedder's own attention, tokens are predicted under a causal one. "scl_mlm", CLEAR and
+DeCLUTR, predicts masked tokens under the embedder's own.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from polyvec.data.training.rows import TrainingRow
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.formats.transformer import is_masked
 from polyvec.embed.inputs.tokens import Tokens
 from polyvec.errors import DataError, ModelError, SettingsError
 from polyvec.registry import Fact
@@ -27,7 +29,13 @@ from polyvec.train.settings import StageSettings
 from polyvec.train.task import Job, Share, Work
 from polyvec.train.tasks import encode
 from polyvec.train.tasks.contrastive import Contrastive
-from polyvec.train.tasks.language import NextToken, PredictTokens, reduced
+from polyvec.train.tasks.language import (
+    MaskedLanguageModel,
+    MaskedNextToken,
+    NextToken,
+    PredictTokens,
+    reduced,
+)
 
 OfEmbedder = Annotated[Embedder, Fact("embedder")]
 OfStage = Annotated[StageSettings, Fact("stage")]
@@ -45,6 +53,7 @@ class MultiTask:
     """
 
     needs_head = True
+    term = "generation"
 
     def __init__(
         self,
@@ -102,8 +111,43 @@ class MultiTask:
         if facts is not None:
             terms |= self.contrastive.loss(rows, facts)
         if JOB in rows:
-            terms["generation"] = self.weight * reduced(rows[JOB], self.reduction, self.group)
+            terms[self.term] = self.weight * reduced(rows[JOB], self.reduction, self.group)
         return terms
+
+
+class ContrastiveMasked(MultiTask):
+    """The stage's losses + weight * cross-entropy of masked tokens of the same queries, in nats.
+
+    CLEAR (Wu et al. 2020, arXiv:2012.15466) and DeCLUTR (Giorgi et al. 2021, arXiv:2006.03659):
+    the rows are two views of a text. Queries are read once more, masked; the second term is the
+    mean over all masked tokens, each predicted from its own state by a masked language model, from
+    the one before by others. probability, mask, replace: see MaskedTokens.
+    """
+
+    term = "masked"
+
+    def __init__(
+        self,
+        embedder: OfEmbedder,
+        stage: OfStage,
+        weight: float = 1.0,
+        probability: float = 0.15,
+        mask: str | None = None,
+        replace: Literal["mask", "bert"] = "bert",
+    ) -> None:
+        if not weight > 0:
+            raise SettingsError(f"{stage.where}: weight is {weight}, expected more than 0")
+        masked = is_masked(embedder.backbone.model.config)
+        kind = MaskedLanguageModel if masked else MaskedNextToken
+        self.contrastive = Contrastive(embedder, stage)
+        self.language = kind(embedder, stage, probability, mask, replace)
+        self.weight, self.reduction, self.group = weight, "token", 1
+        self.jobs = {**self.contrastive.jobs, **self.language.jobs}
+        self.heads = self.contrastive.heads
+
+    def divided(self, rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[TrainingRow]]:
+        """All rows, for both."""
+        return list(rows), list(rows)
 
 
 class GenerationAligned(MultiTask):
