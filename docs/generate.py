@@ -7,7 +7,7 @@ python docs/generate.py --check    # exit 1 if a file would change
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from polyvec.evaluate.sections import EXPECT, Expectation
 from polyvec.evaluate.tasks import Result
 from polyvec.recipe import all_recipes
 from polyvec.registry import arguments
+from polyvec.synthesize.sections import STEPS, StepSettings
 from polyvec.train.losses.part import NEEDS
 from polyvec.train.losses.table import LOSSES
 from polyvec.train.sections import STAGES
@@ -103,6 +104,42 @@ def released_table() -> str:
             row += [found.form, found.code, equal, found.differs, weights]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def augmented_table() -> str:
+    """Every recipe of the survey's Table 3: what writes, filters and trains, and what differs."""
+    lines = [
+        "| row of Table 3 | recipe | written by the prompts | other steps | losses of the stages "
+        "| differs from the paper |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    recipes = [each for each in all_recipes() if 3 in (each.system.table, *each.system.also)]
+    for recipe in sorted(recipes, key=lambda each: (each.system.reference or 0, each.key)):
+        system, steps = recipe.system, list(_flat(recipe[STEPS]))
+        prompts = [each["prompt"] for each in steps if each["kind"] == "generate"]
+        others = [each["kind"] for each in steps if each["kind"] not in ("generate", "branches")]
+        losses = [loss["kind"] for stage in recipe[STAGES] for loss in stage.losses]
+        mined = any(stage.mining for stage in recipe[STAGES])
+        if not steps and mined:
+            others = ["mining, by the stages"]
+        row = [
+            f"{system.name} [{system.reference}]",
+            f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})",
+            ", ".join(f"`{each}`" for each in dict.fromkeys(prompts)),
+            ", ".join(dict.fromkeys(others)),
+            ", ".join(dict.fromkeys(losses)),
+            system.differs,
+        ]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _flat(steps: Sequence[StepSettings]) -> Iterator[dict[str, Any]]:
+    """A table for each step, those inside of branches among them."""
+    for step in steps:
+        yield {"kind": step.kind, **step.settings}
+        for branch in step.settings.get("branches", ()):
+            yield from branch
 
 
 def stages_table() -> str:
@@ -466,6 +503,7 @@ PARTS = {
         "stages": stages_table,
     },
     ROOT / "docs" / "models.md": {"layouts": layouts_table},
+    ROOT / "docs" / "synthesis.md": {"augmented": augmented_table},
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {
         "trained": trained_table,

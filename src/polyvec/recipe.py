@@ -102,13 +102,19 @@ def naming(typed: Sequence[str]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What the recipe is: name, the survey's table and reference number, and what it is for."""
+    """What the recipe is: name, the survey's table and reference number, and what it is for.
+
+    also: other tables of the survey with the same row. differs: what the recipe does otherwise than
+    the paper, where it could not be kept.
+    """
 
     name: str
     paper: str
     tasks: tuple[str, ...]
     table: int | None = None
     reference: int | None = None
+    also: tuple[int, ...] = ()
+    differs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

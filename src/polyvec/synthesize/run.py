@@ -41,11 +41,15 @@ class Made:
 
 def parts() -> Registry[type[Step]]:
     """The table of all steps; those of this package are registered by importing them."""
+    import polyvec.synthesize.steps.branches
     import polyvec.synthesize.steps.filters
     import polyvec.synthesize.steps.generate
+    import polyvec.synthesize.steps.joining
     import polyvec.synthesize.steps.judging
     import polyvec.synthesize.steps.likelihood
+    import polyvec.synthesize.steps.pairs
     import polyvec.synthesize.steps.ranking
+    import polyvec.synthesize.steps.rating
     import polyvec.synthesize.steps.retrieval
     import polyvec.synthesize.steps.sources  # noqa: F401
 

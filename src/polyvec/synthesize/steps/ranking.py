@@ -188,6 +188,9 @@ class MaskWords(Step):
         if not self.rates or not all(0 < rate <= 1 for rate in self.rates):
             raise SettingsError(f"step 'mask_words': rates {self.rates} are not above 0 to 1")
 
+    def guess(self, rows: Sequence[Row]) -> list[Row]:
+        return self.run(rows, Tools()).kept
+
     def run(self, rows: Sequence[Row], tools: Tools) -> Changed:
         from polyvec.data.words import hash64
 

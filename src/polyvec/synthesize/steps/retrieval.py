@@ -157,6 +157,14 @@ class Retrieve(Step):
     def uses(self, tools: Tools) -> str | None:
         return "embedder" if self.by == "embedder" else None
 
+    def guess(self, rows: Sequence[Row]) -> list[Row]:
+        """With as many documents as are retrieved, of which a later step may ask."""
+        found = []
+        for row in rows:
+            text = row.positive or row.anchor or ""
+            found.append(row.with_meta(retrieved=[f"{text} {i}" for i in range(self.k)]))
+        return found
+
     def run(self, rows: Sequence[Row], tools: Tools) -> Changed:
         found = Changed()
         documents = documents_of(rows, tools, self.corpus)
