@@ -1,4 +1,4 @@
-"""The recipes of Table 3: each loads, builds and renders, and two run from texts to a trained model."""
+"""The recipes of Table 3: each loads, builds and renders; two run from texts to a model."""
 
 import hashlib
 import json

@@ -11,6 +11,7 @@ from polyvec.synthesize.rows import Row
 from polyvec.synthesize.run import parts
 from polyvec.synthesize.step import Tools
 
+
 def one(kind, rows, tools=None, **settings):
     """A step alone."""
     return parts().build(kind, settings, where="test").run(rows, tools or Tools())

@@ -60,7 +60,7 @@ def test_stages_name_parts_and_data_that_exist(recipe, scale):
         adapter.pop("merge", None)
         ADAPTERS.check(adapter.pop("kind"), adapter, where=where)
         if stage.losses:
-            facts = {"vector_size": 64}
+            facts = {"vector_size": {"full": 768, "small": 576, "nano": 192}[scale]}
             Objective.of(stage.losses, stage.matryoshka, facts, where=where)
         fill(Mixing, dict(stage.mixing), where)
         mining_settings(stage.mining, where)
@@ -90,7 +90,9 @@ def test_smaller_scales_do_not_train_as_the_papers_do():
                 assert not trained or 0 < stage.max_steps <= 200
 
 
-SOURCE = re.compile(r"@[0-9a-f]{7}|arXiv:\d{4}\.\d{5}|MTEB results repository|model card of ")
+SOURCE = re.compile(
+    r"@[0-9a-f]{7}|arXiv:\d{4}\.\d{5}|MTEB results repository|model card of |doi:10\.\d+/"
+)
 
 
 def test_every_published_number_has_a_source():
