@@ -62,6 +62,7 @@ def rerankers(request, tiny_bert, tmp_path_factory):
         {"prompt": "judge: "},
         {"apply_softmax": True},
         {"activation_fn": torch.nn.Tanh()},
+        {"processing_kwargs": {"text": {"max_length": 5}}},
     ],
     ids=str,
 )

@@ -82,6 +82,22 @@ def test_a_prompt_before_pairs_may_stay_out_of_the_pooling(tiny_bert):
     np.testing.assert_allclose(found, wanted, atol=2e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*longer than")
+def test_the_most_tokens_of_one_call(both):
+    ours, theirs = both
+    for inputs in (TEXTS, PAIRS):
+        for most in (4, 7):
+            options = {"processing_kwargs": {"text": {"max_length": most, "truncation": True}}}
+            wanted = theirs.encode(inputs, **options)
+            np.testing.assert_allclose(ours.encode(inputs, **options), wanted, atol=2e-6)
+            read = ours.preprocess(inputs, **options)["input_ids"]
+            assert torch.equal(read, theirs.preprocess(inputs, **options)["input_ids"])
+    assert ours.max_seq_length == 64
+    for wrong in ({"common": {}}, {"text": {"max_length": "x"}}, {"text": {"padding": False}}, 3):
+        with pytest.raises(InputError, match=r"processing_kwargs|max_length"):
+            ours.encode(TEXTS, processing_kwargs=wrong)
+
+
 def test_pairs_that_cannot_be_read_are_refused(tiny_bert):
     ours = SentenceTransformer(str(tiny_bert), device="cpu", special_tokens="text")
     with pytest.raises(InputError, match='not read with special_tokens="text"'):

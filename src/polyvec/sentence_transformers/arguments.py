@@ -1,7 +1,8 @@
 """The constructor's arguments in sentence-transformers' form, as the options of Embedder."""
 
+import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -115,3 +116,37 @@ def no_others(where: str, given: Mapping[str, Any]) -> None:
             f"{where}() has been called with additional keyword arguments that this model does "
             f"not use: [{name!r}]"
         )
+
+
+def per_call(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method with `processing_kwargs={"text": {"max_length": n}}`: at most n tokens are read.
+
+    Of that table nothing else has a meaning here; InputError for other entries.
+    """
+
+    @functools.wraps(method)
+    def called(self: Any, *positional: Any, processing_kwargs: Any = None, **options: Any) -> Any:
+        most = _max_length(processing_kwargs)
+        if most is None:
+            return method(self, *positional, **options)
+        if options.get("pool") is not None or isinstance(options.get("device"), list | tuple):
+            raise InputError("processing_kwargs: set model.max_seq_length for several processes")
+        before, self.max_seq_length = self.max_seq_length, most
+        try:
+            return method(self, *positional, **options)
+        finally:
+            self.max_seq_length = before
+
+    return called
+
+
+def _max_length(processing_kwargs: Any) -> int | None:
+    given = table("processing_kwargs", processing_kwargs)
+    text = table("processing_kwargs 'text'", given.pop("text", None))
+    length = text.pop("max_length", None)
+    if text.pop("truncation", True) not in (True, "longest_first"):
+        text["truncation"] = False
+    _refuse("processing_kwargs", {**given, **text}, ("text", "max_length"))
+    if length is not None:
+        check_count("max_length", length)
+    return length

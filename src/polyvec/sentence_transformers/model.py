@@ -126,7 +126,8 @@ class SentenceTransformer(Common, Container, Embedder):  # type: ignore[misc]
 
     # ---- texts to vectors -------------------------------------------------------------------
 
-    def encode(  # type: ignore[override]
+    @arguments.per_call
+    def encode(
         self,
         inputs: Any = None,
         prompt_name: str | None = None,
@@ -327,6 +328,7 @@ class SentenceTransformer(Common, Container, Embedder):  # type: ignore[misc]
 
     # ---- features ---------------------------------------------------------------------------
 
+    @arguments.per_call
     def preprocess(
         self, inputs: Any, prompt: str | None = None, task: str | None = None, **options: Any
     ) -> Features:

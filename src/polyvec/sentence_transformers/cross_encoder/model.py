@@ -200,6 +200,7 @@ class CrossEncoder(Common, Classifier, nn.Module):
 
     # ---- pairs to scores --------------------------------------------------------------------
 
+    @arguments.per_call
     def predict(
         self,
         inputs: Any = None,
@@ -342,6 +343,7 @@ class CrossEncoder(Common, Classifier, nn.Module):
 
     # ---- features ---------------------------------------------------------------------------
 
+    @arguments.per_call
     def preprocess(self, inputs: Any, prompt: str | None = None, **options: Any) -> Features:
         """The tokens of pairs, padded, as tensors [N, T]; the prompt stands before each first text.
 

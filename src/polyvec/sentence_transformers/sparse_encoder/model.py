@@ -55,7 +55,8 @@ class SparseEncoder(SentenceTransformer):
                 "splade_pooling_chunk_size has no effect in polyvec; batch_size limits the memory"
             )
 
-    def encode(  # type: ignore[override]
+    @arguments.per_call
+    def encode(
         self,
         inputs: Any = None,
         prompt_name: str | None = None,
