@@ -15,7 +15,7 @@ import pytest
 
 from polyvec.cli import main
 from polyvec.data.words import hash64
-from polyvec.errors import DataError, SettingsError
+from polyvec.errors import DataError, ModelError, SettingsError
 from polyvec.interfaces import TextEncoder
 from polyvec.llm.function import FunctionLanguageModel
 from polyvec.synthesize import models as models_module
@@ -311,3 +311,41 @@ def test_lines_of_a_row_come_together_again():
         {"query": "q", "pos": ["a", "b"], "neg": ["y"], "prompt": "do"},
         {"query": "q", "pos": ["c"], "neg": ["x"]},
     ]
+
+
+def test_an_inference_classifier_is_read_by_its_classes(tmp_path):
+    """Probabilities are sentence-transformers' own; names of classes decide, not their places."""
+    pytest.importorskip("sentence_transformers")
+    import torch
+    from sentence_transformers import CrossEncoder
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdef"]))
+    names = {0: "contradiction", 1: "entailment", 2: "neutral"}
+    sizes = {"vocab_size": 10, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32}
+    config = BertConfig(
+        **sizes, num_attention_heads=2, id2label=names, label2id={n: i for i, n in names.items()}
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.mul_(100)  # so that verdicts differ
+    model.save_pretrained(tmp_path / "nli")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "nli")
+    texts = ["b", "c d", "e f a", "d", "f f"]
+    expected = CrossEncoder(str(tmp_path / "nli")).predict(
+        [("a", text) for text in texts], apply_softmax=True
+    )
+    row = Row("a", texts[0], tuple(texts[1:]))
+    judge = {"kind": "nli", "name": str(tmp_path / "nli"), "threshold": 0.4}
+    flags, scores = judged(judge).flags(judged(judge)._pairs(row), Tools())
+    np.testing.assert_allclose(scores, expected[1:, 1], atol=1e-6)
+    assert flags.tolist() == (expected[1:, 1] >= 0.4).tolist()
+    step = judged({**judge, "contradicts": True}, of="both")
+    flags, _ = step.flags(step._pairs(row), Tools())
+    wanted = [expected[0, 1] < 0.4, *(expected[1:, 0] < 0.4)]
+    assert flags.tolist() == wanted
+    model.config.id2label = {0: "no", 1: "yes", 2: "maybe"}
+    model.save_pretrained(tmp_path / "nli")
+    with pytest.raises(ModelError, match="its classes are no, yes, maybe; expected one"):
+        judged(judge).run([row], Tools())

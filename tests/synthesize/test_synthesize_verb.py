@@ -186,3 +186,36 @@ def test_the_first_recipe_runs_from_texts_to_a_trained_embedder(tmp_path, monkey
     assert main([*command, "-o", "synthesized", "step.6.k=40", "step.3.min=1"]) == 0
     assert main(["train", "promptagator", "--scale", "nano", "-o", "run"]) == 0
     assert Embedder.from_pretrained(tmp_path / "run" / "model").encode(["a text"]).shape[0] == 1
+
+
+@pytest.mark.slow
+def test_ten_thousand_rows_killed_ten_times_are_those_of_an_uninterrupted_run(tmp_path):
+    """Killed at every 900 answers, on nano-lm."""
+    num_rows, every = 10_000, 900
+    prompt = 'source = "ours"\nplain = true\ntemplate = "{text}"\n'
+    prompt += '[slots.text]\nfield = "positive"\n'
+    prompt += '[answer]\nkind = "first_line"\nmax_new_tokens = 6\ntemperature = 0.8\n'
+    (tmp_path / "ask.toml").write_text(prompt)
+    recipe = RECIPE.replace('"inpars"\nmax_new_tokens = 12', f'"{tmp_path / "ask.toml"}"')
+    (tmp_path / "recipe.toml").write_text(recipe)
+    lines = [f"Door {i} of house {i * 7 % 97} leads to" for i in range(num_rows)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "polyvec", "synthesize", str(tmp_path / "recipe.toml")]
+    command += ["--texts", str(tmp_path / "texts.txt"), "--model", "polyvec/nano-lm"]
+    command += ["--batch-size", "64", "-o"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    num_kills = 0
+    for number in range(1, 11):
+        started = subprocess.Popen([*command, str(killed)], stderr=subprocess.DEVNULL)
+        while started.poll() is None and answers(killed) < number * every:
+            time.sleep(0.05)
+        if started.poll() is None:
+            os.kill(started.pid, signal.SIGKILL)
+            num_kills += 1
+        started.wait()
+    for folder in (killed, whole):
+        subprocess.run([*command, str(folder)], check=True, capture_output=True)
+    assert num_kills == 10
+    assert (killed / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
+    assert (killed / "rejected.jsonl").read_bytes() == (whole / "rejected.jsonl").read_bytes()
+    assert answers(killed) == answers(whole) == num_rows

@@ -5,17 +5,19 @@ To add a judge: a frozen dataclass with `verdicts`, and its line in JUDGES. P pa
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from polyvec.errors import GenerationError, SettingsError
+from polyvec.errors import GenerationError, MissingExtraError, ModelError, SettingsError
 from polyvec.interfaces import RunOptions
 from polyvec.llm.answers import GenerationSettings
 from polyvec.llm.prompts import Prompt
 from polyvec.registry import Registry
+from polyvec.synthesize.folder import file_hash
 from polyvec.synthesize.prompt_files import PromptFile, prompt_file
 from polyvec.synthesize.rows import Row
 from polyvec.synthesize.spending import BUDGET_SPENT
@@ -161,6 +163,9 @@ class CrossEncoderJudge(Judge):
     def _limits(self) -> Limits:
         return Limits(self.threshold, self.absolute_margin, self.relative_margin)
 
+    def depends(self, tools: Tools) -> list[str]:
+        return _files_of(self.name)
+
     def verdicts(self, pairs: Sequence[Pair], tools: Tools) -> Verdicts:
         from polyvec.train.mining.rescoring import checked_scores
 
@@ -280,6 +285,78 @@ class Likelihood(Judge):
         return Verdicts(scores_P >= self.threshold, scores_P)
 
 
+@dataclass(frozen=True)
+class Entailment(Judge):
+    """A classifier of natural language inference: a folder or hub id of a cross-encoder.
+
+    A text is relevant if the anchor entails it with at least `threshold`. With contradicts = true,
+    a negative must be contradicted with at least `threshold`, or it counts as relevant (AdaptCL's
+    check, GenSE's two labels). The classes are found by their names in the model's config.
+    """
+
+    name: str
+    threshold: float = 0.5
+    contradicts: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise SettingsError(f"judge 'nli': threshold {self.threshold} is no probability")
+
+    def depends(self, tools: Tools) -> list[str]:
+        return _files_of(self.name)
+
+    def verdicts(self, pairs: Sequence[Pair], tools: Tools) -> Verdicts:
+        key = f"nli {self.name}"
+        if key not in tools.loaded:
+            tools.loaded[key] = nli_classifier(self.name)
+        classes, predict = tools.loaded[key]
+        probabilities_PC = predict([(each.anchor, each.text) for each in pairs])
+        entailed_P = probabilities_PC[:, classes["entail"]]
+        if not self.contradicts:
+            return Verdicts(entailed_P >= self.threshold, entailed_P)
+        against_P = probabilities_PC[:, classes["contradict"]]
+        own_P = np.array([each.is_positive for each in pairs], bool)
+        relevant_P = np.where(own_P, entailed_P >= self.threshold, against_P < self.threshold)
+        return Verdicts(relevant_P, np.where(own_P, entailed_P, against_P))
+
+
+def _files_of(name: str) -> list[str]:
+    """A hash of a model's folder; none for a hub id or a function, whose name stands for them."""
+    return [file_hash(name)] if Path(name).is_dir() else []
+
+
+def nli_classifier(name: str) -> tuple[dict[str, int], Callable[[Any], np.ndarray]]:
+    """The columns of entailment and contradiction, and a function from pairs to probabilities.
+
+    Raises MissingExtraError without sentence-transformers, ModelError for another classifier.
+    """
+    try:
+        from sentence_transformers import CrossEncoder
+    except ImportError:
+        raise MissingExtraError("sentence-transformers", "train", f"judge 'nli' {name}") from None
+    try:
+        model = CrossEncoder(name)
+    except Exception as error:  # noqa: BLE001 - what transformers, torch and the hub raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"judge 'nli' {name}: cannot be loaded ({reason})") from None
+    labels = {int(i): str(label).lower() for i, label in model.config.id2label.items()}
+    classes = {}
+    for wanted in ("entail", "contradict"):
+        places = [i for i, label in labels.items() if label.startswith(wanted)]
+        if len(places) != 1:
+            raise ModelError(
+                f"judge 'nli' {name}: its classes are {', '.join(labels.values())}; expected one "
+                f"that begins with {wanted!r}"
+            )
+        classes[wanted] = places[0]
+
+    def predict(pairs: Any) -> np.ndarray:
+        found = model.predict(list(pairs), apply_softmax=True, show_progress_bar=False)
+        return np.asarray(found, np.float64)
+
+    return classes, predict
+
+
 JUDGES: Registry[type[Judge]] = Registry(
     "judge",
     {
@@ -287,6 +364,7 @@ JUDGES: Registry[type[Judge]] = Registry(
         "cross_encoder": CrossEncoderJudge,
         "likelihood": Likelihood,
         "llm": LanguageModelJudge,
+        "nli": Entailment,
     },
     accepts=lambda part: isinstance(part, type) and issubclass(part, Judge),
     expected="a subclass of Judge",
