@@ -283,8 +283,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{path}: cannot be read ({reason})") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # of 1,000 brackets
         raise SettingsError(f"{path}: not TOML ({error})") from None
     raw, typed = overridden(raw, overrides)
     return read_recipe(raw, path, typed)
@@ -360,7 +361,7 @@ def _toml_value(text: str) -> Any:
     """A value as TOML has it; other text, such as a path, is a string."""
     try:
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return found["value"] if len(found) == 1 else text
 

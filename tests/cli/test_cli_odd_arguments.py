@@ -146,7 +146,7 @@ def test_evaluate_shows_what_was_measured_before_an_error(run, tmp_path, pairs, 
 def test_a_prompt_that_is_not_utf_8(run, one_line, tiny_bert):
     # The shell's byte 0xff reaches Python as this lone surrogate.
     done = run("embed", "--model", tiny_bert, "--prompt", "\udcff", stdin=b"a cat\n")
-    assert "the prompt has a lone surrogate at character 0" in one_line(done)
+    assert "--prompt: the byte after character 0 is not UTF-8" in one_line(done)
 
 
 @pytest.mark.parametrize("scores", [[1.0, None], [None, None], ["x", 1], [True, 1], [1], 5, None])

@@ -136,7 +136,11 @@ def test_ids_are_row_numbers_even_where_lines_are_blank(tmp_path):
         ("x.csv", b"id,text\n1\n", "x.csv:2: 'text' is NoneType, not a string"),
         ("x.csv", b'text\n"a\n', "x.csv:2: not CSV (unexpected end of data)"),
         ("x.csv", b"text,text\na,b\n", "x.csv:1: duplicate column: text, text"),
-        ("x.csv", b"name\na\n", "x.csv:2: no text column text or sentence or content or body."),
+        (
+            "x.csv",
+            b"name\na\n",
+            "x.csv:2: no text column text or sentence or content or body; name it with column=.",
+        ),
         ("x.parquet", b"", "x.parquet: damaged Parquet file"),
         ("x.parquet", b"PAR1 no, it is not", "x.parquet: damaged Parquet file"),
         ("x.txt.gz", b"not gzip", "x.txt.gz: damaged gzip file (Not a gzipped file"),
@@ -146,7 +150,7 @@ def test_ids_are_row_numbers_even_where_lines_are_blank(tmp_path):
             b"",
             "x.pdf: unknown file type 'pdf'. Known: txt, jsonl, json, csv, tsv, parquet",
         ),
-        ("texts", b"", "texts: unknown file type 'texts'"),
+        ("texts", b"", "texts: the name has no suffix that says its type"),
     ],
 )
 def test_a_flaw_is_named_by_file_and_line(tmp_path, name, data, message):

@@ -92,7 +92,7 @@ def test_published_scores_that_are_nan_are_skipped(tmp_path):
     path.write_text('{"scores": {"A": {"test/de": 0.5, "test/fr": NaN}}}')
     assert read_published(path) == {("A", "test", "de"): 0.5}
     path.write_text('{"scores": {"A": 0.5}}')
-    with pytest.raises(DataError, match="cannot read published scores"):
+    with pytest.raises(DataError, match="not published scores"):
         read_published(path)
 
 

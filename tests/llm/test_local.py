@@ -179,3 +179,9 @@ def test_identity_is_stable_and_names_no_place(nano, tmp_path):
 def test_what_does_not_write_is_refused(name, message):
     with pytest.raises(ModelError, match=message):
         LocalLanguageModel.load(name)
+
+
+def test_a_lone_surrogate_is_refused(nano):
+    """The tokenizer raised a TypeError."""
+    with pytest.raises(InputError, match="a prompt has a lone surrogate at character 2"):
+        nano.generate(["a \ud800"], max_new_tokens=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polyvec.errors import DataError
-from polyvec.storage.files import atomic_file, atomic_folder, check_target
+from polyvec.storage.files import atomic_file, atomic_folder, check_target, files_below
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
@@ -212,3 +212,14 @@ def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
         file.write(b"whole")
     # `new` may have a writer, and `other` belongs to another file.
     assert {each.name for each in tmp_path.iterdir()} == {"x[1].npy", new.name, other.name}
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
+    """Path.rglob leaves it out, and its texts would be missing."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("x")
+    (tmp_path / "y.txt").write_text("y")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert files_below(tmp_path) == [tmp_path / "a" / "x.txt", tmp_path / "y.txt"]
+    with pytest.raises(FileNotFoundError, match="gone"):
+        files_below(tmp_path / "gone")

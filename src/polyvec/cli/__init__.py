@@ -23,6 +23,7 @@ from polyvec.cli import common
 from polyvec.errors import InputError, PolyvecError
 
 # On the CPU torch raises a plain RuntimeError for it.
+LONGEST = 3_000  # characters of a message
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 VERBS = {
@@ -49,6 +50,7 @@ ADVICE = (
         "raise --max-seq-length, or pass --truncate error or silent",
     ),
     (r"truncate='warn'", "--truncate warn"),
+    (r"name it with column=", "name it with --column"),
     (r"trust_remote_code=True", "--trust-remote-code"),
     (
         r"call embedder\.calibrate\(texts\) once and save, or pass calibration=",
@@ -62,7 +64,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but errors are one line without the usage, exit status 2; "" is no value.
 
     `polyvec evaluate "$MODEL" ...` with an unset variable is a mistake, not the default model.
-    Arguments for which an empty text means something have `type=str`.
+    Arguments for which an empty text means something have `type=common.text`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -75,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         return action
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}. See {self.prog} --help", file=sys.stderr)
+        print(f"{self.prog}: {_as_options(message)}. See {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -185,7 +187,9 @@ def _as_options(message: str) -> str:
     """One line, in which advice names the options of the command line."""
     for pattern, option in ADVICE:
         message = re.sub(pattern, option, message)
-    return " ".join(message.split())
+    line = " ".join(message.split())
+    # Who passes a number of 5,000 digits does not need to read all of them.
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def _one_line_warning(

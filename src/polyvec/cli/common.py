@@ -77,7 +77,7 @@ def how_to_run(parser: argparse.ArgumentParser) -> None:
 def prompt_options(parser: argparse.ArgumentParser) -> None:
     """Options of the verbs that embed: what is put before a text, and what of it is read."""
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", type=str, help="put this text before every input")
+    prompts.add_argument("--prompt", type=text, help="put this text before every input")
     prompts.add_argument("--prompt-name", help="use this stored prompt of the model")
     parser.add_argument(
         "--role",
@@ -191,6 +191,17 @@ def not_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the value is empty (an unset variable?)")
     return text
+
+
+def text(given: str) -> str:
+    """The text, which may be "". A byte that is not UTF-8 is a lone surrogate: no text."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"the byte after character {error.start} is not UTF-8"
+        ) from None
+    return given
 
 
 def path(text: str) -> Path:

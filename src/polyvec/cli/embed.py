@@ -62,8 +62,17 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_not_input(options: argparse.Namespace) -> None:
     output = Path(options.output)
-    if options.file not in (None, "-") and output.exists() and output.samefile(options.file):
+    if options.file in (None, "-"):
+        return
+    if output.exists() and output.samefile(options.file):
         raise InputError(f"{output}: input and output are the same file; not overwritten")
+    if Path(options.file).is_dir() and output.absolute().is_relative_to(
+        Path(options.file).absolute()
+    ):
+        raise InputError(
+            f"{output}: in the folder that is read, where it would be read as a text next time; "
+            "write it elsewhere"
+        )
 
 
 def _write(options: argparse.Namespace, records: "Iterator[Record]", num_texts: int | None) -> None:

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _settings_options(parser)
     parser.add_argument(
         "--field",
-        type=str,
+        type=common.text,
         default="answer",
         metavar="NAME",
         help="write answers here; default: answer",
@@ -51,13 +51,16 @@ def _prompt_options(parser: argparse.ArgumentParser) -> None:
     template = parser.add_mutually_exclusive_group()
     template.add_argument(
         "--template",
-        type=str,
+        type=common.text,
         metavar="TEXT",
         help="ask this; {NAME} is a field, {{ a brace; default: {text}",
     )
     template.add_argument("--template-file", metavar="FILE", help="read the template from FILE")
     parser.add_argument(
-        "--system", type=str, metavar="TEXT", help="put this message first; it may have slots"
+        "--system",
+        type=common.text,
+        metavar="TEXT",
+        help="put this message first; it may have slots",
     )
     parser.add_argument(
         "--plain", action="store_true", help="let the model continue the text, without a chat"
@@ -106,7 +109,7 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stop",
-        type=str,
+        type=common.text,
         action="append",
         default=[],
         metavar="TEXT",

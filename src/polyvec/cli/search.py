@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "query",
         nargs="+",
-        type=str,
+        type=common.text,
         help="search for this text, or for several texts in quotes",
     )
     parser.add_argument(

@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     # Words behind an option that takes several belong to it, for argparse.
     options.overrides += [each for each in options.evaluate if OVERRIDE.fullmatch(each)]
     options.evaluate = [each for each in options.evaluate if not OVERRIDE.fullmatch(each)]
+    _check_figures(options)
     recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -94,6 +95,17 @@ def run(options: argparse.Namespace) -> None:
         shown=True,
     )
     print(output / "model")
+
+
+def _check_figures(options: argparse.Namespace) -> None:
+    """Raises an error for a figure that is none, or whose data are missing, before all else."""
+    if options.evaluate:
+        from polyvec.data.tasks.folder import read_folder
+        from polyvec.evaluate.check import figure_parts
+
+        for name in options.evaluate:
+            folder, split, _ = figure_parts(name, "--evaluate")
+            read_folder(Path(options.data or ".") / folder, split)
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from polyvec.data.strict_json import strict_json
 from polyvec.errors import DataError, InputError, MissingExtraError, known
-from polyvec.storage.files import as_path
+from polyvec.storage.files import as_path, files_below
 
 TEXT_COLUMNS = ("text", "sentence", "content", "body")
 ID_COLUMNS = ("_id", "id", "docid")
@@ -56,7 +56,7 @@ def read_texts(
         _refuse_columns(str(path), column, id_column)
         return _plain(read_lines(path))
     if kind not in READERS:
-        raise DataError(f"{path}: unknown file type {kind!r}. Known: txt, {', '.join(READERS)}.")
+        raise DataError(f"{path}: {_unknown(kind)}. Known: txt, {', '.join(READERS)}.")
     return _records(path, READERS[kind](path), column, id_column)
 
 
@@ -66,7 +66,7 @@ def _folder(path: Path, column: str | None, id_column: str | None) -> Iterator[R
             return read_texts(path / name, column=column, id_column=id_column)
     names = sorted(
         each.relative_to(path).as_posix()
-        for each in path.rglob("*")
+        for each in files_below(path)
         if each.is_file() and kind_of(each) in ("txt", *READERS)
     )
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
@@ -84,7 +84,8 @@ def _folder(path: Path, column: str | None, id_column: str | None) -> Iterator[R
 
 def kind_of(path: Path) -> str:
     """A file's type by its suffix, in lower case, before .gz."""
-    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    _, dot, kind = path.name.removesuffix(".gz").rpartition(".")
+    return kind.lower() if dot else ""
 
 
 def read_rows(
@@ -100,17 +101,21 @@ def read_rows(
     if isinstance(source, str | Path):
         source = as_path(source, "source")
         check_is_file(source)
-        kind = kind or kind_of(source)
+        kind = kind_of(source) if kind is None else kind
     else:
         _check_stream(source)
+        kind = kind or "txt"
     kinds = ("txt", *(each for each in READERS if isinstance(source, Path) or each != "parquet"))
-    kind = kind or "txt"
     if kind not in kinds:
-        raise DataError(f"{_name(source)}: unknown file type {kind!r}. Known: {', '.join(kinds)}.")
+        raise DataError(f"{_name(source)}: {_unknown(kind)}. Known: {', '.join(kinds)}.")
     if kind == "txt":
         return ((f"{_name(source)}:{i}", {"text": line}) for i, line in read_lines(source))
     found = read_jsonl(source, strict=True) if kind == "jsonl" else READERS[kind](source)
     return ((f"{_name(source)}:{i}", row) for i, row in found)
+
+
+def _unknown(kind: str) -> str:
+    return f"unknown file type {kind!r}" if kind else "the name has no suffix that says its type"
 
 
 def _check_stream(source: object) -> None:
@@ -213,7 +218,8 @@ def _decoded(file: Iterable[bytes], where: str) -> Iterator[tuple[int, str]]:
                 text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"{where}:{number}: not UTF-8 ({error.reason} at byte {error.start})"
+                    f"{where}:{number}: not UTF-8 ({error.reason} at byte {error.start}); convert "
+                    "it: iconv -f LATIN1 -t UTF-8, or from what it is"
                 ) from None
             yield number, text
     except OSError as error:
@@ -361,8 +367,10 @@ def _choose(
     names = (wanted,) if wanted else defaults
     found = next((name for name in names if name in row), None)
     if found is None:
+        hint = "" if wanted else "; name it with column=."
         raise DataError(
-            f"{where}: no {what} column {' or '.join(names)}.{known(names[0], map(str, row))}"
+            f"{where}: no {what} column {' or '.join(names)}{hint or '.'}"
+            + known(names[0], map(str, row))
         )
     return found
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polyvec.data.tasks.folder import read_folder
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import InputError, SettingsError, known
 from polyvec.evaluate.sections import EXPECT
@@ -40,6 +41,9 @@ def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterato
     Where the figures at this scale are those of the trained embedder, it is trained before.
     """
     figures = recipe[EXPECT].get(scale, {})
+    for name in figures:  # missing data are known before an embedder is built, or trained
+        folder, split, _ = figure_parts(name, f"{recipe.path}: [expect.{scale}]")
+        read_folder(Path(data or ".") / folder, split)
     if any(figure.untrained is not None for figure in figures.values()):
         embedder = trained(recipe, scale, data)
     else:

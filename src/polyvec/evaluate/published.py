@@ -46,8 +46,16 @@ def read_published(path: str | Path) -> dict[OfficialName, float]:
             for place, score in scores.items():
                 split, subset = place.split("/", 1)
                 found[task, split, subset] = float(score)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: cannot read published scores ({error!r})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(
+            f'{path}: not published scores, {{"scores": {{task: {{"split/subset": score}}}}}}'
+        ) from None
     return {key: score for key, score in found.items() if math.isfinite(score)}
 
 

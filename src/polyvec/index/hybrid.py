@@ -207,7 +207,7 @@ class HybridEmbedder(TextEncoder):
             raw = json.loads((folder / FILE).read_text("utf-8"))
             weights = [float(weight) for weight in raw["weights"]]
             depth = None if raw.get("depth") is None else int(raw["depth"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{folder / FILE}: cannot be read ({error})") from None
         parts = [folder / str(number) for number in range(len(weights))]
         return cls(

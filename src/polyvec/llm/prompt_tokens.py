@@ -43,7 +43,13 @@ class PromptTokens:
         return ids if ids[: len(self._before)] == self._before else (*self._before, *ids)
 
     def of_text(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text alone."""
+        """The tokens of a text alone; InputError for a lone surrogate, which no tokenizer takes."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"a prompt has a lone surrogate at character {error.start}, which is not valid text"
+            ) from None
         return tuple(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def _of_chat(self, chat: Any, where: str) -> tuple[int, ...]:

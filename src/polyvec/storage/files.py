@@ -45,6 +45,19 @@ def as_path(value: object, what: str) -> Path:
     return Path(value)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """What is no folder below this one, sorted; links to folders are not followed.
+
+    Raises the OSError of a folder that may not be read: Path.rglob leaves it out.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(Path(place, name) for place, _, names in walked for name in names)
+
+
 def check_target(path: str | Path) -> Path:
     """Where a file will be written, links resolved; DataError if it cannot be written there.
 

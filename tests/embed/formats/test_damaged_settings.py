@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import warnings
 
 import numpy as np
@@ -105,10 +106,10 @@ def test_nor_in_a_bag_of_words(tmp_path):
 
 
 WRONG = [
-    ("polyvec.json", {"format": 99}, "format is '99', expected 1, the only format"),
-    ("polyvec.json", {"tokenizer_contract": None}, "tokenizer_contract is 'None', expected a tab"),
+    ("polyvec.json", {"format": 99}, "format is 99, expected 1, the only format"),
+    ("polyvec.json", {"tokenizer_contract": None}, "tokenizer_contract is None, expected a tab"),
     ("polyvec.json", {"tokenizer_contract": {"pad_id": "x"}}, "tokenizer_contract pad_id is 'x'"),
-    ("polyvec.json", {"attention": 5}, "attention is '5', expected a string"),
+    ("polyvec.json", {"attention": 5}, "attention is 5, expected a string"),
     ("polyvec.json", {"attention": "sideways"}, "attention: attention 'sideways' is not known"),
     ("polyvec.json", {"blocked": [[1]]}, "blocked is .* expected a list of pairs"),
     ("polyvec.json", {"template": {"query": 5, "pool_prompt": True}}, "template: "),
@@ -118,11 +119,11 @@ WRONG = [
     ("config_sentence_transformers.json", {"default_prompt_name": []}, "default_prompt_name is"),
     ("config_sentence_transformers.json", {"default_prompt_name": "qery"}, "mean 'query'"),
     ("config_sentence_transformers.json", {"similarity_fn_name": "cosin"}, "mean 'cosine'"),
-    ("config.json", {"architectures": 5}, "architectures is '5', expected a list of strings"),
+    ("config.json", {"architectures": 5}, "architectures is 5, expected a list of strings"),
     ("config.json", {"architectures": [None]}, "architectures is .* expected a list of strings"),
     ("config.json", {"hidden_act": [1]}, "hidden_act"),
-    ("2_Dense/config.json", {"in_features": -1}, "in_features is '-1', expected a whole number"),
-    ("2_Dense/config.json", {"out_features": None}, "out_features is 'None'"),
+    ("2_Dense/config.json", {"in_features": -1}, "in_features is -1, expected a whole number"),
+    ("2_Dense/config.json", {"out_features": None}, "out_features is None"),
     ("1_Pooling/config.json", {"include_prompt": "x"}, "include_prompt is 'x', expected true or"),
     ("sentence_bert_config.json", {"max_seq_length": "5"}, "max_seq_length '5'"),
     ("sentence_bert_config.json", {"do_lower_case": 1}, "do_lower_case 1"),
@@ -180,3 +181,30 @@ def test_prompts_of_the_call_are_the_callers_mistake(tmp_path):
     modules(tmp_path, "mean")
     with pytest.raises(PolyvecError, match="default prompt 'x' is not stored"):
         Embedder.from_pretrained(tmp_path, default_prompt_name="x")
+
+
+@pytest.mark.parametrize("content", ["9" * 5000, "[" * 5000])
+def test_numbers_and_brackets_that_python_does_not_read(saved, tmp_path, content):
+    shutil.copytree(saved, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"hidden_size": ' + content)
+    with pytest.raises(ModelError, match=r"config\.json: not JSON"):
+        plain(tmp_path / "model")
+
+
+def test_a_module_whose_path_no_file_system_has(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "model")
+    listed = json.loads((tmp_path / "model" / "modules.json").read_text())
+    listed[-1]["path"] = "a" * 1000
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(ModelError, match=r"modules\.json: path 'aaa.*: File name too long"):
+        plain(tmp_path / "model")
+
+
+@pytest.mark.parametrize("number", [True, 1.0, "1"])
+def test_the_format_is_a_whole_number(saved, tmp_path, number):
+    shutil.copytree(saved, tmp_path / "model")
+    own = json.loads((tmp_path / "model" / "polyvec.json").read_text())
+    (tmp_path / "model" / "polyvec.json").write_text(json.dumps({**own, "format": number}))
+    with pytest.raises(ModelError, match=r"polyvec\.json: format is "), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain(tmp_path / "model")

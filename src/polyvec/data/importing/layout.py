@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from polyvec.data.importing.tables import first_columns
 from polyvec.data.texts import kind_of
 from polyvec.errors import DataError
+from polyvec.storage.files import files_below
 
 KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -92,7 +93,7 @@ def find_layout(source: Path, *, split: str | None = None, only: str | None = No
     text in their path. Raises DataError if no file, or more than one, can be what is looked for.
     """
     root = source if source.is_dir() else source.parent
-    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    files = [source] if source.is_file() else files_below(source)
     files = [path for path in files if path.is_file() or (path.is_symlink() and not path.exists())]
     names = {path: path.relative_to(root).as_posix() for path in files}
     data = [p for p in files if kind_of(p) in KINDS and not _is_hidden(names[p])]

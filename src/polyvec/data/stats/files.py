@@ -54,6 +54,7 @@ def data_files(source: str | Path) -> tuple[list[DataFile], list[str]]:
         return [DataFile(path, path.name)], []
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
+    next(path.iterdir(), None)  # the OSError of a folder that may not be read; glob leaves it out
     found = [file for pattern in ("*", "*/*", "*/qrels/*") for file in path.glob(pattern)]
     names = {file.relative_to(path).as_posix(): file for file in found if file.is_file()}
     shown = {name: file for name, file in sorted(names.items()) if not _hidden(name)}

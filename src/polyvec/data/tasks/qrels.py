@@ -68,7 +68,7 @@ def whole_grade(path: Path, judgement: Judgement) -> int:
 
 def _grade(path: Path, number: int, cell: str) -> float:
     try:
-        value = float(cell)
+        value = float(cell) if "_" not in cell else math.nan  # Python's 1_0 is 10
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -151,7 +151,7 @@ def summarization(files: TaskFiles) -> SummarizationSet:
         files.name,
         files.split,
         texts=_texts(rows, "text"),
-        human=tuple(row.strings("human_summaries") for row in rows),
+        human=tuple(_summaries(row, "human_summaries") for row in rows),
         machine=machine,
         scores=scores,
         sha256=files.sha256(),
@@ -167,11 +167,19 @@ def _judged(row: Row) -> tuple[tuple[str, ...], tuple[float, ...]]:
         return texts, tuple(
             sum(each.number_of(aspect) for aspect in ASPECTS) / len(ASPECTS) for each in tables
         )
-    scores, texts = row.value("scores"), row.strings("machine_summaries")
+    scores, texts = row.value("scores"), _summaries(row, "machine_summaries")
     if not isinstance(scores, list) or len(scores) != len(texts):
         raise DataError(f"{row.where}: 'scores' must be a list with one score a machine summary")
     numbers = [dataclasses.replace(row, values={"score": each}, fields={}) for each in scores]
     return texts, tuple(each.number_of("score") for each in numbers)
+
+
+def _summaries(row: Row, field: str) -> tuple[str, ...]:
+    """At least one, so that a text without any is known before texts are embedded."""
+    found = row.strings(field)
+    if not found:
+        raise DataError(f"{row.where}: {field!r} is an empty list")
+    return found
 
 
 def _texts(rows: Sequence[Row], field: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from polyvec.data.texts import find_file, read_jsonl
-from polyvec.errors import DataError, MissingExtraError
+from polyvec.errors import DataError, MissingExtraError, known
 
 MTEB_SEED = 42
 
@@ -76,7 +76,7 @@ class Row:
         if any(value is None for value in found):
             if column in self.values:
                 raise DataError(f"{self.where}: {column!r} is null")
-            raise DataError(f"{self.where}: no {column!r}. Known: {sorted(self.values)}")
+            raise DataError(f"{self.where}: no {column!r}.{known(column, self.values)}")
         return " ".join(map(str, found)) if len(found) > 1 else found[0]
 
     def text(self, field: str) -> str:

@@ -68,6 +68,11 @@ def listed_modules(folder: Path) -> list[Any]:
         for m in found
     ):
         raise ModelError(f"{path}: expected a list of modules with idx (a number), path and type")
+    for module in found:
+        try:
+            (folder / module["path"]).exists()
+        except OSError as error:
+            raise ModelError(f"{path}: path {module['path']!r:.80}: {error.strerror}") from None
     return found
 
 
@@ -79,7 +84,8 @@ def _loaded(path: Path, default: Any) -> Any:
     check_pointer(path)
     try:
         return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # Also of integers of 5,000 digits, and of 1,000 nested brackets.
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
 
 

@@ -46,7 +46,10 @@ WHOLE: Check = ("a whole number", lambda value: type(value) is int)
 TABLE: Check = ("a table {...}", lambda value: isinstance(value, dict))
 PROMPTS: Check = ("a table of names and strings", _is_prompts)
 IDS: Check = ("a list of token ids", _is_ids)
-FORMAT: Check = ("1, the only format that this version of polyvec reads", lambda value: value == 1)
+FORMAT: Check = (
+    "1, the only format that this version of polyvec reads",
+    lambda value: type(value) is int and value == 1,
+)
 NUMBER: Check = ("a number", lambda v: isinstance(v, int | float) and type(v) is not bool)
 TOKEN: Check = ("a token or its id", lambda v: isinstance(v, str) or type(v) is int)
 WEIGHTS: Check = (
@@ -150,4 +153,4 @@ def _check(
     if value is None and path.name not in WITHOUT_NULL and key not in NEVER_NULL:
         return
     if not is_right(value):
-        raise ModelError(f"{path}: {key} is {str(value)[:60]!r}, expected {expected}")
+        raise ModelError(f"{path}: {key} is {repr(value)[:60]}, expected {expected}")

@@ -77,7 +77,7 @@ def check_whole(path: Path) -> None:
         whole = 8 + length <= size and length > 0
         try:
             header = json.loads(file.read(length)) if whole else {}
-        except (UnicodeDecodeError, json.JSONDecodeError):
+        except (ValueError, RecursionError):
             raise ModelError(f"{path}: not a safetensors file; download it again") from None
     ends = [
         each["data_offsets"][1]

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from polyvec.settings import checked
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Terms
 from polyvec.train.losses.matryoshka import Matryoshka
-from polyvec.train.losses.part import Loss, given, needed
+from polyvec.train.losses.part import Loss, given, needed, positive_number
 from polyvec.train.losses.table import LOSSES
 from polyvec.train.settings import LOSS
 
@@ -138,8 +139,16 @@ class Objective(nn.Module):
 
 def check_table(table: Mapping[str, Any], where: str) -> None:
     """Raises SettingsError for a loss or settings that are not known; the model is not asked."""
-    part, _, own = _parts(table, where)
-    check_settings(_maker(part), own, where=f"{where} loss {table['kind']!r}")
+    part, common, own = _parts(table, where)
+    where = f"{where} loss {table['kind']!r}"
+    check_settings(_maker(part), own, where=where)
+    for name, value in {**common, **own}.items():
+        if isinstance(value, float) and (
+            math.isnan(value) or (name == "weight" and math.isinf(value))
+        ):
+            raise SettingsError(f"{where}: {name} is {value}, expected a number")
+        if name.endswith("temperature") and isinstance(value, int | float):
+            positive_number(where, **{name: value})
 
 
 def _parts(table: Mapping[str, Any], where: str) -> tuple[Loss, dict[str, Any], dict[str, Any]]:
