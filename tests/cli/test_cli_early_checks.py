@@ -171,3 +171,28 @@ def test_figures_of_a_training_are_checked_first(run, one_line, tmp_path, recipe
 def test_figures_of_a_recipe_are_there_before_it_is_built(run, one_line, tmp_path):
     done = run("recipes", "check", "all-minilm", "--data", tmp_path)
     assert "stsb: no such folder" in one_line(done) and done.out == ""
+
+
+ALIKE = {
+    "all 2 scores are equal": [{"sentence1": "a", "sentence2": "b", "score": 1}] * 2,
+    "only one label, 1": [{"sentence1": "a", "sentence2": "b", "label": 1}] * 2,
+    "only one label, '1'": [{"text": "a", "label": 1}] * 2,
+    "'sentence2' has a lone surrogate": [
+        {"sentence1": "a", "sentence2": "\ud800", "score": score} for score in (1, 2)
+    ],
+}
+
+
+@pytest.mark.parametrize("message", ALIKE)
+def test_data_that_give_no_score_are_known_before_the_first_task_runs(
+    run, one_line, tmp_path, sts, message
+):
+    """They were noticed after all tasks before them."""
+    folder = tmp_path / "alike"
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = "".join(json.dumps(row) + "\n" for row in ALIKE[message])
+        (folder / f"{split}.jsonl").write_text(rows)
+    kind = ["--kind", "classification"] if "'1'" in message else []
+    done = run("evaluate", "all-MiniLM-L6-v2", *([] if kind else [sts]), folder, *kind)
+    assert message in one_line(done) and done.out == ""

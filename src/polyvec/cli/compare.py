@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     from polyvec.evaluate.measures.inputs import extra
     from polyvec.evaluate.selection import select
     from polyvec.evaluate.significance import check_samples, compare
-    from polyvec.evaluate.tasks import Evaluator, check_by_item, paired
+    from polyvec.evaluate.tasks import Evaluator, check_by_item, check_scorable, paired
 
     check_pages(options)
     check_samples(options.samples)
@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
     sets = [each.read() for each in chosen]
     for data in sets:
         check_by_item(data)
+        check_scorable(data)
     cache = cache_of(options)
     measured: list[list[Measured]] = []
     both = [

@@ -93,7 +93,7 @@ def task_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from polyvec.evaluate.published import join, read_published, with_scores
     from polyvec.evaluate.selection import select
-    from polyvec.evaluate.tasks import Evaluator, write_results
+    from polyvec.evaluate.tasks import Evaluator, check_scorable, write_results
     from polyvec.storage.files import check_target
 
     check_pages(options)
@@ -115,6 +115,8 @@ def run(options: argparse.Namespace) -> None:
     # Read all data before computing anything, so that a malformed file fails at once; hundreds
     # of subsets would take too much memory.
     sets = [each.read() for each in chosen] if len(chosen) <= 50 else None
+    for data in sets or ():
+        check_scorable(data)
     notes = _contaminated(options, chosen, sets) if options.trained_on else ()
     embedder = common.load_model(options, hybrid=True)
     evaluator = Evaluator(

@@ -145,7 +145,7 @@ def _judge(text: str) -> dict[str, Any]:
             raise InputError(f"--judge {text!r}: {each!r} is not KEY=VALUE")
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             found[name] = value
     return found
 

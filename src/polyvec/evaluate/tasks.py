@@ -177,6 +177,17 @@ def item_scores(
     return paired(Evaluator(embedder, batch_size=batch_size).measure(data).outcome, data.name)
 
 
+def check_scorable(data: TaskSet) -> None:
+    """Raises DataError, before texts are embedded, for labels or scores of which no score comes."""
+    scores = getattr(data, "scores", ()) if data.kind in ("sts", "conditional_sts") else ()
+    if scores and len(set(scores)) == 1:
+        raise DataError(f"{data.name}: all {len(scores)} scores are equal, so nothing correlates")
+    if data.kind in ("classification", "clustering", "pair_classification"):
+        labels = getattr(data, "train_labels", None) or getattr(data, "labels", ())
+        if labels and len(set(labels)) == 1:
+            raise DataError(f"{data.name}: only one label, {labels[0]!r}; expected 2 or more")
+
+
 def check_by_item(data: TaskSet) -> None:
     """Raises DataError for a task on which two models cannot be compared, before it is measured."""
     if not KINDS[data.kind].by_item:

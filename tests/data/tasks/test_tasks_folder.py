@@ -143,7 +143,10 @@ def test_folders_without_a_data_set_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"sentence1": "a", "score": 1}, "test.jsonl:2: no 'sentence2'. Known: ['score'"),
+        (
+            {"sentence1": "a", "score": 1},
+            "test.jsonl:2: no 'sentence2'. Did you mean 'sentence1'? Known: score",
+        ),
         ({"sentence1": "a", "sentence2": 1, "score": 1}, "'sentence2' is 1, not a string"),
         ({"sentence1": "a", "sentence2": "b"}, "test.jsonl:2: no 'score'"),
         ({"sentence1": "a", "sentence2": "b", "score": "4"}, "'score' is '4', not a finite"),

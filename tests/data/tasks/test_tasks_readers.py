@@ -132,7 +132,7 @@ def test_queries_under_any_number_of_instructions(tmp_path):
             {**PAIR, "score": float("nan")},
             r"f.jsonl:1: 'score' is nan",
         ),
-        (TaskSource("sts", ("f.jsonl",)), PAIR, r"f.jsonl:1: no 'score'. Known: \['sentence1'"),
+        (TaskSource("sts", ("f.jsonl",)), PAIR, r"f.jsonl:1: no 'score'. Known: sentence1"),
         (
             TaskSource("sts", ("f.jsonl",), fields={"sentence1": "left"}),
             {**PAIR, "score": 1},

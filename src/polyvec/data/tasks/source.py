@@ -83,7 +83,7 @@ class Row:
         value = self.value(field)
         if not isinstance(value, str):
             raise DataError(f"{self.where}: {field!r} is {value!r}, not a string")
-        return value
+        return self._encodable(value, field)
 
     def number_of(self, field: str) -> float:
         value = self.value(field)
@@ -97,7 +97,17 @@ class Row:
         value = self.value(field)
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise DataError(f"{self.where}: {field!r} is not a list of strings")
-        return tuple(value)
+        return tuple(self._encodable(each, field) for each in value)
+
+    def _encodable(self, text: str, field: str) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{self.where}: {field!r} has a lone surrogate at character {error.start}, which "
+                "is not valid Unicode"
+            ) from None
+        return text
 
 
 @dataclass(frozen=True, slots=True)
