@@ -12,6 +12,7 @@ from polyvec.embed.compose import compose
 from polyvec.embed.sections import EMBEDDER
 from polyvec.train import engine
 from polyvec.train.adapters import prepare
+from polyvec.train.exchange import Exchange
 from polyvec.train.meter import Meter
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share
@@ -51,3 +52,13 @@ def test_operations_are_those_that_torch_counts(adapter, losses, cached):
         meter.add(work, terms)
         # torch counts attention scores and the similarities of a batch, too.
         assert meter.flops - before == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_a_peak_that_was_measured_on_a_busy_machine_is_measured_again():
+    embedder = load_recipe("causal-mean").build("nano")
+    meter = Meter(embedder, {}, cached=False, checkpointed=False, half=False)
+    peak = meter.peak
+    meter.peak, meter.flops = peak / 1000, peak / 10
+    meter.began -= 1.0  # a tenth of the peak, for a second
+    assert 0.02 < meter.read(Exchange())["mfu"] < 0.5
+    assert meter.peak > peak / 5

@@ -35,7 +35,8 @@ class Meter:
         self.jobs = jobs
         self.cost = step_cost(embedder, cached=cached, checkpointed=checkpointed)
         dtype = torch.bfloat16 if half else torch.float32
-        self.peak = matmul_peak(embedder.device.type, dtype)
+        self.processor = embedder.device.type, dtype
+        self.peak = matmul_peak(*self.processor)
         self._start()
 
     def _start(self) -> None:
@@ -80,6 +81,9 @@ class Meter:
         seconds = max(time.perf_counter() - self.began, 1e-9)
         tokens, computed, flops = exchange.sums([self.num_tokens, self.num_computed, self.flops])
         count = max(self.num_batches, 1)
+        if flops / seconds > self.peak * exchange.size:
+            # Others were at work on the processor when it was measured.
+            self.peak = max(self.peak, matmul_peak.__wrapped__(*self.processor))
         found = {f"loss/{name}": total / count for name, total in self.terms.items()}
         if len(found) == 1:
             found = {}  # it is the loss itself
