@@ -126,6 +126,19 @@ def test_a_budget_that_ends_keeps_what_is_there_and_goes_on_later(runs):
     assert runs.models.spent.prompts == 5  # the other three were paid for before
 
 
+def test_a_budget_that_ends_within_a_judge_says_that_nothing_was_judged(runs):
+    def write(prompt):
+        return "true" if prompt.startswith("You are") else question(prompt)
+
+    steps = [TEXTS, INPARS, {"kind": "judge", "judges": [{"kind": "llm", "mode": "write"}]}]
+    made = runs([*steps, {"kind": "length", "min": 99}], RIVERS, write, budget=Budget.parse("10"))
+    assert made.unfinished == "step 3 (judge) was not done, the budget does not suffice for it"
+    assert len(made.rows) == 8
+    whole = runs(steps, RIVERS, write, budget=Budget.parse("16"))
+    assert whole.unfinished is None and "verdicts" in whole.rows[0].meta
+    assert runs.models.usage.cached == 2  # answers of the first run, which were paid for
+
+
 def test_a_budget_of_money_is_never_exceeded(runs):
     prices = {"prompt_price": 1000.0, "new_price": 1000.0}
     made = runs([TEXTS, INPARS], RIVERS, question, budget=Budget.parse("1.50"), **prices)

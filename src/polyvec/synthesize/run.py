@@ -142,7 +142,8 @@ def _run(
         if str(error) != BUDGET_SPENT:
             raise
         # Nothing of this step can be told: the rows before it are kept.
-        changed = Changed(list(rows), unfinished="the budget does not suffice for this step")
+        told = f"step {number} ({kind}) was not done, the budget does not suffice for it"
+        changed = Changed(list(rows), unfinished=told)
     except PolyvecError as error:
         error.args = (f"step {number} ({kind}): {error}".replace(f"step '{kind}': ", ""),)
         raise
