@@ -8,7 +8,9 @@ from polyvec.data.texts import Record
 from polyvec.errors import DataError, SettingsError
 from polyvec.llm.function import FunctionLanguageModel
 from polyvec.synthesize.rows import Row
-from polyvec.synthesize.run import parts
+from polyvec.synthesize.run import build_steps, dry_run, parts
+from polyvec.synthesize.sections import StepSettings
+from polyvec.synthesize.spending import Budget
 from polyvec.synthesize.step import Tools
 
 
@@ -94,6 +96,32 @@ def test_settings_of_every_generate_inside_of_branches():
         generate={"max_new_tokens": 2, "keep_cut": True},
     )
     assert [row.positive for row in made.kept] == ["one two", "one two"]
+
+
+def test_a_budget_that_ends_in_a_branch_leaves_the_rows_of_those_before(runs):
+    lists = [[{"kind": "generate", "prompt": name}] for name in ("multicsr_entail", "gense_entail")]
+    steps = [{"kind": "texts", "to": "anchor"}, {"kind": "branches", "branches": lists}]
+    texts = [f"text {i}" for i in range(4)]
+    made = runs(steps, texts, lambda prompt: "said", budget=Budget.parse("6"))
+    assert "2 of 4 rows were not asked" in made.unfinished
+    assert [row.id for row in made.rows] == [f"t{i}.branch-1" for i in range(4)]
+    again = runs(steps, texts, lambda prompt: "said", budget=Budget.parse("8"))
+    assert again.unfinished is None and len(again.rows) == 8
+
+
+def test_a_dry_run_counts_what_comes_behind_masks_and_branches():
+    texts = [Record(str(i), f"one two three {i}") for i in range(3)]
+    fill = {"kind": "generate", "prompt": "claif_infill", "max_new_tokens": 5}
+    lists = [[{"kind": "mask_words"}, fill], [{"kind": "generate", "prompt": "claif_same"}]]
+    settings = [
+        StepSettings("texts", {"to": "anchor"}),
+        StepSettings("generate", {"prompt": "knowledge"}),
+        StepSettings("branches", {"branches": lists}),
+        StepSettings("rate", {"prompt": "claif_score"}),
+    ]
+    tools = Tools(texts, asked(str).language_model)
+    found = dry_run(build_steps(settings, "r"), tools)
+    assert [each.num_calls for each in found.steps] == [3, 3 * 8 + 3, 3 * 8 + 3]
 
 
 def test_pairs_of_training_data_and_of_texts(tmp_path, monkeypatch):
