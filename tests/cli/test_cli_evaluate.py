@@ -1,8 +1,11 @@
 """polyvec evaluate: tasks by name, published scores, pages, cached vectors."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+
+from polyvec.cli.evaluate import _published
 
 
 def test_one_command_measures_and_compares_with_published_scores(
@@ -100,3 +103,8 @@ def test_training_texts_in_a_test_set_are_reported(run, tiny_bert, tmp_path, one
     train.write_text('{"query": "something else entirely"}\n')
     assert "trained on test" not in run(*command).err
     assert "no such file" in one_line(run(*command[:4], tmp_path / "gone.jsonl"))
+
+
+def test_no_difference_has_no_minus():
+    result = SimpleNamespace(published=0.82, difference=-1e-6, main_measure="spearman")
+    assert _published(result, "spearman") == ["82.00", "+0.00"]

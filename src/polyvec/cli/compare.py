@@ -154,6 +154,8 @@ def _write(options: argparse.Namespace, names: list[str], found: "list[Compariso
 
 
 def _figures(found: "Comparison") -> tuple[str, ...]:
-    scores = (f"{100 * found.a:.2f}", f"{100 * found.b:.2f}", f"{100 * found.difference:+.2f}")
-    interval = (f"{100 * found.low:+.2f}", f"{100 * found.high:+.2f}", f"{found.p_value:.3f}")
+    from polyvec.evaluate.report.wording import signed
+
+    scores = (f"{100 * found.a:.2f}", f"{100 * found.b:.2f}", signed(found.difference))
+    interval = (signed(found.low), signed(found.high), f"{found.p_value:.3f}")
     return (*scores, *interval, str(found.num_items), "yes" if found.significant else "no")

@@ -284,4 +284,6 @@ def _show(results: "list[Result]") -> None:
 def _published(result: "Result", measure: str) -> list[str]:
     if result.published is None or measure != result.main_measure:
         return ["", ""]
-    return [f"{100 * result.published:.2f}", f"{100 * (result.difference or 0):+.2f}"]
+    from polyvec.evaluate.report.wording import signed
+
+    return [f"{100 * result.published:.2f}", signed(result.difference)]
