@@ -104,13 +104,20 @@ def test_pythons_underscore_is_no_digit_of_a_grade(run, one_line, tmp_path):
     assert "test.tsv:2: grade '1_0' is not a finite number" in one_line(done)
 
 
-@pytest.mark.parametrize("name", ["out.npy", "new/out.npy", "out.jsonl"])
+@pytest.mark.parametrize("name", ["out.parquet", "new/out.jsonl", "out.jsonl"])
 def test_the_output_is_not_in_the_folder_that_is_read(run, one_line, tmp_path, name):
     """The next run read out.jsonl as texts."""
     (tmp_path / "texts" / "new").mkdir(parents=True)
     (tmp_path / "texts" / "a.txt").write_text("a cat\n")
     done = run("embed", tmp_path / "texts", "-o", tmp_path / "texts" / name)
     assert "in the folder that is read" in one_line(done)
+
+
+def test_vectors_that_are_no_texts_may_lie_beside_the_texts(run, tmp_path, tiny_bert):
+    (tmp_path / "a.txt").write_text("a cat\n")
+    for _ in "ab":
+        done = run("embed", tmp_path, "-o", tmp_path / "out.npy", "--model", tiny_bert)
+        assert done.status == 0, done.err
 
 
 def test_an_output_below_a_file(run, one_line, tmp_path):

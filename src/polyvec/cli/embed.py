@@ -61,14 +61,15 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_not_input(options: argparse.Namespace) -> None:
+    from polyvec.data.texts import READERS, kind_of
+
     output = Path(options.output)
     if options.file in (None, "-"):
         return
     if output.exists() and output.samefile(options.file):
         raise InputError(f"{output}: input and output are the same file; not overwritten")
-    if Path(options.file).is_dir() and output.absolute().is_relative_to(
-        Path(options.file).absolute()
-    ):
+    inside = output.absolute().is_relative_to(Path(options.file).absolute())
+    if Path(options.file).is_dir() and inside and kind_of(output) in ("txt", *READERS):
         raise InputError(
             f"{output}: in the folder that is read, where it would be read as a text next time; "
             "write it elsewhere"
