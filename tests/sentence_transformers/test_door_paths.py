@@ -92,7 +92,6 @@ def test_a_cross_encoder_of_modules(tmp_path, minilm_folder):
     wanted = sentence_transformers.CrossEncoder(modules=[module], device="cpu").predict(pairs)
     ours = CrossEncoder(modules=[module], device="cpu")
     np.testing.assert_allclose(ours.predict(pairs), wanted, atol=2e-6)
-    with pytest.warns(FutureWarning, match="convert_to_tensor"):
-        assert len(ours.rank("a cat", ["a kitten", "rain"], convert_to_tensor=True)) == 2
+    assert len(ours.rank("a cat", ["a kitten", "rain"], convert_to_tensor=True)) == 2
     with pytest.raises(InputError, match="modules="):
         CrossEncoder()
