@@ -131,7 +131,8 @@ def test_compare_says_each_score_as_soon_as_it_is_known(run, pairs, tiny_bert):
 
 
 def test_evaluate_shows_what_was_measured_before_an_error(run, tmp_path, pairs, tiny_bert):
-    constant = [{**row, "score": 1} for row in PAIRS]  # no correlation is defined
+    # All cosines are 1, so that no correlation is defined: known only when they are computed.
+    constant = [{**row, "sentence1": "a cat", "sentence2": "a cat"} for row in PAIRS]
     bad = lines(tmp_path / "constant" / "test.jsonl", constant).parent
     done = run("evaluate", tiny_bert, pairs, bad)
     assert done.status == 2
