@@ -20,6 +20,7 @@ from polyvec.embed.formats.checksums import check_files, write_checksums
 from polyvec.errors import InputError, ModelError
 from polyvec.index.fusion import min_max_fusion, retrieved
 from polyvec.interfaces import CHUNK_SIZE, EncodeReport, PromptChoice, RunOptions, TextEncoder
+from polyvec.settings import checked
 from polyvec.storage.files import atomic_file
 
 FILE = "hybrid.json"
@@ -203,16 +204,19 @@ class HybridEmbedder(TextEncoder):
         """The model of a folder that `save_pretrained` wrote; options are Embedder's."""
         folder = Path(path)
         check_files(folder)
+        where = folder / FILE
         try:
-            raw = json.loads((folder / FILE).read_text("utf-8"))
-            weights = [float(weight) for weight in raw["weights"]]
-            depth = None if raw.get("depth") is None else int(raw["depth"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ModelError(f"{folder / FILE}: cannot be read ({error})") from None
+            raw = json.loads(where.read_text("utf-8"))
+            weights = checked(raw["weights"], list[float], "'weights'")
+            depth = checked(raw.get("depth"), int | None, "'depth'")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(f"{where}: cannot be read ({error})") from None
         parts = [folder / str(number) for number in range(len(weights))]
-        return cls(
-            [Embedder.from_pretrained(part, **options) for part in parts], weights, depth=depth
-        )
+        members = [Embedder.from_pretrained(part, **options) for part in parts]
+        try:
+            return cls(members, weights, depth=depth)
+        except InputError as error:
+            raise ModelError(f"{where}: {error}") from None
 
 
 def _joined(

@@ -83,6 +83,19 @@ def test_no_value_of_another_type_is_a_traceback(tmp_path, kind):
     assert each_value(tmp_path / "saved", 10_000) > 100
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("depth", 0), ("depth", 2.5), ("depth", True), ("weights", [0, 0]), ("weights", ["1", 1])],
+)
+def test_a_hybrid_file_of_impossible_values_is_named(tmp_path, key, value):
+    KINDS["hybrid"](tmp_path / "made").save_pretrained(tmp_path / "saved")
+    path = tmp_path / "saved" / "hybrid.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    (tmp_path / "saved" / CHECKSUMS).unlink()
+    with pytest.raises(ModelError, match=r"hybrid.json: .*(depth|weights)"):
+        answers(tmp_path / "saved")
+
+
 def late(folder):
     MultiVectorEmbedder.from_pretrained(folder).encode(["a cat"], role="query")
 
