@@ -236,7 +236,7 @@ def promptriever(arm: Any, experiment: Any) -> Any:
                 FOLLOWS,
             ),
             ("instructions", "no instructions", "instructions alone teach a part of it", FOLLOWS),
-            ("no instructions", "untrained", "training without instructions does not", FOLLOWS),
+            ("no instructions", "untrained", "training alone finds the subject", ("nDCG@10",)),
         ),
         columns=("stsb test", "med"),
     )

@@ -22,7 +22,7 @@ from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.sources import TrainingSet, named_sets, preset, training_sets
 from polyvec.data.training.summary import summaries
 from polyvec.data.training.table import data_table
-from polyvec.errors import DataError
+from polyvec.errors import DataError, SettingsError
 
 
 @pytest.mark.parametrize("name", named_sets())
@@ -140,3 +140,10 @@ def test_few_test_texts_are_in_the_training_set_of_the_same_name(name, task, mos
     queries = (row.query for each in data.sets for row in each.rows)
     (found,) = contaminated([named_task(task, shared_data).read()], queries)
     assert found.num_same <= most * found.num_texts
+
+
+def test_a_split_of_a_file_is_refused(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"anchor": "a cat", "positive": "a kitten"}\n')
+    with pytest.raises(SettingsError, match=r"pairs\.jsonl: has no splits; split 'dev'"):
+        training_sets({"path": str(path), "split": "dev"})

@@ -97,7 +97,16 @@ def source_table(
     for name in (found.path, found.corpus):
         if name and not Path(name).exists() and not Path(f"{name}.gz").exists():
             raise DataError(f"{where}: {name}: no such file or folder")
+    if "split" in table and not _has_splits(found):
+        raise SettingsError(
+            f"{where}: {found.path}: has no splits; split {found.split!r} selects qrels of a "
+            "folder of BEIR's form, or a part of a data set of the hub"
+        )
     return found
+
+
+def _has_splits(table: DataTable) -> bool:
+    return bool(table.hub) or table.format == "beir" or is_beir(Path(table.path or ""))
 
 
 def rows_of(
