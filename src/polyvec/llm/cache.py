@@ -15,7 +15,7 @@ import numpy as np
 
 from polyvec.errors import SettingsError
 from polyvec.llm.answers import Answer, Completion, GenerationSettings
-from polyvec.llm.language_model import LanguageModel
+from polyvec.llm.language_model import LanguageModel, WrappedLanguageModel
 from polyvec.llm.prompts import Prompt
 from polyvec.storage.files import cache_folder
 from polyvec.storage.json_store import JsonStore, key_of
@@ -32,7 +32,7 @@ def default_folder() -> Path:
     return Path(given) / "answers" if given else cache_folder("answers")
 
 
-class CachedLanguageModel(LanguageModel):
+class CachedLanguageModel(WrappedLanguageModel):
     """Any language model, whose answers are kept in a folder; several processes may share it.
 
     Answers are found by the model's identity, the prompt and all settings (n and, above
@@ -60,23 +60,11 @@ class CachedLanguageModel(LanguageModel):
         keep_cut: bool = True,
         keep_refused: bool = False,
     ) -> None:
-        super().__init__()
-        self.model, self.usage = model, model.usage
+        super().__init__(model)
         self.folder = Path(folder) if folder is not None else default_folder()
         self.keep_cut, self.keep_refused = keep_cut, keep_refused
         self._stores: dict[str, JsonStore] = {}
         JsonStore(self.folder)  # a file in its place is an error now, not after the first answer
-
-    @property
-    def identity(self) -> str:
-        return self.model.identity
-
-    @property
-    def takes_chats(self) -> bool:
-        return self.model.takes_chats
-
-    def count_tokens(self, prompts: Sequence[Prompt]) -> int | None:
-        return self.model.count_tokens(prompts)
 
     def stream_checked(
         self, prompts: Sequence[Prompt], settings: GenerationSettings

@@ -140,6 +140,25 @@ class LanguageModel(abc.ABC):
         return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+class WrappedLanguageModel(LanguageModel):
+    """A language model around another one, which it is in all but what a subclass changes."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model, self.usage = model, model.usage
+
+    @property
+    def identity(self) -> str:
+        return self.model.identity
+
+    @property
+    def takes_chats(self) -> bool:
+        return self.model.takes_chats
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> int | None:
+        return self.model.count_tokens(prompts)
+
+
 def warn_of_problems(completions: Sequence[Completion]) -> None:
     """One warning with the count of each problem, if there is any."""
     counts: dict[str, int] = {}

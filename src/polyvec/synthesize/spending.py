@@ -8,7 +8,7 @@ import numpy as np
 
 from polyvec.errors import GenerationError, SettingsError
 from polyvec.llm.answers import Completion, GenerationSettings, Usage
-from polyvec.llm.language_model import LanguageModel
+from polyvec.llm.language_model import LanguageModel, WrappedLanguageModel
 from polyvec.llm.prompts import Prompt
 
 BUDGET_SPENT = "the budget is spent"
@@ -35,7 +35,7 @@ class Budget:
         return f"{self.calls} calls" if self.calls is not None else f"{self.money:g}"
 
 
-class BudgetedLanguageModel(LanguageModel):
+class BudgetedLanguageModel(WrappedLanguageModel):
     """Any language model; once the budget is spent, prompts get the error BUDGET_SPENT.
 
     `spent` counts what was asked here, with what earlier runs have spent. It never asks a prompt
@@ -49,24 +49,11 @@ class BudgetedLanguageModel(LanguageModel):
         spent: Usage,
         on_spent: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__()
-        self.on_spent = on_spent
-        self.model, self.budget, self.spent = model, budget or Budget(), spent
-        self.usage = model.usage
+        super().__init__(model)
+        self.on_spent, self.budget, self.spent = on_spent, budget or Budget(), spent
         spent.prompt_price, spent.new_price = model.usage.prompt_price, model.usage.new_price
         if self.budget.money is not None and spent.cost is None:
             raise SettingsError("a budget of money needs --prompt-price and --new-price")
-
-    @property
-    def identity(self) -> str:
-        return self.model.identity
-
-    @property
-    def takes_chats(self) -> bool:
-        return self.model.takes_chats
-
-    def count_tokens(self, prompts: Sequence[Prompt]) -> int | None:
-        return self.model.count_tokens(prompts)
 
     def stream_checked(
         self, prompts: Sequence[Prompt], settings: GenerationSettings
