@@ -67,6 +67,8 @@ def systems_table() -> str:
     ]
     for recipe in all_recipes():
         parts = recipe[EMBEDDER]
+        if parts is None:
+            continue
         pooling = parts.pooling if isinstance(parts.pooling, str) else "+".join(parts.pooling)
         if parts.normalize:
             pooling += ", normalised"

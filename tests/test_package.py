@@ -18,7 +18,18 @@ SOURCE = Path(polyvec.__file__).parent
 # Arrows go down this list, never up: a room or top-level file imports those before it.
 ORDER = [
     *("errors", "settings", "registry", "interfaces", "recipe"),
-    *("storage", "data", "nano", "embed", "index", "train", "evaluate", "llm", "synthesize"),
+    *(
+        "storage",
+        "data",
+        "nano",
+        "embed",
+        "index",
+        "train",
+        "evaluate",
+        "llm",
+        "synthesize",
+        "compress",
+    ),
     *("sentence_transformers", "integrations", "cli"),
     *("__init__", "__main__"),
 ]

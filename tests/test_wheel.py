@@ -18,7 +18,8 @@ from polyvec.nano import nano_moe_path
 from polyvec.recipe import all_recipes
 print(polyvec.__file__)
 for recipe in all_recipes():
-    recipe.at(EMBEDDER, "full")
+    if recipe.at(EMBEDDER, "full") is None:
+        continue
     if recipe.at(EMBEDDER, "nano").backbone == "polyvec/nano-moe":
         try:
             nano_moe_path()

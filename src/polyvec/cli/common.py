@@ -334,6 +334,7 @@ def _recipe_hint(name: str) -> "Iterator[None]":
 
 
 def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embedder":
+    from polyvec.embed.sections import embedder_settings
     from polyvec.index.sections import HYBRID
     from polyvec.recipe import load_recipe
 
@@ -348,6 +349,7 @@ def _from_recipe(name: str, options: argparse.Namespace, hybrid: bool) -> "Embed
             f"no single vectors; use polyvec evaluate, or a recipe of its own: "
             f"{', '.join(fused.members)}"
         )
+    embedder_settings(recipe, options.scale or "full")
     embedder: Embedder = recipe.build(options.scale or "full")
     return embedder
 

@@ -59,9 +59,11 @@ def _list(options: argparse.Namespace) -> None:
     rows = []
     for recipe in all_recipes():
         settings, system = recipe[EMBEDDER], recipe.system
-        names = settings.pooling
-        pooling = names if isinstance(names, str) else "+".join(names)
-        rows.append((recipe.key, system.name, pooling, settings.backbone, system.paper))
+        pooling, backbone = "", ""
+        if settings is not None:
+            names, backbone = settings.pooling, settings.backbone
+            pooling = names if isinstance(names, str) else "+".join(names)
+        rows.append((recipe.key, system.name, pooling, backbone, system.paper))
     common.show_table(("recipe", "system", "pooling", "backbone", "paper"), rows)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from polyvec.embed.released import Released, read_released
 from polyvec.embed.settings import EmbedderSettings
-from polyvec.recipe import Section, register
+from polyvec.errors import SettingsError
+from polyvec.recipe import Recipe, Section, register
 from polyvec.settings import fill
 
 
@@ -25,11 +26,11 @@ def _build(settings: EmbedderSettings, model: Any, scale: str, **options: Any) -
     return compose(settings, **options)
 
 
-EMBEDDER: Section[EmbedderSettings] = register(
+# None for a recipe of another kind: one that compresses has no embedder.
+EMBEDDER: Section[EmbedderSettings | None] = register(
     Section(
         "embedder",
         functools.partial(fill, EmbedderSettings),
-        required=True,
         scales=True,
         build=_build,
     )
@@ -37,3 +38,11 @@ EMBEDDER: Section[EmbedderSettings] = register(
 
 # None for a recipe of ours, which nobody released.
 RELEASED: Section[Released | None] = register(Section("released", read_released))
+
+
+def embedder_settings(recipe: Recipe, scale: str) -> EmbedderSettings:
+    """The section [embedder]; SettingsError for a recipe that has none."""
+    found = recipe.at(EMBEDDER, scale)
+    if found is None:
+        raise SettingsError(f"{recipe.path}: has no section [embedder], so it makes no vectors")
+    return found

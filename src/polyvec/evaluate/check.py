@@ -10,6 +10,7 @@ import numpy as np
 
 from polyvec.data.tasks.folder import read_folder
 from polyvec.embed.embedder import Embedder
+from polyvec.embed.sections import embedder_settings
 from polyvec.errors import InputError, SettingsError, known
 from polyvec.evaluate.sections import EXPECT
 from polyvec.evaluate.tasks import evaluate
@@ -40,6 +41,7 @@ def check_recipe(recipe: Recipe, scale: str, data: str | Path | None) -> Iterato
 
     Where the figures at this scale are those of the trained embedder, it is trained before.
     """
+    embedder_settings(recipe, scale)
     figures = recipe[EXPECT].get(scale, {})
     for name in figures:  # missing data are known before an embedder is built, or trained
         folder, split, _ = figure_parts(name, f"{recipe.path}: [expect.{scale}]")

@@ -23,7 +23,7 @@ from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.mixing import Mixing
 from polyvec.data.training.summary import summaries
 from polyvec.embed.embedder import Embedder
-from polyvec.embed.sections import EMBEDDER
+from polyvec.embed.sections import embedder_settings
 from polyvec.errors import DataError, SettingsError
 from polyvec.recipe import Recipe, plain
 from polyvec.settings import fill
@@ -120,7 +120,7 @@ def dry_run(
 
     stages = recipe.at(STAGES, scale)
     with recipe.naming("embedder"):
-        embedder = compose(recipe.at(EMBEDDER, scale), weights=False)
+        embedder = compose(embedder_settings(recipe, scale), weights=False)
     yield f"{recipe.key} at scale {scale}: {embedder.num_parameters:,} parameters"
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(stages, 1):

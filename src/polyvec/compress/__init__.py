@@ -1,0 +1,1 @@
+"""Long contexts become fewer words, or few vectors."""
