@@ -153,7 +153,12 @@ def stage_of(table: Table, seed: int, options: argparse.Namespace) -> Any:
 
 
 def collect(scale: str, work: Work) -> None:
-    """Means and standard deviations over seeds, and each claim's difference."""
+    """Means and standard deviations over seeds, and each claim's difference.
+
+    Experiments without a cell in the folder stay as they were collected before.
+    """
+    results = RESULTS / f"training-effects-{scale}.json"
+    before = json.loads(results.read_text())["experiments"] if results.exists() else {}
     found: dict[str, Any] = {"scale": scale, "experiments": {}}
     for name, make in EXPERIMENTS.items():
         experiment = make(scale)
@@ -167,6 +172,8 @@ def collect(scale: str, work: Work) -> None:
         }
         cells = {label: [cell["scores"] for cell in runs] for label, runs in kept.items()}
         if not any(cells.values()):
+            if name in before:
+                found["experiments"][name] = before[name]
             continue
         arms = {
             label: {column: spread([each[column] for each in runs]) for column in runs[0]}
@@ -193,7 +200,7 @@ def collect(scale: str, work: Work) -> None:
             "arms": arms,
             "claims": claims,
         }
-    with atomic_file(RESULTS / f"training-effects-{scale}.json", "w") as file:
+    with atomic_file(results, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from polyvec.embed.backbone import varlen
 from polyvec.errors import ModelError, SettingsError, known
 
 NAME = "polyvec"
@@ -86,6 +87,7 @@ class AttentionPlan:
     weights: bool = False
     # Layers of one forward share masks; probes read the windows that layers asked for.
     masks: dict[tuple[str, int | None, int], Tensor | None] = field(default_factory=dict)
+    starts: dict[torch.device, Tensor] = field(default_factory=dict)
     windows: dict[int, int | None] = field(default_factory=dict)
 
     @property
@@ -95,6 +97,15 @@ class AttentionPlan:
             assert self.real_BT is not None
             return (self.real_BT.long().cumsum(-1) - 1).clamp(min=0)
         return torch.cat([torch.arange(length).repeat(count) for count, length in self.runs])
+
+    def starts_on(self, device: torch.device) -> Tensor:
+        """Where each packed text begins, and the end of the last, int32 [texts + 1]."""
+        if device not in self.starts:
+            assert self.runs is not None
+            lengths = [length for count, length in self.runs for _ in range(count)]
+            ends = torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+            self.starts[device] = ends
+        return self.starts[device]
 
     def mode(self, module: nn.Module) -> str:
         """The mode of the layer that a module belongs to."""
@@ -180,9 +191,10 @@ def plan_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as the plan says; query is [B, H, T, D], packed [1, H, T, D].
 
-    Packed texts of equal length go through one kernel call, without a mask where the mode needs
-    none. Raises ModelError if the plan did not arrive, or if the layer asks for something that
-    is not supported here: a silent substitute would give wrong vectors.
+    Packed texts go through one kernel for any lengths where there is one (`varlen`), else those of
+    equal length through one call, without a mask where the mode needs none. Raises ModelError if
+    the plan did not arrive, or if the layer asks for something that is not supported here: a
+    silent substitute would give wrong vectors.
     """
     layer = type(module).__name__
     if plan is None:
@@ -201,6 +213,11 @@ def plan_attention(
         return out.transpose(1, 2).contiguous(), weights
     if plan.weights:
         raise ModelError("attention weights need a padded batch, this one is packed")
+    if varlen.serves(mode, query, value, blocked=bool(plan.blocked), **options):
+        starts = plan.starts_on(query.device)
+        longest = max(length for _, length in plan.runs)
+        asked = (mode, sliding_window, starts, longest)
+        return varlen.attend(*asked, query, key, value, options["scaling"]), None
     states = []
     # Split at once: the backward pass of a slice for each run would write the whole tensor
     # each time, which made training on a GPU 20 times as slow as encoding.
