@@ -7,7 +7,7 @@ are searched, as Promptagator and InPars do.
 import functools
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,7 @@ DOMAINS: Mapping[str, Domain] = {
     "scifact": Domain(
         "Abstract", "Finding", {"name": "scifact"}, _folder_task("scifact"), "SciFact"
     ),
-    "nl2bash": Domain(
-        "Command", "Task", {"name": "nl2bash"}, _held_out_task("nl2bash"), "NL2Bash"
-    ),
+    "nl2bash": Domain("Command", "Task", {"name": "nl2bash"}, _held_out_task("nl2bash"), "NL2Bash"),
     "cosqa": Domain("Code", "Search query", COSQA_DEV, _folder_task("cosqa"), "CosQA"),
     "medquad": Domain(
         "Answer", "Question", {"name": "medquad"}, _held_out_task("medquad"), "MedQuAD"
@@ -119,6 +117,11 @@ class Tasks(Mapping[str, TaskSet]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def asked(self, texts: str | None) -> list[str]:
+        """What rows for these texts must not hold: a domain's queries, or all STS sentences."""
+        columns = (texts,) if texts in DOMAINS else ("stsb test", "sick test", "sts16 test")
+        return [text for column in columns for text in self[column].asked_texts()]
 
     def _read(self, column: str) -> TaskSet:
         if column in DOMAINS:
@@ -192,11 +195,3 @@ def write_prompt(domain: str, folder: Path, path: Path, *, shown: bool = True) -
 
 def _toml(text: str) -> str:
     return json.dumps(text).replace("\x7f", "\\u007f")
-
-
-def labelled(rows: Sequence[TrainingRow]) -> dict[str, list[str]]:
-    """The rows' texts by their class."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        found.setdefault(str(row.label), []).append(row.query)
-    return found

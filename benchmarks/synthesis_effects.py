@@ -27,9 +27,12 @@ from typing import Any
 
 import torch
 from effects import Claim, score
-from synthesis_arms import Arm, Context, built, experiments, ready, sources
+from synthesis_arms import Arm, Context, built, ready
+from synthesis_claims import EFFECTS
 from synthesis_domains import Tasks
-from synthesis_sources import Making
+from synthesis_making import WRITERS, Making
+from synthesis_sources import SOURCES
+from synthesis_table import row_of_table, sources_of_table, table_keys
 from training_effects import difference, spread
 from training_free import Work
 
@@ -47,17 +50,23 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        part = options.part if options.part == "effects" else f"table-{options.scale}"
-        self.work = Work((options.folder or cache_folder("synthesis-effects")) / part)
+        self.work = Work((options.folder or cache_folder("synthesis-effects")) / self.name)
         self.tasks = Tasks(options.data, options.sets)
+        if options.part == "effects":
+            found, self.sources = {name: make() for name, make in EFFECTS.items()}, SOURCES
+        else:
+            found = {key: row_of_table(key, options.scale) for key in table_keys()}
+            self.sources = dict(sources_of_table(options.scale))
         self.experiments = {
-            name: make()
-            for name, make in experiments(options.part, options.scale).items()
-            if not options.only or name in options.only
+            name: each for name, each in found.items() if not options.only or name in options.only
         }
-        self.sources = sources(options.part, options.scale)
         self.began = time.monotonic()
         self.short = 0
+
+    @property
+    def name(self) -> str:
+        """Of the part, in names of files."""
+        return "effects" if self.options.part == "effects" else f"table-{self.options.scale}"
 
     @property
     def folder(self) -> Path:
@@ -74,7 +83,13 @@ class Bench:
             if not self.options.arms or label in self.options.arms
         ]
         needed = dict.fromkeys(source for cell in arms for source in self.arm(cell).sources)
+        arms = [cell for cell in arms if self.common(cell) not in self.options.skip]
         return [*(("source", name) for name in self.sources if name in needed), *arms]
+
+    def common(self, cell: tuple[str, ...]) -> str | None:
+        """The kind of an arm's embedder."""
+        base = self.arm(cell).base
+        return None if base is None else base.common
 
     def arm(self, cell: tuple[str, ...]) -> Arm:
         found: Arm = self.experiments[cell[1]].arms[cell[2]]
@@ -138,7 +153,7 @@ class Bench:
     @property
     def settings(self) -> dict[str, Any]:
         """Cells of other settings do not compare."""
-        names = ("limit", "steps", "layers", "sets")
+        names = ("limit", "steps", "layers", "sets", "writer")
         return {name: getattr(self.options, name) for name in names}
 
     def make_source(self, cell: tuple[str, ...]) -> dict[str, Any]:
@@ -148,7 +163,7 @@ class Bench:
         return self.sources[name](Making(self.options, self.tasks, folder, name))
 
     def measure(self, cell: tuple[str, ...]) -> dict[str, Any]:
-        _, name, label, seed = cell
+        _, name, _, seed = cell
         arm, columns = self.arm(cell), self.experiments[name].columns
         for source in arm.sources:
             if "error" in self.work.read("source", source):
@@ -167,6 +182,8 @@ class Bench:
             model = run(Run(stages, folder, data=self.options.data), model)
             shutil.rmtree(folder, ignore_errors=True)
         model.eval()
+        if arm.base.common == "small":  # as training_effects.py: at most 0.15 points from float32
+            model.to(dtype=torch.bfloat16)
         trained = time.perf_counter() - began
         scores = {column: score(model, self.tasks[column]) for column in columns}
         if arm.measure is not None:
@@ -231,11 +248,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="default: polyvec's cache folder")
     parser.add_argument("--only", nargs="*", help="these experiments")
     parser.add_argument("--arms", nargs="*", help="these arms")
+    kinds = ("small", "nano", "minilm", "minilm-reset")
+    parser.add_argument("--skip", nargs="*", choices=kinds, default=[], help="these embedders")
     parser.add_argument("--seeds", type=int, default=NUM_SEEDS)
-    parser.add_argument("--limit", type=int, default=400, help="texts to write for, about")
+    parser.add_argument("--limit", type=int, default=256, help="texts to write for, about")
     parser.add_argument("--steps", type=float, default=1.0, help="this share of the steps")
     parser.add_argument("--layers", type=int, help="SmolLM2's first layers only, as an embedder")
     parser.add_argument("--sets", choices=("small", "nano", "tiny"), default="small")
+    parser.add_argument("--writer", default=WRITERS["small"], help="language model of scale small")
     parser.add_argument("--minutes", type=float, help="begin no cell after this")
     # On a GPU one kernel for a batch of about equal lengths beats one for each length.
     parser.add_argument("--padded", action="store_true", help="train and measure with padding")
@@ -250,8 +270,7 @@ def main() -> None:
             if "error" in (bench.work.read(*cell) or {}):
                 bench.work.path(*cell).unlink()
     elif options.collect:
-        name = "effects" if options.part == "effects" else f"table-{options.scale}"
-        collect(bench, RESULTS / f"synthesis-{name}.json")
+        collect(bench, RESULTS / f"synthesis-{bench.name}.json")
     else:
         bench.run()
 

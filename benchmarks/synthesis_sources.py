@@ -1,145 +1,41 @@
-"""Sources of synthesis_effects.py: training files that a language model wrote, judged or relabelled.
+"""Sources of synthesis_effects.py: training files that a language model wrote or judged.
 
 A source writes files of rows (NAME.jsonl, as `polyvec train` reads them) into its folder and tells
 figures; it is made once, and several arms train on its files.
 """
 
-import argparse
-import contextlib
 import gzip
-import hashlib
 import json
 import random
-import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from synthesis_domains import (
     DOMAINS,
-    Tasks,
     gold_rows,
-    records_of,
     write_prompt,
 )
+from synthesis_making import WRITERS, Making, removed, step_tables, tuned_writer, written
 
 from polyvec import Embedder
-from polyvec.data.texts import Record
 from polyvec.data.training.sources import training_rows
 from polyvec.data.words import hash64
-from polyvec.errors import DataError
-from polyvec.llm.loading import DEFAULT_LANGUAGE_MODEL
-from polyvec.recipe import load_recipe, plain
+from polyvec.recipe import load_recipe
 from polyvec.synthesize.judges import JUDGES, Judge, Verdicts
-from polyvec.synthesize.models import Models
+from polyvec.synthesize.prompt_files import prompt_file
 from polyvec.synthesize.relabel import Accuracy, relabel, training_lines
-from polyvec.synthesize.folder import training_lines as trainable_lines
 from polyvec.synthesize.rows import Row
-from polyvec.synthesize.run import build_steps, parts, run_steps
-from polyvec.synthesize.sections import STEPS
+from polyvec.synthesize.run import parts
 from polyvec.synthesize.step import Tools
+from polyvec.synthesize.steps.generate import Generate
 
 Table = Mapping[str, Any]
-WRITERS = {"small": DEFAULT_LANGUAGE_MODEL, "nano": "polyvec/nano-lm"}
-# Steps that drop or relabel rows; without them all that was written is there.
-FILTERS = (
-    *("refusals", "length", "language", "copies", "deduplicate", "round_trip", "best", "judge"),
-    *("log_probability", "retrieve", "rerank"),
-)
 NANO_WORDS = 30  # of a text at scale nano, whose context of 512 tokens prompts nearly fill
 WANTED, NEAR = 4, 60  # negatives of a row; candidates that judges look at
-
-
-@dataclass
-class Making:
-    """What a source is made with: data sets, the measured tasks, its folder, the options."""
-
-    options: argparse.Namespace
-    tasks: Tasks
-    folder: Path
-    name: str
-
-    @property
-    def data(self) -> Path:
-        return self.tasks.folder
-
-    def models(self, writer: str, embedder: Callable[[], Any] | None = None) -> Models:
-        """Language models and embedders; answers are kept, so that a killed run goes on."""
-        how: dict[str, Any] = {}
-        if torch.cuda.is_available():
-            # Many rows at a time; keys and values of all of them stay below 3 GB.
-            how = {"batch_size": 256, "batch_tokens": 65_536, "dtype": "bfloat16"}
-
-        def embed(name: str | None) -> Any:
-            if name is None and embedder is not None:
-                return embedder()
-            return Embedder.from_pretrained(*([name] if name else []))
-
-        return Models(self.folder, writer, embed, options=how)
-
-    def write(self, name: str, lines: Iterable[Table]) -> int:
-        found = [json.dumps(line, ensure_ascii=False) for line in lines]
-        (self.folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in found), "utf-8")
-        return len(found)
-
-
 Source = Callable[[Making], dict[str, Any]]
-
-
-def written(
-    making: Making,
-    steps: Sequence[Table],
-    texts: str | None,
-    models: Models,
-    *,
-    max_words: int | None = None,
-) -> dict[str, Any]:
-    """The files "filtered", of all steps, and "unfiltered", without those that drop rows."""
-    records = []
-    if texts is not None:
-        records = records_of(texts, making.tasks, making.options.limit)
-    if max_words is not None:
-        cut = (" ".join(each.text.split()[:max_words]) for each in records)
-        records = [Record(each.id, text) for each, text in zip(records, cut, strict=True)]
-    found: dict[str, Any] = {"rows": {}, "steps": {}, "texts": len(records)}
-    began = time.perf_counter()
-    for name in ("filtered", "unfiltered"):
-        own = steps if name == "filtered" else [each for each in steps if not is_filter(each)]
-        if name == "unfiltered" and len(own) == len(steps):
-            break
-        lines, reports = [], []
-        built = build_steps([_settings(each) for each in own], making.name)
-        try:
-            made = run_steps(
-                built,
-                models.tools(records),
-                making.folder / name,
-                usage=lambda: models.usage,
-                say=reports.append,
-            )
-            lines = trainable_lines(made.rows)
-        except DataError as error:
-            found["note"] = str(error)
-        found["rows"][name] = making.write(name, lines)
-        found["steps"][name] = [
-            [each.kind, each.num_in, each.num_out, round(each.seconds, 1)] for each in reports
-        ]
-    used = models.usage
-    found |= {"calls": used.prompts - used.cached, "new_tokens": used.new_tokens}
-    return {**found, "s": round(time.perf_counter() - began, 1)}
-
-
-def _settings(table: Table) -> Any:
-    (found,) = STEPS.value({"step": [dict(table)]}, "full", Path("synthesis_effects"))
-    return found
-
-
-def is_filter(table: Table) -> bool:
-    return table["kind"] in FILTERS or (table["kind"] == "rate" and table.get("to") == "check")
 
 
 # ---- the recipes of Table 3 ---------------------------------------------------------------------
@@ -150,27 +46,23 @@ def of_recipe(key: str, texts: str | None, scale: str) -> Source:
 
     def make(making: Making) -> dict[str, Any]:
         recipe = load_recipe(key)
-        steps = [_table(each) for each in recipe.at(STEPS, scale)]
+        steps = step_tables(key, scale)
         limit = making.options.limit
         first = steps[0]
         if first["kind"] == "grid":
             first |= {"repeat": 1, "limit": limit} if "topic" in first["values"] else {}
             if "topic" not in first["values"]:
-                first["repeat"] = max(2, limit // 4)
+                first["repeat"] = max(2, limit // 10)  # long answers, of three kinds
         elif key == "claif":
             first["limit"] = max(2, limit // 6)  # nine rows a sentence
         else:
             first["limit"] = max(2, limit // 2) if key == "promptriever-data" else limit
-        models = making.models(WRITERS[scale], lambda: recipe.build(scale))
+        writer = making.options.writer if scale == "small" else WRITERS[scale]
+        models = making.models(writer, lambda: recipe.build(scale))
         max_words = NANO_WORDS if scale == "nano" else None
         return written(making, steps, texts, models, max_words=max_words)
 
     return make
-
-
-def _table(step: Any) -> dict[str, Any]:
-    raw = plain(step)
-    return {"kind": raw["kind"], **raw.get("settings", {})}
 
 
 # ---- queries for a domain -----------------------------------------------------------------------
@@ -180,10 +72,8 @@ def queries(domain: str, *, tuned: bool = False) -> Source:
     """Queries for a domain's documents; filtered is the round trip by all-MiniLM-L6-v2."""
 
     def make(making: Making) -> dict[str, Any]:
-        prompt = write_prompt(
-            domain, making.data, making.folder / "prompt.toml", shown=not tuned
-        )
-        writer, facts = WRITERS["small"], {}
+        prompt = write_prompt(domain, making.data, making.folder / "prompt.toml", shown=not tuned)
+        writer, facts = making.options.writer, {}
         if tuned:
             rows = [
                 {"query": f"{_asked(prompt, row.positives[0])}", "pos": [f" {row.query}"]}
@@ -206,49 +96,9 @@ def queries(domain: str, *, tuned: bool = False) -> Source:
 
 
 def _asked(prompt: Path, document: str) -> str:
-    from polyvec.synthesize.steps.generate import Generate
-
     asked = Generate(str(prompt)).prompt_of(Row(positive=document, meta={"id": "0"}))
     assert isinstance(asked, str)
     return asked
-
-
-@contextlib.contextmanager
-def removed(folder: Path) -> Any:
-    """Weights need not stay."""
-    yield
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def tuned_writer(making: Making, rows: Sequence[Table]) -> tuple[str, dict[str, Any]]:
-    """SmolLM2 with LoRA, tuned by the stage "ntp" to write the rows' answers: a folder's name."""
-    from synthesis_arms import BASES, built, stage_settings
-
-    from polyvec.train.run import Run, run
-
-    folder = making.folder / "tuned"
-    shutil.rmtree(folder, ignore_errors=True)
-    chosen = random.Random(0).sample(list(rows), min(3000, len(rows)))
-    num = making.write("tuning", chosen)
-    stage = stage_settings(
-        {
-            "kind": "ntp",
-            "data": [{"path": str(making.folder / "tuning.jsonl")}],
-            "batch_size": 16,
-            "max_length": 224,
-            "learning_rate": 1e-3,
-            "warmup_steps": 0.1,
-            "max_steps": 100,
-        },
-        "smollm2",
-        0,
-        making.options,
-    )
-    began = time.perf_counter()
-    model = built(BASES["smollm2"], making.options)
-    run(Run((stage,), folder), model)
-    seconds = round(time.perf_counter() - began, 1)
-    return str(folder / "model"), {"tuned_on": num, "tuned_s": seconds, "steps": stage.max_steps}
 
 
 # ---- sentences ----------------------------------------------------------------------------------
@@ -258,9 +108,7 @@ def nli(*, tuned: bool) -> Source:
     """GenSE's triplets; tuned: SmolLM2 has learned to write SNLI's."""
 
     def make(making: Making) -> dict[str, Any]:
-        from polyvec.synthesize.prompt_files import prompt_file
-
-        writer, facts = WRITERS["small"], {}
+        writer, facts = making.options.writer, {}
         if tuned:
             rows = []
             for row in training_rows({"name": "snli"}, making.data):
@@ -291,7 +139,7 @@ def nli(*, tuned: bool) -> Source:
 
 def levels(making: Making) -> dict[str, Any]:
     """NGCSE's three levels; a fifth of the anchors is for measuring their order."""
-    models = making.models(WRITERS["small"])
+    models = making.models(making.options.writer)
     steps = [
         {"kind": "texts", "to": "anchor"},
         *(
@@ -339,7 +187,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def scores(making: Making) -> dict[str, Any]:
     """CLHAIF: people's entailed pairs with the model's score, or with 1 each."""
-    models = making.models(WRITERS["small"])
+    models = making.models(making.options.writer)
     steps = [
         {"kind": "pairs", "data": {"name": "cad_nli"}, "limit": 2 * making.options.limit},
         {"kind": "rate", "prompt": "claif_score", "mode": "expect"},
@@ -348,20 +196,20 @@ def scores(making: Making) -> dict[str, Any]:
     rows = _lines(making.folder / "filtered.jsonl")
     found["rows"]["soft"] = making.write("soft", rows)
     found["rows"]["hard"] = making.write("hard", ({**row, "score": 1.0} for row in rows))
-    found["scores"] = _spread([row["score"] for row in rows])
+    found["score quantiles"] = _spread([row["score"] for row in rows])
     return found
 
 
 def infilled(making: Making) -> dict[str, Any]:
     """CLAIF: what the model wrote, with its score, or with 1; unrelated pairs have 0 in both."""
-    models = making.models(WRITERS["small"])
-    recipe = [_table(each) for each in load_recipe("claif").at(STEPS, "small")]
+    models = making.models(making.options.writer)
+    recipe = step_tables("claif", "small")
     recipe[0]["limit"] = max(2, making.options.limit // 6)
     found = written(making, recipe, "wiki", models)
     rows = _lines(making.folder / "filtered.jsonl")
     hard = ({**row, "score": 1.0 if row["score"] > 0 else 0.0} for row in rows)
     found["rows"] |= {"soft": making.write("soft", rows), "hard": making.write("hard", hard)}
-    found["scores"] = _spread([row["score"] for row in rows])
+    found["score quantiles"] = _spread([row["score"] for row in rows])
     return found
 
 
@@ -370,22 +218,32 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [round(float(each), 3) for each in np.quantile(values, (0.1, 0.5, 0.9))]
 
 
-
-
 # ---- instructions -------------------------------------------------------------------------------
 
 
 def instructed(making: Making) -> dict[str, Any]:
     """Promptriever's data: instructions for questions, and passages that are wrong by them."""
-    models = making.models(WRITERS["small"])
+    models = making.models(making.options.writer)
     limit = making.options.limit
     steps = [
         {"kind": "pairs", "data": {"name": "squad_qg_pairs"}, "limit": limit},
-        {"kind": "generate", "prompt": "instance_instruction", "max_new_tokens": 64},
+        {
+            "kind": "generate",
+            "prompt": "instance_instruction",
+            "slots": {"length": ["one short sentence"]},
+            "max_new_tokens": 48,
+            "keep_cut": True,
+        },
         {"kind": "refusals", "field": "instruction"},
         *(
-            {"kind": "generate", "prompt": "instruction_negative", "max_new_tokens": 48, "seed": i}
-            for i in range(2)
+            {
+                "kind": "generate",
+                "prompt": "instruction_negative",
+                "max_new_tokens": 48,
+                "keep_cut": True,
+                "seed": seed,
+            }
+            for seed in range(2)
         ),
         {"kind": "refusals", "field": "negatives"},
         {
@@ -474,10 +332,6 @@ def _nearest(making: Making) -> tuple[list[Row], dict[str, str], Any]:
         near = tuple(texts[i] for i in order if texts[i] not in (texts[place], positive))
         rows.append(Row(texts[place], positive, near[:NEAR], meta={"id": f"{place}.0"}))
     return rows, intents, embedder
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 SOURCES: dict[str, Source] = {

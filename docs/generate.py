@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import synthesis_tables
+
 from polyvec.embed.sections import EMBEDDER, RELEASED
 from polyvec.embed.settings import template_of
 from polyvec.evaluate import published
@@ -506,6 +508,14 @@ PARTS = {
     },
     ROOT / "docs" / "models.md": {"layouts": layouts_table},
     ROOT / "docs" / "synthesis.md": {"augmented": augmented_table},
+    ROOT / "docs" / "synthesis_effects.md": {
+        "table-small": lambda: synthesis_tables.recipes_table("small"),
+        "table-nano": lambda: synthesis_tables.recipes_table("nano"),
+        "claims": synthesis_tables.claims_table,
+        "false-negatives": synthesis_tables.false_negatives_table,
+        "arms": synthesis_tables.arms_tables,
+        "sources": synthesis_tables.sources_table,
+    },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {
         "trained": trained_table,

@@ -1,0 +1,109 @@
+"""The table of synthesis_effects.py: each recipe of Table 3 with its own steps and stages."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from effects import Experiment
+from synthesis_arms import COMMON, INFO_NCE, STEPS, Arm, Base, Table
+from synthesis_claims import following
+from synthesis_making import Making, is_filter, step_tables
+from synthesis_sources import of_recipe
+
+from polyvec.recipe import all_recipes, load_recipe, plain
+from polyvec.train.sections import STAGES
+
+TRIPLETS = {"name": "snli"}
+# Of each recipe: texts, gold data (a stage's `data` table and losses), and what is measured.
+SIMILAR = ("wiki", ({**TRIPLETS},), INFO_NCE, ("stsb test", "sick test"))
+SEARCH = ("scifact", ({"name": "scifact"},), INFO_NCE, ("scifact",))
+STSB = [{"kind": "cosent", "temperature": 0.05}]
+ROWS: Mapping[str, tuple[str | None, Sequence[Table], Sequence[Table], tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("skicse", "gense", "syncse-partial", "multicsr", "auto-nli", "sumcse", "ngcse"), SIMILAR
+    ),
+    "syncse-scratch": (None, *SIMILAR[1:]),
+    "angle-llm": (None, ({"name": "stsb"},), STSB, SIMILAR[3]),
+    "claif": ("wiki", ({"name": "stsb"},), STSB, SIMILAR[3]),
+    "clhaif": (None, ({"name": "cad_nli", "num_negatives": 0},), INFO_NCE, SIMILAR[3]),
+    **dict.fromkeys(("promptagator", "inpars", "inpars-v2", "gecko"), SEARCH),
+    "nv-retriever": (None, (), (), ("scifact",)),
+    "promptriever-data": (
+        None,
+        ({"name": "medquad_instructions", "num_negatives": 3},),
+        INFO_NCE,
+        ("scifact",),
+    ),
+    "e5-mistral-data": (None, (), (), ("stsb test", "scifact")),
+}
+UNTRAINED, UNFILTERED, FILTERED, GOLD = "base", "unfiltered", "filtered", "gold"
+
+
+def table_keys() -> list[str]:
+    """The recipes of the survey's Table 3, in its order."""
+    recipes = [each for each in all_recipes() if 3 in (each.system.table, *each.system.also)]
+    return [each.key for each in sorted(recipes, key=lambda r: (r.system.reference or 0, r.key))]
+
+
+def row_of_table(key: str, scale: str) -> Experiment:
+    """A recipe's stages on as many unfiltered, filtered and gold rows."""
+    recipe = load_recipe(key)
+    stages = [plain(stage) for stage in recipe.at(STAGES, scale)]
+    _, gold, losses, columns = ROWS[key]
+    base = Base(scale, key)
+    measure = following if key == "promptriever-data" else None
+    arms = {UNTRAINED: Arm(base, (), measure)}
+    if key == "nv-retriever":
+        naive = [{**s, "mining": _naive(s.get("mining", {}))} for s in stages]
+        arms[UNFILTERED] = Arm(base, [_own(s, scale) for s in naive])
+        arms[FILTERED] = Arm(base, [_own(s, scale) for s in stages])
+    else:
+        files = [f"table {key}/filtered", f"table {key}/unfiltered"]
+        filtered_only = _unfiltered_is_the_same(key, scale)
+        for name, file in zip((FILTERED, UNFILTERED), files, strict=True):
+            if name == UNFILTERED and filtered_only:
+                continue
+            rows = files[:1] if filtered_only else files
+            arms[name] = Arm(base, [_on(s, scale, file, rows) for s in stages], measure)
+        if gold:
+            tables = [{**each, "rows_of": files[:1]} for each in gold]
+            stage = {**stages[0], "kind": "scl", "settings": {}, "losses": list(losses)}
+            stage = {key: value for key, value in stage.items() if key != "guide"}
+            arms[GOLD] = Arm(base, [{**_own(stage, scale), "data": tables}], measure)
+    claims = [
+        (FILTERED, UNTRAINED, "the rows train it"),
+        (FILTERED, UNFILTERED, "filtered rows beat as many unfiltered ones"),
+        (GOLD, FILTERED, "gold rows beat them"),
+    ]
+    name = f"{recipe.system.name} [{recipe.system.reference}]"
+    return Experiment(name, arms, claims, columns)
+
+
+def _unfiltered_is_the_same(key: str, scale: str) -> bool:
+    return not any(is_filter(table) for table in step_tables(key, scale))
+
+
+def _naive(mining: Table) -> Table:
+    margins = ("relative_margin", "absolute_margin", "max_score")
+    return {key: value for key, value in mining.items() if key not in margins}
+
+
+def _own(stage: Table, scale: str) -> Table:
+    """The recipe's stage, with the steps and the learning rate of all of them here."""
+    more = {**COMMON[scale], "batch_size": 32, "max_steps": STEPS[scale]}
+    return {**stage, **more, "trainer": {}}
+
+
+def _on(stage: Table, scale: str, file: str, rows: Sequence[str]) -> Table:
+    data = [
+        {**{k: v for k, v in table.items() if k != "path"}, "source": file, "rows_of": list(rows)}
+        for table in stage["data"]
+    ]
+    return {**_own(stage, scale), "data": data}
+
+
+def sources_of_table(scale: str) -> Mapping[str, Callable[[Making], dict[str, Any]]]:
+    return {
+        f"table {key}": of_recipe(key, ROWS[key][0], scale)
+        for key in table_keys()
+        if key != "nv-retriever"
+    }
