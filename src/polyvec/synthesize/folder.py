@@ -129,9 +129,13 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def training_line(row: Row) -> dict[str, Any]:
-    """A row as `polyvec train` reads it: query, pos, neg and prompt, or a pair with its score."""
+    """A row as `polyvec train` reads it: query, pos, neg and prompt, or a pair with its score.
+
+    Negatives stand beside a score, too.
+    """
     if row.score is not None:
-        return {"anchor": row.anchor, "positive": row.positive, "score": row.score}
+        pair = {"anchor": row.anchor, "positive": row.positive, "score": row.score}
+        return {**pair, "negative": list(row.negatives)} if row.negatives else pair
     line: dict[str, Any] = {"query": row.anchor, "pos": [row.positive], "neg": list(row.negatives)}
     return line if row.instruction is None else {**line, "prompt": row.instruction}
 

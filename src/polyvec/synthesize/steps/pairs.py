@@ -14,6 +14,7 @@ from polyvec.settings import check_seed
 from polyvec.synthesize.folder import file_hash
 from polyvec.synthesize.rows import Changed, Row
 from polyvec.synthesize.step import STEPS, Step, Tools
+from polyvec.synthesize.steps.sources import check_limit, limited
 
 
 @STEPS.register("pairs")
@@ -34,9 +35,7 @@ class Pairs(Step):
     free = True
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        if self.limit is not None and self.limit < 1:
-            raise SettingsError(f"step 'pairs': limit {self.limit} must be 1 or more")
+        check_limit("pairs", self.limit, self.seed)
         if self.data:
             from polyvec.data.training.table import data_table
 
@@ -54,10 +53,7 @@ class Pairs(Step):
         if rows:
             raise SettingsError("step 'pairs' must be the first: rows of earlier steps would go")
         made = self._examples() if self.data else self._couples(tools)
-        if self.limit is not None and len(made) > self.limit:
-            order = np.random.default_rng(self.seed).permutation(len(made))
-            made = [made[place] for place in sorted(order[: self.limit].tolist())]
-        return Changed(made)
+        return Changed(limited(made, self.limit, self.seed))
 
     def _examples(self) -> list[Row]:
         from polyvec.data.training.sources import training_rows

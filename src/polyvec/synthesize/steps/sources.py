@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,23 @@ from polyvec.settings import check_seed
 from polyvec.synthesize.reading import with_values
 from polyvec.synthesize.rows import Changed, Row
 from polyvec.synthesize.step import STEPS, Step, Tools
+
+T = TypeVar("T")
+
+
+def check_limit(kind: str, limit: int | None, seed: int) -> None:
+    """Raises an error for a limit or seed that a step cannot draw by."""
+    check_seed(seed)
+    if limit is not None and limit < 1:
+        raise SettingsError(f"step {kind!r}: limit {limit} must be 1 or more")
+
+
+def limited(items: list[T], limit: int | None, seed: int) -> list[T]:
+    """At most `limit` of the items, drawn by seed, in their order."""
+    if limit is None or len(items) <= limit:
+        return items
+    order = np.random.default_rng(seed).permutation(len(items))
+    return [items[place] for place in sorted(order[:limit].tolist())]
 
 
 @STEPS.register("texts")
@@ -31,9 +48,7 @@ class Texts(Step):
     free = True
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        if self.limit is not None and self.limit < 1:
-            raise SettingsError(f"step 'texts': limit {self.limit} must be 1 or more")
+        check_limit("texts", self.limit, self.seed)
 
     def run(self, rows: Sequence[Row], tools: Tools) -> Changed:
         if rows:
@@ -50,10 +65,7 @@ class Texts(Step):
                 found.keep(row)
         if not found.kept:
             raise DataError(f"step 'texts': none of the {len(tools.texts)} texts is taken")
-        if self.limit is not None and len(found.kept) > self.limit:
-            draw = np.random.default_rng(self.seed)
-            chosen = sorted(draw.permutation(len(found.kept))[: self.limit].tolist())
-            found.kept = [found.kept[place] for place in chosen]
+        found.kept = limited(found.kept, self.limit, self.seed)
         return found
 
 
@@ -74,22 +86,19 @@ class Grid(Step):
     free = True
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_limit("grid", self.limit, self.seed)
         for name, each in self.values.items():
             if not each:
                 raise SettingsError(f"step 'grid': {name!r} has no values")
-        if self.repeat < 1 or (self.limit is not None and self.limit < 1):
-            raise SettingsError("step 'grid': repeat and limit must be 1 or more")
+        if self.repeat < 1:
+            raise SettingsError(f"step 'grid': repeat {self.repeat} must be 1 or more")
 
     def run(self, rows: Sequence[Row], tools: Tools) -> Changed:
         if rows:
             raise SettingsError("step 'grid' must be the first: rows of earlier steps would go")
         names = list(self.values)
         points = list(itertools.product(*self.values.values())) * self.repeat
-        if self.limit is not None and len(points) > self.limit:
-            order = np.random.default_rng(self.seed).permutation(len(points))
-            points = [points[place] for place in sorted(order[: self.limit].tolist())]
-        numbered = enumerate(points)
+        numbered = enumerate(limited(points, self.limit, self.seed))
         return Changed(
             [Row(meta={"id": f"grid-{i}", **dict(zip(names, p, strict=True))}) for i, p in numbered]
         )

@@ -9,8 +9,10 @@ from typing import Any
 
 from polyvec.registry import Registry
 from polyvec.train.tasks import (
+    bottleneck,
     contrastive,
     deliberation,
+    denoising,
     eba,
     edits,
     language,
@@ -21,8 +23,10 @@ from polyvec.train.tasks import (
 TASKS: Registry[Callable[..., Any]] = Registry(
     "stage",
     {
+        "bottleneck": bottleneck.Bottleneck,
         "csit": multi_task.SessionTuned,
         "deliberation": deliberation.Deliberation,
+        "denosent": denoising.DenoSent,
         "diffcse": replaced.DiffCSE,
         "distill": contrastive.distill,
         "eba": eba.EmbeddingBased,

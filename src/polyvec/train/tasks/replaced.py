@@ -151,7 +151,7 @@ class DiffCSE(Contrastive):
         device = vectors_BE.device
         sums, count = [], 0
         with torch.random.fork_rng():
-            torch.manual_seed(_seed(self.seed, self.batch_number))
+            torch.manual_seed(seed_of(self.seed, self.batch_number))
             for place in budget_batches([len(e.tokens) for e in edited], batch_tokens=self._budget):
                 batch = TokenBatch.of(range(len(place)), [edited[row].tokens for row in place])
                 labels = np.concatenate([edited[row].replaced for row in place])
@@ -252,6 +252,6 @@ def projector_of(kind: str, size: int, width: int) -> nn.Module:
     return layers
 
 
-def _seed(*numbers: int) -> int:
+def seed_of(*numbers: int) -> int:
     """A seed for torch, of several numbers."""
     return int(np.random.SeedSequence([DROPOUT, *numbers]).generate_state(1, np.uint64)[0] >> 1)
