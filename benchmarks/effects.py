@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import effects_augmented
 import effects_prompts
 import numpy as np
 import torch
@@ -478,6 +479,14 @@ def promptriever(scale: str) -> Experiment:
     return effects_prompts.promptriever(Arm, Experiment)
 
 
+def denosent(scale: str) -> Experiment:
+    return effects_augmented.denosent(Arm, Experiment, scale)
+
+
+def document_expansion(scale: str) -> Experiment:
+    return effects_augmented.document_expansion(Arm, Experiment, scale)
+
+
 # ---- measuring ----------------------------------------------------------------------------------
 
 
@@ -536,4 +545,6 @@ EXPERIMENTS: Mapping[str, Callable[[str], Experiment]] = {
     "bellm": bellm,
     "weak-then-strong": weak_then_strong,
     "negatives": negatives,
+    "denosent": denosent,
+    "document-expansion": document_expansion,
 }

@@ -24,6 +24,7 @@ ORDER = [
         "nano",
         "embed",
         "index",
+        "rerank",
         "train",
         "evaluate",
         "llm",

@@ -1,9 +1,10 @@
-"""The recipes of Table 3: each loads, builds and renders; two run from texts to a model."""
+"""The recipes of Table 3: each loads, builds and renders; some run from texts to a model."""
 
 import hashlib
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from polyvec import Embedder
@@ -11,6 +12,7 @@ from polyvec.cli import main
 from polyvec.data.texts import Record
 from polyvec.llm.loading import load_language_model
 from polyvec.recipe import SCALES, load_recipe, recipe_folder
+from polyvec.rerank.true_false import TrueFalse
 from polyvec.synthesize.prompt_files import prompt_file
 from polyvec.synthesize.run import build_steps, dry_run
 from polyvec.synthesize.sections import STEPS
@@ -148,3 +150,28 @@ def test_a_decoder_is_trained_beside_the_embedder(
     found = Embedder.from_pretrained(tmp_path / "run/model")
     assert found.encode(texts).shape == (4, 192)
     assert not any("decoder" in name for name in found.state_dict())
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("key", ["inpars-v2", "followir"])
+def test_a_reranker_is_trained_beside_the_embedder(key, data, tmp_path, monkeypatch, capsys):
+    """monoT5 filters and is trained (InPars-v2); FollowIR's judge reads instructions."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POLYVEC_DATA", str(data))
+    (tmp_path / "texts.txt").write_text("\n".join(PASSAGES))
+    texts = [] if key == "followir" else ["--texts", "texts.txt"]
+    call = [key, *texts, "--scale", "nano", "-o", "synthesized"]
+    assert main(["synthesize", *call]) == 0, capsys.readouterr().err
+    assert main(["train", key, "--scale", "nano", "-o", "run"]) == 0, capsys.readouterr().err
+    found = TrueFalse.load(tmp_path / "run/reranker")
+    rows = [json.loads(line) for line in (tmp_path / "synthesized/train.jsonl").open()]
+    asked = [(row["query"], row["pos"][0]) for row in rows]
+    before = TrueFalse.load("polyvec/nano-t5" if key == "inpars-v2" else "polyvec/nano-lm")
+    assert np.abs(found.scores(asked) - before.scores(asked)).max() > 1e-3
+    assert found.prompt_name == ("followir" if key == "followir" else "monot5")
+    assert Embedder.from_pretrained(tmp_path / "run/model").encode_document(SENTENCES).any()
+    if key == "followir":
+        assert all(row["prompt"] and row["neg"] for row in rows)
+    else:
+        best = [json.loads(x) for x in (tmp_path / "synthesized/steps/04-best.jsonl").open()]
+        assert all(row["meta"]["best_score"] < 0 for row in best)

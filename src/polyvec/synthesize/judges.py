@@ -17,6 +17,7 @@ from polyvec.interfaces import RunOptions
 from polyvec.llm.answers import GenerationSettings
 from polyvec.llm.prompts import Prompt
 from polyvec.registry import Registry
+from polyvec.rerank.reranker import with_instruction
 from polyvec.synthesize.folder import file_hash
 from polyvec.synthesize.prompt_files import PromptFile, prompt_file
 from polyvec.synthesize.rows import Row
@@ -149,7 +150,11 @@ class Guide(Judge):
 
 @dataclass(frozen=True)
 class CrossEncoderJudge(Judge):
-    """A cross-encoder, by name or "package.module:function"; limits as for the guide."""
+    """A cross-encoder, by name or "package.module:function"; limits as for the guide.
+
+    A reranker that stage "true_false" has trained, or monoT5, is one. An instruction stands behind
+    the anchor, as FollowIR has it.
+    """
 
     name: str
     threshold: float | None = None
@@ -170,8 +175,9 @@ class CrossEncoderJudge(Judge):
         from polyvec.train.mining.rescoring import checked_scores
 
         score = tools.cross_encoder(self.name)
-        texts = [(each.anchor, each.text) for each in pairs]
-        positives = [(each.anchor, each.positive) for each in pairs]
+        asked = [with_instruction(each.anchor, each.instruction) for each in pairs]
+        texts = [(query, each.text) for query, each in zip(asked, pairs, strict=True)]
+        positives = [(query, each.positive) for query, each in zip(asked, pairs, strict=True)]
         distinct = list(dict.fromkeys(texts + positives))
         found = dict(zip(distinct, checked_scores(score, distinct).tolist(), strict=True))
         scores_P = np.array([found[each] for each in texts])
@@ -215,6 +221,7 @@ class LanguageModelJudge(Judge):
         for each in pairs:
             values = {"anchor": each.anchor, "text": each.text, "positive": each.positive}
             values["instruction"] = each.instruction or ""
+            values["asked"] = with_instruction(each.anchor, each.instruction)
             named = {name: values.get(slot.field or name) for name, slot in file.slots.items()}
             found.append(as_taken(file.asked(named, file.demonstrations), model))
         return found

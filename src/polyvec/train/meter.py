@@ -31,9 +31,11 @@ class Meter:
         cached: bool,
         checkpointed: bool,
         half: bool,
+        cost: "Cost | None" = None,
     ) -> None:
+        """cost: of a model that is trained in the embedder's place."""
         self.jobs = jobs
-        self.cost = step_cost(embedder, cached=cached, checkpointed=checkpointed)
+        self.cost = cost or step_cost(embedder, cached=cached, checkpointed=checkpointed)
         dtype = torch.bfloat16 if half else torch.float32
         self.processor = embedder.device.type, dtype
         self.peak = matmul_peak(*self.processor)

@@ -89,7 +89,8 @@ def described(
     if work.num_cut:
         yield f"            {work.num_cut} of its {work.num_texts} texts are cut (max_length)"
     first: Work = task.work(rows[:1], [Share(0, 1)], 0)
-    for label, text in zip(_labels(rows[0], first), inputs(embedder, first, paint), strict=False):
+    words = getattr(task, "own_tokenizer", embedder.tokenizer)
+    for label, text in zip(_labels(rows[0], first), inputs(words, first, paint), strict=False):
         yield f"  {label:<9} {text}"
 
 
@@ -100,7 +101,7 @@ def _labels(row: Any, work: Work) -> Iterator[str]:
     yield from itertools.repeat("input")
 
 
-def inputs(embedder: Embedder, work: Work, paint: Callable[[str, bool], str]) -> Iterator[str]:
+def inputs(words: Any, work: Work, paint: Callable[[str, bool], str]) -> Iterator[str]:
     """The texts of a batch as the model reads them, in the order of the batch."""
     found: dict[tuple[str, int], str] = {}
     for job, order in work.order.items():
@@ -110,15 +111,13 @@ def inputs(embedder: Embedder, work: Work, paint: Callable[[str, bool], str]) ->
             counts = getattr(piece.payload, "num_inputs", (1,) * piece.num_rows)
             if batch is None:
                 continue
-            texts = iter(_texts(embedder, batch, paint))
+            texts = iter(_texts(words, batch, paint))
             for count in counts:
                 found[job, next(places)] = " + ".join(itertools.islice(texts, count))
     return iter(found[key] for key in sorted(found))
 
 
-def _texts(
-    embedder: Embedder, batch: TokenBatch, paint: Callable[[str, bool], str]
-) -> Iterator[str]:
+def _texts(words: Any, batch: TokenBatch, paint: Callable[[str, bool], str]) -> Iterator[str]:
     ends = np.cumsum(batch.lengths)[:-1]
     for ids, pooled in zip(
         np.split(batch.ids_T, ends), np.split(batch.pooled_T, ends), strict=True
@@ -126,12 +125,12 @@ def _texts(
         changes = np.flatnonzero(np.diff(pooled.astype(int))) + 1
         stretches = zip(np.split(ids, changes), np.split(pooled, changes), strict=True)
         yield "".join(
-            paint(_shown(embedder, each), bool(flags[0])) for each, flags in stretches if len(each)
+            paint(_shown(words, each), bool(flags[0])) for each, flags in stretches if len(each)
         )
 
 
-def _shown(embedder: Embedder, ids: np.ndarray) -> str:
-    text = embedder.tokenizer.decode(ids.tolist()).replace("\n", "\\n")
+def _shown(words: Any, ids: np.ndarray) -> str:
+    text = words.decode(ids.tolist()).replace("\n", "\\n")
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 

@@ -4,6 +4,7 @@ OUTPUT/
   recipe.json          the resolved recipe, the scale and the command
   stages/1-scl/        of each stage: checkpoint-STEP/, final/, curve.csv, curve.svg
   model/               the embedder, for polyvec and sentence-transformers
+  reranker/            of a stage that trains one
 
 A killed run goes on with `resume`: finished stages are made again without training, by the same
 changes to the embedder and the weights in final/, then the newest whole checkpoint is loaded.
@@ -134,9 +135,17 @@ def dry_run(
                 yield "  changes the embedder without training (not done here)"
                 continue
             needs_head = getattr(task, "needs_head", False)
-            trained = prepare(
-                embedder, stage.adapter, stage.train, before=before, head=needs_head, where=where
-            )
+            if hasattr(task, "trained"):
+                trained = task.trained()
+            else:
+                trained = prepare(
+                    embedder,
+                    stage.adapter,
+                    stage.train,
+                    before=before,
+                    head=needs_head,
+                    where=where,
+                )
             before = before if stage.adapter is None else stage.adapter
             batches = read_batches(stage, data, where)
             if hasattr(task, "prepare"):
@@ -252,14 +261,17 @@ def _stage(
         rows = TrainingData.read(stage.data, plan.data, where=f"{where} data") if stage.data else ()
         changed: Embedder = task.apply(rows)
         return changed
-    trained = prepare(
-        embedder,
-        stage.adapter,
-        stage.train,
-        before=before,
-        head=getattr(task, "needs_head", False),
-        where=where,
-    )
+    if hasattr(task, "trained"):
+        trained = task.trained()
+    else:
+        trained = prepare(
+            embedder,
+            stage.adapter,
+            stage.train,
+            before=before,
+            head=getattr(task, "needs_head", False),
+            where=where,
+        )
     if Exchange.here().rank == 0:
         plan.say(f"stage {number} ({stage.name or stage.kind}), {trained}")
     trainee = Trainee(embedder, task)
@@ -329,6 +341,8 @@ def _train(plan: Run, number: int, trainee: Trainee, trained: Trained, resume: b
         progress.close()
     if (cut := trainer.cut()) and first_process:
         plan.say(f"{stage.name or stage.kind}: {cut}")
+    if hasattr(trainee.task, "save") and first_process:
+        trainee.task.save(plan.output)
     facts = _facts(plan, number, trained, batches, curve)
     trainer.save_final(folder / FINAL, DONE, facts)
     if trainer.exchange.rank == 0 and curve.rows:

@@ -4,7 +4,9 @@ To add a stage: a class with these methods, its line in tasks.TASKS, a recipe th
 constructor's arguments are its settings in [[stage]]; "embedder" and "stage" (its StageSettings)
 are facts that fill themselves. A stage that trains nothing is a Change instead. What a task may
 have beside the protocol: `needs_head`, True if its loss reads the language model's head;
-`prepare(rows)`, called with all rows of the stage before the first batch; and `batch_number`,
+`prepare(rows)`, called with all rows of the stage before the first batch; `trained()` and
+`save(output)`, of a stage that trains a model of its own, which says what it trains and writes it
+into the run's folder at the end; its `cost` is the meter's; and `batch_number`,
 which the trainer sets before `work`: the number of the batch in the run, so that what is drawn
 (masks) is the same in every process and after a resume.
 """

@@ -110,6 +110,7 @@ class StageTrainer(Trainer):
             cached=cached,
             checkpointed=bool(getattr(args, CHECKPOINTING)),
             half=args.bf16 or args.fp16,
+            cost=getattr(self.task, "cost", None),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Stages whose decoder makes a text from one vector: what it reads, what it must take from there."""
+"""Stages whose decoder makes a text from one vector: what it reads, what it takes from there."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from polyvec.data.training.rows import TrainingRow
 from polyvec.errors import DataError, SettingsError
 from polyvec.train.adapters import check_gradients, prepare
-from polyvec.train.engine import step, total
+from polyvec.train.engine import step
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share
 from polyvec.train.tasks import TASKS
@@ -85,7 +85,9 @@ def test_the_decoder_restores_the_positive_as_the_encoder_reads_it():
 @pytest.mark.medium
 def test_without_a_word_left_the_vector_alone_restores_the_text():
     """Noise of 1: the decoder beats the best guess that knows only how frequent tokens are."""
-    model, task, found = losses("denosent", noise=1.0, dropout=0.0, steps=60, num_layers=1, learning_rate=5e-3)
+    model, task, found = losses(
+        "denosent", noise=1.0, dropout=0.0, steps=60, num_layers=1, learning_rate=5e-3
+    )
     results, facts = worked(model, task, ROWS)
     ids = np.concatenate([each.ids for each in facts.restored])
     share = np.unique(ids, return_counts=True)[1] / len(ids)

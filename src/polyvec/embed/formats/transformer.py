@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForTextEncoding,
     PretrainedConfig,
     PreTrainedModel,
@@ -69,7 +70,8 @@ def load_transformer(
     """The transformer; ModelError if weights are missing, which transformers would draw at random.
 
     `kind`: "body" is the model without heads, of an encoder-decoder the encoder only; "both" is
-    encoder and decoder; "lm" the language model with its head.
+    encoder and decoder; "lm" the language model with its head, "seq2seq" that of an
+    encoder-decoder.
     """
     if is_gguf(root):
         return load_gguf_model(root, dtype, kind=kind)
@@ -151,6 +153,8 @@ def outline_transformer(root: Path, *, kind: str = "body", family: Family | None
 
 def _auto_class(config: Any, kind: str) -> Any:
     """What reads the part of a model that `kind` names."""
+    if kind == "seq2seq":
+        return AutoModelForSeq2SeqLM
     if kind == "lm":
         return AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
     if kind == "body" and (config.is_encoder_decoder or _only_encoder(config)):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from polyvec.errors import MissingExtraError, ModelError
+from polyvec.errors import MissingExtraError, ModelError, PolyvecError
 from polyvec.registry import Registry
 
 # Scores [P] of pairs (query, document); higher is more relevant.
@@ -16,10 +16,14 @@ CROSS_ENCODERS: Registry[PairScores] = Registry("cross_encoder")
 def pair_scores(name: str, *, batch_size: int | None = None, where: str = "mining") -> PairScores:
     """The function "package.module:function", or the predictions of a cross-encoder's folder or id.
 
+    A reranker that stage "true_false" has trained, or monoT5, gives log p(true).
+
     Raises MissingExtraError without sentence-transformers, ModelError for what it cannot load.
     """
     if name in CROSS_ENCODERS or ":" in name:
         return CROSS_ENCODERS.find(name, where=where)
+    if (reranker := _true_false(name)) is not None:
+        return reranker
     try:
         from sentence_transformers import CrossEncoder
     except ImportError:
@@ -35,6 +39,18 @@ def pair_scores(name: str, *, batch_size: int | None = None, where: str = "minin
     return lambda pairs: model.predict(
         list(pairs), batch_size=batch_size or 32, show_progress_bar=False
     )
+
+
+def _true_false(name: str) -> PairScores | None:
+    """The scores of a language model that says true or false; None of another model."""
+    from polyvec.embed.formats.sources import model_folder
+    from polyvec.rerank.true_false import TrueFalse, is_true_false
+
+    try:
+        folder = model_folder(name, namespace=None)
+    except PolyvecError:  # the library looks for it in its own way, and says what is wrong
+        return None
+    return TrueFalse.load(folder).scores if is_true_false(folder) else None
 
 
 def checked_scores(score: PairScores, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

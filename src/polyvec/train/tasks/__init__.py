@@ -18,6 +18,7 @@ from polyvec.train.tasks import (
     language,
     multi_task,
     replaced,
+    true_false,
 )
 
 TASKS: Registry[Callable[..., Any]] = Registry(
@@ -39,6 +40,7 @@ TASKS: Registry[Callable[..., Any]] = Registry(
         "prune": edits.Prune,
         "scl": contrastive.contrastive,
         "scl_mlm": multi_task.ContrastiveMasked,
+        "true_false": true_false.TrueFalseStage,
         "ucl": contrastive.unsupervised,
         "wcl": contrastive.contrastive,
     },

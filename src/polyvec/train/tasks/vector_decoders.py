@@ -25,6 +25,8 @@ class VectorDecoder(nn.Module):
     gradient from here, and come out by its language model's head.
     """
 
+    backbone: Backbone
+
     def __init__(self, backbone: Backbone, where: str) -> None:
         super().__init__()
         object.__setattr__(self, "backbone", backbone)  # the embedder's, not a part of this
@@ -104,9 +106,7 @@ class Restorer(VectorDecoder):
         """Mean cross-entropy of the texts' tokens, in nats."""
         ids_BT, mask_BT, states_BTD = self.inputs(texts)
         memory_B1D = self.to_memory(vectors_BE.float())[:, None]
-        found_BTD = self.layers(
-            self.noise(states_BTD), memory_B1D, tgt_key_padding_mask=~mask_BT
-        )
+        found_BTD = self.layers(self.noise(states_BTD), memory_B1D, tgt_key_padding_mask=~mask_BT)
         return self.nats(found_BTD, ids_BT, mask_BT)
 
 

@@ -1,0 +1,1 @@
+"""Order: models that read a query and a document together and say how well they fit."""
