@@ -182,8 +182,6 @@ def write_prompt(domain: str, folder: Path, path: Path, *, shown: bool = True) -
         'to = "anchor"',
         'stop = ["\\n"]',
         "max_new_tokens = 32",
-        "temperature = 0.7",
-        "top_p = 0.9",
     ]
     for document, query in shots(domain, folder) if shown else ():
         cut = " ".join(document.split()[:SHOT_WORDS])

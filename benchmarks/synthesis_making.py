@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from synthesis_arms import BASES, built, stage_settings
+from synthesis_arms import BASES, COMMON, built, stage_settings
 from synthesis_domains import (
     Tasks,
     records_of,
@@ -135,8 +135,10 @@ def step_tables(key: str, scale: str) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def removed(folder: Path) -> Any:
     """Weights need not stay."""
-    yield
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tuned_writer(making: Making, rows: Sequence[Table]) -> tuple[str, dict[str, Any]]:
@@ -146,10 +148,13 @@ def tuned_writer(making: Making, rows: Sequence[Table]) -> tuple[str, dict[str, 
     chosen = random.Random(0).sample(list(rows), min(3000, len(rows)))
     num = making.write("tuning", chosen)
     base = "nano-lm" if making.options.writer == WRITERS["nano"] else "smollm2"
+    merged = {} if base == "nano-lm" else {"merge": True}
     stage = stage_settings(
         {
             "kind": "ntp",
             "data": [{"path": str(making.folder / "tuning.jsonl")}],
+            # Merged, so that the folder holds a whole language model.
+            "adapter": {**COMMON[BASES[base].common]["adapter"], **merged},
             "batch_size": 16,
             "max_length": 224,
             "learning_rate": 1e-3,
