@@ -256,6 +256,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="SmolLM2's first layers only, as an embedder")
     parser.add_argument("--sets", choices=("small", "nano", "tiny"), default="small")
     parser.add_argument("--writer", default=WRITERS["small"], help="language model of scale small")
+    # Answers are kept by it: with that of another machine its cells are read again here.
+    parser.add_argument("--dtype", help="of the writer; default: bfloat16 on a GPU, else float32")
     parser.add_argument("--minutes", type=float, help="begin no cell after this")
     # On a GPU one kernel for a batch of about equal lengths beats one for each length.
     parser.add_argument("--padded", action="store_true", help="train and measure with padding")

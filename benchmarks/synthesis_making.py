@@ -58,6 +58,8 @@ class Making:
         if torch.cuda.is_available():
             # Many rows at a time; keys and values of all of them stay below 3 GB.
             how = {"batch_size": 256, "batch_tokens": 65_536, "dtype": "bfloat16"}
+        if self.options.dtype:
+            how["dtype"] = self.options.dtype
 
         def embed(name: str | None) -> Any:
             if name is None and embedder is not None:
@@ -170,4 +172,8 @@ def tuned_writer(making: Making, rows: Sequence[Table]) -> tuple[str, dict[str, 
     model = built(BASES[base], argparse.Namespace(layers=None, padded=making.options.padded))
     run(Run((stage,), folder), model)
     seconds = round(time.perf_counter() - began, 1)
-    return str(folder / "model"), {"tuned_on": num, "tuned_s": seconds, "steps": stage.max_steps}
+    return str(folder / "model"), {
+        "tuned_on": num,
+        "tuned_s": seconds,
+        "tuned_steps": stage.max_steps,
+    }
