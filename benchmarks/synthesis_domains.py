@@ -151,7 +151,7 @@ def records_of(texts: str, tasks: Tasks, limit: int) -> list[Record]:
     else:
         path = tasks.folder / "wiki_sentences" / "sentences.jsonl.gz"
         every = read_texts(path, column="text")
-        found = [each for each in every if 8 <= len(each.text.split()) <= 30]
+        found = [each for each in every if 8 <= len(each.text.split()) <= 20]
     return random.Random(0).sample(found, min(limit, len(found)))
 
 

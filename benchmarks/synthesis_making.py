@@ -114,8 +114,7 @@ def written(
         found["steps"][name] = [
             [each.kind, each.num_in, each.num_out, round(each.seconds, 1)] for each in reports
         ]
-    used = models.usage
-    found |= {"calls": used.prompts - used.cached, "new_tokens": used.new_tokens}
+    found |= {"calls": models.spent.prompts, "new_tokens": models.spent.new_tokens}
     return {**found, "s": round(time.perf_counter() - began, 1)}
 
 

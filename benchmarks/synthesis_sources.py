@@ -122,8 +122,8 @@ def nli(*, tuned: bool) -> Source:
         cleaned = {"kind": "refusals"}  # takes the quotation marks away, too
         steps = [
             {"kind": "texts", "to": "anchor"},
-            {"kind": "generate", "prompt": "gense_entail", "max_new_tokens": 40},
-            {"kind": "generate", "prompt": "gense_contradict", "max_new_tokens": 40},
+            {"kind": "generate", "prompt": "gense_entail", "max_new_tokens": 56},
+            {"kind": "generate", "prompt": "gense_contradict", "max_new_tokens": 56},
             {**cleaned, "field": "positive"},
             {**cleaned, "field": "negatives"},
             {"kind": "copies", "field": "positive", "of": "anchor"},
@@ -143,7 +143,7 @@ def levels(making: Making) -> dict[str, Any]:
     steps = [
         {"kind": "texts", "to": "anchor"},
         *(
-            {"kind": "generate", "prompt": f"ngcse_{name}", "max_new_tokens": 40}
+            {"kind": "generate", "prompt": f"ngcse_{name}", "max_new_tokens": 56}
             for name in ("similar", "intermediate", "distinct")
         ),
         {"kind": "refusals", "field": "positive"},
