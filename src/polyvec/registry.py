@@ -49,6 +49,8 @@ class Registry(Mapping[str, P], Generic[P]):
     """The table of all parts of a kind, such as "pooling".
 
     `accepts` tells whether an imported object is of the kind, `expected` names it in errors.
+    `elsewhere`: parts of rooms that this one may not import, as "module:name"; they are imported
+    when they are used.
 
     >>> greetings = Registry("greeting")
     >>> @greetings.register("hello")
@@ -65,8 +67,9 @@ class Registry(Mapping[str, P], Generic[P]):
         *,
         accepts: Callable[[Any], bool] = callable,
         expected: str = "a function or a class",
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
-        self.kind = kind
+        self.kind, self.elsewhere = kind, dict(elsewhere or {})
         self.accepts, self.expected = accepts, expected
         self._parts: dict[str, P] = dict(parts or {})
 
@@ -102,8 +105,10 @@ class Registry(Mapping[str, P], Generic[P]):
             raise SettingsError(f"{label} is {type(name).__name__}, expected a name")
         if name in self._parts:
             return self._parts[name]
+        name = self.elsewhere.get(name, name)
         if ":" not in name:
-            raise SettingsError(f"{label} is not known.{known(name, self._parts)}")
+            names = {*self._parts, *self.elsewhere}
+            raise SettingsError(f"{label} is not known.{known(name, names)}")
         module_name, _, attributes = name.partition(":")
         try:
             module = importlib.import_module(module_name)

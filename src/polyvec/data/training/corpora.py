@@ -80,7 +80,56 @@ def tevatron_ids(table: DataTable) -> list[TrainingRow]:
     return found
 
 
+def answers(table: DataTable) -> list[TrainingRow]:
+    """Questions with their answer and the document that holds it: read to be answered from.
+
+    A row's query is the document, its instruction the question, its positive the first answer.
+    `columns` may name the files below the folder: {corpus = ..., queries = ..., qrels = ...};
+    without qrels each query lists its documents in "positives". `where` selects queries.
+    """
+    root = Path(table.path or "")
+    names = {"corpus": "corpus.jsonl", "queries": "queries.jsonl"}
+    names |= {key: str(value) for key, value in table.columns.items()}
+    documents = _documents(find_file(root, names["corpus"]))
+    judged: dict[str, str] = {}
+    if "qrels" in names:
+        for line in read_qrels(find_file(root, names["qrels"])):
+            judged.setdefault(line.query, line.document)
+    found = []
+    for place, values in table_rows(find_file(root, names["queries"])):
+        cells = Cells(place, values)
+        if table.where and not cells.selected(table.where):
+            continue
+        id = str(cells.value("_id"))
+        positives = values.get("positives") or ()
+        document = judged.get(id) or next(iter(positives), None)
+        given = values.get("answers") or ()
+        if document is None or not given:
+            if table.skip_empty:
+                continue
+            raise EmptyTextError(
+                f"{place}: question {id!r} has no document or no answer. Leave such rows out with "
+                "skip_empty = true."
+            )
+        text = _text(documents, str(document), place)
+        row = TrainingRow(
+            text, (str(given[0]),), instruction=cells.text("text"), in_batch=False, place=place
+        )
+        found.append(row)
+    return found
+
+
+def _documents(path: Path) -> dict[str, str]:
+    """Texts by id, without their titles."""
+    found = {}
+    for place, values in table_rows(path):
+        cells = Cells(place, values)
+        found[str(cells.value("_id"))] = cells.text("text")
+    return found
+
+
 CORPUS_FORMATS: Mapping[str, Callable[[DataTable], list[TrainingRow]]] = {
+    "answers": answers,
     "beir": beir,
     "tevatron_ids": tevatron_ids,
 }

@@ -75,7 +75,8 @@ class AttentionPlan:
 
     Packed: `runs` of (number of texts, tokens each) in order, in one row. Padded: `real_BT` says
     which tokens are real; padding may be on either side. `prefix` has a length for each text,
-    `segments` the segment of each token, [T] or [B, T].
+    `segments` the segment of each token, [T] or [B, T]. `past_BP`: which places of a cache of
+    keys are real; all tokens of a padded batch see those.
     """
 
     modes: tuple[str, ...]
@@ -85,6 +86,7 @@ class AttentionPlan:
     segments: Tensor | None = None
     blocked: tuple[tuple[int, int], ...] = ()
     weights: bool = False
+    past_BP: Tensor | None = None
     # Layers of one forward share masks; probes read the windows that layers asked for.
     masks: dict[tuple[str, int | None, int], Tensor | None] = field(default_factory=dict)
     starts: dict[torch.device, Tensor] = field(default_factory=dict)
@@ -130,7 +132,11 @@ class AttentionPlan:
     def _mask(self, mode: str, window: int | None, run: int, device: torch.device) -> Tensor | None:
         count, length, position_BT, real_BT = self._texts(run, device)
         near = window is None or length <= window
-        if near and real_BT is None and mode != "prefix" and not self.blocked:
+        if self.past_BP is not None:
+            if self.runs is not None or window is not None:
+                raise ModelError("a cache of keys needs a padded batch, and layers without windows")
+            real_BT = self.real_BT
+        elif near and real_BT is None and mode != "prefix" and not self.blocked:
             return None
         query, key = position_BT[:, :, None], position_BT[:, None, :]
         seen = torch.ones_like(query == key) if mode == "bidirectional" else key <= query
@@ -148,6 +154,9 @@ class AttentionPlan:
             # Padding sees itself: a softmax over nothing would be NaN.
             alone = torch.eye(length, dtype=torch.bool, device=device)
             seen = (seen & real_BT[:, None, :]) | (~real_BT[:, :, None] & alone)
+        if self.past_BP is not None:
+            past = self.past_BP.to(device)[:, None].expand(-1, length, -1)
+            seen = torch.cat([past, seen.expand(len(past), -1, -1)], dim=2)
         return seen[:, None]
 
     def _texts(self, run: int, device: torch.device) -> tuple[int, int, Tensor, Tensor | None]:

@@ -44,4 +44,8 @@ TASKS: Registry[Callable[..., Any]] = Registry(
         "ucl": contrastive.unsupervised,
         "wcl": contrastive.contrastive,
     },
+    elsewhere={
+        "compress": "polyvec.compress.soft.stage:Compress",
+        "compress_rank": "polyvec.compress.soft.ranking:RankPassages",
+    },
 )

@@ -1,0 +1,420 @@
+"""SoftCompressor: an encoder that makes memories of contexts, and a decoder that reads them.
+
+A folder of it: compressor.json, parts.safetensors (memory, connector, task vectors, and a trained
+decoder), encoder/ (the embedder), and README.md.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from polyvec.compress.soft.decoder import Asked, Decoder, leading, prompt_parts, token_ids
+from polyvec.compress.soft.kinds import NOTHING, Context, Encoder
+from polyvec.compress.soft.memory import Memory, MemoryBatch, batched, unbatched
+from polyvec.compress.soft.prefix import VectorPrefix
+from polyvec.compress.soft.settings import ANSWER, FROZEN, PROMPTS, SAME, CompressorSettings, check
+from polyvec.compress.soft.table import MEMORIES
+from polyvec.embed.compose import compose
+from polyvec.embed.embedder import Embedder
+from polyvec.embed.fingerprints import Fingerprints
+from polyvec.embed.settings import EmbedderSettings
+from polyvec.errors import DataError, InputError, ModelError, SettingsError
+from polyvec.recipe import plain
+from polyvec.settings import fill
+from polyvec.storage.files import atomic_folder
+from polyvec.train.adapter_kinds import ADAPTERS
+
+SETTINGS, PARTS, ENCODER = "compressor.json", "parts.safetensors", "encoder"
+WHERE = "[compressor]"
+
+
+class SoftCompressor(nn.Module):
+    """Compresses contexts to vectors, and answers from them.
+
+    encoder: an embedder, whose backbone reads contexts (or whose vectors are the source, with
+    memory "vector"). The stages of a recipe train it as they train an embedder; `projections` are
+    the parts beside the backbone.
+
+    >>> import polyvec
+    >>> from polyvec.compress.soft.settings import CompressorSettings
+    >>> encoder = polyvec.load_recipe("causal-last").build("nano")
+    >>> compressor = SoftCompressor(encoder, CompressorSettings("slots", {"num": 4}))
+    >>> (memory,) = compressor.compress(["It was a dark and stormy night."])
+    >>> len(memory), memory.num_context
+    (4, 10)
+    """
+
+    # What stages of embedders ask for, and a compressor has not.
+    routes: Mapping[str, Any] = {}
+    pooling_module = layers = template = None
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, encoder: Embedder, settings: CompressorSettings) -> None:
+        super().__init__()
+        check(settings, WHERE)
+        self.encoder, self.settings = encoder, settings
+        shared = settings.decoder in (SAME, FROZEN)
+        lm = encoder if shared else compose(EmbedderSettings(settings.decoder))
+        self.decoder = Decoder(
+            lm,
+            shared=shared,
+            without_adapter=settings.decoder == FROZEN,
+            tasks=[name for name in PROMPTS if _needs_task(self.prompts(name))],
+        )
+        if settings.decoder_train == "lora":
+            table = {"rank": settings.decoder_rank, "dropout": 0.0}
+            facts = {"embedder": lm, "model": lm.backbone.model, "rows": [], "fresh": True}
+            ADAPTERS.build("lora", table, facts, where=f"{WHERE} decoder_train")
+        decoder_table = self.decoder.table.weight
+        in_features = self.table.weight.shape[1]
+        self.connector = _connector(settings.connector, in_features, decoder_table)
+        facts = {
+            "table": self.table.weight,
+            "hidden_size": encoder.backbone.hidden_size,
+            "decoder_table": decoder_table,
+            "vector_size": encoder.get_embedding_dimension(),
+        }
+        self.memory = MEMORIES.build(
+            settings.memory, settings.memory_settings, facts, where=f"{WHERE} memory_settings"
+        )
+        self.to(encoder.device)
+        self._vectors: dict[str, Tensor] = {}
+        self._fingerprints = Fingerprints()
+        same_size = in_features == decoder_table.shape[1]
+        if settings.connector == "none" and not same_size and settings.memory not in OWN_SIZE:
+            raise ModelError(
+                f"{WHERE}: the encoder's states have {in_features} dimensions, the decoder's "
+                f"inputs {decoder_table.shape[1]}; set connector = 'linear' or 'mlp'"
+            )
+
+    # ---- as a stage sees it -----------------------------------------------------------------
+
+    @property
+    def backbone(self) -> Any:
+        return self.encoder.backbone
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.encoder.tokenizer
+
+    @property
+    def table(self) -> Any:
+        return self.backbone.model.get_input_embeddings()
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(each.numel() for each in self.parameters())
+
+    @property
+    def projections(self) -> nn.ModuleList:
+        """What stages train beside the backbone: memory, connector, tasks, and the decoder."""
+        found = [self.memory, self.connector, self.decoder.tasks]
+        if self.settings.decoder_train == "full":
+            found.append(self.decoder.backbone)
+        if self.settings.decoder_train == "lora":
+            found += [
+                each
+                for name, each in self.decoder.backbone.model.named_modules()
+                if name.endswith(("lora_A", "lora_B"))
+            ]
+        return nn.ModuleList(found)
+
+    def prompts(self, name: str) -> tuple[str, ...]:
+        given = self.settings.prompts.get(name, PROMPTS[name])
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    # ---- memories ---------------------------------------------------------------------------
+
+    def context(self, text: str, query: str | None = None) -> Context:
+        """A text as the encoder reads it; longer ones are cut at max_context tokens."""
+        most = self.settings.max_context
+        query_ids = NOTHING
+        if self.settings.query_aware:
+            if not query:
+                raise InputError("the compressor reads the question first; pass query")
+            query_ids = token_ids(self.tokenizer, f"{query}\n")[:most]
+        if self.settings.memory == "vector":
+            return Context(token_ids(self.tokenizer, text), vectors_IE=self.vectors([text])[0])
+        ids = token_ids(self.tokenizer, text)[:most]
+        pieces: tuple[tuple[np.ndarray, bool], ...] = ()
+        if hasattr(self.memory, "pieces"):
+            found = [(token_ids(self.tokenizer, part), raw) for part, raw in self.memory.pieces(text)]
+            pieces = _limited(found, most)
+        return Context(ids, query_ids, pieces=pieces)
+
+    def vectors(self, texts: Sequence[str]) -> list[Tensor]:
+        """The embedder's vector of each text, [1, E]; kept, since the embedder is frozen."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new:
+            found = self.encoder.encode(new, convert_to_numpy=False, show_progress_bar=False)
+            for text, vector in zip(new, found, strict=True):
+                self._vectors[text] = torch.as_tensor(np.asarray(vector.cpu()), dtype=torch.float32)
+        return [self._vectors[text][None] for text in texts]
+
+    def read(self, contexts: Sequence[Context], rate: int | None = None) -> MemoryBatch:
+        """Memories of contexts in one batch, with gradient."""
+        encoder = Encoder(
+            self.backbone,
+            self.table,
+            self.connector,
+            kv=self.settings.carrier == "kv",
+            prefix=leading(self.tokenizer),
+            rate=rate,
+        )
+        found: MemoryBatch = self.memory(encoder, contexts)
+        return found
+
+    @torch.no_grad()
+    def compress(
+        self,
+        texts: Sequence[str],
+        query: str | Sequence[str] | None = None,
+        *,
+        rate: int | None = None,
+        batch_size: int = 16,
+    ) -> list[Memory]:
+        """A Memory of each text.
+
+        query: one for all, or one for each. rate: tokens for each vector, of the kinds that take
+        another one than they were trained with ("strided", "pooled", "beacons", slots with ratio).
+        Raises InputError for a text without tokens, or shorter than its memory.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        queries = [query] * len(texts) if query is None or isinstance(query, str) else list(query)
+        if len(queries) != len(texts):
+            raise InputError(f"{len(queries)} questions for {len(texts)} texts")
+        self.eval()
+        found: list[Memory] = []
+        for start in range(0, len(texts), batch_size):
+            pairs = zip(texts[start:], queries[start : start + batch_size], strict=False)
+            contexts = [self.context(text, question) for text, question in pairs]
+            for place, each in enumerate(contexts, start):
+                if not len(each.ids):
+                    raise InputError(f"text {place} is empty; there is nothing to compress")
+            found += unbatched(self.read(contexts, rate), self.fingerprint())
+        for place, each in enumerate(found):
+            if len(each) > each.num_context and self.settings.memory not in OWN_SIZE:
+                raise InputError(
+                    f"text {place} has {each.num_context} tokens, its memory {len(each)} vectors: "
+                    "nothing is saved; use the text itself, or a smaller memory"
+                )
+        return found
+
+    def batch(self, memories: Sequence[Memory]) -> MemoryBatch:
+        """Memories for this decoder; ModelError if another model made one."""
+        if not memories:
+            raise InputError("no memory is given")
+        model = self.fingerprint()
+        for each in memories:
+            each.check(model)
+        return batched(memories, self.device)
+
+    def fingerprint(self) -> str:
+        """sha256 over settings, tokenizers and weights: the model that a Memory belongs to."""
+        settings = plain(self.settings)
+        return self._fingerprints.of(
+            settings, self.decoder.tokenizer.backend_tokenizer, self.state_dict()
+        )
+
+    # ---- what the decoder does with them -----------------------------------------------------
+
+    def asked(
+        self, name: str, *, question: str = "", target: str = "", context: str | None = None,
+        prompt: int = 0, end: bool = True,
+    ) -> Asked:  # fmt: skip
+        """A prompt of the settings by name, and the target behind it.
+
+        context: a text in place of the memory; "" is the closed book.
+        """
+        prompts = self.prompts(name)
+        tokenizer = self.decoder.tokenizer
+        parts = prompt_parts(
+            tokenizer, prompts[prompt % len(prompts)], task=name, question=question
+        )
+        ids = token_ids(tokenizer, target)[: self.settings.max_target]
+        if end:
+            ids = np.append(ids, self.decoder.end)
+        given = None if context is None else token_ids(tokenizer, context)
+        return Asked(parts, ids, given)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        questions: Sequence[str],
+        memories: Sequence[Memory] | None = None,
+        *,
+        contexts: Sequence[str] | None = None,
+        max_tokens: int = 32,
+        prompt: str = ANSWER,
+    ) -> list[str]:
+        """What the decoder writes after each memory and question, up to a line's end.
+
+        contexts: texts in place of memories ("" is the closed book), as a control.
+        """
+        if (memories is None) == (contexts is None):
+            raise InputError("pass either memories or contexts")
+        texts: list[str | None] = [None] * len(questions) if contexts is None else [*contexts]
+        if len(texts) != len(questions) or (memories and len(memories) != len(questions)):
+            raise InputError("one memory or context is needed for each question")
+        self.eval()
+        asked = [
+            self.asked(prompt, question=question, context=text)
+            for question, text in zip(questions, texts, strict=True)
+        ]
+        memory = self.batch(memories) if memories is not None else None
+        found = self.decoder.write(
+            asked, memory, max_tokens=max_tokens, stop=lambda text: "\n" in text.lstrip()
+        )
+        return [text.strip().split("\n")[0] for text in found]
+
+    @torch.no_grad()
+    def score(
+        self,
+        prompt: str,
+        targets: Sequence[str],
+        memories: Sequence[Memory] | None = None,
+        *,
+        questions: Sequence[str] | None = None,
+        contexts: Sequence[str] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Of each target the mean log-probability of its tokens, and the share that is the argmax.
+
+        Teacher-forced, float32 [B] both.
+        """
+        self.eval()
+        questions = questions or [""] * len(targets)
+        texts: Iterable[str | None] = contexts if contexts is not None else [None] * len(targets)
+        asked = [
+            self.asked(prompt, question=question, target=target, context=text)
+            for question, target, text in zip(questions, targets, texts, strict=True)
+        ]
+        memory = self.batch(memories) if memories is not None else None
+        return self.scored(asked, memory)
+
+    @torch.no_grad()
+    def scored(self, asked: Sequence[Asked], memory: MemoryBatch | None) -> tuple[Tensor, Tensor]:
+        """As `score`, of what is asked."""
+        found = self.decoder.predict(asked, memory)
+        logits_NV = self.decoder.logits(found.states_ND)
+        chosen_N = logits_NV.gather(1, found.targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+        right_N = (logits_NV.argmax(1) == found.targets_N).float()
+        counts_B = found.per_row(torch.ones_like(chosen_N), len(asked)).clamp(min=1)
+        return (
+            found.per_row(chosen_N, len(asked)) / counts_B,
+            found.per_row(right_N, len(asked)) / counts_B,
+        )
+
+    @torch.no_grad()
+    def verbalise(self, memory: Memory, top: int = 5) -> list[list[str]]:
+        """The words nearest to each vector of a memory, by cosine with the decoder's table.
+
+        Gist-COCO (arXiv:2402.16058) turns gists into prompts of words for other models.
+        """
+        if memory.carrier == "kv":
+            raise InputError("keys and values are near no words; use carrier 'hidden'")
+        states_BMD = self.batch([memory]).states_BMD
+        assert states_BMD is not None
+        table_VD = torch.nn.functional.normalize(self.decoder.table.weight.float(), dim=-1)
+        near_MV = torch.nn.functional.normalize(states_BMD[0].float(), dim=-1) @ table_VD.T
+        return [
+            [self.decoder.tokenizer.decode([token]) for token in row]
+            for row in near_MV.topk(top).indices.tolist()
+        ]
+
+    # ---- in and out -------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a folder that `from_pretrained` reads; it is there whole or not at all."""
+        with atomic_folder(Path(path), replaceable=SETTINGS) as folder:
+            self.encoder.save_pretrained(folder / ENCODER)
+            tensors = {f"memory.{k}": v for k, v in self.memory.state_dict().items()}
+            tensors |= {f"connector.{k}": v for k, v in self.connector.state_dict().items()}
+            tensors |= {f"tasks.{k}": v for k, v in self.decoder.tasks.items()}
+            if self.settings.decoder_train != "frozen":
+                kept = self.settings.decoder_train == "full"
+                tensors |= {
+                    f"decoder.{name}": each
+                    for name, each in self.decoder.backbone.model.state_dict().items()
+                    if kept or ".lora_" in name
+                }
+            whole = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
+            save_file(whole, folder / PARTS)
+            text = json.dumps(plain(self.settings), indent=1)
+            (folder / SETTINGS).write_text(text, "utf-8")
+            (folder / "README.md").write_text(CARD, "utf-8")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "SoftCompressor":
+        """The compressor of a folder; DataError for a folder that is none."""
+        folder = Path(path)
+        try:
+            raw = json.loads((folder / SETTINGS).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{folder}: not a soft compressor, {SETTINGS} cannot be read ({error})"
+            ) from None
+        settings = fill(CompressorSettings, raw, f"{folder / SETTINGS}")
+        found = cls(Embedder.from_pretrained(str(folder / ENCODER)), settings)
+        tensors = load_file(folder / PARTS)
+        own = {f"memory.{k}": v for k, v in found.memory.state_dict().items()}
+        own |= {f"connector.{k}": v for k, v in found.connector.state_dict().items()}
+        own |= {f"tasks.{k}": v for k, v in found.decoder.tasks.items()}
+        of_decoder = found.decoder.backbone.model.state_dict()
+        own |= {f"decoder.{name}": each for name, each in of_decoder.items()}
+        for name, each in tensors.items():
+            if name not in own or own[name].shape != each.shape:
+                raise ModelError(f"{folder / PARTS}: {name} does not fit {SETTINGS}")
+            with torch.no_grad():
+                own[name].copy_(each)
+        return found.eval()
+
+
+CARD = """# A soft context compressor
+
+Contexts become a few vectors that its decoder reads. Load it with
+`polyvec.compress.soft.compressor.SoftCompressor.from_pretrained(folder)`.
+"""
+# Kinds whose vectors have the decoder's size whatever the encoder's is.
+OWN_SIZE = ("soft", "vector")
+
+
+def _connector(kind: str, in_features: int, decoder_table: Tensor) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    layers = {"linear": 1, "mlp": 2}[kind]
+    return VectorPrefix(
+        in_features, decoder_table.shape[1], num_layers=layers, like=decoder_table
+    )
+
+
+def _needs_task(prompts: Sequence[str]) -> bool:
+    return any("{task}" in prompt for prompt in prompts)
+
+
+def _limited(
+    pieces: Sequence[tuple[np.ndarray, bool]], most: int
+) -> tuple[tuple[np.ndarray, bool], ...]:
+    found, left = [], most
+    for ids, raw in pieces:
+        found.append((ids[:left], raw))
+        left -= len(found[-1][0])
+    return tuple(found)
+
+
+def with_settings(compressor: SoftCompressor, **changes: Any) -> CompressorSettings:
+    """The compressor's settings with some replaced, for variants of it."""
+    known = {each.name for each in dataclasses.fields(CompressorSettings)}
+    if unknown := sorted(set(changes) - known):
+        raise SettingsError(f"{WHERE} has no {unknown[0]!r}")
+    return dataclasses.replace(compressor.settings, **changes)

@@ -1,0 +1,323 @@
+"""Stage "compress": a compressor learns to keep what its decoder needs.
+
+Each row is a context (`query`), a question (`instruction`) and an answer (the first positive). The
+objectives, each with its weight in `objectives`:
+
+autoencode: the context itself, token by token, from its memory (ICAE's and RCC's first stage).
+continue: what follows the context; the text is cut at a drawn place (AutoCompressor, ICAE).
+answer: the answer to the question.
+distil: the divergence from what the decoder predicts of the answer (or continuation) when it reads
+    the text itself: KL(text || memory) (Gist, xRAG, QGC, PC).
+select: InfoNCE between the mean vectors of the context and of a positive (UniICL).
+
+B rows, K objectives, N predicted tokens, V vocabulary.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polyvec.compress.soft.compressor import SoftCompressor
+from polyvec.compress.soft.decoder import Asked, Predicted
+from polyvec.compress.soft.kinds import Context
+from polyvec.compress.soft.reading import adapter_off
+from polyvec.compress.soft.settings import ANSWER, AUTOENCODE, CONTINUE, FROZEN
+from polyvec.data.training.rows import TrainingRow
+from polyvec.errors import DataError, ModelError, SettingsError, known
+from polyvec.registry import Fact
+from polyvec.train.adapters import adapter_parameters
+from polyvec.train.engine import Piece, Rows, Terms
+from polyvec.train.predicting import split
+from polyvec.train.settings import StageSettings
+from polyvec.train.task import Share, Work
+
+JOB, MEANS = "compress", "means"
+DISTIL, SELECT = "distil", "select"
+OBJECTIVES = (AUTOENCODE, CONTINUE, ANSWER, DISTIL, SELECT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A row: its context, what is asked of its memory by objective, and the text for a teacher."""
+
+    context: Context
+    asked: Mapping[str, Asked]
+    text: np.ndarray
+
+
+def compress(compressor: SoftCompressor, payload: tuple[Sequence[Example], "Compress"]) -> Tensor:
+    """For each row and objective the sum of its tokens' losses and their weight, [B, 2 K]."""
+    examples, task = payload
+    count = len(examples)
+    memory = compressor.read([each.context for each in examples])
+    names = list(task.predicted)
+    asked = [each.asked[name] for name in names for each in examples]
+    repeated = memory.select([row for _ in names for row in range(count)])
+    decoder = compressor.decoder
+    found = decoder.predict(asked, repeated)
+    chosen_N = decoder.log_probabilities(found)
+    weight_N = torch.ones_like(chosen_N)
+    if task.importance:
+        weight_N = importance(compressor, asked, [each.text for each in examples] * len(names))
+    sums = found.per_row(-chosen_N * weight_N, len(asked)).view(len(names), count)
+    weights = found.per_row(weight_N, len(asked)).view(len(names), count)
+    columns = {name: (sums[at], weights[at]) for at, name in enumerate(names)}
+    if DISTIL in task.objectives:
+        at = names.index(task.distilled)
+        mine_N = (found.rows_N >= at * count) & (found.rows_N < (at + 1) * count)
+        student = Predicted(
+            found.states_ND[mine_N], found.targets_N[mine_N], found.rows_N[mine_N] - at * count
+        )
+        teacher = [
+            Asked(each.asked[task.distilled].parts, each.asked[task.distilled].target, each.text)
+            for each in examples
+        ]
+        gaps_N = divergence(compressor, teacher, student, task.temperature)
+        columns[DISTIL] = (
+            student.per_row(gaps_N, count),
+            student.per_row(torch.ones_like(gaps_N), count),
+        )
+    parts = [each for name in task.columns for each in columns[name]]
+    return torch.stack([*parts[::2], *(each.detach() for each in parts[1::2])], dim=1)
+
+
+def divergence(
+    compressor: SoftCompressor, teacher: Sequence[Asked], student: Predicted, temperature: float
+) -> Tensor:
+    """KL(decoder with the text || decoder with the memory) at each predicted token, [N], nats."""
+    decoder = compressor.decoder
+    with torch.no_grad():
+        read = decoder.predict(teacher, None, teacher=True)
+        target_NV = (decoder.logits(read.states_ND, teacher=True) / temperature).log_softmax(-1)
+    own_NV = (decoder.logits(student.states_ND) / temperature).log_softmax(-1)
+    return F.kl_div(own_NV, target_NV, log_target=True, reduction="none").sum(-1)
+
+
+@torch.no_grad()
+def importance(
+    compressor: SoftCompressor, asked: Sequence[Asked], texts: Sequence[np.ndarray]
+) -> Tensor:
+    """A weight for each predicted token, of mean 1: 1 + how much the text lowers its loss, in nats.
+
+    Fine-grained autoencoding with segment-wise token importance (arXiv:2412.17483).
+    """
+    decoder = compressor.decoder
+    nothing = np.zeros(0, np.int64)
+    with_text, without = (
+        decoder.log_probabilities(
+            decoder.predict(
+                [Asked(each.parts, each.target, text) for each, text in zip(asked, given, strict=True)],
+                None,
+                teacher=True,
+            ),
+            teacher=True,
+        )
+        for given in (texts, [nothing] * len(asked))
+    )
+    weight_N = 1 + (with_text - without).clamp(min=0)
+    return weight_N / weight_N.mean()
+
+
+def means(compressor: SoftCompressor, payload: Sequence[Context]) -> Tensor:
+    """Mean vector of each context's memory, [B, D]."""
+    return compressor.read(payload).means()
+
+
+class Compress:
+    """objectives: weights by name. temperature: of distillation and selection.
+
+    importance: tokens count by how much the text lowers their loss. continuation: least and most
+    share of a text that is the context where the rest is predicted. max_continuation: tokens of
+    the rest. end: whether the end token is predicted, too.
+    """
+
+    def __init__(
+        self,
+        embedder: Annotated[Any, Fact("embedder")],
+        stage: Annotated[StageSettings, Fact("stage")],
+        objectives: Mapping[str, float],
+        temperature: float = 1.0,
+        importance: bool = False,
+        continuation: tuple[float, float] = (0.4, 0.7),
+        max_continuation: int = 128,
+        end: bool = True,
+    ) -> None:
+        if not isinstance(embedder, SoftCompressor):
+            raise SettingsError(f"stage {stage.kind!r} needs a recipe with [compressor]")
+        for name, weight in objectives.items():
+            if name not in OBJECTIVES:
+                raise SettingsError(f"objective {name!r} is not known.{known(name, OBJECTIVES)}")
+            if not weight > 0:
+                raise SettingsError(f"objective {name!r} has weight {weight}, expected above 0")
+        self.objectives = dict(objectives)
+        # Tokens are predicted for these; distillation needs one of them, of weight 0 if not named.
+        self.predicted = [n for n in (AUTOENCODE, CONTINUE, ANSWER) if n in objectives]
+        if ANSWER in objectives and CONTINUE in objectives:
+            raise SettingsError("objectives 'answer' and 'continue' need different contexts")
+        self.distilled = CONTINUE if CONTINUE in objectives else ANSWER
+        if DISTIL in objectives and self.distilled not in self.predicted:
+            self.predicted.append(self.distilled)
+        if not self.predicted:
+            raise SettingsError(f"objectives name nothing to predict.{known('', OBJECTIVES)}")
+        self.columns = [n for n in (*self.predicted, DISTIL) if n in objectives]
+        if SELECT in objectives and embedder.settings.carrier == "kv":
+            raise SettingsError("objective 'select' compares states; use carrier 'hidden'")
+        if not 0 < continuation[0] <= continuation[1] < 1:
+            raise SettingsError(f"continuation {continuation} is not two shares between 0 and 1")
+        self._check_frozen(embedder, stage)
+        self.compressor, self.stage = embedder, stage
+        self.temperature, self.importance = temperature, importance
+        self.continuation, self.max_continuation, self.end = continuation, max_continuation, end
+        self.jobs = {JOB: compress, MEANS: means}
+        self.heads: nn.Module = nn.Module()
+        self.needs_head = embedder.settings.decoder == "same"
+        self.seed, self.batch_number = stage.seed, 0
+
+    @staticmethod
+    def _check_frozen(compressor: SoftCompressor, stage: StageSettings) -> None:
+        adapter = (stage.adapter or {"kind": "full"})["kind"]
+        if compressor.settings.decoder == FROZEN and adapter in ("full", "bitfit"):
+            raise SettingsError(
+                f"stage {stage.kind!r}: adapter {adapter!r} changes the weights that decoder "
+                "'frozen' shares with the encoder. Use an adapter of its own (lora), or name the "
+                "decoder's model, which is then loaded a second time"
+            )
+        if compressor.settings.memory == "vector" and adapter != "frozen":
+            raise SettingsError(
+                f"stage {stage.kind!r}: memory 'vector' takes an embedder's vectors as they are; "
+                "set adapter = { kind = 'frozen' }"
+            )
+        if stage.gradient_checkpointing and compressor.settings.decoder == FROZEN:
+            raise SettingsError(
+                f"stage {stage.kind!r}: with gradient_checkpointing layers are computed again when "
+                "the adapter is on, also those of the frozen decoder; leave it out"
+            )
+
+    def prepare(self, rows: Sequence[TrainingRow]) -> None:
+        """Once per stage: vectors of a frozen embedder, and adapters that no memory reads."""
+        if self.compressor.settings.memory == "vector":
+            self.compressor.vectors([row.query for row in rows])
+        freeze_unread(self.compressor)
+
+    def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
+        share = shares[mine]
+        places = range(share.start, share.stop)
+        examples = [self.example(rows[place], place) for place in places]
+        lengths = [self._length(each) for each in examples]
+        order = sorted(range(len(examples)), key=lambda place: -lengths[place])
+        groups = split([lengths[place] for place in order], self.stage.gradient_cache, padded=True)
+        pieces = [
+            Piece(JOB, ([examples[place] for place in order[start:stop]], self), stop - start)
+            for start, stop in groups
+        ]
+        sizes = tuple(each.stop - each.start for each in shares)
+        orders, counts = {JOB: torch.tensor(order)}, {JOB: sizes}
+        if SELECT in self.objectives:
+            pairs = [*(each.context for each in examples), *self._positives(rows, places)]
+            pieces.append(Piece(MEANS, pairs, len(pairs)))
+            orders[MEANS] = torch.arange(len(pairs))
+            counts[MEANS] = tuple(2 * each for each in sizes)
+        tokens = sum(lengths)
+        return Work(tuple(pieces), orders, counts, shares, tokens, tokens, len(examples))
+
+    def _length(self, example: Example) -> int:
+        return len(example.context.ids) + sum(len(e.target) for e in example.asked.values())
+
+    def _positives(self, rows: Sequence[TrainingRow], places: Iterable[int]) -> list[Context]:
+        found = []
+        for place in places:
+            if not rows[place].positives:
+                raise DataError(f"{rows[place].place}: objective 'select' needs a positive")
+            found.append(self.compressor.context(rows[place].positives[0], rows[place].instruction))
+        return found
+
+    def example(self, row: TrainingRow, place: int) -> Example:
+        compressor = self.compressor
+        draw = np.random.default_rng([self.seed, self.batch_number, place])
+        text, rest = row.query, ""
+        if CONTINUE in self.predicted:
+            text, rest = self._cut(row, draw)
+        context = compressor.context(text, row.instruction)
+        if not len(context.ids):
+            raise DataError(f"{row.place or 'row'}: the context is empty")
+        limits = compressor.settings.max_context
+        texts = {AUTOENCODE: text, CONTINUE: rest, ANSWER: ""}
+        if ANSWER in self.predicted:
+            if not row.positives:
+                raise DataError(f"{row.place or 'row'}: objective 'answer' needs a positive")
+            texts[ANSWER] = f" {row.positives[0].strip()}"
+        asked = {
+            name: compressor.asked(
+                name,
+                question=row.instruction or "",
+                target=texts[name],
+                prompt=int(draw.integers(1 << 16)),
+                end=self.end and name != CONTINUE,
+            )
+            for name in self.predicted
+        }
+        full = compressor.asked(self.predicted[0], context=text).context
+        assert full is not None
+        return Example(context, asked, full[:limits])
+
+    def _cut(self, row: TrainingRow, draw: np.random.Generator) -> tuple[str, str]:
+        """A text in two at a space: the context, and what follows."""
+        if row.positives:
+            return row.query, f" {row.positives[0].strip()}"
+        words = row.query.split(" ")
+        if len(words) < 4:
+            raise DataError(f"{row.place or 'row'}: too short to be continued: {row.query[:40]!r}")
+        at = max(1, min(len(words) - 1, round(len(words) * draw.uniform(*self.continuation))))
+        tokens_a_word = 1.5
+        rest = words[at : at + max(1, int(self.max_continuation / tokens_a_word))]
+        return " ".join(words[:at]), " " + " ".join(rest)
+
+    def loss(self, rows: Rows, facts: Any) -> Terms:
+        """Each objective's mean over tokens in nats, times its weight."""
+        found = rows[JOB]
+        size = len(self.columns)
+        terms = {
+            name: self.objectives[name] * found[:, at].sum() / found[:, size + at].sum().clamp(min=1)
+            for at, name in enumerate(self.columns)
+        }
+        if SELECT in self.objectives:
+            vectors = F.normalize(rows[MEANS].float(), dim=-1)
+            starts = [(2 * share.start, 2 * share.stop) for share in facts]
+            a = torch.cat([vectors[start : (start + stop) // 2] for start, stop in starts])
+            b = torch.cat([vectors[(start + stop) // 2 : stop] for start, stop in starts])
+            target = torch.arange(len(a), device=a.device)
+            loss = F.cross_entropy(a @ b.T / self.temperature, target)
+            terms[SELECT] = self.objectives[SELECT] * loss
+        return terms
+
+
+def freeze_unread(compressor: SoftCompressor) -> list[str]:
+    """Freeze weights of an adapter on which nothing depends; returns their names.
+
+    With keys and values as the carrier and a frozen decoder, nothing reads what the last layer
+    does after its keys and values.
+    """
+    adapted = dict(adapter_parameters(compressor.encoder))
+    if compressor.settings.decoder != FROZEN or not adapted:
+        return []
+    ids = compressor.context(PROBE, "?").ids
+    with adapter_off(compressor.backbone, off=False), torch.enable_grad():
+        memory = compressor.read([compressor.context(PROBE, "?")])
+        tensors = [each for pair in memory.pairs for each in pair]
+        tensors += [] if memory.states_BMD is None else [memory.states_BMD]
+        total = torch.stack([each.float().sum() for each in tensors]).sum()
+        if not total.requires_grad:
+            raise ModelError(f"no memory depends on what is trained ({len(ids)} tokens read)")
+        found = torch.autograd.grad(total, list(adapted.values()), allow_unused=True)
+    names = [name for name, each in zip(adapted, found, strict=True) if each is None]
+    for name in names:
+        adapted[name].requires_grad_(False)
+    return names
+
+
+PROBE = "What is compressed here is read only to see which weights a memory depends on."
