@@ -109,6 +109,10 @@ class SoftCompressor(nn.Module):
         return self.encoder.tokenizer
 
     @property
+    def text_tokenizer(self) -> Any:
+        return self.encoder.text_tokenizer
+
+    @property
     def table(self) -> Any:
         return self.backbone.model.get_input_embeddings()
 

@@ -14,7 +14,7 @@ B rows, K objectives, N predicted tokens, V vocabulary.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -133,7 +133,8 @@ class Compress:
 
     importance: tokens count by how much the text lowers their loss. continuation: least and most
     share of a text that is the context where the rest is predicted. max_continuation: tokens of
-    the rest. end: whether the end token is predicted, too.
+    the rest. end: whether the end token is predicted, too. prompt: one hard prompt that stands in
+    place of every context; what a row's text is then follows it, as its answer (PC).
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Compress:
         continuation: tuple[float, float] = (0.4, 0.7),
         max_continuation: int = 128,
         end: bool = True,
+        prompt: str = "",
     ) -> None:
         if not isinstance(embedder, SoftCompressor):
             raise SettingsError(f"stage {stage.kind!r} needs a recipe with [compressor]")
@@ -171,7 +173,7 @@ class Compress:
             raise SettingsError(f"continuation {continuation} is not two shares between 0 and 1")
         self._check_frozen(embedder, stage)
         self.compressor, self.stage = embedder, stage
-        self.temperature, self.importance = temperature, importance
+        self.temperature, self.importance, self.prompt = temperature, importance, prompt
         self.continuation, self.max_continuation, self.end = continuation, max_continuation, end
         self.jobs = {JOB: compress, MEANS: means}
         self.heads: nn.Module = nn.Module()
@@ -239,6 +241,8 @@ class Compress:
     def example(self, row: TrainingRow, place: int) -> Example:
         compressor = self.compressor
         draw = np.random.default_rng([self.seed, self.batch_number, place])
+        if self.prompt:
+            row = replace(row, query=self.prompt, positives=(row.query,))
         text, rest = row.query, ""
         if CONTINUE in self.predicted:
             text, rest = self._cut(row, draw)
@@ -266,16 +270,19 @@ class Compress:
         return Example(context, asked, full[:limits])
 
     def _cut(self, row: TrainingRow, draw: np.random.Generator) -> tuple[str, str]:
-        """A text in two at a space: the context, and what follows."""
+        """A text in two before a word: the context, and what follows it."""
         if row.positives:
             return row.query, f" {row.positives[0].strip()}"
-        words = row.query.split(" ")
-        if len(words) < 4:
+        tokenizer = self.compressor.tokenizer
+        found = tokenizer(row.query, add_special_tokens=False, return_offsets_mapping=True)
+        starts = [start for start, _ in found.offset_mapping]
+        most = self.compressor.settings.max_context
+        wanted = min(most, round(len(starts) * draw.uniform(*self.continuation)))
+        at = row.query.rfind(" ", 0, starts[wanted]) if 0 < wanted < len(starts) else -1
+        if at < 1:
             raise DataError(f"{row.place or 'row'}: too short to be continued: {row.query[:40]!r}")
-        at = max(1, min(len(words) - 1, round(len(words) * draw.uniform(*self.continuation))))
-        tokens_a_word = 1.5
-        rest = words[at : at + max(1, int(self.max_continuation / tokens_a_word))]
-        return " ".join(words[:at]), " " + " ".join(rest)
+        stop = min(len(starts) - 1, wanted + self.max_continuation)
+        return row.query[:at], row.query[at : starts[stop]].rstrip()
 
     def loss(self, rows: Rows, facts: Any) -> Terms:
         """Each objective's mean over tokens in nats, times its weight."""

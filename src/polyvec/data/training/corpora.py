@@ -1,8 +1,10 @@
 """Examples that name their documents by id: BEIR's folders, and files beside a corpus."""
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from polyvec.data.tasks.qrels import read_id_pairs, read_qrels
@@ -11,8 +13,11 @@ from polyvec.data.training.cells import Cells, EmptyTextError, Where
 from polyvec.data.training.files import table_rows
 from polyvec.data.training.rows import TrainingRow
 from polyvec.data.training.table import DataTable
+from polyvec.data.words import hash64
 from polyvec.errors import DataError
 
+WINDOW = 280  # characters, about 64 tokens
+HELD_OUT = 0.2
 IDS = ("_id", "docid", "id", "query_id", "pid")
 
 
@@ -80,12 +85,13 @@ def tevatron_ids(table: DataTable) -> list[TrainingRow]:
     return found
 
 
-def answers(table: DataTable) -> list[TrainingRow]:
+def answers(table: DataTable, group: str | None = None) -> list[TrainingRow]:
     """Questions with their answer and the document that holds it: read to be answered from.
 
     A row's query is the document, its instruction the question, its positive the first answer.
     `columns` may name the files below the folder: {corpus = ..., queries = ..., qrels = ...};
-    without qrels each query lists its documents in "positives". `where` selects queries.
+    without qrels each query lists its documents in "positives". `where` selects queries, `group`
+    those whose document's title is in the part of that name.
     """
     root = Path(table.path or "")
     names = {"corpus": "corpus.jsonl", "queries": "queries.jsonl"}
@@ -111,12 +117,49 @@ def answers(table: DataTable) -> list[TrainingRow]:
                 f"{place}: question {id!r} has no document or no answer. Leave such rows out with "
                 "skip_empty = true."
             )
+        title = str(document).partition("#")[0]
+        held_out = hash64(f"held out {title}") < HELD_OUT * 2**64
+        if group is not None and held_out != (group == "held_out"):
+            continue
         text = _text(documents, str(document), place)
         row = TrainingRow(
             text, (str(given[0]),), instruction=cells.text("text"), in_batch=False, place=place
         )
         found.append(row)
     return found
+
+
+def answer_windows(table: DataTable) -> list[TrainingRow]:
+    """As `answers`, with the sentences around the answer in place of the document.
+
+    At most WINDOW characters of whole sentences, where the answer is in the document's words.
+    split: "train", or "held_out" for a fifth of the titles (ids up to "#"), by their hash.
+    """
+    if table.split not in ("train", "held_out"):
+        raise DataError(f"{table.path}: split {table.split!r} is not 'train' or 'held_out'")
+    found = []
+    for row in answers(table, group=table.split):
+        start = row.query.find(row.positives[0])
+        if start >= 0:
+            end = start + len(row.positives[0])
+            found.append(replace(row, query=window(row.query, start, end)))
+    return found
+
+
+def window(text: str, start: int, end: int) -> str:
+    """The sentences that hold start to end, and those around them up to WINDOW characters."""
+    ends = [0, *(match.end() for match in re.finditer(r"[.!?]\s+", text)), len(text)]
+    first = max(place for place, at in enumerate(ends) if at <= start)
+    last = min(place for place, at in enumerate(ends) if at >= end)
+    while True:
+        wider = [
+            (ends[b] - ends[a], a, b)
+            for a, b in ((first - 1, last), (first, last + 1))
+            if a >= 0 and b < len(ends) and ends[b] - ends[a] <= WINDOW
+        ]
+        if not wider:
+            return text[ends[first] : ends[last]].strip()
+        _, first, last = min(wider)
 
 
 def _documents(path: Path) -> dict[str, str]:
@@ -129,6 +172,7 @@ def _documents(path: Path) -> dict[str, str]:
 
 
 CORPUS_FORMATS: Mapping[str, Callable[[DataTable], list[TrainingRow]]] = {
+    "answer_windows": answer_windows,
     "answers": answers,
     "beir": beir,
     "tevatron_ids": tevatron_ids,

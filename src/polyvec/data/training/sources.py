@@ -106,7 +106,9 @@ def source_table(
 
 
 def _has_splits(table: DataTable) -> bool:
-    return bool(table.hub) or table.format == "beir" or is_beir(Path(table.path or ""))
+    if table.format is not None and table.format in CORPUS_FORMATS:
+        return table.format in ("answer_windows", "beir")
+    return bool(table.hub) or is_beir(Path(table.path or ""))
 
 
 def rows_of(
