@@ -130,10 +130,17 @@ class Pooled(nn.Module):
         memory, _ = self.pooled(encoder, contexts)
         return memory
 
+    def largest(self, encoder: Encoder, contexts: Sequence[Context]) -> list[Tensor]:
+        """Of each context, for each n-gram the largest score of its tokens (mean of the heads).
+
+        Weights are softmaxes of these within an n-gram; between n-grams only the scores compare.
+        """
+        return self.pooled(encoder, contexts)[1]
+
     def pooled(
         self, encoder: Encoder, contexts: Sequence[Context]
     ) -> tuple[MemoryBatch, list[Tensor]]:
-        """The memory, and each context's weights, [n-grams, size] (mean of the heads)."""
+        """The memory, and each context's largest scores, [n-grams]."""
         if encoder.kv:
             raise SettingsError("memory 'pooled' has states only; use carrier 'hidden'")
         if self.weighted and any(not len(each.query) for each in contexts):
@@ -146,14 +153,14 @@ class Pooled(nn.Module):
         states_BTD = read(encoder.backbone, inputs_BTD, real_BT).states_BTD
         size = encoder.rate or self.size
         step = size if encoder.rate or self.step == self.size else self.step
-        vectors, weights = [], []
+        vectors, largest = [], []
         for row, context in enumerate(contexts):
             start = len(encoder.prefix)
             middle, stop = start + len(context.query), len(numbers[row])
             query_D = states_BTD[row, start:middle].mean(0) if self.weighted else None
-            found_ND, weights_NG = self._windows(states_BTD[row, middle:stop], query_D, size, step)
+            found_ND, largest_N = self._windows(states_BTD[row, middle:stop], query_D, size, step)
             vectors.append(found_ND)
-            weights.append(weights_NG)
+            largest.append(largest_N)
         states_BMD = nn.utils.rnn.pad_sequence(vectors, batch_first=True)
         counts_B = torch.tensor([len(each) for each in vectors], device=real_BT.device)
         most = states_BMD.shape[1]
@@ -163,7 +170,7 @@ class Pooled(nn.Module):
             seen = torch.cat([real_BT, real_BM], 1)[:, None].expand(-1, most, -1)
             for block in self.blocks:
                 states_BMD = block(states_BMD, torch.cat([states_BTD, states_BMD], 1), seen)
-        return encoder.of_states(states_BMD, real_BM, [len(c.ids) for c in contexts]), weights
+        return encoder.of_states(states_BMD, real_BM, [len(c.ids) for c in contexts]), largest
 
     def _windows(
         self, states_TD: Tensor, query_D: Tensor | None, size: int, step: int
@@ -182,15 +189,15 @@ class Pooled(nn.Module):
         scores_NGH = scores_NGH.float().masked_fill(~there_NG[:, :, None], -torch.inf)
         weights_NGH = scores_NGH.softmax(1).to(states_TD.dtype)
         found_ND = (weights_NGH[..., None] * states_NGHK).sum(1).flatten(1)
-        return found_ND, weights_NGH.mean(2)
+        return found_ND, scores_NGH.mean(2).max(1).values
 
 
 class Blocks(nn.Module):
     """Names stay as they are; the text between them is cut into blocks, each compressed alone.
 
     SCC for tool documentation (arXiv:2407.02043): what is kept has as many vectors as the names
-    have tokens, and `num` for each block of `size` tokens, in the order of the text. names: a
-    regular expression of what stays; "" keeps nothing.
+    have tokens, and `num` for each block of `size` tokens, in the order of the text; a block of at
+    most `num` tokens stays, too. names: a regular expression of what stays; "" keeps nothing.
     """
 
     def __init__(
@@ -228,7 +235,8 @@ class Blocks(nn.Module):
         for row, context in enumerate(contexts):
             for ids, stays in context.pieces or ((context.ids, False),):
                 cut = [ids] if stays else [ids[at : at + size] for at in range(0, len(ids), size)]
-                parts += [(row, each, stays) for each in cut if len(each)]
+                # A block that is no longer than its slots would only grow.
+                parts += [(row, each, stays or len(each) <= self.slots.num) for each in cut]
         blocks = [Context(ids) for _, ids, stays in parts if not stays]
         rows = Rows(encoder.table)
         made = iter(rows.memories(self.slots(encoder, blocks)) if blocks else ())

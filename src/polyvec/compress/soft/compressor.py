@@ -19,6 +19,7 @@ from polyvec.compress.soft.decoder import Asked, Decoder, leading, prompt_parts,
 from polyvec.compress.soft.kinds import NOTHING, Context, Encoder
 from polyvec.compress.soft.memory import Memory, MemoryBatch, batched, unbatched
 from polyvec.compress.soft.prefix import VectorPrefix
+from polyvec.compress.soft.probe import check_memory
 from polyvec.compress.soft.settings import ANSWER, FROZEN, PROMPTS, SAME, CompressorSettings, check
 from polyvec.compress.soft.table import MEMORIES
 from polyvec.embed.compose import compose
@@ -85,6 +86,8 @@ class SoftCompressor(nn.Module):
             settings.memory, settings.memory_settings, facts, where=f"{WHERE} memory_settings"
         )
         self.to(encoder.device)
+        if settings.carrier == "kv" and encoder.backbone.measured:
+            check_memory(encoder.backbone)
         self._vectors: dict[str, Tensor] = {}
         self._fingerprints = Fingerprints()
         same_size = in_features == decoder_table.shape[1]
@@ -166,9 +169,9 @@ class SoftCompressor(nn.Module):
                 self._vectors[text] = torch.as_tensor(np.asarray(vector.cpu()), dtype=torch.float32)
         return [self._vectors[text][None] for text in texts]
 
-    def read(self, contexts: Sequence[Context], rate: int | None = None) -> MemoryBatch:
-        """Memories of contexts in one batch, with gradient."""
-        encoder = Encoder(
+    def reader(self, rate: int | None = None) -> Encoder:
+        """What the memory's kind reads with."""
+        return Encoder(
             self.backbone,
             self.table,
             self.connector,
@@ -176,7 +179,10 @@ class SoftCompressor(nn.Module):
             prefix=leading(self.tokenizer),
             rate=rate,
         )
-        found: MemoryBatch = self.memory(encoder, contexts)
+
+    def read(self, contexts: Sequence[Context], rate: int | None = None) -> MemoryBatch:
+        """Memories of contexts in one batch, with gradient."""
+        found: MemoryBatch = self.memory(self.reader(rate), contexts)
         return found
 
     @torch.no_grad()

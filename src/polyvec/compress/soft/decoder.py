@@ -194,7 +194,7 @@ class Decoder(nn.Module):
             found = read(self.backbone, inputs_BTD, real_BT, modes=self.modes, keep=True, **past)
             seen_BP = torch.cat([past["past"][1], real_BT], 1) if past.get("past") else real_BT
             states_BD = found.states_BTD[row_B, real_BT.sum(1) - 1]
-            next_B = found.positions_BT.max(1).values + 1
+            next_B = found.next_B
             for _ in range(max_tokens):
                 ids_B = self.backbone.logits(states_BD).float().argmax(-1)
                 for row in sorted(open_rows):

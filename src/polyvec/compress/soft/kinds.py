@@ -78,8 +78,7 @@ class Encoder:
         index_BM = torch.from_numpy(place_BM).to(self.device)
         real_BM = torch.from_numpy(np.arange(most)[None] < counts[:, None]).to(self.device)
         if self.kv:
-            last_B = found.positions_BT.max(1).values
-            return MemoryBatch(real_BM, last_B + 1, tuple(lengths), pairs=found.pairs(index_BM))
+            return MemoryBatch(real_BM, found.next_B, tuple(lengths), pairs=found.pairs(index_BM))
         states = found.states_BTD.gather(
             1, index_BM[:, :, None].expand(-1, -1, found.states_BTD.shape[-1])
         )

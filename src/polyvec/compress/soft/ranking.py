@@ -111,17 +111,30 @@ def list_mle(scores_SN: Tensor, order: Sequence[int]) -> Tensor:
     return -scores_SN[: len(order)].log_softmax(-1).gather(1, chosen[:, None]).sum()
 
 
-@torch.no_grad()
 def rank(compressor: SoftCompressor, query: str, passages: Sequence[str]) -> list[int]:
     """Places of the passages, best first: a permutation whatever the model says."""
-    if not passages:
+    return orders(compressor, [(query, tuple(passages))])[0]
+
+
+@torch.no_grad()
+def orders(
+    compressor: SoftCompressor, asked: Sequence[tuple[str, tuple[str, ...]]]
+) -> list[list[int]]:
+    """As `rank`, of several queries with their passages, as many for each."""
+    if not asked or any(len(passages) != len(asked[0][1]) for _, passages in asked):
+        raise InputError("each query needs as many passages as the others")
+    if not asked[0][1]:
         raise InputError("no passage to rank")
     compressor.eval()
-    order: list[int] = []
-    for _ in passages:
-        (found,) = scores(compressor, [Ranking(query, tuple(passages), tuple(order))])
-        order.append(int(found[-1].argmax()))
-    return order
+    found: list[list[int]] = [[] for _ in asked]
+    for _ in asked[0][1]:
+        given = [
+            Ranking(query, passages, tuple(order))
+            for (query, passages), order in zip(asked, found, strict=True)
+        ]
+        for order, scores_SN in zip(found, scores(compressor, given), strict=True):
+            order.append(int(scores_SN[-1].argmax()))
+    return found
 
 
 class RankPassages:
@@ -156,10 +169,6 @@ class RankPassages:
         self.heads: nn.Module = nn.Module()
         self.needs_head = False
         self.seed, self.batch_number = stage.seed, 0
-
-    def prepare(self, rows: Sequence[TrainingRow]) -> None:
-        texts = [text for row in rows for text in (*row.positives, *row.negatives)]
-        self.compressor.vectors(texts)
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         share = shares[mine]

@@ -77,10 +77,11 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """Last states [B, T, D], positions [B, T], and the cache, whose first P places were there."""
+    """Last states [B, T, D], the position after each row [B], and the cache, whose first P places
+    were there before."""
 
     states_BTD: Tensor
-    positions_BT: Tensor
+    next_B: Tensor
     cache: DynamicCache | None = None
     num_past: int = 0
 
@@ -117,6 +118,7 @@ def read(
     positions_BT = (real_BT.long().cumsum(1) - 1).clamp(min=0)
     if start_B is not None:
         positions_BT = positions_BT + start_B[:, None]
+    next_B = real_BT.sum(1) + (0 if start_B is None else start_B)
     if backbone.mechanism != "plan":
         if past is not None or blocked or keep:
             raise ModelError(
@@ -125,7 +127,7 @@ def read(
             )
         body = model.get_encoder() if model.config.is_encoder_decoder else model
         out = body(inputs_embeds=inputs_BTD, attention_mask=real_BT.long())
-        return Read(out.last_hidden_state, positions_BT)
+        return Read(out.last_hidden_state, next_B)
     cache, past_BP = None, None
     if past is not None or keep:
         cache = DynamicCache()
@@ -147,7 +149,7 @@ def read(
         use_cache=cache is not None,
     )
     num_past = 0 if past_BP is None else past_BP.shape[1]
-    return Read(out.last_hidden_state, positions_BT, cache, num_past)
+    return Read(out.last_hidden_state, next_B, cache, num_past)
 
 
 @contextlib.contextmanager

@@ -201,14 +201,14 @@ class Compress:
             )
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
-        """Once per stage: vectors of a frozen embedder, and adapters that no memory reads."""
-        if self.compressor.settings.memory == "vector":
-            self.compressor.vectors([row.query for row in rows])
+        """Once per stage: adapters that no memory reads are frozen."""
         freeze_unread(self.compressor)
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         share = shares[mine]
         places = range(share.start, share.stop)
+        if self.compressor.settings.memory == "vector" and not self.prompt:
+            self.compressor.vectors([rows[place].query for place in places])  # in one batch
         examples = [self.example(rows[place], place) for place in places]
         lengths = [self._length(each) for each in examples]
         order = sorted(range(len(examples)), key=lambda place: -lengths[place])

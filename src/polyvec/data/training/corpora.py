@@ -88,7 +88,7 @@ def tevatron_ids(table: DataTable) -> list[TrainingRow]:
 def answers(table: DataTable, group: str | None = None) -> list[TrainingRow]:
     """Questions with their answer and the document that holds it: read to be answered from.
 
-    A row's query is the document, its instruction the question, its positive the first answer.
+    A row's query is the document, its instruction the question, its positives the answers.
     `columns` may name the files below the folder: {corpus = ..., queries = ..., qrels = ...};
     without qrels each query lists its documents in "positives". `where` selects queries, `group`
     those whose document's title is in the part of that name.
@@ -123,7 +123,11 @@ def answers(table: DataTable, group: str | None = None) -> list[TrainingRow]:
             continue
         text = _text(documents, str(document), place)
         row = TrainingRow(
-            text, (str(given[0]),), instruction=cells.text("text"), in_batch=False, place=place
+            text,
+            tuple(dict.fromkeys(map(str, given))),
+            instruction=cells.text("text"),
+            in_batch=False,
+            place=place,
         )
         found.append(row)
     return found

@@ -1,0 +1,248 @@
+"""What soft compressors keep: reconstruction, answers and perplexity, beside their controls.
+
+    python benchmarks/soft_compression.py --data DATA --scale small     (GPU)
+    python benchmarks/soft_compression.py --data DATA --only toys       (GPU, or hours on a CPU)
+    python benchmarks/soft_compression.py --collect
+
+Rows are the recipes of recipes/understanding/ with their stages at --scale: small is
+SmolLM2-135M-Instruct, nano is nano-lm. Trained on the sentences around the answers of 38 articles
+of SQuAD's development split (and stories, for those that go on); measured on questions about the
+other ten: token accuracy of writing the passage again, and exact match and F1 of the answers, from
+the memory, from the memory of another passage, without any, from the passage itself and from as
+many of its first tokens as the memory has vectors. Toys are the orderings of the papers, on
+nano-lm over three seeds: captions through m vectors, stories that go on, codes asked for by name.
+
+Each row or toy with a seed is a cell in --folder, so an interrupted run goes on and several
+processes share the work. Results go to docs/results/soft-compression.json; docs/generate.py makes
+the tables.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import soft_arms
+import torch
+from soft_arms import CLAIMS, MEASURES, TOYS, Held, Toy
+from training_effects import RESULTS, difference, spread
+from training_free import Work
+
+from polyvec.compress.sections import COMPRESSOR
+from polyvec.compress.soft.compressor import SoftCompressor
+from polyvec.compress.soft.settings import CompressorSettings
+from polyvec.embed.compose import compose
+from polyvec.embed.sections import EMBEDDER
+from polyvec.embed.settings import EmbedderSettings
+from polyvec.errors import PolyvecError
+from polyvec.recipe import load_recipe
+from polyvec.settings import fill
+from polyvec.storage.files import atomic_file, cache_folder
+from polyvec.train.run import Run, run
+from polyvec.train.sections import STAGES
+
+SEEDS = (0, 1, 2)
+FILE = "soft-compression.json"
+
+
+def recipe_cell(key: str, seed: int, held: Held, options: argparse.Namespace, work: Work) -> Any:
+    """Train a recipe's stages, and measure what its memories keep."""
+    recipe = load_recipe(key)
+    torch.manual_seed(seed)
+    embedder = recipe.at(EMBEDDER, options.scale)
+    settings = recipe.at(COMPRESSOR, options.scale)
+    assert settings is not None
+    if options.layers:
+        embedder = dataclasses.replace(embedder, num_layers=options.layers)
+    model = SoftCompressor(compose(embedder), settings)
+    found: dict[str, float] = {}
+    if key in soft_arms.RANKING:
+        before = soft_arms.ranked(model, held)
+        found |= {f"{name}, untrained": before[name] for name in ("list_mle", "mrr, memory")}
+    stages = [
+        dataclasses.replace(
+            stage,
+            max_steps=max(1, math.ceil(stage.max_steps * options.steps)),
+            seed=seed,
+            bf16=options.bf16,
+            trainer={"save_strategy": "no"},
+        )
+        for stage in recipe.at(STAGES, options.scale)
+    ]
+    began = time.perf_counter()
+    model = train(model, stages, work.folder / "runs" / f"{key}-{seed}", held.data)
+    minutes = (time.perf_counter() - began) / 60
+    trained = {id(p): p.numel() for p in model.parameters() if p.requires_grad}
+    found["trained share"] = sum(trained.values()) / model.num_parameters
+    if key in soft_arms.RANKING:
+        found |= soft_arms.ranked(model, held)
+    elif key in soft_arms.DISTILLED:
+        prompt = recipe.at(STAGES, options.scale)[0].settings["prompt"]
+        found |= soft_arms.distilled(model, held, prompt)
+    else:
+        found |= soft_arms.answered(model, held)
+    return {"scores": found, "minutes": minutes, "steps": [stage.max_steps for stage in stages]}
+
+
+def toy_cell(name: str, seed: int, held: Held, options: argparse.Namespace, work: Work) -> Any:
+    """A compressor on nano-lm, which first learns the language of the data."""
+    toy = TOYS[name]
+    torch.manual_seed(seed)
+    encoder = compose(EmbedderSettings("polyvec/nano-lm", attention=toy.attention))
+    settings = fill(CompressorSettings, dict(toy.compressor), name)
+    stages = [toy_stage(table, seed, held, options) for table in tables(toy)]
+    began = time.perf_counter()
+    model = SoftCompressor(encoder, settings)
+    model = train(model, stages, work.folder / "runs" / f"{name}-{seed}", held.data)
+    minutes = (time.perf_counter() - began) / 60
+    return {
+        "scores": MEASURES[toy.measure](model, held),
+        "minutes": minutes,
+        "steps": [stage.max_steps for stage in stages],
+    }
+
+
+def tables(toy: Toy) -> list[Mapping[str, Any]]:
+    """The stages, the first of which learns to predict the next token of the same texts."""
+    language = {
+        "kind": "ntp",
+        "data": toy.stages[0]["data"],
+        "adapter": {"kind": "full"},
+        "batch_size": 32,
+        "max_length": 144,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0.1,
+        "max_steps": toy.first,
+    }
+    return [language, *toy.stages] if toy.first else list(toy.stages)
+
+
+def toy_stage(table: Mapping[str, Any], seed: int, held: Held, options: argparse.Namespace) -> Any:
+    data = {"path": str(held.files[f"{table['data']}-train"])}
+    steps = max(1, math.ceil(table["max_steps"] * options.steps))
+    raw = {**table, "data": [data], "max_steps": steps, "seed": seed, "bf16": options.bf16}
+    raw |= {"trainer": {"save_strategy": "no"}, "mixing": {"duplicates": True}}
+    (found,) = STAGES.value({"stage": [raw]}, "full", Path("soft_compression"))
+    return found
+
+
+def train(
+    model: SoftCompressor, stages: Sequence[Any], folder: Path, data: Path
+) -> SoftCompressor:
+    shutil.rmtree(folder, ignore_errors=True)
+    found: Any = run(Run(tuple(stages), folder, data=data), model)  # type: ignore[arg-type]
+    shutil.rmtree(folder, ignore_errors=True)
+    return found.eval()  # type: ignore[no-any-return]
+
+
+def measure(
+    kind: str, name: str, seed: int, held: Held, options: argparse.Namespace, work: Work
+) -> None:
+    key = (kind, name, str(seed))
+    if work.path(*key).exists() or not work.claim(*key):
+        return
+    began = time.perf_counter()
+    try:
+        make = recipe_cell if kind == "row" else toy_cell
+        cell = make(name, seed, held, options, work)
+        seconds = time.perf_counter() - began
+        work.keep({**cell, "s": round(seconds, 1), "device": device()}, *key)
+        shown = "  ".join(f"{column} {value:.3f}" for column, value in cell["scores"].items())
+        print(f"{name}, seed {seed} ({seconds:.0f} s): {shown}", flush=True)
+    except PolyvecError as error:
+        print(f"{name}, seed {seed}: left out, {error}", file=sys.stderr, flush=True)
+    except Exception:  # noqa: BLE001 - one cell must not end the others
+        print(f"{name}, seed {seed}: failed\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+    finally:
+        work.release(*key)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def collect(options: argparse.Namespace, work: Work) -> None:
+    """Means and standard deviations over seeds, and each claim's difference."""
+    found: dict[str, Any] = {"scale": options.scale, "rows": {}, "toys": {}, "claims": []}
+    toys: dict[str, list[Any]] = {}
+    for kind, names, into in (("row", soft_arms.ROWS, "rows"), ("toy", TOYS, "toys")):
+        for name in names:
+            cells = [c for seed in SEEDS if (c := work.read(kind, name, str(seed))) is not None]
+            if not cells:
+                continue
+            scores = [cell["scores"] for cell in cells]
+            found[into][name] = {
+                "scores": {c: spread([each[c] for each in scores]) for c in scores[0]},
+                "minutes": round(sum(cell["minutes"] for cell in cells) / len(cells), 2),
+                "steps": cells[0]["steps"],
+                "device": cells[0]["device"],
+            }
+            if kind == "toy":
+                toys[name] = scores
+    for better, column, worse, other, says in CLAIMS:
+        if better in toys and worse in toys:
+            a = [{"by": each[column]} for each in toys[better]]
+            b = [{"by": each[other]} for each in toys[worse]]
+            found["claims"].append(
+                {
+                    "row": f"{better}: {column}",
+                    "over": f"{worse}: {other}",
+                    "says": says,
+                    "by": difference(a, b, "by"),
+                    "seeds": min(len(a), len(b)),
+                }
+            )
+    with atomic_file(RESULTS / FILE, "w") as file:
+        json.dump(found, file, indent=1)
+        file.write("\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="the folder of data sets")
+    parser.add_argument("--scale", choices=("small", "nano"), default="small", help="of the rows")
+    parser.add_argument("--folder", type=Path, help="default: polyvec's cache folder")
+    parser.add_argument("--only", nargs="*", help="these rows or toys; 'rows', 'toys'")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="of the toys")
+    parser.add_argument("--row-seeds", type=int, default=1)
+    parser.add_argument("--steps", type=float, default=1.0, help="this share of the steps")
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--layers", type=int, help="the encoder's first layers only, as a trial")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
+    parser.add_argument("--collect", action="store_true", help="write what is finished, and end")
+    options = parser.parse_args()
+    work = Work(options.folder or cache_folder("soft-compression"))
+    if not options.collect:
+        if options.data is None:
+            parser.error("--data is needed to measure")
+        files = soft_arms.write_data(work.folder, options.data)
+        held = Held(options.data, files, options.questions)
+        # What matters most comes first: a run may have to end before the last cells.
+        rows, more = soft_arms.ROWS[:9], soft_arms.ROWS[9:]
+        cells = [("row", name, 0) for name in rows]
+        cells += [("toy", name, 0) for name in TOYS]
+        cells += [("row", name, 0) for name in more]
+        cells += [("toy", name, seed) for seed in SEEDS[1 : options.seeds] for name in TOYS]
+        cells += [
+            ("row", name, seed) for seed in SEEDS[1 : options.row_seeds] for name in (*rows, *more)
+        ]
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+        wanted = set(options.only or ("rows", "toys"))
+        for kind, name, seed in cells:
+            if f"{kind}s" in wanted or name in wanted:
+                measure(kind, name, seed, held, options, work)
+    collect(options, work)
+
+
+if __name__ == "__main__":
+    main()
