@@ -35,11 +35,10 @@ from soft_arms import CLAIMS, MEASURES, TOYS, Held, Toy
 from training_effects import RESULTS, difference, spread
 from training_free import Work
 
-from polyvec.compress.sections import COMPRESSOR
+from polyvec.compress.soft.sections import COMPRESSOR, ENCODER
 from polyvec.compress.soft.compressor import SoftCompressor
 from polyvec.compress.soft.settings import CompressorSettings
 from polyvec.embed.compose import compose
-from polyvec.embed.sections import EMBEDDER
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import PolyvecError
 from polyvec.recipe import load_recipe
@@ -56,12 +55,12 @@ def recipe_cell(key: str, seed: int, held: Held, options: argparse.Namespace, wo
     """Train a recipe's stages, and measure what its memories keep."""
     recipe = load_recipe(key)
     torch.manual_seed(seed)
-    embedder = recipe.at(EMBEDDER, options.scale)
+    encoder = recipe.at(ENCODER, options.scale)
     settings = recipe.at(COMPRESSOR, options.scale)
-    assert settings is not None
+    assert encoder is not None and settings is not None
     if options.layers:
-        embedder = dataclasses.replace(embedder, num_layers=options.layers)
-    model = SoftCompressor(compose(embedder), settings)
+        encoder = dataclasses.replace(encoder, num_layers=options.layers)
+    model = SoftCompressor(compose(encoder), settings)
     found: dict[str, float] = {}
     if key in soft_arms.RANKING:
         before = soft_arms.ranked(model, held)

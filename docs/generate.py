@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import compression_tables
 import synthesis_tables
 
 from polyvec.embed.sections import EMBEDDER, RELEASED
@@ -515,6 +516,12 @@ PARTS = {
         "false-negatives": synthesis_tables.false_negatives_table,
         "arms": synthesis_tables.arms_tables,
         "sources": synthesis_tables.sources_table,
+    },
+    ROOT / "docs" / "compression.md": {
+        "compressors": compression_tables.compressors_table,
+        "compressed": compression_tables.compressed_table,
+        "orderings": compression_tables.memory_orderings_table,
+        "toys": compression_tables.toys_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {
