@@ -125,12 +125,16 @@ CLAIMS: Sequence[Claim] = (
     ("hidden, m=4, trained", "memory", "hidden, m=4, trained", "nothing", "better than no memory"),
     ("hidden, m=4, trained", "nothing", "hidden, m=4, trained", "shuffled",
      "another context's memory is worse than none"),
-    ("stories, accumulated", "nothing", "stories, accumulated", "memory", "perplexity falls with summaries"),
-    ("stories, accumulated", "shuffled", "stories, accumulated", "memory", "and is higher with others'"),
-    ("stories, replaced", "nothing", "stories, replaced", "memory", "perplexity falls with a memory"),
-    ("stories, accumulated", "memory", "stories, replaced", "memory", "replacing is no worse than keeping all"),
-    ("stories, strided", "nothing", "stories, strided", "memory", "perplexity falls with a memory"),
-    ("codes, n-grams", "right n-gram", "codes, n-grams", "by chance", "the question's n-gram has the largest weight"),
+    *(
+        (arm, "nothing", arm, "memory", "perplexity falls with a memory")
+        for arm in ("stories, accumulated", "stories, replaced", "stories, strided")
+    ),
+    ("stories, accumulated", "shuffled", "stories, accumulated", "memory",
+     "perplexity is higher with another's memory"),
+    ("stories, replaced", "memory", "stories, accumulated", "memory",
+     "keeping all summaries beats replacing them"),
+    ("codes, n-grams", "right n-gram", "codes, n-grams", "by chance",
+     "the question's n-gram has the largest score"),
 )  # fmt: skip
 
 
@@ -222,7 +226,9 @@ def answered(model: SoftCompressor, held: Held) -> dict[str, float]:
     texts, questions = [row.query for row in rows], [row.instruction or "" for row in rows]
     memories = model.compress(texts, questions, batch_size=BATCH)
     others = rolled(memories)
-    kept = [first_tokens(model, text, len(each)) for text, each in zip(texts, memories, strict=True)]
+    kept = [
+        first_tokens(model, text, len(each)) for text, each in zip(texts, memories, strict=True)
+    ]
     conditions: dict[str, tuple[Sequence[Memory] | None, Sequence[str] | None]] = {
         "memory": (memories, None),
         "shuffled": (others, None),

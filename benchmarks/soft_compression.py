@@ -35,8 +35,8 @@ from soft_arms import CLAIMS, MEASURES, TOYS, Held, Toy
 from training_effects import RESULTS, difference, spread
 from training_free import Work
 
-from polyvec.compress.soft.sections import COMPRESSOR, ENCODER
 from polyvec.compress.soft.compressor import SoftCompressor
+from polyvec.compress.soft.sections import COMPRESSOR, ENCODER
 from polyvec.compress.soft.settings import CompressorSettings
 from polyvec.embed.compose import compose
 from polyvec.embed.settings import EmbedderSettings
@@ -132,9 +132,7 @@ def toy_stage(table: Mapping[str, Any], seed: int, held: Held, options: argparse
     return found
 
 
-def train(
-    model: SoftCompressor, stages: Sequence[Any], folder: Path, data: Path
-) -> SoftCompressor:
+def train(model: SoftCompressor, stages: Sequence[Any], folder: Path, data: Path) -> SoftCompressor:
     shutil.rmtree(folder, ignore_errors=True)
     found: Any = run(Run(tuple(stages), folder, data=data), model)  # type: ignore[arg-type]
     shutil.rmtree(folder, ignore_errors=True)

@@ -154,7 +154,7 @@ def stages_table() -> str:
         "| learning rate | length |",
         "| --- | --- | --- | --- | ---: | --- | ---: | --- |",
     ]
-    for recipe in all_recipes():
+    for recipe in (each for each in all_recipes() if each[EMBEDDER] is not None):
         for number, stage in enumerate(recipe[STAGES], 1):
             name = f"[`{recipe.key}`](../{recipe.path.relative_to(ROOT)})" if number == 1 else ""
             lines.append("| " + " | ".join([name, *_stage(stage)]) + " |")

@@ -86,7 +86,7 @@ def test_keys_and_values_are_of_their_text_alone(name):
 def test_what_follows_gists_sees_nothing_before_them():
     backbone = encoder().backbone
     check_memory(backbone)
-    with pytest.raises(ModelError, match="lets what follows see|other states"):
+    with pytest.raises(ModelError, match=r"lets what follows see|other states"):
         _probe_without_mask(backbone)
 
 
@@ -232,7 +232,9 @@ def test_a_prefix_of_vectors_has_the_size_of_tokens():
     prefix = VectorPrefix(5, 8, num_tokens=3, like=table)
     out = prefix(torch.randn(2, 4, 5))
     assert out.shape == (2, 12, 8)
-    assert_close(out.square().mean(-1).sqrt().mean(), table.square().mean().sqrt(), rtol=1e-3, atol=0)
+    assert_close(
+        out.square().mean(-1).sqrt().mean(), table.square().mean().sqrt(), rtol=1e-3, atol=0
+    )
     with pytest.raises(ShapeError, match=r"\[B, I, 5\]"):
         prefix(torch.randn(2, 5))
 

@@ -200,16 +200,16 @@ class Blocks(nn.Module):
     most `num` tokens stays, too. names: a regular expression of what stays; "" keeps nothing.
     """
 
-    def __init__(
-        self, table: Table, num: int = 2, size: int = 16, names: str = NAMES
-    ) -> None:
+    def __init__(self, table: Table, num: int = 2, size: int = 16, names: str = NAMES) -> None:
         super().__init__()
         if num < 1 or size < 1:
             raise SettingsError("memory 'blocks': num and size are at least 1")
         try:
             self.names = re.compile(names) if names else None
         except re.error as error:
-            raise SettingsError(f"memory 'blocks': names is no regular expression ({error})") from None
+            raise SettingsError(
+                f"memory 'blocks': names is no regular expression ({error})"
+            ) from None
         self.size = size
         self.slots = Slots(table, num=num)
 

@@ -156,7 +156,9 @@ class SoftCompressor(nn.Module):
         ids = token_ids(self.tokenizer, text)[:most]
         pieces: tuple[tuple[np.ndarray, bool], ...] = ()
         if hasattr(self.memory, "pieces"):
-            found = [(token_ids(self.tokenizer, part), raw) for part, raw in self.memory.pieces(text)]
+            found = [
+                (token_ids(self.tokenizer, part), raw) for part, raw in self.memory.pieces(text)
+            ]
             pieces = _limited(found, most)
         return Context(ids, query_ids, pieces=pieces)
 
@@ -403,9 +405,7 @@ def _connector(kind: str, in_features: int, decoder_table: Tensor) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     layers = {"linear": 1, "mlp": 2}[kind]
-    return VectorPrefix(
-        in_features, decoder_table.shape[1], num_layers=layers, like=decoder_table
-    )
+    return VectorPrefix(in_features, decoder_table.shape[1], num_layers=layers, like=decoder_table)
 
 
 def _needs_task(prompts: Sequence[str]) -> bool:

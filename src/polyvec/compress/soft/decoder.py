@@ -246,9 +246,7 @@ def token_ids(tokenizer: Any, text: str, *, markup: bool = False) -> np.ndarray:
 SLOT = re.compile(r"\{(memory|question|task)\}")
 
 
-def prompt_parts(
-    tokenizer: Any, prompt: str, *, task: str, question: str = ""
-) -> tuple[Part, ...]:
+def prompt_parts(tokenizer: Any, prompt: str, *, task: str, question: str = "") -> tuple[Part, ...]:
     """A prompt as tokens, the memory and the task's vector; user text is never markup."""
     found: list[Part] = []
     for number, piece in enumerate(SLOT.split(prompt)):

@@ -8,7 +8,7 @@ B contexts, M vectors, T tokens, D state size of the encoder, C input size of th
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -67,7 +67,12 @@ class Encoder:
         return read(self.backbone, inputs_BTD, real_BT, keep=self.kv, **options)
 
     def keep(
-        self, found: Read, places: Sequence[np.ndarray], lengths: Sequence[int], *, raw: bool = False
+        self,
+        found: Read,
+        places: Sequence[np.ndarray],
+        lengths: Sequence[int],
+        *,
+        raw: bool = False,
     ) -> MemoryBatch:
         """The states, or keys and values, at these places of each row."""
         counts = np.array([len(each) for each in places])
@@ -154,9 +159,8 @@ class Slots(nn.Module):
 
     def _combined(self, before: MemoryBatch, found: MemoryBatch) -> MemoryBatch:
         if self.combine != "replace":
-            joined = appended(before, found)
             next_B = torch.maximum(before.next_B, found.next_B)
-            return MemoryBatch(joined.real_BM, next_B, joined.lengths, joined.states_BMD, joined.pairs)
+            return replace(appended(before, found), next_B=next_B)
         # A context that has ended keeps the memory of its last segment.
         ended_B = ~found.real_BM.any(1)
         return _where(ended_B, before, found)
@@ -389,8 +393,7 @@ def regrouped(memory: MemoryBatch, owners: Sequence[int], count: int) -> MemoryB
 
 
 def _with_lengths(memory: MemoryBatch, contexts: Sequence[Context]) -> MemoryBatch:
-    lengths = tuple(len(each.ids) for each in contexts)
-    return MemoryBatch(memory.real_BM, memory.next_B, lengths, memory.states_BMD, memory.pairs)
+    return replace(memory, lengths=tuple(len(each.ids) for each in contexts))
 
 
 def _where(first_B: Tensor, a: MemoryBatch, b: MemoryBatch) -> MemoryBatch:

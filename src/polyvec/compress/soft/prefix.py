@@ -4,6 +4,8 @@ The bridge of xRAG, PE-Rank and ELM, of connectors between encoder and decoder, 
 B rows, I vectors a row, E their size, D the model's state size.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +36,7 @@ class VectorPrefix(nn.Module):
         sizes = [in_features, *[hidden or out_features] * (num_layers - 1)]
         sizes.append(out_features * num_tokens)
         layers: list[nn.Module] = []
-        for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for number, (before, after) in enumerate(itertools.pairwise(sizes)):
             layers += [nn.GELU()] if number else []
             layers.append(nn.Linear(before, after))
         self.layers = nn.Sequential(*layers)

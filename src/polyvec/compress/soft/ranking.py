@@ -68,7 +68,9 @@ def scores(
             content = NOTHING
             if max_content:
                 content = token_ids(tokenizer, f" {passage}")[:max_content]
-            row.append(rows.tokens([*token_ids(tokenizer, "]"), *content, *token_ids(tokenizer, "\n")]))
+            row.append(
+                rows.tokens([*token_ids(tokenizer, "]"), *content, *token_ids(tokenizer, "\n")])
+            )
         row.append(rows.tokens(token_ids(tokenizer, "Ranking:")))
         read_first = sum(map(len, row))
         row += [own_N1[place] for place in ranking.order]
@@ -201,7 +203,7 @@ class RankPassages:
         return Ranking(row.query, tuple(passages[at] for at in shuffled), order)
 
     def losses(self, compressor: SoftCompressor, rankings: Sequence[Ranking]) -> Tensor:
-        """Of each ranking ListMLE by vectors, by vectors and content, and the divergence, [B, 3]."""
+        """Of each ranking ListMLE by vectors, with content too, and the divergence, [B, 3]."""
         alone = scores(compressor, rankings)
         beside = alone if not self.content else scores(compressor, rankings, self.max_content)
         rows = []

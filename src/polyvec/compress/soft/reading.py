@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from polyvec.compress.soft.memory import MemoryBatch, Pairs
 from polyvec.embed.backbone.attention import AttentionPlan
@@ -90,7 +91,9 @@ class Read:
         assert self.cache is not None
         found = []
         for layer in self.cache.layers:
-            keys, values = (getattr(layer, name)[:, :, self.num_past :] for name in ("keys", "values"))
+            assert isinstance(layer, DynamicLayer)
+            assert layer.keys is not None and layer.values is not None
+            keys, values = (each[:, :, self.num_past :] for each in (layer.keys, layer.values))
             index = places_BM[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
             found.append((keys.gather(2, index), values.gather(2, index)))
         return tuple(found)

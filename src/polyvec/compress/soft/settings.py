@@ -69,7 +69,9 @@ def check(found: CompressorSettings, where: str) -> None:
             raise SettingsError(f"{where} prompts: {name!r} is none of {', '.join(PROMPTS)}")
         for prompt in [prompts] if isinstance(prompts, str) else prompts:
             if prompt.count("{memory}") != 1:
-                raise SettingsError(f"{where} prompts {name!r}: {prompt!r} must have one {{memory}}")
+                raise SettingsError(
+                    f"{where} prompts {name!r}: {prompt!r} must have one {{memory}}"
+                )
             if found.carrier == "kv" and not prompt.startswith("{memory}"):
                 raise SettingsError(
                     f"{where} prompts {name!r}: with carrier 'kv' a prompt begins with {{memory}}"

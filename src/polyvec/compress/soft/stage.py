@@ -107,18 +107,14 @@ def importance(
     Fine-grained autoencoding with segment-wise token importance (arXiv:2412.17483).
     """
     decoder = compressor.decoder
-    nothing = np.zeros(0, np.int64)
-    with_text, without = (
-        decoder.log_probabilities(
-            decoder.predict(
-                [Asked(each.parts, each.target, text) for each, text in zip(asked, given, strict=True)],
-                None,
-                teacher=True,
-            ),
-            teacher=True,
-        )
-        for given in (texts, [nothing] * len(asked))
-    )
+
+    def likely(given: Sequence[np.ndarray]) -> Tensor:
+        pairs = zip(asked, given, strict=True)
+        read = [Asked(each.parts, each.target, text) for each, text in pairs]
+        found = decoder.predict(read, None, teacher=True)
+        return decoder.log_probabilities(found, teacher=True)
+
+    with_text, without = likely(texts), likely([np.zeros(0, np.int64)] * len(asked))
     weight_N = 1 + (with_text - without).clamp(min=0)
     return weight_N / weight_N.mean()
 
@@ -289,7 +285,9 @@ class Compress:
         found = rows[JOB]
         size = len(self.columns)
         terms = {
-            name: self.objectives[name] * found[:, at].sum() / found[:, size + at].sum().clamp(min=1)
+            name: self.objectives[name]
+            * found[:, at].sum()
+            / found[:, size + at].sum().clamp(min=1)
             for at, name in enumerate(self.columns)
         }
         if SELECT in self.objectives:
