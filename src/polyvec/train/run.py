@@ -120,8 +120,11 @@ def dry_run(
     from polyvec.embed.compose import compose
 
     stages = recipe.at(STAGES, scale)
-    with recipe.naming("embedder"):
-        embedder = compose(embedder_settings(recipe, scale), weights=False)
+    if "compressor" in recipe.present:  # the parts of one are built for the sizes of its models
+        embedder = recipe.build(scale)
+    else:
+        with recipe.naming("embedder"):
+            embedder = compose(embedder_settings(recipe, scale), weights=False)
     yield f"{recipe.key} at scale {scale}: {embedder.num_parameters:,} parameters"
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(stages, 1):
