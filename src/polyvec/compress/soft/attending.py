@@ -27,9 +27,12 @@ class CrossBlock(nn.Module):
     """Attention of some states over others, then a gated feed-forward layer; both with a residual.
 
     Keys and queries are rotated by their positions (RoPE), states are normalised (RMSNorm).
+    identity: the block begins as the identity.
     """
 
-    def __init__(self, size: int, num_heads: int, *, rotate: bool = True) -> None:
+    def __init__(
+        self, size: int, num_heads: int, *, rotate: bool = True, identity: bool = False
+    ) -> None:
         super().__init__()
         if size % num_heads:
             raise SettingsError(f"{num_heads} heads do not divide states of {size}")
@@ -41,6 +44,9 @@ class CrossBlock(nn.Module):
         )
         self.gate, self.up = (nn.Linear(size, 2 * size, bias=False) for _ in range(2))
         self.down = nn.Linear(2 * size, size, bias=False)
+        if identity:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.down.weight)
 
     def forward(self, query_BMD: Tensor, states_BTD: Tensor, seen_BMT: Tensor) -> Tensor:
         """The query's states, [B, M, D]; `seen_BMT` says what each of them sees."""
@@ -123,7 +129,7 @@ class Pooled(nn.Module):
         self.query = nn.Linear(hidden_size, hidden_size, bias=False) if self.weighted else None
         self.key = nn.Linear(hidden_size, hidden_size, bias=False) if self.weighted else None
         self.blocks = nn.ModuleList(
-            CrossBlock(hidden_size, num_heads, rotate=False) for _ in range(review)
+            CrossBlock(hidden_size, num_heads, rotate=False, identity=True) for _ in range(review)
         )
 
     def forward(self, encoder: Encoder, contexts: Sequence[Context]) -> MemoryBatch:

@@ -197,8 +197,9 @@ class Decoder(nn.Module):
             next_B = found.next_B
             for _ in range(max_tokens):
                 ids_B = self.backbone.logits(states_BD).float().argmax(-1)
+                chosen = ids_B.tolist()
                 for row in sorted(open_rows):
-                    token = int(ids_B[row])
+                    token = chosen[row]
                     if token == self.end:
                         open_rows.discard(row)
                         continue

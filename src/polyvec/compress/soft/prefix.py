@@ -16,7 +16,8 @@ from polyvec.errors import ShapeError
 class VectorPrefix(nn.Module):
     """Each vector becomes `num_tokens` input embeddings: [B, I, E] to [B, I * num_tokens, D].
 
-    num_layers: 1 is a linear map, 2 one with a hidden layer of `hidden` (default: D) and GELU.
+    num_layers: 1 is a linear map, which begins as the identity where it keeps the size; 2 has a
+        hidden layer of `hidden` (default: D) and GELU.
     like: a table of token embeddings; the output then starts with their root mean square, so that
         the first layers see what they are used to, and a trained gain changes it from there.
     """
@@ -39,6 +40,11 @@ class VectorPrefix(nn.Module):
         for number, (before, after) in enumerate(itertools.pairwise(sizes)):
             layers += [nn.GELU()] if number else []
             layers.append(nn.Linear(before, after))
+        if len(layers) == 1 and sizes[0] == sizes[1]:
+            # A last state is near the embedding of the token that it predicts, where a model's
+            # input and output tables are one: a good place to start from.
+            nn.init.eye_(layers[0].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layers[0].bias)  # type: ignore[arg-type]
         self.layers = nn.Sequential(*layers)
         self.gain = None
         if like is not None:
