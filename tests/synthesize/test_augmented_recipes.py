@@ -69,6 +69,8 @@ def test_steps_and_stages_are_known_at_every_scale(key, scale):
     assert recipe.at(STAGES, scale)
     for stage in recipe.at(STAGES, scale):
         TASKS.check(stage.kind, stage.settings, where=key)
+        if stage.kind == "prune_introspector":  # reads no data
+            continue
         mining_settings(stage.mining, key)
         if stage.losses or stage.kind not in ("bottleneck", "true_false"):
             Objective.of(stage.losses, stage.matryoshka, {"vector_size": SIZES[scale]}, where=key)

@@ -34,6 +34,11 @@ class PromptTokens:
         self._specials = sorted((each.content for each in added if each.special), key=len)[::-1]
         self._mark = secrets.token_hex(8)  # no message can hold it by chance or by design
 
+    @property
+    def num_before(self) -> int:
+        """How many tokens the tokenizer puts before a plain prompt."""
+        return len(self._before)
+
     def of_prompt(self, prompt: Prompt, where: str) -> tuple[int, ...]:
         """The tokens; InputError, saying where, for a chat that the template refuses."""
         if is_chat(prompt):

@@ -332,8 +332,11 @@ def _files_of(name: str) -> list[str]:
     return [file_hash(name)] if Path(name).is_dir() else []
 
 
-def nli_classifier(name: str) -> tuple[dict[str, int], Callable[[Any], np.ndarray]]:
-    """The columns of entailment and contradiction, and a function from pairs to probabilities.
+def nli_classifier(
+    name: str, *, softmax: bool = True
+) -> tuple[dict[str, int], Callable[[Any], np.ndarray]]:
+    """The columns of entailment and contradiction, and a function from pairs to probabilities,
+    or without `softmax` to logits.
 
     Raises MissingExtraError without sentence-transformers, ModelError for another classifier.
     """
@@ -358,7 +361,7 @@ def nli_classifier(name: str) -> tuple[dict[str, int], Callable[[Any], np.ndarra
         classes[wanted] = places[0]
 
     def predict(pairs: Any) -> np.ndarray:
-        found = model.predict(list(pairs), apply_softmax=True, show_progress_bar=False)
+        found = model.predict(list(pairs), apply_softmax=softmax, show_progress_bar=False)
         return np.asarray(found, np.float64)
 
     return classes, predict

@@ -12,12 +12,14 @@ from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.loading import load_language_model
 from polyvec.synthesize.spending import Budget, BudgetedLanguageModel
 from polyvec.synthesize.step import Tools
+from polyvec.synthesize.tuned import MADE, load_made, made_folder
 
 if TYPE_CHECKING:
     from polyvec.data.texts import Record
     from polyvec.interfaces import TextEncoder
 
 LEDGER = "ledger.jsonl"  # a line for each run, with what all runs so far have paid for
+MODELS = "models"  # the folder of a run with the models that its steps make
 ANSWERS = "answers"  # the folder of a run that keeps the answers
 
 
@@ -42,17 +44,25 @@ class Models:
     loaded: dict[str, Any] = field(default_factory=dict)
 
     def tools(self, texts: "Sequence[Record]", show_progress_bar: bool | None = False) -> Tools:
-        return Tools(texts, self.ask, self.embed, show_progress_bar, self.cross_encoder)
+        made = self.folder / MODELS
+        return Tools(
+            texts, self.ask, self.embed, show_progress_bar, self.cross_encoder, models=made
+        )
 
     def ask(self, name: str | None) -> LanguageModel:
         """The language model of a name, cached and under the budget; None: the run's."""
         chosen = name or self.language_model
         if chosen not in self.loaded:
-            # Those of options that servers take differ from those of local models.
-            options = self.options if name is None else {}
-            self.loaded[chosen] = self.wrapped(load_language_model(chosen, **options))
+            self.loaded[chosen] = self.wrapped(self._load(chosen, name is None))
         found: LanguageModel = self.loaded[chosen]
         return found
+
+    def _load(self, chosen: str, is_own: bool) -> LanguageModel:
+        if chosen.startswith(MADE):
+            folder = made_folder(self.folder / MODELS, chosen, "model")
+            return load_made(folder, self.language_model, self.options)
+        # Those of options that servers take differ from those of local models.
+        return load_language_model(chosen, **(self.options if is_own else {}))
 
     def wrapped(self, model: LanguageModel) -> LanguageModel:
         from polyvec.llm.cache import CachedLanguageModel
@@ -66,10 +76,11 @@ class Models:
         """For a dry run, which asks nothing and writes nothing: the language models as they are."""
 
         def ask(name: str | None) -> LanguageModel:
-            chosen = name or self.language_model
+            # A model that a step makes is not there yet: it reads and writes as its base does.
+            own = name is None or name.startswith(MADE)
+            chosen = self.language_model if name is None or own else name
             if chosen not in self.loaded:
-                options = self.options if name is None else {}
-                self.loaded[chosen] = load_language_model(chosen, **options)
+                self.loaded[chosen] = self._load(chosen, own)
             found: LanguageModel = self.loaded[chosen]
             return found
 
@@ -84,6 +95,8 @@ class Models:
         """The embedder of a name; None: the run's."""
         key = f"embedder {name}"
         if key not in self.loaded:
+            if name is not None and name.startswith(MADE):
+                name = str(made_folder(self.folder / MODELS, name, "model"))
             self.loaded[key] = self.embedder(name)
         found: TextEncoder = self.loaded[key]
         return found

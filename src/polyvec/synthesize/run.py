@@ -23,6 +23,7 @@ from polyvec.synthesize.rows import Changed, Rejected, Row
 from polyvec.synthesize.sections import StepSettings
 from polyvec.synthesize.spending import BUDGET_SPENT
 from polyvec.synthesize.step import STEPS, Step, Tools
+from polyvec.synthesize.tuned import DESCRIPTION, check_distinct
 
 ROWS, TRAIN, REJECTED = "rows.jsonl", "train.jsonl", "rejected.jsonl"
 STEP_FOLDER = "steps"
@@ -48,10 +49,12 @@ def parts() -> Registry[type[Step]]:
     import polyvec.synthesize.steps.judging
     import polyvec.synthesize.steps.likelihood
     import polyvec.synthesize.steps.pairs
+    import polyvec.synthesize.steps.policy
     import polyvec.synthesize.steps.ranking
     import polyvec.synthesize.steps.rating
     import polyvec.synthesize.steps.retrieval
-    import polyvec.synthesize.steps.sources  # noqa: F401
+    import polyvec.synthesize.steps.sources
+    import polyvec.synthesize.steps.tuning  # noqa: F401
 
     return STEPS
 
@@ -61,10 +64,12 @@ def build_steps(settings: Sequence[StepSettings], where: str) -> list[Step]:
     if not settings:
         raise SettingsError(f"{where}: has no [[step]], so there is nothing to do")
     table = parts()
-    return [
+    steps: list[Step] = [
         table.build(each.kind, each.settings, where=f"{where}: [step {number}]")
         for number, each in enumerate(settings, 1)
     ]
+    check_distinct([each.makes for each in steps if each.makes], where)
+    return steps
 
 
 def run_steps(
@@ -110,7 +115,7 @@ def _done(
         depends = fingerprint(depends, kind, step.own_settings(), step.depends(tools))
         files = StepFiles(folder, f"{number:02d}-{kind}")
         found = files.found(depends)
-        if found is None:
+        if found is None or not _is_made(step, tools):
             found = _run(step, number, kind, rows, tools, usage)
             files.write(*found, depends)
         changed, report = found
@@ -125,6 +130,13 @@ def _done(
                 f"step {number} ({kind}) keeps none of {report.num_in} rows"
                 f"{': ' + reasons if reasons else ''}; see {files.rejected}"
             )
+
+
+def _is_made(step: Step, tools: Tools) -> bool:
+    """Whether the model that the step makes, if any, is still there."""
+    return step.makes is None or (
+        tools.models is not None and (tools.models / step.makes / DESCRIPTION).is_file()
+    )
 
 
 def _run(

@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyvec.errors import SettingsError
@@ -33,6 +34,8 @@ class Tools:
     # Scores [P] of pairs by a cross-encoder's name; see train.mining.rescoring.
     cross_encoder: Callable[[str], Any] = _no_model
     loaded: dict[str, Any] = field(default_factory=dict)
+    # Where steps put the models that they make (tuned.py); None without a run.
+    models: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,11 @@ class Step(abc.ABC):
 
     def uses(self, tools: Tools) -> str | None:
         """The kind of model that it runs: "language_model", "embedder" or None."""
+        return None
+
+    @property
+    def makes(self) -> str | None:
+        """The name of the model that it makes, "run:NAME" to later steps; None: it makes none."""
         return None
 
     def guess(self, rows: Sequence[Row]) -> list[Row]:

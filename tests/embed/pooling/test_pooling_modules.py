@@ -57,6 +57,7 @@ CASES = {
             "stream": "align",
         },
     ),
+    "introspector": ("introspector", {"hidden_size": D, "num_layers": 1, "num_heads": 2}),
     "router": ("route_weights", {"hidden_size": D, "num_layers": 2, "num_experts": E}),
     "router concat": (
         "route_weights",
@@ -96,7 +97,10 @@ CASES = {
 def build(case: str) -> nn.Module:
     name, settings = CASES[case]
     torch.manual_seed(0)
-    return POOLING_MODULES[name](**settings)
+    module = POOLING_MODULES[name](**settings)
+    if name == "introspector":  # begins with a matrix of zeros, and so with vectors of zeros
+        nn.init.normal_(module.project.weight)
+    return module
 
 
 def one_text(length: int, seed: int) -> States:

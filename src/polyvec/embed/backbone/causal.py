@@ -66,9 +66,9 @@ class CausalModel:
             try:
                 states = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
                 found = own_logits(self.lm, states)[0]
-                self._own_head = torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+                self.own_head = torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
             except (ModelError, TypeError, AttributeError):
-                self._own_head = False
+                self.own_head = False
 
     def read(
         self, prompts: Sequence[Sequence[int]], prefix: Prefix | None = None
@@ -124,8 +124,8 @@ class CausalModel:
     def _read(
         self, ids_GS: Tensor, mask: Tensor | None, places_GS: Tensor, cache: Cache | None
     ) -> "Read":
-        out_GSX = self._run(ids_GS, mask, places_GS, cache, states=self._own_head)
-        return Read(self.lm if self._own_head else None, out_GSX)
+        out_GSX = self._run(ids_GS, mask, places_GS, cache, states=self.own_head)
+        return Read(self.lm if self.own_head else None, out_GSX)
 
     @torch.inference_mode()
     def _run(

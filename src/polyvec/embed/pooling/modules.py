@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from polyvec.embed.pooling.attention import LMORT, LatentAttention
 from polyvec.embed.pooling.base import PoolingModule
+from polyvec.embed.pooling.introspector import Introspector
 from polyvec.embed.pooling.layers import (
     LayerChoice,
     LayerConcat,
@@ -28,6 +29,7 @@ POOLING_MODULES: Registry[type[PoolingModule]] = Registry(
         "latent_attn": LatentAttention,
         "trainable": TrainablePooling,
         "lmort": LMORT,
+        "introspector": Introspector,
         "route_weights": RouterWeights,
         "reba": ReBA,
         "lexical": Lexical,

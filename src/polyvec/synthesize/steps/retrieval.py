@@ -41,15 +41,20 @@ class SelfTraining:
     seed: int = 42
 
 
-def _trained(embedder: TextEncoder, rows: Sequence[Row], settings: SelfTraining) -> TextEncoder:
-    """A copy of the embedder, trained on the rows' pairs with the negatives of the batch."""
+def trained_on(
+    embedder: TextEncoder, rows: Sequence[Row], settings: SelfTraining, where: str
+) -> Any:
+    """A copy of the embedder, trained on the rows' pairs with the negatives of the batch, and
+    where every row has one, with the first of its own."""
     from polyvec.embed.embedder import Embedder
     from polyvec.train.front import Trainer, TrainingArguments
 
     if not isinstance(embedder, Embedder):
-        raise SettingsError("step 'round_trip': train needs an Embedder, not another kind of model")
+        raise SettingsError(f"{where}: train needs an Embedder, not another kind of model")
     trained = copy.deepcopy(embedder)
     pairs = [{"anchor": row.anchor, "positive": row.positive} for row in rows]
+    if all(row.negatives for row in rows):
+        pairs = [{**p, "negative": r.negatives[0]} for p, r in zip(pairs, rows, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -126,7 +131,8 @@ class RoundTrip(Step):
         embedder = _embedder(self.by, tools, self.model)
         if embedder is not None and self.train:
             settings = fill(SelfTraining, self.train, "step 'round_trip' train")
-            embedder = _trained(embedder, rows, settings)
+            pairs = [dataclasses.replace(row, negatives=()) for row in rows]
+            embedder = trained_on(embedder, pairs, settings, "step 'round_trip'")
         hits = search(queries, [documents[place] for place in kept], self.k, self.by, embedder)
         ranks: list[int | None] = []
         for row, nearest in zip(rows, hits.rows_QK.tolist(), strict=True):

@@ -38,6 +38,7 @@ TASKS: Registry[Callable[..., Any]] = Registry(
         "multi_task": multi_task.MultiTask,
         "ntp": language.NextToken,
         "prune": edits.Prune,
+        "prune_introspector": edits.PruneIntrospector,
         "scl": contrastive.contrastive,
         "scl_mlm": multi_task.ContrastiveMasked,
         "true_false": true_false.TrueFalseStage,

@@ -1,4 +1,4 @@
-"""Stages that change an embedder without training: "prune" and "merge"."""
+"""Stages that change an embedder without training: "prune", "prune_introspector", "merge"."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.transformer import check_num_layers, keep_layers
 from polyvec.embed.layer_probe import LayerProbe, probe_layers
+from polyvec.embed.pooling.introspector import Introspector
 from polyvec.errors import DataError, ModelError, SettingsError, known
 from polyvec.registry import Fact, Registry
 from polyvec.train import adapters
@@ -86,6 +87,29 @@ class Prune:
             batch_size=self.batch_size,
         )
         return self.probe.small if self.choose == "small" else self.probe.large
+
+
+class PruneIntrospector:
+    """Keeps the first layers of an introspector (I3, Pan et al. 2024, arXiv:2308.10025).
+
+    num_layers: how many.
+    """
+
+    def __init__(self, embedder: OfEmbedder, num_layers: int) -> None:
+        module = embedder.pooling_module
+        if not isinstance(module, Introspector):
+            raise ModelError(
+                "stage 'prune_introspector' needs [embedder] pooling = 'introspector', not "
+                f"{' + '.join(embedder.pooling) or type(module).__name__}"
+            )
+        self.embedder, self.pruned = embedder, module.pruned(num_layers)
+
+    def apply(self, rows: Sequence[TrainingRow]) -> Embedder:
+        """The embedder with the smaller introspector."""
+        if rows:
+            raise SettingsError("stage 'prune_introspector' reads no data")
+        parts = dataclasses.replace(self.embedder._parts(), pooling=self.pruned)
+        return Embedder.from_parts(**parts.keywords())
 
 
 MERGES: Registry[Callable[..., Tensor]] = Registry("method")
