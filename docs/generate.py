@@ -13,6 +13,7 @@ from typing import Any
 
 import compression_tables
 import synthesis_tables
+import text_compression_tables
 
 from polyvec.embed.sections import EMBEDDER, RELEASED
 from polyvec.embed.settings import template_of
@@ -522,6 +523,7 @@ PARTS = {
         "compressed": compression_tables.compressed_table,
         "orderings": compression_tables.memory_orderings_table,
         "toys": compression_tables.toys_table,
+        "text methods": text_compression_tables.methods_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {

@@ -45,6 +45,7 @@ def test_public_names():
         "MultiVectorEmbedder",
         "PolyvecError",
         "Recipe",
+        "TextCompressor",
         "Trainer",
         "TrainingArguments",
         "__version__",

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polyvec.compress.text.compressor import TextCompressor
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.multi_vectors import MultiVectorEmbedder
     from polyvec.embed.projection.quantization import Calibration, quantize
@@ -29,6 +30,7 @@ _HOMES = {
     "MultiVectorEmbedder": "polyvec.embed.multi_vectors",
     "PolyvecError": "polyvec.errors",
     "Recipe": "polyvec.recipe",
+    "TextCompressor": "polyvec.compress.text.compressor",
     "Trainer": "polyvec.train.front",
     "TrainingArguments": "polyvec.train.front",
     "load_language_model": "polyvec.llm.loading",
@@ -46,6 +48,7 @@ __all__ = [
     "MultiVectorEmbedder",
     "PolyvecError",
     "Recipe",
+    "TextCompressor",
     "Trainer",
     "TrainingArguments",
     "__version__",

@@ -39,6 +39,7 @@ VERBS = {
     "generate": "ask a language model about each row of a file",
     "synthesize": "make training data from texts with a language model",
     "relabel": "find false negatives and positives in training data",
+    "compress": "keep what matters of a text, to an exact number of tokens",
     "demo": "index the docstrings of this Python and answer five questions",
 }
 

@@ -28,7 +28,7 @@ class PromptTokens:
     def __init__(self, tokenizer: Any, name: str) -> None:
         self.tokenizer, self.name = tokenizer, name
         self._encoder = bare(tokenizer)
-        self._before = read_contract(tokenizer, None, copy=self._encoder).prefix
+        self.before = read_contract(tokenizer, None, copy=self._encoder).prefix
         added = self._encoder.get_added_tokens_decoder().values()
         # The longest first, as one name may begin another.
         self._specials = sorted((each.content for each in added if each.special), key=len)[::-1]
@@ -45,17 +45,22 @@ class PromptTokens:
             return self._of_chat(prompt, where)
         assert isinstance(prompt, str)
         ids = self.of_text(prompt)
-        return ids if ids[: len(self._before)] == self._before else (*self._before, *ids)
+        return ids if ids[: len(self.before)] == self.before else (*self.before, *ids)
 
     def of_text(self, text: str) -> tuple[int, ...]:
         """The tokens of a text alone; InputError for a lone surrogate, which no tokenizer takes."""
+        return self.with_offsets(text)[0]
+
+    def with_offsets(self, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+        """The tokens of a text alone, and where each is in it, in characters."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(
                 f"a prompt has a lone surrogate at character {error.start}, which is not valid text"
             ) from None
-        return tuple(self._encoder.encode(text, add_special_tokens=False).ids)
+        found = self._encoder.encode(text, add_special_tokens=False)
+        return tuple(found.ids), found.offsets
 
     def _of_chat(self, chat: Any, where: str) -> tuple[int, ...]:
         """The tokens of a chat; names of special tokens in its messages stay text."""

@@ -1,0 +1,468 @@
+"""TextCompressor: fewer words of a context, to an exact number of tokens."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+
+from polyvec.compress.text.budget import select
+from polyvec.compress.text.document import Asked, Compressed, Document
+from polyvec.compress.text.joining import Joiner
+from polyvec.compress.text.scorer import Scorer, as_scorer, check_scores
+from polyvec.compress.text.tokens import TokenCounter
+from polyvec.compress.text.units import UNITS, Span, divided
+from polyvec.compress.text.view import View
+from polyvec.errors import InputError, SettingsError, known
+from polyvec.llm.loading import DEFAULT_LANGUAGE_MODEL
+
+Unit = Literal["token", "word", "phrase", "sentence", "passage"]
+EXACT = ("token", "word", "phrase")  # units that fill a budget to the last token by default
+
+
+@dataclass(frozen=True, slots=True)
+class Coarse:
+    """A first choice among larger units: the best, until they have `factor` times the budget and
+    `extra` tokens.
+    """
+
+    scorer: Any
+    unit: Unit = "passage"
+    factor: float = 1.0
+    extra: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one call may keep: at most so many tokens, and units with at least this score."""
+
+    tokens: int
+    threshold: float | None
+
+
+class TextCompressor:
+    """Keeps the units of a context that a scorer rates highest, in their order.
+
+    scorer: a kind ("self_information"), a table {"kind": ..., settings}, a Scorer, or a function of
+    the units' texts and the question. unit: "token", "word", "phrase", "sentence" or "passage".
+    tokenizer: the model whose tokens are counted: a name, a TokenCounter, or a function from a text
+    to a number. coarse: first choices among larger units. keep_words: words that stay wherever
+    they occur; keep_digits: all numbers stay. exact: fill what whole units leave of the budget with
+    words of the next best; by default for tokens, words and phrases. threshold: least score
+    that is kept, so that the result may be empty. order "score": passages in the order of their
+    scores. dynamic_ratio: the share of tokens that the best passage keeps above the rate and the
+    worst below it.
+
+    >>> compressor = TextCompressor("lexical", unit="sentence", tokenizer="polyvec/nano-lm")
+    >>> text = "The sky was grey. The key lies in the red box. Cats slept."
+    >>> compressor.compress(text, "Where is the key?", tokens=12).text
+    'The key lies in the red box.'
+    """
+
+    def __init__(
+        self,
+        scorer: Any,
+        *,
+        unit: Unit = "word",
+        tokenizer: Any = None,
+        coarse: Sequence[Coarse] = (),
+        keep_words: Sequence[str] = (),
+        keep_digits: bool = False,
+        exact: bool | None = None,
+        threshold: float | None = None,
+        order: Literal["original", "score"] = "original",
+        dynamic_ratio: float = 0.0,
+        separator: str = "\n\n",
+        default_rate: float | None = None,
+    ) -> None:
+        for each in (unit, *(stage.unit for stage in coarse)):
+            if each not in ("token", *UNITS):
+                raise SettingsError(f"unit {each!r} is not known.{known(each, ('token', *UNITS))}")
+        if dynamic_ratio and not any(stage.unit == "passage" for stage in coarse):
+            raise SettingsError("dynamic_ratio needs a coarse stage of passages, which ranks them")
+        if not 0 <= dynamic_ratio <= 1:
+            raise SettingsError(f"dynamic_ratio is {dynamic_ratio}, expected 0 to 1")
+        self.scorer, self.unit = as_scorer(scorer), unit
+        self.coarse = [(stage, as_scorer(stage.scorer, "coarse: scorer")) for stage in coarse]
+        self._tokenizer = tokenizer
+        self.forced = _forced_pattern(keep_words, keep_digits)
+        self.exact = unit in EXACT if exact is None else exact
+        self.threshold, self.order, self.dynamic_ratio = threshold, order, dynamic_ratio
+        self.separator, self.default_rate = separator, default_rate
+
+    @property
+    def counter(self) -> TokenCounter:
+        """What counts tokens; by default the tokenizer of the scorer's language model."""
+        return counter_of(self._tokenizer or self.scorer.tokenizer)
+
+    @property
+    def needs_question(self) -> bool:
+        return any(each.needs_question for each in self._scorers())
+
+    def _scorers(self) -> list[Scorer]:
+        return [self.scorer, *(scorer for _, scorer in self.coarse)]
+
+    def compress(
+        self,
+        texts: str | Sequence[str],
+        question: str | None = None,
+        *,
+        tokens: int | None = None,
+        rate: float | None = None,
+        threshold: float | None = None,
+        answer: str | None = None,
+    ) -> Compressed:
+        """One context, of one text or of several passages, within a budget.
+
+        tokens: at most so many tokens; rate: this share of the context's. threshold: units with at
+        least this score, alone or within a budget. The question is not part of the budget.
+        Raises InputError for an empty context, a budget below 1 or below what is forced, a question
+        that is missing or longer than the budget.
+        """
+        began = time.perf_counter()
+        view = View.whole(given(texts), self.separator)
+        self._check(question, answer)
+        counter = self.counter.remembering()
+        num_in = counter.count(view.text)
+        threshold = self.threshold if threshold is None else threshold
+        budget = budget_of(num_in, tokens, rate, threshold, self.default_rate)
+        check_question(question, budget, counter)
+        if num_in <= budget.tokens and budget.threshold is None:
+            whole = ((0, len(view.text)),)
+            return Compressed(view.text, view.text, whole, num_in, num_in)
+        asked = Asked(question, answer, min(1.0, budget.tokens / num_in))
+        original, clock = view.text, _Clock()
+        view, ranks_P = self._narrow(view, asked, budget, counter, clock)
+        text, spans = self._select(view, asked, budget, counter, ranks_P, clock)
+        return Compressed(
+            text,
+            original,
+            view.spans_in_original(spans),
+            num_in,
+            counter.count(text),
+            seconds=time.perf_counter() - began,
+            scoring_s=clock.seconds,
+        )
+
+    def _check(self, question: str | None, answer: str | None) -> None:
+        for scorer in self._scorers():
+            name = type(scorer).__name__
+            if scorer.needs_question and not (question or "").strip():
+                raise InputError(f"{name} compresses for a question; give one")
+            if scorer.needs_answer and not (answer or "").strip():
+                raise InputError(f"{name} is an oracle, which needs answer=")
+
+    # ---- stages ---------------------------------------------------------------------------------
+
+    def _narrow(
+        self, view: View, asked: Asked, budget: Budget, counter: TokenCounter, clock: "_Clock"
+    ) -> tuple[View, np.ndarray | None]:
+        """The view after the coarse stages, and the rank of each of its passages, 0 the best."""
+        scores_P: np.ndarray | None = None
+        for stage, scorer in self.coarse:
+            document = self._divide(view, stage.unit, counter)
+            scores_U = clock.time(scorer, document, asked)
+            tokens = max(1, round(stage.factor * budget.tokens) + stage.extra)
+            # The best units until the budget is reached: the next stage makes the last one fit.
+            order = np.argsort(-scores_U, kind="stable")
+            sums = np.cumsum(counter.costs(document.text, document.units)[order])
+            kept_U = np.zeros(len(scores_U), bool)
+            kept_U[order[: int(np.searchsorted(sums, tokens)) + 1]] = True
+            if stage.unit == "passage":
+                scores_P = scores_U[kept_U]
+            view = view.narrowed(document, kept_U)
+        if scores_P is None or len(scores_P) != len(view.passages):
+            return view, None
+        return view, np.argsort(np.argsort(-scores_P, kind="stable"), kind="stable")
+
+    def _select(
+        self,
+        view: View,
+        asked: Asked,
+        budget: Budget,
+        counter: TokenCounter,
+        ranks_P: np.ndarray | None,
+        clock: "_Clock",
+    ) -> tuple[str, tuple[Span, ...]]:
+        """The compressed text, and its spans in the view."""
+        document = self._divide(view, self.unit, counter)
+        if self.coarse:  # the rate is that of what is left
+            left = max(1, counter.count(view.text))
+            asked = Asked(asked.question, asked.answer, min(1.0, budget.tokens / left))
+        scores_U = clock.time(self.scorer, document, asked)
+        allowed_U = np.ones(len(scores_U), bool)
+        if budget.threshold is not None:
+            allowed_U = scores_U >= budget.threshold
+        if self.dynamic_ratio and ranks_P is not None:
+            scores_U = tilted(scores_U, document, ranks_P, asked.rate, self.dynamic_ratio)
+        forced_U = self._forced(document)
+        joiner = Joiner(document)
+        write = _Writer(joiner, document, self._order(document, scores_U, ranks_P), self.separator)
+        costs_U = counter.costs(document.text, document.units)
+        count = _counted(counter, write)
+        self._check_forced(forced_U, count, budget)
+        small = self.exact and self.unit in EXACT
+        kept_U = select(
+            scores_U, costs_U, budget.tokens, count, forced_U, allowed_U, exchange=small
+        )
+        if self.exact and self.unit in UNITS and budget.threshold is None:
+            filled = self._filled(document, scores_U, kept_U, budget, counter, ranks_P)
+            if filled is not None:
+                return filled
+        if not kept_U.any() and allowed_U.any():
+            raise InputError(
+                f"no {self.unit} fits into {budget.tokens} tokens, the shortest has about "
+                f"{costs_U[allowed_U].min()}; raise the budget, take a smaller unit or exact=True"
+            )
+        return write.join(kept_U), joiner.spans(kept_U)
+
+    def _filled(
+        self,
+        document: Document,
+        scores_U: np.ndarray,
+        kept_U: np.ndarray,
+        budget: Budget,
+        counter: TokenCounter,
+        ranks_P: np.ndarray | None,
+    ) -> tuple[str, tuple[Span, ...]] | None:
+        """The kept units and the first words, or tokens, of the next best; None if none is free."""
+        write = _Writer(
+            Joiner(document), document, self._order(document, scores_U, ranks_P), self.separator
+        )
+        if counter.count(write.join(kept_U)) >= budget.tokens or kept_U.all():
+            return None
+        kept = [span for span, yes in zip(document.units, kept_U, strict=True) if yes]
+        best: tuple[int, str, tuple[Span, ...]] | None = None
+        # Words beside the kept units; then tokens; then tokens in place of some of their tokens.
+        for unit, whole in (("word", True), ("token", True), ("token", False)):
+            if unit == self.unit or (unit == "token" and not counter.has_offsets):
+                continue
+            found = self._with_parts(
+                document, scores_U, kept, unit, budget, counter, ranks_P, whole=whole
+            )
+            if best is None or found[0] > best[0]:
+                best = found
+            if best[0] == budget.tokens:
+                break
+        return None if best is None else best[1:]
+
+    def _with_parts(
+        self,
+        document: Document,
+        scores_U: np.ndarray,
+        kept: Sequence[Span],
+        unit: str,
+        budget: Budget,
+        counter: TokenCounter,
+        ranks_P: np.ndarray | None,
+        *,
+        whole: bool,
+    ) -> tuple[int, str, tuple[Span, ...]]:
+        """Cost, text and spans with parts of dropped units; kept ones stay `whole`, or nearly."""
+        places = {start: number for number, (start, _) in enumerate(document.units)}
+        starts = [start for start, _ in document.units]
+        parts = self._parts(document, unit, counter)
+        owner = np.searchsorted(starts, [start for start, _ in parts], side="right") - 1
+        of_kept = {places[start] for start, _ in kept}
+        first = np.array([int(each) in of_kept for each in owner], bool)
+        finer = Document(document.text, document.passages, tuple(parts))
+        scores = scores_U[owner] + np.where(first, np.ptp(scores_U) + 1.0, 0.0)
+        write = _Writer(
+            Joiner(finer), finer, self._order(document, scores_U, ranks_P), self.separator
+        )
+        count = _counted(counter, write)
+        costs = counter.costs(finer.text, finer.units)
+        forced = first if whole else None
+        found = select(scores, costs, budget.tokens, count, forced, exchange=True)
+        text = write.join(found)
+        return counter.count(text), text, Joiner(finer).spans(found)
+
+    def _parts(self, document: Document, unit: str, counter: TokenCounter) -> list[Span]:
+        if unit == "token":
+            return _within(counter.spans(document.text), document.units)
+        return divided(document.text, document.units, UNITS[unit])
+
+    def _divide(self, view: View, unit: Unit, counter: TokenCounter) -> Document:
+        if unit == "token":
+            units = _within(counter.spans(view.text), view.passages)
+        elif unit == "passage" and len(view.passages) > 1:
+            units = list(view.passages)  # as they were given
+        else:
+            units = divided(view.text, view.passages, UNITS[unit])
+        passages = view.passages
+        if unit == "passage":
+            passages = tuple(units)
+        return Document(view.text, passages, tuple(units))
+
+    def _order(
+        self, document: Document, scores_U: np.ndarray, ranks_P: np.ndarray | None
+    ) -> np.ndarray | None:
+        """The numbers of the passages in the order of the output; None: as they are."""
+        if self.order == "original":
+            return None
+        if ranks_P is not None:
+            return np.argsort(ranks_P, kind="stable")
+        of_U, num = document.passage_of_units(), len(document.passages)
+        sums_P = np.bincount(of_U, scores_U, minlength=num)
+        return np.argsort(-sums_P / np.maximum(np.bincount(of_U, minlength=num), 1), kind="stable")
+
+    def _forced(self, document: Document) -> np.ndarray:
+        forced_U = np.zeros(len(document.units), bool)
+        if self.forced is None or not len(forced_U):
+            return forced_U
+        starts = np.array([start for start, _ in document.units])
+        ends = np.array([end for _, end in document.units])
+        for match in self.forced.finditer(document.text):
+            first = np.searchsorted(ends, match.start(), side="right")
+            after = np.searchsorted(starts, match.end(), side="left")
+            forced_U[first:after] = True
+        return forced_U
+
+    def _check_forced(self, forced_U: np.ndarray, count: Any, budget: Budget) -> None:
+        if forced_U.any() and (cost := count(forced_U)) > budget.tokens:
+            raise InputError(
+                f"the words and digits to keep have {cost} tokens, more than the budget of "
+                f"{budget.tokens}; raise it, or keep fewer"
+            )
+
+
+def tilted(
+    scores_U: np.ndarray, document: Document, ranks_P: np.ndarray, rate: float, ratio: float
+) -> np.ndarray:
+    """Scores by which the better passages keep more: each unit's rank within its passage.
+
+    The passage of rank r of R keeps the share rate + ratio (1 - 2 r / (R - 1)) of its units:
+    LongLLMLingua's dynamic ratio (Jiang et al. 2024, arXiv:2310.06839, Eq. 5).
+    """
+    of_U, found_U = document.passage_of_units(), np.zeros(len(scores_U))
+    last = max(1, len(ranks_P) - 1)
+    for passage, rank in enumerate(ranks_P.tolist()):
+        own = np.flatnonzero(of_U == passage)
+        share = rate + ratio * (1 - 2 * rank / last)
+        place = np.argsort(np.argsort(scores_U[own], kind="stable"), kind="stable")
+        found_U[own] = (place + 1) / max(1, len(own)) - (1 - share)
+    return found_U
+
+
+def budget_of(
+    num_in: int,
+    tokens: int | None,
+    rate: float | None,
+    threshold: float | None,
+    default_rate: float | None = None,
+) -> Budget:
+    """What a call may keep of `num_in` tokens; InputError for what is no budget."""
+    if tokens is not None and rate is not None:
+        raise InputError("give tokens or rate, not both")
+    if tokens is not None:
+        if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
+            raise InputError(f"tokens is {tokens!r}, expected a whole number from 1")
+        return Budget(int(tokens), threshold)
+    rate = default_rate if rate is None and threshold is None else rate
+    if rate is not None:
+        if not 0 < rate <= 1:
+            raise InputError(f"rate is {rate!r}, expected a share above 0, at most 1")
+        return Budget(max(1, round(rate * num_in)), threshold)
+    if threshold is None:
+        raise InputError("give a budget: tokens, rate or threshold")
+    return Budget(num_in, threshold)
+
+
+def check_question(question: str | None, budget: Budget, counter: TokenCounter) -> None:
+    """Raises InputError for a question that is longer than what is left of the context."""
+    length = counter.count(question or "")
+    if length > budget.tokens:
+        raise InputError(
+            f"the question has {length} tokens, more than the budget of {budget.tokens} for the "
+            "context; raise the budget, or shorten the question"
+        )
+
+
+def counter_of(given: Any) -> TokenCounter:
+    """The counter of a model's name, of a function, or of the default language model."""
+    if isinstance(given, TokenCounter):
+        return given
+    return (
+        TokenCounter(given)
+        if callable(given)
+        else TokenCounter.load(given or DEFAULT_LANGUAGE_MODEL)
+    )
+
+
+class _Writer:
+    """The text of kept units, with passages in another order if one is given."""
+
+    def __init__(
+        self, joiner: Joiner, document: Document, order: np.ndarray | None, separator: str
+    ) -> None:
+        self.joiner, self.order, self.separator = joiner, order, separator
+        self.passage_U = None if order is None else document.passage_of_units()
+
+    def join(self, kept_U: np.ndarray) -> str:
+        if self.order is None or self.passage_U is None:
+            return self.joiner.join(kept_U)
+        found = [self.joiner.join(kept_U & (self.passage_U == each)) for each in self.order]
+        return self.separator.join(each for each in found if each)
+
+
+class _Clock:
+    """Runs scorers, and adds up their seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def time(self, scorer: Scorer, document: Document, asked: Asked) -> np.ndarray:
+        began = time.perf_counter()
+        found = check_scores(scorer.scores(document, asked), document, scorer)
+        self.seconds += time.perf_counter() - began
+        return found
+
+
+def _counted(counter: TokenCounter, write: Any) -> Any:
+    return lambda kept_U: counter.count(write.join(kept_U))
+
+
+def _within(spans: Sequence[Span], parts: Sequence[Span]) -> list[Span]:
+    """The spans that lie in one of the parts; what reaches beyond it is cut."""
+    found: list[Span] = []
+    at = 0
+    for start, end in spans:
+        while at < len(parts) and parts[at][1] <= start:
+            at += 1
+        if at < len(parts) and end > parts[at][0]:
+            found.append((max(start, parts[at][0]), min(end, parts[at][1])))
+    return found
+
+
+def given(texts: str | Sequence[str]) -> list[str]:
+    """The texts that are not blank; InputError if none is left, or for what is no text."""
+    several = [texts] if isinstance(texts, str) else texts
+    for number, each in enumerate(several):
+        if not isinstance(each, str):
+            raise InputError(f"texts[{number}] is {type(each).__name__}, expected a text")
+        try:
+            each.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"texts[{number}] has a lone surrogate at character {error.start}"
+            ) from None
+    found = [each for each in several if each.strip()]
+    if not found:
+        raise InputError("the context is empty; there is nothing to compress")
+    return found
+
+
+def _forced_pattern(keep_words: Sequence[str], keep_digits: bool) -> "re.Pattern[str] | None":
+    if isinstance(keep_words, str):
+        raise SettingsError(f"keep_words is {keep_words!r}, expected a list of words")
+    patterns = [r"\d+(?:[.,:]\d+)*"] if keep_digits else []
+    for word in keep_words:
+        if not word.strip():
+            raise SettingsError(f"keep_words: {word!r} is no word; white space is kept anyway")
+        left = r"(?<!\w)" if word[0].isalnum() else ""
+        right = r"(?!\w)" if word[-1].isalnum() else ""
+        patterns.append(left + re.escape(word) + right)
+    return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None

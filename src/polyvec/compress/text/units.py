@@ -1,0 +1,153 @@
+"""A text in units: tokens of a model, words, phrases, sentences or passages, as spans.
+
+A span is (start, end) in characters, without the white space around it. Spans are in order and
+do not overlap; what lies between two of them is white space.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from polyvec.data.words import UNSPACED
+from polyvec.embed.inputs.content_words import STOP_WORDS
+
+Span = tuple[int, int]
+
+# A letter of a script without spaces; an address; a word with what may be inside it; marks.
+_WORD = re.compile(
+    rf"{UNSPACED.pattern}|https?://\S+|[\w.+-]+@[\w-]+\.\w+"
+    rf"|\d+(?:[.,:]\d+)+|(?:(?!{UNSPACED.pattern})\w)+(?:['’-](?:(?!{UNSPACED.pattern})\w)+)*"
+    rf"|(?P<mark>[^\w\s])(?P=mark)*"
+)
+# Sentences end with a mark and what closes after it, before white space; or with a line.
+_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|(?=\n)")
+_ABBREVIATED = re.compile(
+    r"(?:^|[\s(\[\"'])(?:[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|cf|al"
+    r"|Fig|Eq|No|Inc|Ltd|Co|Gen|Col|Lt|Sgt|Rev|Hon|approx|ca|pp|vol|e\.g|i\.e)$",
+    re.IGNORECASE,
+)
+_PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
+_DETERMINERS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "this",
+        "that",
+        "these",
+        "those",
+        "its",
+        "his",
+        "her",
+        "their",
+        "our",
+        "my",
+        "your",
+    ]
+)
+_LONGEST_PHRASE = 6  # words; in languages whose stop words are not known, nothing else ends one
+
+
+def words(text: str) -> list[Span]:
+    """Words and marks, each a unit of its own; in scripts without spaces, letters.
+
+    >>> [text[a:b] for text in ["Dr. Wu's 3.5 kg!"] for a, b in words(text)]
+    ['Dr', '.', "Wu's", '3.5', 'kg', '!']
+    """
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def phrases(text: str) -> list[Span]:
+    """Runs of content words with the determiner before them; other words and marks by themselves.
+
+    In place of a parser's noun phrases (Selective Context, Li et al. 2023, arXiv:2310.06201).
+
+    >>> [text[a:b] for text in ["The old bridge of stone fell."] for a, b in phrases(text)]
+    ['The old bridge', 'of', 'stone fell', '.']
+    """
+    found: list[Span] = []
+    length, open_ = 0, False  # words of the last phrase, and whether it may go on
+    for start, end in words(text):
+        word = text[start:end].lower()
+        near = bool(found) and text[found[-1][1] : start] in (" ", "")
+        content = word[0].isalnum() and word not in STOP_WORDS
+        if content and open_ and near and length < _LONGEST_PHRASE:
+            found[-1] = (found[-1][0], end)
+            length += 1
+        else:
+            found.append((start, end))
+            length, open_ = 1, content or word in _DETERMINERS
+    return found
+
+
+def sentences(text: str) -> list[Span]:
+    """Sentences, by their marks and by lines; initials and common abbreviations end none.
+
+    >>> [text[a:b] for text in ["Dr. Wu came. She left!"] for a, b in sentences(text)]
+    ['Dr. Wu came.', 'She left!']
+    """
+    ends = [0]
+    for match in _END.finditer(text):
+        before = text[max(ends[-1], match.start() - 12) : match.start()]
+        if match.group().startswith(".") and _ABBREVIATED.search(before):
+            continue
+        ends.append(match.end())
+    return stripped(text, pairwise_to_end(ends, len(text)))
+
+
+def passages(text: str) -> list[Span]:
+    """Paragraphs, which empty lines separate."""
+    ends = [0, *(match.end() for match in _PARAGRAPH.finditer(text))]
+    return stripped(text, pairwise_to_end(ends, len(text)))
+
+
+# The unit "token" is that of the tokens that are counted: see TokenCounter.spans.
+UNITS: dict[str, Callable[[str], list[Span]]] = {
+    "word": words,
+    "phrase": phrases,
+    "sentence": sentences,
+    "passage": passages,
+}
+
+
+def pairwise_to_end(starts: Sequence[int], end: int) -> list[Span]:
+    return list(pairwise([*starts, end]))
+
+
+def stripped(text: str, spans: Sequence[Span]) -> list[Span]:
+    """The spans without the white space around them; none that is empty then."""
+    found = []
+    for start, end in spans:
+        piece = text[start:end]
+        left = start + len(piece) - len(piece.lstrip())
+        if right := piece.strip():
+            found.append((left, left + len(right)))
+    return found
+
+
+def divided(text: str, parts: Sequence[Span], unit: Callable[[str], list[Span]]) -> list[Span]:
+    """The units of each part of a text, so that none reaches beyond its part."""
+    return [
+        (start + left, start + right)
+        for start, end in parts
+        for left, right in unit(text[start:end])
+    ]
+
+
+def strength(between: str) -> int:
+    """How much a piece of text separates, as a place in SEPARATORS.
+
+    >>> SEPARATORS[strength(" lost\n\n")], SEPARATORS[strength("lost words ")]
+    ('\n\n', ' ')
+    """
+    if "\n" in between:
+        return 3 if _PARAGRAPH.search(between) else 2
+    return int(any(map(str.isspace, between)))
+
+
+SEPARATORS = (
+    "",
+    " ",
+    "\n",
+    "\n\n",
+)  # what stands for dropped text: as strong as the strongest in it
