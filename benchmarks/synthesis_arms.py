@@ -170,7 +170,7 @@ def ready(stage: Table, common: str, context: Context) -> Any:
 def _count(file: str, context: Context) -> int:
     name, _, part = file.partition("/")
     path = context.sources / name / f"{part}.jsonl"
-    return len(path.read_text("utf-8").splitlines())
+    return len(path.read_text("utf-8").splitlines()) if path.exists() else 0
 
 
 def scl(source: str | None = None, **more: Any) -> Table:

@@ -17,15 +17,14 @@ TRIPLETS = {"name": "snli"}
 SIMILAR = ("wiki", ({**TRIPLETS},), INFO_NCE, ("stsb test", "sick test"))
 SEARCH = ("scifact", ({"name": "scifact"},), INFO_NCE, ("scifact",))
 STSB = [{"kind": "cosent", "temperature": 0.05}]
-ROWS: Mapping[str, tuple[str | None, Sequence[Table], Sequence[Table], tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("skicse", "gense", "syncse-partial", "multicsr", "auto-nli", "sumcse", "ngcse"), SIMILAR
-    ),
+RowFacts = tuple[str | None, Sequence[Table], Sequence[Table], tuple[str, ...]]
+# Where it is not as for the others of its task.
+ROWS: Mapping[str, RowFacts] = {
     "syncse-scratch": (None, *SIMILAR[1:]),
     "angle-llm": (None, ({"name": "stsb"},), STSB, SIMILAR[3]),
     "claif": ("wiki", ({"name": "stsb"},), STSB, SIMILAR[3]),
     "clhaif": (None, ({"name": "cad_nli", "num_negatives": 0},), INFO_NCE, SIMILAR[3]),
-    **dict.fromkeys(("promptagator", "inpars", "inpars-v2", "gecko"), SEARCH),
+    "gecko": SEARCH,
     "nv-retriever": (None, (), (), ("scifact",)),
     "promptriever-data": (
         None,
@@ -35,20 +34,28 @@ ROWS: Mapping[str, tuple[str | None, Sequence[Table], Sequence[Table], tuple[str
     ),
     "e5-mistral-data": (None, (), (), ("stsb test", "scifact")),
 }
+RERANKERS = ("followir",)  # train no embedder
 UNTRAINED, UNFILTERED, FILTERED, GOLD = "base", "unfiltered", "filtered", "gold"
 
 
 def table_keys() -> list[str]:
     """The recipes of the survey's Table 3, in its order."""
     recipes = [each for each in all_recipes() if 3 in (each.system.table, *each.system.also)]
-    return [each.key for each in sorted(recipes, key=lambda r: (r.system.reference or 0, r.key))]
+    ordered = sorted(recipes, key=lambda each: (each.system.reference or 0, each.key))
+    return [each.key for each in ordered if each.key not in RERANKERS]
+
+
+def row_facts(key: str) -> RowFacts:
+    similar = "similarity" in load_recipe(key).system.tasks
+    return ROWS.get(key, SIMILAR if similar else SEARCH)
 
 
 def row_of_table(key: str, scale: str) -> Experiment:
     """A recipe's stages on as many unfiltered, filtered and gold rows."""
     recipe = load_recipe(key)
-    stages = [plain(stage) for stage in recipe.at(STAGES, scale)]
-    _, gold, losses, columns = ROWS[key]
+    # Rerankers are trained beside the embedder, which is what is measured.
+    stages = [plain(each) for each in recipe.at(STAGES, scale) if each.kind != "true_false"]
+    _, gold, losses, columns = row_facts(key)
     base = Base(scale, key)
     measure = following if key == "promptriever-data" else None
     arms = {UNTRAINED: Arm(base, (), measure)}
@@ -94,16 +101,18 @@ def _own(stage: Table, scale: str) -> Table:
 
 
 def _on(stage: Table, scale: str, file: str, rows: Sequence[str]) -> Table:
-    data = [
-        {**{k: v for k, v in table.items() if k != "path"}, "source": file, "rows_of": list(rows)}
-        for table in stage["data"]
-    ]
+    data = []
+    for table in stage["data"]:
+        whole = str(table["path"]).endswith("rows.jsonl")  # with all that is known of a row
+        own = {key: value for key, value in table.items() if key != "path"}
+        source = f"{file}/rows" if whole else file
+        data.append({**own, "source": source, "rows_of": list(rows)})
     return {**_own(stage, scale), "data": data}
 
 
 def sources_of_table(scale: str) -> Mapping[str, Callable[[Making], dict[str, Any]]]:
     return {
-        f"table {key}": of_recipe(key, ROWS[key][0], scale)
+        f"table {key}": of_recipe(key, row_facts(key)[0], scale)
         for key in table_keys()
         if key != "nv-retriever"
     }
