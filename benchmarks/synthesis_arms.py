@@ -143,6 +143,9 @@ def stage_settings(table: Table, base: str, seed: int, options: argparse.Namespa
 
 def ready(stage: Table, common: str, context: Context) -> Any:
     """The settings of an arm's stage, with the files of its sources."""
+    if not stage.get("data"):
+        (found,) = STAGES.value({"stage": [dict(stage)]}, "full", Path("stage"))
+        return found
     data, num = [], math.inf
     for table in stage["data"]:
         given = {k: v for k, v in table.items() if k not in ("source", "rows_of")}

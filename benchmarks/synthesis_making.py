@@ -26,7 +26,7 @@ from polyvec.recipe import load_recipe, plain
 from polyvec.synthesize.folder import training_lines as trainable_lines
 from polyvec.synthesize.models import Models
 from polyvec.synthesize.overlap import without_copies
-from polyvec.synthesize.run import build_steps, run_steps
+from polyvec.synthesize.run import STEP_FOLDER, build_steps, run_steps
 from polyvec.synthesize.sections import STEPS
 from polyvec.train.run import Run, run
 
@@ -95,6 +95,11 @@ def written(
         own = steps if name == "filtered" else [each for each in steps if not is_filter(each)]
         if name == "unfiltered" and len(own) == len(steps):
             break
+        if name == "unfiltered" and (making.folder / "filtered" / STEP_FOLDER).exists():
+            # What comes before the first filter is the same, tuned models among it.
+            copied = making.folder / name / STEP_FOLDER
+            shutil.rmtree(copied, ignore_errors=True)
+            shutil.copytree(making.folder / "filtered" / STEP_FOLDER, copied)
         lines, reports = [], []
         built = build_steps([_settings(each) for each in own], making.name)
         try:

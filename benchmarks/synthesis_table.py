@@ -12,6 +12,9 @@ from synthesis_sources import of_recipe
 from polyvec.recipe import all_recipes, load_recipe, plain
 from polyvec.train.sections import STAGES
 
+# I3's introspector does nothing to a query without an instruction.
+ASKED = "Find abstracts that support or refute the claim."
+TOLD = {"i3": {"prompts": {"search": ASKED}, "default_prompt": "search"}}
 TRIPLETS = {"name": "snli"}
 # Of each recipe: texts, gold data (a stage's `data` table and losses), and what is measured.
 SIMILAR = ("wiki", ({**TRIPLETS},), INFO_NCE, ("stsb test", "sick test"))
@@ -25,6 +28,7 @@ ROWS: Mapping[str, RowFacts] = {
     "claif": ("wiki", ({"name": "stsb"},), STSB, SIMILAR[3]),
     "clhaif": (None, ({"name": "cad_nli", "num_negatives": 0},), INFO_NCE, SIMILAR[3]),
     "gecko": SEARCH,
+    "i3": (None, ({"name": "scifact", "instruction": ASKED},), INFO_NCE, ("scifact",)),
     "nv-retriever": (None, (), (), ("scifact",)),
     "promptriever-data": (
         None,
@@ -56,7 +60,7 @@ def row_of_table(key: str, scale: str) -> Experiment:
     # Rerankers are trained beside the embedder, which is what is measured.
     stages = [plain(each) for each in recipe.at(STAGES, scale) if each.kind != "true_false"]
     _, gold, losses, columns = row_facts(key)
-    base = Base(scale, key)
+    base = Base(scale, key, TOLD.get(key, {}))
     measure = following if key == "promptriever-data" else None
     arms = {UNTRAINED: Arm(base, (), measure)}
     if key == "nv-retriever":
@@ -96,18 +100,25 @@ def _naive(mining: Table) -> Table:
 
 def _own(stage: Table, scale: str) -> Table:
     """The recipe's stage, with the steps and the learning rate of all of them here."""
+    if not stage.get("data"):
+        return stage  # changes the embedder without training
     more = {**COMMON[scale], "batch_size": 32, "max_steps": STEPS[scale]}
+    if stage.get("adapter", {}).get("kind") == "frozen":  # what is trained beside it has its rate
+        more |= {key: stage[key] for key in ("adapter", "learning_rate")}
     return {**stage, **more, "trainer": {}}
 
 
 def _on(stage: Table, scale: str, file: str, rows: Sequence[str]) -> Table:
     data = []
-    for table in stage["data"]:
+    for table in stage.get("data", ()):
+        if "path" not in table:
+            data.append(table)
+            continue
         whole = str(table["path"]).endswith("rows.jsonl")  # with all that is known of a row
         own = {key: value for key, value in table.items() if key != "path"}
         source = f"{file}/rows" if whole else file
         data.append({**own, "source": source, "rows_of": list(rows)})
-    return {**_own(stage, scale), "data": data}
+    return {**_own(stage, scale), "data": data} if data else stage
 
 
 def sources_of_table(scale: str) -> Mapping[str, Callable[[Making], dict[str, Any]]]:
