@@ -155,7 +155,8 @@ def stage_of(table: Table, seed: int, options: argparse.Namespace) -> Any:
 def collect(scale: str, work: Work) -> None:
     """Means and standard deviations over seeds, and each claim's difference.
 
-    Experiments without a cell in the folder stay as they were collected before.
+    Experiments without a cell in the folder stay as they were collected before; so do those made at
+    another size, under a name that says so, if they have arms that the new ones lack.
     """
     results = RESULTS / f"training-effects-{scale}.json"
     before = json.loads(results.read_text())["experiments"] if results.exists() else {}
@@ -172,8 +173,6 @@ def collect(scale: str, work: Work) -> None:
         }
         cells = {label: [cell["scores"] for cell in runs] for label, runs in kept.items()}
         if not any(cells.values()):
-            if name in before:
-                found["experiments"][name] = before[name]
             continue
         arms = {
             label: {column: spread([each[column] for each in runs]) for column in runs[0]}
@@ -200,9 +199,24 @@ def collect(scale: str, work: Work) -> None:
             "arms": arms,
             "claims": claims,
         }
+        if (older := before.get(name)) is not None:
+            keep_older(found["experiments"], name, older)
+    for name, older in before.items():
+        found["experiments"].setdefault(name, older)
     with atomic_file(results, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
+
+
+def keep_older(experiments: dict[str, Any], name: str, older: Mapping[str, Any]) -> None:
+    """Of an experiment at another size, and the claims that the new one has no arms for."""
+    new = experiments[name]
+    same = all(older[key] == new[key] for key in ("layers", "steps", "sets"))
+    if same or not set(older["arms"]) - set(new["arms"]):
+        return
+    made = {(claim["row"], claim["over"]) for claim in new["claims"]}
+    claims = [each for each in older["claims"] if (each["row"], each["over"]) not in made]
+    experiments[f"{name}, {older['layers']} layers"] = {**older, "claims": claims}
 
 
 def spread(values: Sequence[float]) -> list[float]:

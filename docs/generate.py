@@ -412,7 +412,8 @@ def effects_claims_table() -> str:
             }
             for found in scales
         ]
-        paper = next(found[name]["paper"] for found in scales if name in found)
+        scale, made = next((*each,) for each in zip(SCALES, scales, strict=True) if name in each[1])
+        paper = made[name]["paper"] + _made(made[name], scale)
         for key in dict.fromkeys(key for found in claims for key in found):
             verdicts = [_effect(found.get(key, {}).get("by", {})) for found in claims]
             row = [paper, f"{key[2]} (*{key[0]}* over *{key[1]}*)", *verdicts]

@@ -75,8 +75,10 @@ def test_starts_are_the_ends_of_the_texts():
 
 @pytest.mark.parametrize("attention", ["native", "bidirectional", "last-2"])
 def test_one_call_a_layer_and_the_same_vectors(on_gpu, monkeypatch, attention):
-    model = Embedder.from_pretrained("polyvec/nano-lm", pooling="mean", attention=attention)
-    model.eval()
+    model = Embedder.from_pretrained(
+        "polyvec/nano-lm", pooling="mean", attention=attention, device="cpu"
+    )
+    model.to(dtype=torch.float32).eval()
     on_gpu.clear()
     found = model.encode(TEXTS, show_progress_bar=False)
     assert on_gpu == [len(TEXTS)] * model.backbone.model.config.num_hidden_layers
