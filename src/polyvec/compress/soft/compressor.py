@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from polyvec.compress.soft.decoder import Asked, Decoder, leading, prompt_parts, token_ids
 from polyvec.compress.soft.kinds import NOTHING, Context, Encoder
 from polyvec.compress.soft.memory import Memory, MemoryBatch, batched, unbatched
+from polyvec.compress.soft.paired import PairedDecoder, is_paired
 from polyvec.compress.soft.prefix import VectorPrefix
 from polyvec.compress.soft.probe import check_memory
 from polyvec.compress.soft.settings import ANSWER, FROZEN, PROMPTS, SAME, CompressorSettings, check
@@ -25,6 +26,7 @@ from polyvec.compress.soft.table import MEMORIES
 from polyvec.embed.compose import compose
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.fingerprints import Fingerprints
+from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import DataError, InputError, ModelError, SettingsError
 from polyvec.recipe import plain
@@ -61,18 +63,7 @@ class SoftCompressor(nn.Module):
         super().__init__()
         check(settings, WHERE)
         self.encoder, self.settings = encoder, settings
-        shared = settings.decoder in (SAME, FROZEN)
-        lm = encoder if shared else compose(EmbedderSettings(settings.decoder))
-        self.decoder = Decoder(
-            lm,
-            shared=shared,
-            without_adapter=settings.decoder == FROZEN,
-            tasks=[name for name in PROMPTS if _needs_task(self.prompts(name))],
-        )
-        if settings.decoder_train == "lora":
-            table = {"rank": settings.decoder_rank, "dropout": 0.0}
-            facts = {"embedder": lm, "model": lm.backbone.model, "rows": [], "fresh": True}
-            ADAPTERS.build("lora", table, facts, where=f"{WHERE} decoder_train")
+        self.decoder = _decoder(encoder, settings)
         decoder_table = self.decoder.table.weight
         in_features = self.table.weight.shape[1]
         self.connector = _connector(settings.connector, in_features, decoder_table)
@@ -126,16 +117,8 @@ class SoftCompressor(nn.Module):
     @property
     def projections(self) -> nn.ModuleList:
         """What stages train beside the backbone: memory, connector, tasks, and the decoder."""
-        found = [self.memory, self.connector, self.decoder.tasks]
-        if self.settings.decoder_train == "full":
-            found.append(self.decoder.backbone)
-        if self.settings.decoder_train == "lora":
-            found += [
-                each
-                for name, each in self.decoder.backbone.model.named_modules()
-                if name.endswith(("lora_A", "lora_B"))
-            ]
-        return nn.ModuleList(found)
+        of_decoder = self.decoder.trained(self.settings.decoder_train)
+        return nn.ModuleList([self.memory, self.connector, self.decoder.tasks, *of_decoder])
 
     def prompts(self, name: str) -> tuple[str, ...]:
         given = self.settings.prompts.get(name, PROMPTS[name])
@@ -353,13 +336,12 @@ class SoftCompressor(nn.Module):
             tensors = {f"memory.{k}": v for k, v in self.memory.state_dict().items()}
             tensors |= {f"connector.{k}": v for k, v in self.connector.state_dict().items()}
             tensors |= {f"tasks.{k}": v for k, v in self.decoder.tasks.items()}
-            if self.settings.decoder_train != "frozen":
-                kept = self.settings.decoder_train == "full"
-                tensors |= {
-                    f"decoder.{name}": each
-                    for name, each in self.decoder.backbone.model.state_dict().items()
-                    if kept or ".lora_" in name
-                }
+            kept = {id(p) for part in self.projections for p in part.parameters()}
+            tensors |= {
+                f"decoder.{name}": each
+                for name, each in self.decoder.named_parameters()
+                if id(each) in kept and not name.startswith("tasks.")
+            }
             whole = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
             save_file(whole, folder / PARTS)
             text = json.dumps(plain(self.settings), indent=1)
@@ -382,8 +364,7 @@ class SoftCompressor(nn.Module):
         own = {f"memory.{k}": v for k, v in found.memory.state_dict().items()}
         own |= {f"connector.{k}": v for k, v in found.connector.state_dict().items()}
         own |= {f"tasks.{k}": v for k, v in found.decoder.tasks.items()}
-        of_decoder = found.decoder.backbone.model.state_dict()
-        own |= {f"decoder.{name}": each for name, each in of_decoder.items()}
+        own |= {f"decoder.{name}": each for name, each in found.decoder.named_parameters()}
         for name, each in tensors.items():
             if name not in own or own[name].shape != each.shape:
                 raise ModelError(f"{folder / PARTS}: {name} does not fit {SETTINGS}")
@@ -401,15 +382,27 @@ Contexts become a few vectors that its decoder reads. Load it with
 OWN_SIZE = ("soft", "vector")
 
 
+def _decoder(encoder: Embedder, settings: CompressorSettings) -> Any:
+    """A Decoder, or a PairedDecoder."""
+    shared = settings.decoder in (SAME, FROZEN)
+    prompts = {**PROMPTS, **settings.prompts}
+    tasks = [name for name, given in prompts.items() if "{task}" in "".join(given)]
+    if not shared and is_paired(folder := model_folder(settings.decoder)):
+        return PairedDecoder(folder, tasks)
+    lm = encoder if shared else compose(EmbedderSettings(settings.decoder))
+    found = Decoder(lm, shared=shared, without_adapter=settings.decoder == FROZEN, tasks=tasks)
+    if settings.decoder_train == "lora":
+        table = {"rank": settings.decoder_rank, "dropout": 0.0}
+        facts = {"embedder": lm, "model": lm.backbone.model, "rows": [], "fresh": True}
+        ADAPTERS.build("lora", table, facts, where=f"{WHERE} decoder_train")
+    return found
+
+
 def _connector(kind: str, in_features: int, decoder_table: Tensor) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     layers = {"linear": 1, "mlp": 2}[kind]
     return VectorPrefix(in_features, decoder_table.shape[1], num_layers=layers, like=decoder_table)
-
-
-def _needs_task(prompts: Sequence[str]) -> bool:
-    return any("{task}" in prompt for prompt in prompts)
 
 
 def _limited(

@@ -103,6 +103,13 @@ class Decoder(nn.Module):
     def end(self) -> int:
         return int(self.tokenizer.eos_token_id)
 
+    def trained(self, kind: str) -> list[nn.Module]:
+        """What stages train of a model of its own, by decoder_train."""
+        if kind == "full":
+            return [self.backbone]
+        named = self.backbone.model.named_modules() if kind == "lora" else ()
+        return [each for name, each in named if name.endswith(("lora_A", "lora_B"))]
+
     def computing(self, *, teacher: bool = False) -> contextlib.AbstractContextManager[None]:
         """The weights that decode; a teacher never has the adapter."""
         return adapter_off(self.backbone, self.without_adapter or teacher)
