@@ -37,7 +37,7 @@ class PromptTokens:
     @property
     def num_before(self) -> int:
         """How many tokens the tokenizer puts before a plain prompt."""
-        return len(self._before)
+        return len(self.before)
 
     def of_prompt(self, prompt: Prompt, where: str) -> tuple[int, ...]:
         """The tokens; InputError, saying where, for a chat that the template refuses."""
