@@ -155,8 +155,9 @@ def stage_of(table: Table, seed: int, options: argparse.Namespace) -> Any:
 def collect(scale: str, work: Work) -> None:
     """Means and standard deviations over seeds, and each claim's difference.
 
-    Experiments without a cell in the folder stay as they were collected before; so do those made at
-    another size, under a name that says so, if they have arms that the new ones lack.
+    Experiments without a cell in the folder stay as they were collected before, and those with more
+    runs than the folder has; so do those made at another size, under a name that says so, if they
+    have arms that the new ones lack.
     """
     results = RESULTS / f"training-effects-{scale}.json"
     before = json.loads(results.read_text())["experiments"] if results.exists() else {}
@@ -188,9 +189,9 @@ def collect(scale: str, work: Work) -> None:
                     if column in arms[worse] and (ends is None or column.endswith(ends))
                 }
                 claims.append({"row": better, "over": worse, "says": says, "by": by})
-        runs = [cell for each in kept.values() for cell in each]
+        made = [cell for each in kept.values() for cell in each]
         # Cells of other runs do not compare.
-        ((layers, steps, size),) = {(cell["layers"], cell["steps"], cell["sets"]) for cell in runs}
+        ((layers, steps, size),) = {(cell["layers"], cell["steps"], cell["sets"]) for cell in made}
         found["experiments"][name] = {
             "paper": experiment.paper,
             "layers": layers,
@@ -211,12 +212,19 @@ def collect(scale: str, work: Work) -> None:
 def keep_older(experiments: dict[str, Any], name: str, older: Mapping[str, Any]) -> None:
     """Of an experiment at another size, and the claims that the new one has no arms for."""
     new = experiments[name]
-    same = all(older[key] == new[key] for key in ("layers", "steps", "sets"))
-    if same or not set(older["arms"]) - set(new["arms"]):
+    if all(older[key] == new[key] for key in ("layers", "steps", "sets")):
+        if runs(older) > runs(new):
+            experiments[name] = older
+        return
+    if not set(older["arms"]) - set(new["arms"]):
         return
     made = {(claim["row"], claim["over"]) for claim in new["claims"]}
     claims = [each for each in older["claims"] if (each["row"], each["over"]) not in made]
     experiments[f"{name}, {older['layers']} layers"] = {**older, "claims": claims}
+
+
+def runs(experiment: Mapping[str, Any]) -> int:
+    return sum(max(num for _, _, num in arm.values()) for arm in experiment["arms"].values())
 
 
 def spread(values: Sequence[float]) -> list[float]:
