@@ -4,6 +4,13 @@
     python benchmarks/soft_compression.py --data DATA --only toys       (GPU, or hours on a CPU)
     python benchmarks/soft_compression.py --collect
 
+On a GPU, twelve processes that share the cells, for about five minutes:
+
+    for i in $(seq 12); do
+        timeout 285 python benchmarks/soft_compression.py --data DATA --folder CELLS \\
+            --bf16 --steps 0.6 > log$i.txt 2>&1 &
+    done; wait
+
 Rows are the recipes of recipes/understanding/ with their stages at --scale: small is
 SmolLM2-135M-Instruct, nano is nano-lm. Trained on the sentences around the answers of 38 articles
 of SQuAD's development split (and stories, for those that go on); measured on questions about the
