@@ -14,7 +14,7 @@ On a GPU, twelve processes that share the cells, for about five minutes:
 Rows are the recipes of recipes/understanding/ with their stages at --scale: small is
 SmolLM2-135M-Instruct, nano is nano-lm. Trained on the sentences around the answers of 40 articles
 of SQuAD's development split (and stories, for those that go on); measured on questions about the
-other eight: token accuracy of writing the passage again, and exact match and F1 of the answers, from
+other eight: token accuracy of writing the passage again, exact match and F1 of the answers, from
 the memory, from the memory of another passage, without any, from the passage itself and from as
 many of its first tokens as the memory has vectors. Toys are the orderings of the papers, on
 nano-lm over three seeds: captions through m vectors, stories that go on, codes asked for by name.

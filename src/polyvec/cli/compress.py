@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyvec.cli import common
+from polyvec.cli import common, compress_memory
 from polyvec.errors import InputError, SettingsError, known
 
 if TYPE_CHECKING:
@@ -73,12 +73,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html", metavar="FILE", type=common.path, help="write the same as an HTML page"
     )
+    parser.add_argument(
+        "--memory",
+        metavar="DIR",
+        type=common.path,
+        help="make vectors with the soft compressor of this folder; -o is then a folder",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", type=common.path, help="write here")
 
 
 def run(options: argparse.Namespace) -> None:
     from polyvec.storage.files import atomic_file, check_target
 
+    if options.memory is not None:
+        compress_memory.run(options, _contexts(options))
+        return
     for path in (options.output, options.html):
         if path is not None:
             check_target(path)
