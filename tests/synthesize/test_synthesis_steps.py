@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
-from polyvec.errors import DataError, SettingsError
+from polyvec.data.training.sources import training_rows
+from polyvec.errors import DataError, InputError, SettingsError
 from polyvec.llm.function import FunctionLanguageModel
 from polyvec.recipe import all_recipes
+from polyvec.synthesize.folder import training_line, write_rows
 from polyvec.synthesize.rows import Row
 from polyvec.synthesize.run import build_steps, dry_run, parts
 from polyvec.synthesize.sections import STEPS, StepSettings
@@ -293,3 +295,22 @@ def test_the_steps_of_every_recipe_build():
 def test_importing_the_section_needs_no_torch():
     code = "import sys, polyvec.synthesize.sections; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_row_with_a_score_keeps_its_negatives(tmp_path):
+    """Through the file, as the reader of training data has them."""
+    rows = [Row("a", "b", ("c", "d"), score=0.5), Row("e", "f", score=0.25)]
+    write_rows(tmp_path / "train.jsonl", map(training_line, rows))
+    found = training_rows({"path": str(tmp_path / "train.jsonl")}, None, seed=0)
+    assert [(row.query, row.positives, row.negatives, row.score) for row in found] == [
+        ("a", ("b",), ("c", "d"), 0.5),
+        ("e", ("f",), (), 0.25),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["texts", "pairs", "grid"])
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"seed": -1}])
+def test_steps_that_draw_refuse_the_same(kind, wrong):
+    more = {"values": {"topic": ["a"]}} if kind == "grid" else {}
+    with pytest.raises((InputError, SettingsError), match=r"limit 0 must be 1|seed is -1"):
+        build_steps([StepSettings(kind, {**more, **wrong})], "recipe")
