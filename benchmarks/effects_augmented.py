@@ -60,7 +60,7 @@ def document_expansion(arm: Any, experiment: Any, scale: str) -> Any:
         **common,
         "kind": "mlm",
         "mask": "<mask>",
-        "data": [{"path": "squad_qg_pairs/test.jsonl", "format": "text", "columns": PASSAGE}],
+        "data": [{**QUESTIONS, "format": "text", "columns": PASSAGE}],
     }
     scl = {**common, "kind": "scl", "losses": INFO_NCE, "query_max_length": 64}
     arms = {

@@ -3,10 +3,10 @@
     python benchmarks/rerankers.py monot5 --data DATA --scale nano
     python benchmarks/rerankers.py followir --data DATA --scale nano
 
-monot5: questions of SQuAD (squad_qg_pairs, test) with one BM25 negative each; measured is nDCG@10 on
-questions of its dev part: of BM25's order, and of its first documents in the reranker's. followir:
-subjects of MedQuAD under instructions that ask for one aspect; measured are p-MRR, and how often an
-answer to the right aspect comes first, on subjects that were kept from training
+monot5: questions of SQuAD (squad_qg_pairs, test), each with a negative of BM25. Measured is nDCG@10
+on questions of its dev part: of BM25's order, and of its first documents in the reranker's.
+followir: subjects of MedQuAD under instructions that ask for one aspect. Measured are p-MRR, and
+how often an answer to the right aspect comes first, on subjects that were kept from training
 (instruction_following.py). Each before training, after it with three seeds, and their mean with the
 standard deviation.
 """
@@ -75,9 +75,12 @@ def untrained(options: argparse.Namespace) -> Reranker:
 
 def monot5(options: argparse.Namespace) -> Any:
     """A function from a reranker to its scores, and what BM25 has."""
-    table = {"path": "squad_qg_pairs/dev.jsonl", "format": "pairs"}
-    columns = {"query": "question", "positive": "sentence"}
-    (found,) = training_sets({**table, "columns": columns}, options.data)
+    table = {
+        "path": str(options.data / "squad_qg_pairs" / "dev.jsonl.gz"),
+        "format": "pairs",
+        "columns": {"query": "question", "positive": "sentence"},
+    }
+    (found,) = training_sets(table, options.data)
     rows = random.Random(0).sample(list(found.rows), options.questions * 5)
     texts = list(dict.fromkeys(row.positives[0] for row in rows))
     pool = ExamplePool([Example(text, text) for text in texts])
