@@ -1,9 +1,13 @@
 """Memories: what each kind keeps, on disk and in batches, and what is refused."""
 
+import functools
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import MambaConfig, MambaModel
 
 from polyvec.compress.soft import attending, kinds
 from polyvec.compress.soft.compressor import SoftCompressor
@@ -16,6 +20,7 @@ from polyvec.embed.backbone.attention import AttentionPlan
 from polyvec.embed.compose import compose
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import DataError, InputError, ModelError, SettingsError, ShapeError
+from polyvec.nano import nano_lm_path
 
 TEXTS = [
     "The old man went down to the harbour to look for his boat, and found it gone.",
@@ -37,8 +42,10 @@ KINDS = {
 }
 
 
-def encoder(attention="native"):
-    return compose(EmbedderSettings("polyvec/nano-lm", attention=attention))
+@functools.cache
+def encoder():
+    """Nothing here trains it."""
+    return compose(EmbedderSettings("polyvec/nano-lm"))
 
 
 def compressor(memory, settings=None, **options):
@@ -181,6 +188,7 @@ def test_an_ngram_is_the_mean_of_its_states_by_their_weights():
     assert_close(found_ND[2], states_TD[6])  # a window of one token
 
 
+@pytest.mark.medium
 def test_a_memory_on_disk_gives_the_same_logits(tmp_path):
     for carrier in ("hidden", "kv"):
         model = compressor("slots", {"num": 2}, carrier=carrier)
@@ -268,6 +276,47 @@ def test_contexts_without_gain_are_refused():
     aware = made("pooled")
     with pytest.raises(InputError, match="pass query"):
         aware.compress([TEXTS[0]])
+
+
+@pytest.mark.medium
+def test_a_state_space_model_reads_and_a_decoder_answers(tmp_path):
+    """RCC's second encoder: Mamba, which has no attention."""
+    config = MambaConfig(
+        vocab_size=8192, hidden_size=64, num_hidden_layers=2, state_size=4, expand=1, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    MambaModel(config).save_pretrained(tmp_path)
+    for file in nano_lm_path().glob("*token*"):
+        shutil.copy(file, tmp_path)
+    mamba = compose(EmbedderSettings(str(tmp_path)))
+    settings = CompressorSettings(
+        "strided", {"stride": 4}, connector="linear", decoder="polyvec/nano-lm"
+    )
+    model = SoftCompressor(mamba, settings)
+    one, two = model.compress(TEXTS[::2])
+    assert one.tensors["states"].shape == (-(-one.num_context // 4), 192)
+    assert len(model.generate(["Who?", "What?"], [one, two])) == 2
+    with pytest.raises(ModelError, match="takes no attention plan"):
+        SoftCompressor(mamba, CompressorSettings("strided", carrier="kv"))
+
+
+@pytest.mark.medium
+def test_an_encoder_decoder_attends_to_memories():
+    """Gist-COCO: gists beside the states of T5's encoder, and as words."""
+    t5 = compose(EmbedderSettings("polyvec/nano-t5"))
+    prompts = {"answer": "{memory}Question: {question}", "autoencode": "{memory}Again."}
+    prompts["continue"] = "{memory}"
+    settings = CompressorSettings("slots", {"num": 3}, decoder="polyvec/nano-t5", prompts=prompts)
+    model = SoftCompressor(t5, settings)
+    memories = model.compress(TEXTS[::2])
+    alone = [model.score("answer", ["boat"], [m], questions=["What?"])[0] for m in memories]
+    both = model.score("answer", ["boat"] * 2, memories, questions=["What?"] * 2)[0]
+    assert_close(both, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    assert float((alone[0] - alone[1]).abs()) > 0
+    words = model.verbalise(memories[0], top=2)
+    assert [len(row) for row in words] == [2, 2, 2]
+    with pytest.raises(SettingsError, match=r"without \{task\}"):
+        SoftCompressor(t5, CompressorSettings("slots", decoder="polyvec/nano-t5"))
 
 
 def test_special_tokens_in_a_text_stay_characters():

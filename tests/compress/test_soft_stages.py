@@ -1,5 +1,6 @@
 """Stages of compressors: what they train, what they leave, objectives, ranking, resuming."""
 
+import functools
 import json
 import shutil
 
@@ -61,11 +62,16 @@ trainer = { save_steps = 2, logging_steps = 1 }
 """
 
 
+@functools.cache
+def encoder():
+    """Nothing here trains it."""
+    return compose(EmbedderSettings("polyvec/nano-lm"))
+
+
 def compressor(memory="slots", settings=None, **options):
     torch.manual_seed(0)
-    encoder = compose(EmbedderSettings("polyvec/nano-lm"))
     given = settings if settings is not None else {"num": 2}
-    return SoftCompressor(encoder, CompressorSettings(memory, given, **options))
+    return SoftCompressor(encoder(), CompressorSettings(memory, given, **options))
 
 
 def stage(kind="compress", adapter="lora", **settings):
