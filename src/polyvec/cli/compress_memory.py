@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from polyvec.errors import InputError, SettingsError
 
 # Options of text compression, which have no meaning for vectors.
-OTHERS = ("tokens", "threshold", "method", "unit", "model", "tokenizer", "keep", "keep_digits")
-OTHERS += ("exact", "show", "html")
+OTHERS = (
+    *("tokens", "threshold", "method", "unit", "model", "tokenizer", "keep", "keep_digits"),
+    *("exact", "show", "html"),
+)
 
 
 def run(options: argparse.Namespace, contexts: Sequence[Sequence[str]]) -> None:

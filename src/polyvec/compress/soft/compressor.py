@@ -51,7 +51,7 @@ class SoftCompressor(nn.Module):
     >>> compressor = SoftCompressor(encoder, CompressorSettings("slots", {"num": 4}))
     >>> (memory,) = compressor.compress(["It was a dark and stormy night."])
     >>> len(memory), memory.num_context
-    (4, 10)
+    (4, 9)
     """
 
     # What stages of embedders ask for, and a compressor has not.
@@ -198,11 +198,11 @@ class SoftCompressor(nn.Module):
                 if not len(each.ids):
                     raise InputError(f"text {place} is empty; there is nothing to compress")
             found += unbatched(self.read(contexts, rate), self.fingerprint())
-        for place, each in enumerate(found):
-            if len(each) > each.num_context and self.settings.memory not in OWN_SIZE:
+        for place, memory in enumerate(found):
+            if len(memory) > memory.num_context and self.settings.memory not in OWN_SIZE:
                 raise InputError(
-                    f"text {place} has {each.num_context} tokens, its memory {len(each)} vectors: "
-                    "nothing is saved; use the text itself, or a smaller memory"
+                    f"text {place} has {memory.num_context} tokens, its memory {len(memory)} "
+                    "vectors: nothing is saved; use the text itself, or a smaller memory"
                 )
         return found
 

@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from polyvec.compress.soft.memory import MemoryBatch
 from polyvec.compress.soft.reading import Rows, adapter_off, read
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.causal import kept_pairs
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import InputError, ModelError
 from polyvec.train.language_head import attach_head, log_probabilities
@@ -79,8 +80,8 @@ class Decoder(nn.Module):
 
     @property
     def embedder(self) -> Embedder:
-        found: Embedder = self.lm if self.lm is not None else self._shared
-        return found
+        found: Any = self.lm if self.lm is not None else self._shared
+        return cast(Embedder, found)
 
     @property
     def backbone(self) -> Backbone:
@@ -217,7 +218,7 @@ class Decoder(nn.Module):
                     break
                 real = torch.ones_like(ids_B, dtype=torch.bool)[:, None]
                 assert found.cache is not None
-                pairs = tuple((layer.keys, layer.values) for layer in found.cache.layers)
+                pairs = tuple(kept_pairs(found.cache))
                 found = read(
                     self.backbone,
                     self.table(ids_B)[:, None],

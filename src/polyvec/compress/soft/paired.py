@@ -135,8 +135,8 @@ class PairedDecoder(nn.Module):
             ids_BT = torch.cat([ids_BT, next_B[:, None]], 1)
             if bool((ids_BT == self.end).any(1).all()):
                 break
-        found = []
+        found: list[str] = []
         for row in ids_BT[:, 1:].tolist():
             ids = row[: row.index(self.end)] if self.end in row else row
-            found.append(self.tokenizer.decode(ids, skip_special_tokens=True))
+            found.append(str(self.tokenizer.decode(ids, skip_special_tokens=True)))
         return found

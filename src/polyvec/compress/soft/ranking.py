@@ -81,11 +81,11 @@ def scores(
     with decoder.computing():
         states_BTD = read(decoder.backbone, inputs_BTD, real_BT, modes=decoder.modes).states_BTD
     found = []
-    for row, ranking in enumerate(rankings):
+    for at, ranking in enumerate(rankings):
         count = len(ranking.passages)
-        passage_ND = memory.states_BMD[row, : int(memory.real_BM[row].sum())]
+        passage_ND = memory.states_BMD[at, : int(memory.real_BM[at].sum())]
         passage_ND = passage_ND.unflatten(0, (count, -1)).mean(1).float()
-        states_SD = states_BTD[row, torch.from_numpy(places[row]).to(states_BTD.device)].float()
+        states_SD = states_BTD[at, torch.from_numpy(places[at]).to(states_BTD.device)].float()
         masked = torch.zeros(len(states_SD), count, dtype=torch.bool, device=states_SD.device)
         for step, place in enumerate(ranking.order):
             masked[step + 1 :, place] = True

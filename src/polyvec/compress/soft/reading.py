@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from polyvec.compress.soft.memory import MemoryBatch, Pairs
 from polyvec.embed.backbone.attention import AttentionPlan
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.causal import kept_pairs
 from polyvec.errors import ModelError
 
 
@@ -90,10 +90,8 @@ class Read:
         """Keys and values of each layer at these tokens of each row, [B, H, M, K]."""
         assert self.cache is not None
         found = []
-        for layer in self.cache.layers:
-            assert isinstance(layer, DynamicLayer)
-            assert layer.keys is not None and layer.values is not None
-            keys, values = (each[:, :, self.num_past :] for each in (layer.keys, layer.values))
+        for pair in kept_pairs(self.cache):
+            keys, values = (each[:, :, self.num_past :] for each in pair)
             index = places_BM[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
             found.append((keys.gather(2, index), values.gather(2, index)))
         return tuple(found)
@@ -161,7 +159,9 @@ def adapter_off(backbone: Backbone, off: bool = True) -> Iterator[None]:
 
     peft's own switch also changes requires_grad.
     """
-    layers = [each for each in backbone.model.modules() if hasattr(each, "_disable_adapters")]
+    layers: list[Any] = [
+        each for each in backbone.model.modules() if hasattr(each, "_disable_adapters")
+    ]
     before = [each._disable_adapters for each in layers]
     try:
         if off:
