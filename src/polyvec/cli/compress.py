@@ -1,4 +1,4 @@
-"""Keep what matters of a text: fewer words, to an exact number of tokens.
+r"""Keep what matters of a text: fewer words, to an exact number of tokens.
 
 Input: FILE (.txt, .jsonl, .csv ... or a folder) or lines of standard input, which together are one
 context; with --each every text is its own. Output: the compressed text; with --json a line for
@@ -6,7 +6,7 @@ each context with its text, tokens and kept pieces. Tokens are those of --tokeni
 will read the text. A method is a recipe (see docs/compression.md) or a scorer: contrastive, dense,
 graph, lexical, llm, position, question_likelihood, random, self_information ...
 
-example: printf '%s\n' 'The key lies in the red box.' 'Cats sleep all day.' | \\
+example: printf '%s\n' 'The key lies in the red box.' 'Cats sleep all day.' | \
   polyvec compress --question 'Where is the key?' --tokens 10 --method dense --unit sentence
 """
 
