@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Count = Callable[[np.ndarray], int]
+NEAR = 4  # tokens below the budget from which units are added one by one
 TRIES = 48  # counts of the whole text until a budget that no choice meets exactly is left open
 MOST_TRIES = 600  # of all stages together, for the last token
 STEPS = 6  # units by which a run is lengthened
@@ -87,7 +88,7 @@ def _prefix(
     search = Search(count, kept(low), 0)
     search.cost = search.cost_of(search.kept_U)
     guess = int(np.searchsorted(sums, budget, side="right"))
-    while low < high:
+    while low < high and search.cost < budget - NEAR:
         guess = min(max(guess, low + 1), high)
         cost = search.cost_of(candidate := kept(guess))
         if cost <= budget:

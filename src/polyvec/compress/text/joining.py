@@ -3,7 +3,7 @@
 import numpy as np
 
 from polyvec.compress.text.document import Document
-from polyvec.compress.text.units import SEPARATORS, Span, strength
+from polyvec.compress.text.units import SEPARATORS, Span, Strengths
 
 
 class Joiner:
@@ -17,14 +17,10 @@ class Joiner:
         self.text = document.text
         self.starts = np.array([start for start, _ in document.units], np.int64)
         self.ends = np.array([end for _, end in document.units], np.int64)
-        text, next_starts = self.text, [*self.starts[1:].tolist(), len(self.text)]
-        # Of the unit and what follows it, and of what follows alone.
-        ends = self.ends.tolist()
-        self.after = np.array(
-            [strength(text[a:b]) for a, b in zip(ends, next_starts, strict=True)], np.int64
-        )
-        inside = [strength(text[a:b]) for a, b in document.units]
-        self.whole = np.maximum(self.after, np.array(inside, np.int64))
+        strengths, following = Strengths(self.text), np.append(self.starts[1:], len(self.text))
+        # Of what follows a unit, and of the unit with what follows it.
+        self.after = strengths.of(self.ends, following)
+        self.whole = strengths.of(self.starts, following)
 
     def runs(self, kept_U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and last unit of each run of neighbours that are kept."""

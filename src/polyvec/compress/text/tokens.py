@@ -45,8 +45,16 @@ class TokenCounter:
 
     def remembering(self) -> "TokenCounter":
         """The same, but it does not read a text twice; for the time of one call."""
-        count = functools.lru_cache(16)(self.count)
-        offsets = None if self._offsets is None else functools.lru_cache(2)(self._offsets)
+        if self._offsets is None:
+            return TokenCounter(functools.lru_cache(16)(self.count), name=self.name)
+        offsets = functools.lru_cache(2)(self._offsets)
+        first: list[str] = []  # of the whole context both are asked
+
+        @functools.lru_cache(16)
+        def count(text: str) -> int:
+            first.append(text)
+            return len(offsets(text)) if len(first) == 1 else self.count(text)
+
         return TokenCounter(count, offsets, name=self.name)
 
     @property

@@ -8,16 +8,21 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from polyvec.data.words import UNSPACED
 from polyvec.embed.inputs.content_words import STOP_WORDS
 
 Span = tuple[int, int]
 
-# A letter of a script without spaces; an address; a word with what may be inside it; marks.
-_WORD = re.compile(
-    rf"{UNSPACED.pattern}|https?://\S+|[\w.+-]+@[\w-]+\.\w+"
-    rf"|\d+(?:[.,:]\d+)+|(?:(?!{UNSPACED.pattern})\w)+(?:['’-](?:(?!{UNSPACED.pattern})\w)+)*"
-    rf"|(?P<mark>[^\w\s])(?P=mark)*"
+# An address; a number; a word with what may be inside it; marks.
+_ADDRESS = r"https?://\S+|[\w.+-]+@[\w-]+\.\w+|\d+(?:[.,:]\d+)+"
+_MARK = r"(?P<mark>[^\w\s])(?P=mark)*"
+_WORD = re.compile(rf"{_ADDRESS}|\w+(?:['’-]\w+)*|{_MARK}")
+# The same where letters of scripts without spaces are words. Slower, as it looks at each letter.
+_LETTER = rf"(?!{UNSPACED.pattern})\w"
+_UNSPACED_WORD = re.compile(
+    rf"{UNSPACED.pattern}|{_ADDRESS}|(?:{_LETTER})+(?:['’-](?:{_LETTER})+)*|{_MARK}"
 )
 # Sentences end with a mark and what closes after it, before white space; or with a line.
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|(?=\n)")
@@ -26,6 +31,7 @@ _ABBREVIATED = re.compile(
     r"|Fig|Eq|No|Inc|Ltd|Co|Gen|Col|Lt|Sgt|Rev|Hon|approx|ca|pp|vol|e\.g|i\.e)$",
     re.IGNORECASE,
 )
+_BREAK = re.compile(r"\n[^\S\n]*\n")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 _DETERMINERS = frozenset(
     [
@@ -54,7 +60,8 @@ def words(text: str) -> list[Span]:
     >>> [text[a:b] for text in ["Dr. Wu's 3.5 kg!"] for a, b in words(text)]
     ['Dr', '.', "Wu's", '3.5', 'kg', '!']
     """
-    return [match.span() for match in _WORD.finditer(text)]
+    plain = text.isascii() or not UNSPACED.search(text)
+    return [match.span() for match in (_WORD if plain else _UNSPACED_WORD).finditer(text)]
 
 
 def phrases(text: str) -> list[Span]:
@@ -134,15 +141,33 @@ def divided(text: str, parts: Sequence[Span], unit: Callable[[str], list[Span]])
     ]
 
 
-def strength(between: str) -> int:
-    """How much a piece of text separates, as a place in SEPARATORS.
+class Strengths:
+    """How much any piece of a text separates, as places in SEPARATORS.
 
-    >>> SEPARATORS[strength(" lost\n\n")], SEPARATORS[strength("lost words ")]
-    ('\n\n', ' ')
+    >>> [SEPARATORS[each] for each in Strengths("a b\\n\\nc").of([0, 0], [1, 5])]
+    ['', '\\n\\n']
     """
-    if "\n" in between:
-        return 3 if _PARAGRAPH.search(between) else 2
-    return int(any(map(str.isspace, between)))
+
+    def __init__(self, text: str) -> None:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        spaces = np.array([ord(each) for each in set(text) if each.isspace()], np.uint32)
+        paragraphs = np.zeros(len(text), bool)
+        # A paragraph's end counts where its second line break is, so within a piece that has both.
+        paragraphs[[match.end() - 1 for match in _BREAK.finditer(text)]] = True
+        # How many of each kind come before each place.
+        self.before = [
+            np.concatenate([[0], np.cumsum(each)])
+            for each in (np.isin(codes, spaces), codes == ord("\n"), paragraphs)
+        ]
+
+    def of(
+        self, starts: Sequence[int] | np.ndarray, ends: Sequence[int] | np.ndarray
+    ) -> np.ndarray:
+        """For the pieces from start to end, int64 [pieces]."""
+        found = np.zeros(len(starts), np.int64)
+        for level, before in enumerate(self.before, 1):
+            found[before[np.asarray(ends)] > before[np.asarray(starts)]] = level
+        return found
 
 
 SEPARATORS = (

@@ -37,6 +37,8 @@ class TokenClassifier:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.keep, self.with_question = keep, with_question
         self.encoder = bare(tokenizer, specials_are_text=True)
+        self._specials = _specials(self.encoder, with_question)
+        self._after = self._specials[2]
         limit = getattr(model.config, "max_position_embeddings", None) or 512
         # RoBERTa's positions begin after its padding.
         offset = 2 if "roberta" in str(model.config.model_type) else 0
@@ -103,14 +105,11 @@ class TokenClassifier:
 
     def windows(self, text: str, question: str | None = None) -> list["Window"]:
         """The text in windows that the model reads whole, cut at the ends of sentences."""
-        first: list[int] = []
-        if self.with_question:
-            asked = self.encoder.encode(question or "", add_special_tokens=False)
-            first = list(asked.ids[:QUESTION_TOKENS])
-        special = self.tokenizer.num_special_tokens_to_add(pair=self.with_question)
-        room = self.max_length - special - len(first)
+        before = self._before(question)
+        room = self.max_length - len(before) - len(self._after)
         encoded = self.encoder.encode(text, add_special_tokens=False)
-        ends = np.array([end for _, end in encoded.offsets], np.int64)
+        all_ids, all_spans = encoded.ids, encoded.offsets  # each access makes a new list
+        ends = np.array([end for _, end in all_spans], np.int64)
         stops = set(np.searchsorted(ends, [end for _, end in sentences(text)]).tolist())
         found, start = [], 0
         while start < len(ends):
@@ -118,17 +117,18 @@ class TokenClassifier:
             if stop < len(ends):
                 cuts = (each for each in range(stop, start + room // 2, -1) if each - 1 in stops)
                 stop = next(cuts, stop)
-            spans = list(encoded.offsets[start:stop])
-            found.append(self._window(first, list(encoded.ids[start:stop]), spans))
+            ids = [*before, *all_ids[start:stop], *self._after]
+            types = [0] * len(before) + [int(self.with_question)] * (len(ids) - len(before))
+            found.append(Window(ids, types, len(before), all_spans[start:stop]))
             start = stop
         return found
 
-    def _window(self, first: list[int], ids: list[int], spans: list[Span]) -> "Window":
-        build = self.tokenizer.build_inputs_with_special_tokens
-        whole = build(first, ids) if self.with_question else build(ids)
-        place = len(whole) - len(ids) - _after(whole, ids)
-        types = [0] * place + [int(self.with_question)] * (len(whole) - place)
-        return Window(whole, types, place, spans)
+    def _before(self, question: str | None) -> list[int]:
+        """Special tokens, and the question, in front of the text."""
+        if not self.with_question:
+            return self._specials[0]
+        asked = self.encoder.encode(question or "", add_special_tokens=False)
+        return [*self._specials[0], *asked.ids[:QUESTION_TOKENS], *self._specials[1]]
 
     def probabilities(
         self, text: str, question: str | None = None
@@ -223,10 +223,13 @@ def _keep(names: dict[int, str], label: str | None, where: str) -> int:
     )
 
 
-def _after(whole: Sequence[int], ids: Sequence[int]) -> int:
-    """How many special tokens come after the text."""
-    for after in range(len(whole) - len(ids) + 1):
-        end = len(whole) - after
-        if list(whole[end - len(ids) : end]) == list(ids):
-            return after
-    raise ModelError("the tokenizer changes a text's ids where it adds special tokens")
+def _specials(encoder: Any, pair: bool) -> tuple[list[int], list[int], list[int]]:
+    """Special tokens before a first text, between it and a second one, and at the end."""
+    word = encoder.encode("a", add_special_tokens=False).ids
+    whole = encoder.encode("a", "a").ids if pair else encoder.encode("a").ids
+    size = len(word)
+    places = [i for i in range(len(whole) - size + 1) if whole[i : i + size] == word]
+    if len(places) != 1 + pair:
+        raise ModelError("the tokenizer changes a text's ids where it adds special tokens")
+    first, last = places[0], places[-1]
+    return whole[:first], whole[first + size : last], whole[last + size :]
