@@ -525,6 +525,9 @@ PARTS = {
         "orderings": compression_tables.memory_orderings_table,
         "toys": compression_tables.toys_table,
         "text methods": text_compression_tables.methods_table,
+        "text quality": text_compression_tables.quality_table,
+        "text speed": text_compression_tables.speed_table,
+        "text cost": text_compression_tables.cost_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {

@@ -1,11 +1,15 @@
 """Tables of docs/compression.md on text compression, for generate.py."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from polyvec.compress.text.sections import TEXT_COMPRESSOR
 from polyvec.recipe import all_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "compress-text.json"
+RATES = ("0.5", "0.25", "0.1")
 
 
 def methods_table() -> str:
@@ -32,3 +36,77 @@ def methods_table() -> str:
         row = [name, f"{recipe.system.name}, {recipe.system.paper}", ", ".join(names), unit]
         lines.append("| " + " | ".join([*row, ", ".join(budget), recipe.system.differs]) + " |")
     return "\n".join(lines)
+
+
+def quality_table() -> str:
+    """Answer kept and exact match by set, scorer and rate."""
+    found = _results().get("quality", {})
+    if not found:
+        return "Not measured."
+    head = " | ".join(f"kept at {rate} | exact match" for rate in RATES)
+    lines = [f"| contexts | scorer | {head} |", "| --- | --- |" + " ---: |" * 6]
+    for name, rows in found.items():
+        for scorer, row in rows.items():
+            if "exact match" in row:  # of the whole text, or none
+                cells = ["", _percent(row["exact match"])] + [""] * 4
+            else:
+                cells = [
+                    _percent(row[rate][key]) for rate in RATES for key in ("kept", "exact match")
+                ]
+            lines.append(f"| {name} | {scorer} | " + " | ".join(cells) + " |")
+    counts = ", ".join(
+        f"{name}: {row['items']} contexts, {row['read']} of them read"
+        for name, rows in found.items()
+        for row in [next((each for each in rows.values() if "items" in each), None)]
+        if row is not None
+    )
+    return "\n".join([*lines, "", f"Percent. {counts}."])
+
+
+def speed_table() -> str:
+    """LLMLingua-2's selection beside the package llmlingua's."""
+    found = _results().get("speed", {})
+    if not found:
+        return "Not measured."
+    lines = [
+        "| tokens | tokens kept by both | whole call: llmlingua | polyvec | times as fast "
+        "| selection alone: llmlingua | polyvec | times as fast |",
+        "| ---: |" + " ---: |" * 7,
+    ]
+    for length, row in sorted(found.items(), key=lambda each: int(each[0])):
+        cells = [f"{row['polyvec tokens']:,}"]
+        for prefix in ("", "selection "):
+            cells += [
+                f"{1000 * row[f'{who} {prefix}s']:.1f} ms" for who in ("llmlingua", "polyvec")
+            ]
+            cells.append(str(row[f"{prefix}ratio"]))
+        lines.append(f"| {int(length):,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cost_table() -> str:
+    """Prefill of whole and of compressed contexts, and what the compression itself takes."""
+    found = _results().get("cost", {})
+    if not found:
+        return "Not measured."
+    lines = [
+        "| context | compressed by | tokens read | prefill, s | compression, s | saved, s |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for length, rows in sorted(found.items(), key=lambda each: int(each[0])):
+        whole = rows["whole"]["prefill s"]
+        for name, row in rows.items():
+            extra = row.get("compression s")
+            saved = "" if extra is None else f"{whole - row['prefill s'] - extra:+.2f}"
+            cells = [f"{row['tokens']:,}", f"{row['prefill s']:.2f}"]
+            cells += ["" if extra is None else f"{extra:.2f}", saved]
+            lines.append(f"| {int(length):,} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _results() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f}"
