@@ -53,6 +53,14 @@ def test_a_threshold_keeps_what_reaches_it_and_may_leave_nothing():
     assert both.text == "The code of Ann is 4711."
 
 
+def test_exact_fills_the_room_with_words_of_what_reaches_the_threshold():
+    made = compressor(unit="sentence", exact=True)
+    question = "What is the code of Ann or Bob?"
+    found = made.compress(TEXT, question, threshold=0.1, tokens=16)
+    assert found.num_tokens == 16 and found.text.startswith("The code of Ann is 4711. The code")
+    assert "sky" not in made.compress(TEXT, question, threshold=0.1, tokens=60).text
+
+
 def test_passages_are_what_was_given():
     texts = ["Rain fell. It was cold.", "The code is 7.", "Cats slept."]
     found = compressor(unit="passage").compress(texts, "What is the code?", tokens=10)

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from polyvec.compress.text.budget import select
+from polyvec.compress.text.choosing import Chooser, within
 from polyvec.compress.text.document import Asked, Compressed, Document
-from polyvec.compress.text.joining import Joiner
 from polyvec.compress.text.scorer import Scorer, as_scorer, check_scores
 from polyvec.compress.text.tokens import TokenCounter
 from polyvec.compress.text.units import UNITS, Span, divided
@@ -199,95 +198,30 @@ class TextCompressor:
         if self.dynamic_ratio and ranks_P is not None:
             scores_U = tilted(scores_U, document, ranks_P, asked.rate, self.dynamic_ratio)
         forced_U = self._forced(document)
-        joiner = Joiner(document)
-        write = _Writer(joiner, document, self._order(document, scores_U, ranks_P), self.separator)
-        costs_U = counter.costs(document.text, document.units)
-        count = _counted(counter, write)
-        self._check_forced(forced_U, count, budget)
+        order = self._order(document, scores_U, ranks_P)
+        chooser = Chooser(counter, budget.tokens, order, self.separator)
+        if forced_U.any():
+            cost = counter.count(chooser.writer(document)(forced_U))
+            if cost > budget.tokens:
+                raise InputError(
+                    f"the words and digits to keep have {cost} tokens, more than the budget of "
+                    f"{budget.tokens}; raise it, or keep fewer"
+                )
         small = self.exact and self.unit in EXACT
-        kept_U = select(
-            scores_U, costs_U, budget.tokens, count, forced_U, allowed_U, exchange=small
-        )
-        if self.exact and self.unit in UNITS and budget.threshold is None:
-            filled = self._filled(document, scores_U, kept_U, budget, counter, ranks_P)
-            if filled is not None:
-                return filled
-        if not kept_U.any() and allowed_U.any():
+        chosen = chooser.choose(document, scores_U, forced_U, allowed_U, exchange=small)
+        if self.exact and self.unit != "token":
+            chosen = chooser.filled(chosen, scores_U, allowed_U)
+        if not chosen.kept_U.any() and allowed_U.any():
+            least = counter.costs(document.text, document.units)[allowed_U].min()
             raise InputError(
-                f"no {self.unit} fits into {budget.tokens} tokens, the shortest has about "
-                f"{costs_U[allowed_U].min()}; raise the budget, take a smaller unit or exact=True"
+                f"no {self.unit} fits into {budget.tokens} tokens, the shortest has about {least}; "
+                "raise the budget, take a smaller unit or exact=True"
             )
-        return write.join(kept_U), joiner.spans(kept_U)
-
-    def _filled(
-        self,
-        document: Document,
-        scores_U: np.ndarray,
-        kept_U: np.ndarray,
-        budget: Budget,
-        counter: TokenCounter,
-        ranks_P: np.ndarray | None,
-    ) -> tuple[str, tuple[Span, ...]] | None:
-        """The kept units and the first words, or tokens, of the next best; None if none is free."""
-        write = _Writer(
-            Joiner(document), document, self._order(document, scores_U, ranks_P), self.separator
-        )
-        if counter.count(write.join(kept_U)) >= budget.tokens or kept_U.all():
-            return None
-        kept = [span for span, yes in zip(document.units, kept_U, strict=True) if yes]
-        best: tuple[int, str, tuple[Span, ...]] | None = None
-        # Words beside the kept units; then tokens; then tokens in place of some of their tokens.
-        for unit, whole in (("word", True), ("token", True), ("token", False)):
-            if unit == self.unit or (unit == "token" and not counter.has_offsets):
-                continue
-            found = self._with_parts(
-                document, scores_U, kept, unit, budget, counter, ranks_P, whole=whole
-            )
-            if best is None or found[0] > best[0]:
-                best = found
-            if best[0] == budget.tokens:
-                break
-        return None if best is None else best[1:]
-
-    def _with_parts(
-        self,
-        document: Document,
-        scores_U: np.ndarray,
-        kept: Sequence[Span],
-        unit: str,
-        budget: Budget,
-        counter: TokenCounter,
-        ranks_P: np.ndarray | None,
-        *,
-        whole: bool,
-    ) -> tuple[int, str, tuple[Span, ...]]:
-        """Cost, text and spans with parts of dropped units; kept ones stay `whole`, or nearly."""
-        places = {start: number for number, (start, _) in enumerate(document.units)}
-        starts = [start for start, _ in document.units]
-        parts = self._parts(document, unit, counter)
-        owner = np.searchsorted(starts, [start for start, _ in parts], side="right") - 1
-        of_kept = {places[start] for start, _ in kept}
-        first = np.array([int(each) in of_kept for each in owner], bool)
-        finer = Document(document.text, document.passages, tuple(parts))
-        scores = scores_U[owner] + np.where(first, np.ptp(scores_U) + 1.0, 0.0)
-        write = _Writer(
-            Joiner(finer), finer, self._order(document, scores_U, ranks_P), self.separator
-        )
-        count = _counted(counter, write)
-        costs = counter.costs(finer.text, finer.units)
-        forced = first if whole else None
-        found = select(scores, costs, budget.tokens, count, forced, exchange=True)
-        text = write.join(found)
-        return counter.count(text), text, Joiner(finer).spans(found)
-
-    def _parts(self, document: Document, unit: str, counter: TokenCounter) -> list[Span]:
-        if unit == "token":
-            return _within(counter.spans(document.text), document.units)
-        return divided(document.text, document.units, UNITS[unit])
+        return chosen.text, chosen.spans
 
     def _divide(self, view: View, unit: Unit, counter: TokenCounter) -> Document:
         if unit == "token":
-            units = _within(counter.spans(view.text), view.passages)
+            units = within(counter.spans(view.text), view.passages)
         elif unit == "passage" and len(view.passages) > 1:
             units = list(view.passages)  # as they were given
         else:
@@ -320,13 +254,6 @@ class TextCompressor:
             after = np.searchsorted(starts, match.end(), side="left")
             forced_U[first:after] = True
         return forced_U
-
-    def _check_forced(self, forced_U: np.ndarray, count: Any, budget: Budget) -> None:
-        if forced_U.any() and (cost := count(forced_U)) > budget.tokens:
-            raise InputError(
-                f"the words and digits to keep have {cost} tokens, more than the budget of "
-                f"{budget.tokens}; raise it, or keep fewer"
-            )
 
 
 def tilted(
@@ -392,22 +319,6 @@ def counter_of(given: Any) -> TokenCounter:
     )
 
 
-class _Writer:
-    """The text of kept units, with passages in another order if one is given."""
-
-    def __init__(
-        self, joiner: Joiner, document: Document, order: np.ndarray | None, separator: str
-    ) -> None:
-        self.joiner, self.order, self.separator = joiner, order, separator
-        self.passage_U = None if order is None else document.passage_of_units()
-
-    def join(self, kept_U: np.ndarray) -> str:
-        if self.order is None or self.passage_U is None:
-            return self.joiner.join(kept_U)
-        found = [self.joiner.join(kept_U & (self.passage_U == each)) for each in self.order]
-        return self.separator.join(each for each in found if each)
-
-
 class _Clock:
     """Runs scorers, and adds up their seconds."""
 
@@ -419,22 +330,6 @@ class _Clock:
         found = check_scores(scorer.scores(document, asked), document, scorer)
         self.seconds += time.perf_counter() - began
         return found
-
-
-def _counted(counter: TokenCounter, write: Any) -> Any:
-    return lambda kept_U: counter.count(write.join(kept_U))
-
-
-def _within(spans: Sequence[Span], parts: Sequence[Span]) -> list[Span]:
-    """The spans that lie in one of the parts; what reaches beyond it is cut."""
-    found: list[Span] = []
-    at = 0
-    for start, end in spans:
-        while at < len(parts) and parts[at][1] <= start:
-            at += 1
-        if at < len(parts) and end > parts[at][0]:
-            found.append((max(start, parts[at][0]), min(end, parts[at][1])))
-    return found
 
 
 def given(texts: str | Sequence[str]) -> list[str]:
