@@ -8,9 +8,10 @@
 
 quality: the share of contexts whose answer is kept, and exact match of a fixed reader
 (SmolLM2-135M-Instruct, greedy, three examples before the question) at rates 0.5, 0.25 and 0.1, by
-scorer. speed: LLMLingua-2's selection, given each token's probability, beside the package
-llmlingua's own code at the same number of tokens, in CPU seconds. cost: tokens and seconds of
-prefill with and without compression, contexts of 512 to 4,096 tokens. Each figure goes to
+scorer; and -log p of a token of the right answer, for a reader that is too small to give it.
+speed: LLMLingua-2's selection, given each token's probability, beside the package llmlingua's own
+code at the same number of tokens, in CPU seconds. cost: tokens and seconds of prefill with and
+without compression, contexts of 512 to 4,096 tokens. Each figure goes to
 docs/results/compress-text.json as soon as it is there, so an interrupted run goes on, and
 docs/generate.py makes the tables. Settings were chosen on items of --seed 0, and are measured on
 others.
@@ -112,7 +113,7 @@ def quality(options: argparse.Namespace) -> None:
         methods["token classifier"] = (kind, "word")
     if options.methods:
         methods = {name: methods[name] for name in options.methods}
-    read, asked = reader(options.read), items[: options.read]
+    read, asked = reader(options.read, options.answers), items[: options.read]
     done = stored().get("quality", {}).get(options.set, {})
     for name, texts in (
         ("whole text", ["\n\n".join(item.texts) for item in asked]),
@@ -120,8 +121,8 @@ def quality(options: argparse.Namespace) -> None:
     ):
         if name not in done and asked:
             said = read(texts, asked)
-            store(("quality", options.set, name), {"exact match": share(said), "read": len(said)})
-            print(f"{options.set}: {name}: {share(said):.2f}", flush=True)
+            store(("quality", options.set, name), {**said, "read": len(asked)})
+            print(f"{options.set}: {name}: {said}", flush=True)
     for name, (scorer, unit) in methods.items():
         if name in done:
             continue
@@ -137,37 +138,37 @@ def quality(options: argparse.Namespace) -> None:
         cell: dict[str, Any] = {"items": len(items), "read": len(asked), "s": seconds}
         for rate, shorter in found.items():
             kept = [item.kept(each.text) for item, each in zip(items, shorter, strict=True)]
-            said = read([each.text for each in shorter[: len(asked)]], asked) if asked else []
-            cell[rate] = {
-                "kept": share(kept),
-                "exact match": share(said) if said else None,
-                "rate": round(float(np.mean([each.rate for each in shorter])), 4),
-            }
+            said = read([each.text for each in shorter[: len(asked)]], asked) if asked else {}
+            left = round(float(np.mean([each.rate for each in shorter])), 4)
+            cell[rate] = {"kept": share(kept), "rate": left, **said}
         store(("quality", options.set, name), cell)
-        shown = "  ".join(f"{r}: {cell[r]['kept']:.2f} {cell[r]['exact match']}" for r in found)
-        print(f"{options.set}: {name}: {shown} ({seconds:.0f} s)", flush=True)
+        print(f"{options.set}: {name}: {cell}", flush=True)
 
 
 def share(values: list[bool]) -> float:
     return round(float(np.mean(values)), 4)
 
 
-def reader(needed: int) -> Callable[[list[str], list[Item]], list[bool]]:
-    """Whether SmolLM2 answers each question on a text with a right answer, word for word."""
+def reader(needed: int, answers: bool) -> Callable[[list[str], list[Item]], dict[str, float]]:
+    """How often SmolLM2's answer is right, word for word, and -log p of a right one, in nats."""
     model = load_language_model(DEFAULT_LANGUAGE_MODEL) if needed else None
     shots = "".join(f"Text: {t}\nQuestion: {q}\nAnswer: {a}\n\n" for t, q, a in SHOTS)
 
-    def read(texts: list[str], items: list[Item]) -> list[bool]:
+    def read(texts: list[str], items: list[Item]) -> dict[str, float]:
         assert model is not None
         prompts = [
             f"{shots}Text: {text}\nQuestion: {item.question}\nAnswer:"
             for text, item in zip(texts, items, strict=True)
         ]
-        said = model.generate(prompts, max_new_tokens=12, stop="\n", show_progress_bar=False)
-        return [
-            item.right(each.text.strip().rstrip("."))
-            for item, each in zip(items, said, strict=True)
-        ]
+        likely = model.logprobs(prompts, [f" {item.answers[0]}" for item in items])
+        nats = -np.mean([each.mean() for each in likely])
+        found = {"nats": round(float(nats), 3)}
+        if answers:
+            said = model.generate(prompts, max_new_tokens=12, stop="\n", show_progress_bar=False)
+            pairs = zip(items, said, strict=True)
+            right = [item.right(each.text.strip().rstrip(".")) for item, each in pairs]
+            found["exact match"] = share(right)
+        return found
 
     return read
 
@@ -339,32 +340,35 @@ def _prefill(model: Any, text: str, repeat: int) -> dict[str, Any]:
 
 
 def plot(options: argparse.Namespace) -> None:
-    """Exact match over the share of tokens that is left, for each set and scorer."""
+    """What a reader makes of the text over the share of tokens that is left, for each set."""
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "polyvec"  # the same file from the same figures
     from matplotlib import pyplot
 
     sets = stored().get("quality", {})
-    figure, axes = pyplot.subplots(1, max(1, len(sets)), figsize=(5 * max(1, len(sets)), 4))
-    for axis, (name, rows) in zip(np.atleast_1d(axes), sets.items(), strict=True):
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5))
+    measures = {"key-value": "exact match", "squad": "nats"}
+    for axis, (name, measure) in zip(axes, measures.items(), strict=True):
+        rows = sets.get(name, {})
         for method, row in rows.items():
-            points = list(_points(row))
-            if points:
+            if points := list(_points(row, measure)):
                 axis.plot(*zip(*points, strict=True), marker="o", label=method)
-        whole = rows.get("whole text", {}).get("exact match")
-        if whole is not None:
+        if measure in rows.get("whole text", {}):
+            whole = rows["whole text"][measure]
             axis.axhline(whole, color="grey", linestyle=":", label="whole text")
-        axis.set(title=name, xlabel="tokens left, share", ylabel="exact match of the reader")
-        axis.legend(fontsize=6)
+        label = "-log p of the answer, nats a token" if measure == "nats" else measure
+        axis.set(title=name, xlabel="tokens left, share of the context", ylabel=label)
+        axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(RESULTS.with_suffix(".svg"), metadata={"Date": None})
 
 
-def _points(row: dict[str, Any]) -> Iterator[tuple[float, float]]:
+def _points(row: dict[str, Any], measure: str) -> Iterator[tuple[float, float]]:
     for rate in map(str, sorted(RATES)):
-        if rate in row and row[rate]["exact match"] is not None:
-            yield row[rate]["rate"], row[rate]["exact match"]
+        if measure in row.get(rate, {}):
+            yield row[rate]["rate"], row[rate][measure]
 
 
 def main() -> None:
@@ -376,6 +380,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--read", type=int, default=40, help="items that the reader answers")
+    parser.add_argument("--no-answers", dest="answers", action="store_false", help="nats alone")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--llmlingua", type=Path, help="folder with the package llmlingua")
     parser.add_argument("--lengths", type=int, nargs="*", default=[512, 1024, 2048, 4096])

@@ -43,16 +43,15 @@ def quality_table() -> str:
     found = _results().get("quality", {})
     if not found:
         return "Not measured."
-    head = " | ".join(f"kept at {rate} | exact match" for rate in RATES)
-    lines = [f"| contexts | scorer | {head} |", "| --- | --- |" + " ---: |" * 6]
+    head = " | ".join(f"kept at {rate} | exact match | nats" for rate in RATES)
+    lines = [f"| contexts | scorer | {head} |", "| --- | --- |" + " ---: |" * 9]
     for name, rows in found.items():
         for scorer, row in rows.items():
-            if "exact match" in row:  # of the whole text, or none
-                cells = ["", _percent(row["exact match"])] + [""] * 4
-            else:
-                cells = [
-                    _percent(row[rate][key]) for rate in RATES for key in ("kept", "exact match")
-                ]
+            # The whole text, and none, have no rate.
+            cells = _read(row) if "read" in row and "items" not in row else []
+            for rate in RATES if "items" in row else ():
+                cells += [_percent(row[rate]["kept"]), *_read(row[rate])[1:]]
+            cells += [""] * (9 - len(cells))
             lines.append(f"| {name} | {scorer} | " + " | ".join(cells) + " |")
     counts = ", ".join(
         f"{name}: {row['items']} contexts, {row['read']} of them read"
@@ -60,7 +59,13 @@ def quality_table() -> str:
         for row in [next((each for each in rows.values() if "items" in each), None)]
         if row is not None
     )
-    return "\n".join([*lines, "", f"Percent. {counts}."])
+    return "\n".join([*lines, "", f"Percent, and nats a token. {counts}."])
+
+
+def _read(row: dict[str, Any]) -> list[str]:
+    """Cells of what the reader made of a text; the first is empty."""
+    nats = row.get("nats")
+    return ["", _percent(row.get("exact match")), "" if nats is None else f"{nats:.2f}"]
 
 
 def speed_table() -> str:
