@@ -24,7 +24,7 @@ import json
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from text_contexts import Item, key_values, squad
+from text_plot import drawn
 
 from polyvec.compress.text.budget import select
 from polyvec.compress.text.compressor import TextCompressor
@@ -340,35 +341,9 @@ def _prefill(model: Any, text: str, repeat: int) -> dict[str, Any]:
 
 
 def plot(options: argparse.Namespace) -> None:
-    """What a reader makes of the text over the share of tokens that is left, for each set."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "polyvec"  # the same file from the same figures
-    from matplotlib import pyplot
-
-    sets = stored().get("quality", {})
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5))
-    measures = {"key-value": "exact match", "squad": "nats"}
-    for axis, (name, measure) in zip(axes, measures.items(), strict=True):
-        rows = sets.get(name, {})
-        for method, row in rows.items():
-            if points := list(_points(row, measure)):
-                axis.plot(*zip(*points, strict=True), marker="o", label=method)
-        if measure in rows.get("whole text", {}):
-            whole = rows["whole text"][measure]
-            axis.axhline(whole, color="grey", linestyle=":", label="whole text")
-        label = "-log p of the answer, nats a token" if measure == "nats" else measure
-        axis.set(title=name, xlabel="tokens left, share of the context", ylabel=label)
-        axis.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(RESULTS.with_suffix(".svg"), metadata={"Date": None})
-
-
-def _points(row: dict[str, Any], measure: str) -> Iterator[tuple[float, float]]:
-    for rate in map(str, sorted(RATES)):
-        if measure in row.get(rate, {}):
-            yield row[rate]["rate"], row[rate][measure]
+    """docs/results/compress-text.svg from the figures that are stored."""
+    with atomic_file(RESULTS.with_suffix(".svg"), "w") as file:
+        file.write(drawn(stored()))
 
 
 def main() -> None:
