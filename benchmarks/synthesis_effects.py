@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from effects import Claim, score
+from effects import score
 from synthesis_arms import Arm, Context, built, ready
 from synthesis_claims import EFFECTS
 from synthesis_domains import Tasks
 from synthesis_making import WRITERS, Making
 from synthesis_sources import SOURCES
 from synthesis_table import row_of_table, sources_of_table, table_keys
-from training_effects import difference, spread
+from training_effects import summary
 from training_free import Work
 
 from polyvec.errors import PolyvecError
@@ -193,7 +193,11 @@ class Bench:
 
 
 def collect(bench: Bench, path: Path) -> None:
-    """Means and standard deviations over seeds, each claim's difference, and the sources."""
+    """Means and standard deviations over seeds, each claim's difference, and the sources.
+
+    What the folder has nothing of stays as it was collected before.
+    """
+    before = json.loads(path.read_text()) if path.exists() else {}
     found: dict[str, Any] = {"experiments": {}, "sources": {}}
     for name, experiment in bench.experiments.items():
         kept: dict[str, list[Any]] = {}
@@ -206,20 +210,7 @@ def collect(bench: Bench, path: Path) -> None:
         }
         if not any(cells.values()):
             continue
-        arms = {
-            label: {column: spread([run[column] for run in runs]) for column in runs[0]}
-            for label, runs in cells.items()
-            if runs
-        }
-        claims = []
-        for better, worse, says, ends in (Claim(*each) for each in experiment.claims):
-            if better in arms and worse in arms:
-                by = {
-                    column: difference(cells[better], cells[worse], column)
-                    for column in arms[better]
-                    if column in arms[worse] and (ends is None or column.endswith(ends))
-                }
-                claims.append({"row": better, "over": worse, "says": says, "by": by})
+        arms, claims = summary(cells, experiment.claims)
         runs = [cell for each in kept.values() for cell in each]
         settings = {json.dumps(cell["settings"], sort_keys=True) for cell in runs}
         found["experiments"][name] = {
@@ -235,6 +226,9 @@ def collect(bench: Bench, path: Path) -> None:
         cell = bench.work.read("source", name)
         if cell is not None:
             found["sources"][name] = cell
+    for part, entries in found.items():
+        for name, older in before.get(part, {}).items():
+            entries.setdefault(name, older)
     with atomic_file(path, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")

@@ -175,20 +175,7 @@ def collect(scale: str, work: Work) -> None:
         cells = {label: [cell["scores"] for cell in runs] for label, runs in kept.items()}
         if not any(cells.values()):
             continue
-        arms = {
-            label: {column: spread([each[column] for each in runs]) for column in runs[0]}
-            for label, runs in cells.items()
-            if runs
-        }
-        claims = []
-        for better, worse, says, ends in (Claim(*each) for each in experiment.claims):
-            if better in arms and worse in arms:
-                by = {
-                    column: difference(cells[better], cells[worse], column)
-                    for column in arms[better]
-                    if column in arms[worse] and (ends is None or column.endswith(ends))
-                }
-                claims.append({"row": better, "over": worse, "says": says, "by": by})
+        arms, claims = summary(cells, experiment.claims)
         made = [cell for each in kept.values() for cell in each]
         # Cells of other runs do not compare.
         ((layers, steps, size),) = {(cell["layers"], cell["steps"], cell["sets"]) for cell in made}
@@ -207,6 +194,30 @@ def collect(scale: str, work: Work) -> None:
     with atomic_file(results, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
+
+
+def summary(
+    cells: Mapping[str, Sequence[Mapping[str, float]]], said: Sequence[tuple[Any, ...]]
+) -> tuple[Table, Sequence[Table]]:
+    """Each arm's mean and spread by column, and the differences that claims are about.
+
+    cells: the scores of each run, by arm.
+    """
+    arms = {
+        label: {column: spread([each[column] for each in runs]) for column in runs[0]}
+        for label, runs in cells.items()
+        if runs
+    }
+    claims = []
+    for better, worse, says, ends in (Claim(*each) for each in said):
+        if better in arms and worse in arms:
+            by = {
+                column: difference(cells[better], cells[worse], column)
+                for column in arms[better]
+                if column in arms[worse] and (ends is None or column.endswith(ends))
+            }
+            claims.append({"row": better, "over": worse, "says": says, "by": by})
+    return arms, claims
 
 
 def keep_older(experiments: dict[str, Any], name: str, older: Mapping[str, Any]) -> None:

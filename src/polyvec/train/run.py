@@ -137,18 +137,7 @@ def dry_run(
             if hasattr(task, "apply"):
                 yield "  changes the embedder without training (not done here)"
                 continue
-            needs_head = getattr(task, "needs_head", False)
-            if hasattr(task, "trained"):
-                trained = task.trained()
-            else:
-                trained = prepare(
-                    embedder,
-                    stage.adapter,
-                    stage.train,
-                    before=before,
-                    head=needs_head,
-                    where=where,
-                )
+            trained = _prepared(task, embedder, stage, before, where)
             before = before if stage.adapter is None else stage.adapter
             batches = read_batches(stage, data, where)
             if hasattr(task, "prepare"):
@@ -251,6 +240,27 @@ def _unused(output: Path) -> bool:
     return ours and {"command", "scale", "recipe"} <= json_object(output / RECIPE, "").keys()
 
 
+def _prepared(
+    task: Any,
+    embedder: Embedder,
+    stage: StageSettings,
+    before: Mapping[str, Any] | None,
+    where: str,
+) -> Trained:
+    """What a stage trains: what its task says, else the embedder and its adapter."""
+    if hasattr(task, "trained"):
+        trained: Trained = task.trained()
+        return trained
+    return prepare(
+        embedder,
+        stage.adapter,
+        stage.train,
+        before=before,
+        head=getattr(task, "needs_head", False),
+        where=where,
+    )
+
+
 def _stage(
     plan: Run, number: int, embedder: Embedder, before: Mapping[str, Any] | None, resume: bool
 ) -> Embedder:
@@ -264,17 +274,7 @@ def _stage(
         rows = TrainingData.read(stage.data, plan.data, where=f"{where} data") if stage.data else ()
         changed: Embedder = task.apply(rows)
         return changed
-    if hasattr(task, "trained"):
-        trained = task.trained()
-    else:
-        trained = prepare(
-            embedder,
-            stage.adapter,
-            stage.train,
-            before=before,
-            head=getattr(task, "needs_head", False),
-            where=where,
-        )
+    trained = _prepared(task, embedder, stage, before, where)
     if Exchange.here().rank == 0:
         plan.say(f"stage {number} ({stage.name or stage.kind}), {trained}")
     trainee = Trainee(embedder, task)
