@@ -1,15 +1,18 @@
 """Proximal policy optimisation, AdaptCL's reward, and the steps that use them."""
 
 import math
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
 
-from polyvec.errors import DataError, SettingsError
+from polyvec.errors import DataError, GenerationError, SettingsError
 from polyvec.llm.local import LocalLanguageModel
-from polyvec.synthesize import ppo, rewards
-from polyvec.synthesize.ppo import Policy, PPOSettings, optimise
+from polyvec.registry import Fact
+from polyvec.synthesize import ppo_losses, rewards
+from polyvec.synthesize.ppo import Policy, PPOSettings, _learn, _rollout, optimise
+from polyvec.synthesize.spending import Budget
 from polyvec.synthesize.step import Tools
 from polyvec.synthesize.tuned import Checkpoint
 
@@ -34,7 +37,7 @@ def run(path, judge=says_the, **settings):
 
 def test_advantages_by_hand():
     """Two tokens, a reward of 1 at the end, values 0.5 and 0.25, gae 0.5, discount 1."""
-    found = ppo.gae_advantages(
+    found = ppo_losses.gae_advantages(
         torch.tensor([[0.0, 1.0, 9.0]]),
         torch.tensor([[0.5, 0.25, 9.0]]),
         torch.tensor([[1.0, 1.0, 0.0]]),
@@ -49,9 +52,9 @@ def test_the_objective_is_clipped_where_it_would_gain():
     old, mask = torch.zeros(1, 1), torch.ones(1, 1)
     for ratio, advantage, loss in ((1.5, 1.0, -1.2), (0.5, 1.0, -0.5), (0.5, -1.0, 0.8)):
         new = torch.full((1, 1), math.log(ratio))
-        found = ppo.ppo_loss(new, old, torch.full((1, 1), advantage), mask, 0.2)
+        found = ppo_losses.ppo_loss(new, old, torch.full((1, 1), advantage), mask, 0.2)
         assert float(found) == pytest.approx(loss)
-    moved = ppo.value_loss(torch.full((1, 1), 1.0), old, torch.full((1, 1), 1.0), mask, 0.2)
+    moved = ppo_losses.value_loss(torch.full((1, 1), 1.0), old, torch.full((1, 1), 1.0), mask, 0.2)
     assert float(moved) == pytest.approx(0.5 * 0.8**2)
 
 
@@ -118,6 +121,7 @@ def test_the_reward_of_form_is_the_papers():
     anchor = "A man is playing a flute in the park."
     assert rewards.cleaned("It is so.\nNote: x") == ("It is so.", -1.5)
     assert rewards.cleaned("It is so. Note: x") == ("It is so.", -1.0)
+    assert rewards.cleaned("\nIt is so.\n") == ("It is so.", 0.5)  # a line break around it is none
     assert rewards.form_reward("Hm", anchor, 9.0) == -7.0
     assert rewards.form_reward("Ein Männchen spielt Flöte.", anchor, 9.0) == -8.0
     assert rewards.form_reward(anchor, anchor, 9.0) == -5.0 + 1.0  # a copy
@@ -160,3 +164,84 @@ def test_mistakes_are_one_line(runs):
             runs([texts, {**asked, **more}], ["A text."])
     with pytest.raises(SettingsError, match="clear has 'anchor'"):
         runs([texts, {"kind": "train_embedder", "train": {"max_steps": 1}, "clear": ["anchor"]}])
+
+
+@pytest.mark.medium
+def test_a_budget_that_ends_keeps_what_was_learnt(tmp_path):
+    """The checkpoint is saved where the next batch is refused, and the next call goes on there."""
+    short = {"steps": 3, "learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "mini_batch_size": 2}
+    whole, curve = run(tmp_path / "whole", **short)
+    left = [10]
+
+    def take(num):
+        left[0] -= num
+        if left[0] < 0:
+            raise GenerationError("spent")
+
+    policy = Policy(nano(), PPOSettings(**{**QUICK, **short}))
+    prompts = [policy.model.tokens.of_prompt(text, "test") for text in STARTS]
+    with pytest.raises(GenerationError, match="spent"):
+        optimise(policy, prompts, says_the, Checkpoint(tmp_path / "cut", "k"), take=take)
+    again, resumed = run(tmp_path / "cut", **short)
+    assert resumed == curve
+    assert all(torch.equal(each, again.named[name]) for name, each in whole.named.items())
+
+
+@pytest.mark.medium
+def test_the_step_counts_its_answers_and_goes_on_with_a_higher_budget(runs):
+    ppo = {"steps": 2, "batch_size": 2, "mini_batch_size": 2, "epochs": 1, "max_new_tokens": 3}
+    asked = {
+        "kind": "ppo",
+        "prompts": {"positive": "adaptcl_positive"},
+        "reward": {"kind": f"{__name__}:Longer"},
+        "ppo": ppo,
+    }
+    steps, texts = [{"kind": "texts", "to": "anchor"}, asked], ["A cat sat.", "One. " * 500]
+    part = runs(steps, texts, nano(), budget=Budget.parse("3"))
+    assert part.unfinished == "step 2 (ppo) was not done, the budget does not suffice for it"
+    assert runs.models.spent.prompts == 2
+    assert (runs.folder / "out/models/generator.ckpt").is_file()
+    whole = runs(steps, texts, nano(), budget=Budget.parse("2"))
+    assert whole.unfinished is None and whole.reports[1].asked == 2
+    # A text that does not fit is left out; if none does, nothing can be learnt.
+    with pytest.raises(DataError, match="all 1 prompts have more than 509 tokens"):
+        runs(steps, texts[1:], nano(), output="long")
+    with pytest.raises(SettingsError, match="give --budget in calls"):
+        money = {"prompt_price": 1.0, "new_price": 1.0}
+        runs(steps, texts, nano(), Budget.parse("2.5"), "money", **money)
+
+
+class Longer:
+    """A reward of the step's user: how long an answer is."""
+
+    def __init__(self, tools: Annotated[Tools, Fact("tools")]) -> None:
+        pass
+
+    def __call__(self, anchors, wanted, answers):
+        return np.array([len(each) for each in answers], float)
+
+
+def test_an_answer_ends_with_the_token_that_was_drawn():
+    """Of a model with several ends each is itself: the one that was drawn is learnt from."""
+    policy = Policy(nano(), PPOSettings(**QUICK))
+    policy.model.ends = frozenset(range(policy.model.model.num_logits))
+    prompts = [policy.model.tokens.of_prompt(text, "test") for text in STARTS]
+    found = policy.write(prompts, "seed")
+    assert {len(each) for each in found} == {1} and len(set(found)) > 1
+
+
+@pytest.mark.parametrize(("accumulate", "num_steps"), [(1, 6), (2, 4), (4, 2)])
+def test_gradients_of_so_many_parts_are_averaged_for_a_step(accumulate, num_steps):
+    """Three parts a pass, two passes: AdaptCL's 4 parts of 8 make one step a pass."""
+    quick = {"batch_size": 3, "mini_batch_size": 1, "epochs": 2, "max_new_tokens": 2, "rank": 2}
+    policy = Policy(nano(), PPOSettings(accumulate=accumulate, **quick))
+    steps = []
+
+    class Counted(torch.optim.SGD):
+        def step(self):
+            steps.append(1)
+
+    prompts = [policy.model.tokens.of_prompt(text, "test") for text in STARTS[:3]]
+    batch, _ = _rollout(policy, prompts, [0, 1, 2], says_the, 0.0, 0)
+    _learn(policy, batch, Counted(list(policy.named.values()), lr=0.1), 0)
+    assert len(steps) == num_steps

@@ -64,7 +64,7 @@ def test_a_tuning_that_was_interrupted_ends_with_the_same_vectors(tmp_path):
 
     checkpoint = Checkpoint(tmp_path / "cut", "k")
     with pytest.raises(KeyboardInterrupt):
-        tune(reader, begun, *asked, settings, checkpoint, stop)
+        tune(reader, begun, *asked, settings, checkpoint, say=stop)
     again = tune(reader, begun, *asked, settings, checkpoint)
     assert torch.equal(whole.prompt_PD, again.prompt_PD) and whole.curve == again.curve
     assert Checkpoint(tmp_path / "cut", "other settings").load() is None

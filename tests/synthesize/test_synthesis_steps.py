@@ -5,17 +5,19 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from polyvec.data.training.sources import training_rows
-from polyvec.errors import DataError, InputError, SettingsError
+from polyvec.errors import DataError, GenerationError, InputError, SettingsError
+from polyvec.llm.answers import Usage
 from polyvec.llm.function import FunctionLanguageModel
 from polyvec.recipe import all_recipes
 from polyvec.synthesize.folder import training_line, write_rows
 from polyvec.synthesize.rows import Row
 from polyvec.synthesize.run import build_steps, dry_run, parts
 from polyvec.synthesize.sections import STEPS, StepSettings
-from polyvec.synthesize.spending import Budget
+from polyvec.synthesize.spending import Budget, BudgetedLanguageModel
 from polyvec.synthesize.step import Tools
 from polyvec.synthesize.steps.filters import clean
 
@@ -139,6 +141,27 @@ def test_a_budget_that_ends_within_a_judge_says_that_nothing_was_judged(runs):
     whole = runs(steps, RIVERS, write, budget=Budget.parse("16"))
     assert whole.unfinished is None and "verdicts" in whole.rows[0].meta
     assert runs.models.usage.cached == 2  # answers of the first run, which were paid for
+
+
+def test_what_is_only_scored_counts_against_a_budget_of_money():
+    """A judge on a server reads tokens, too; what they could cost is refused before it is paid."""
+
+    class Scoring(FunctionLanguageModel):
+        def score_checked(self, prompts, choices):
+            self.usage.prompts += len(prompts)
+            self.usage.prompt_tokens += 10 * len(prompts)
+            return np.full((len(prompts), len(choices)), 0.5)
+
+    inner, spent = Scoring(str, "scoring"), Usage()
+    inner.usage.prompt_price = 1e6 / 10  # an answer of ten tokens costs 1
+    model = BudgetedLanguageModel(inner, Budget.parse("2.5"), spent)
+    prompt = " ".join(["word"] * 10)
+    for _ in range(2):
+        model.score([prompt], ["yes", "no"])
+    assert (spent.prompts, spent.cost) == (2, 2.0)
+    with pytest.raises(GenerationError, match="the budget is spent"):
+        model.score([prompt], ["yes", "no"])
+    assert inner.usage.prompts == 2
 
 
 def test_a_budget_of_money_is_never_exceeded(runs):

@@ -128,8 +128,9 @@ def run(options: argparse.Namespace) -> None:
     _report(options, recipe, models, made)
     if made.unfinished:
         raise GenerationError(
-            f"{options.output}: {made.unfinished}; {len(made.rows):,} rows are written. The same "
-            "command with a higher --budget goes on there"
+            f"{options.output}: {made.unfinished}; {len(made.rows):,} rows are written, "
+            f"{made.num_trainable:,} of them to train on. The same command with a higher --budget "
+            "goes on there"
         )
     print(options.output / "train.jsonl")
 

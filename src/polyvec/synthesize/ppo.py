@@ -20,8 +20,9 @@ from polyvec.embed.backbone.drawing import Drawing
 from polyvec.embed.backbone.heads import own_logits
 from polyvec.embed.backbone.modes import evaluating
 from polyvec.embed.formats.adapters import NAME, merge_adapter
-from polyvec.errors import DataError, SettingsError
+from polyvec.errors import DataError, PolyvecError, SettingsError
 from polyvec.llm.local import LocalLanguageModel
+from polyvec.synthesize.ppo_losses import gae_advantages, ppo_loss, value_loss, whitened
 from polyvec.synthesize.tuned import Checkpoint, optimizer_tensors, restore_optimizer
 
 # Takes the numbers of a batch's prompts and the answers to them; a reward each.
@@ -32,7 +33,8 @@ Judge = Callable[[Sequence[int], Sequence[str]], np.ndarray]
 class PPOSettings:
     """How a model is optimised; the defaults are AdaptCL's, or trl's where it sets nothing.
 
-    steps: batches of answers, each learnt from in `epochs` passes of `mini_batch_size`. kl: the
+    steps: batches of answers, each learnt from in `epochs` passes. mini_batch_size: texts that are
+    read at a time; the gradients of `accumulate` such are averaged for a step of AdamW. kl: the
     weight of the divergence from the model as it was, which moves towards `target_kl` nats an
     answer (`horizon` answers; 0 keeps the weight). clip: of ratios and of changes of values.
     warmup_steps: then the rate falls as a cosine over 4 * steps. rank, alpha, dropout, targets:
@@ -42,6 +44,7 @@ class PPOSettings:
     steps: int = 625
     batch_size: int = 32
     mini_batch_size: int = 8
+    accumulate: int = 4
     epochs: int = 4
     learning_rate: float = 1.41e-5
     warmup_steps: int = 20
@@ -62,7 +65,7 @@ class PPOSettings:
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "mini_batch_size", "epochs", "max_new_tokens", "rank")
-        for name in (*counts, "save_steps"):
+        for name in (*counts, "accumulate", "save_steps"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"ppo: {name} {getattr(self, name)} must be 1 or more")
         for name in ("learning_rate", "clip", "target_kl"):
@@ -78,52 +81,6 @@ class Point:
 
     reward: float
     kl: float
-
-
-def gae_advantages(
-    rewards_BS: Tensor, values_BS: Tensor, mask_BS: Tensor, *, discount: float, gae: float
-) -> tuple[Tensor, Tensor]:
-    """Advantages and returns (Schulman et al. 2015, arXiv:1506.02438); 0 outside of the mask."""
-    values_BS, rewards_BS = values_BS * mask_BS, rewards_BS * mask_BS
-    last_B = torch.zeros_like(rewards_BS[:, 0])
-    found = []
-    for place in reversed(range(rewards_BS.shape[1])):
-        later_B = values_BS[:, place + 1] if place + 1 < rewards_BS.shape[1] else last_B * 0
-        delta_B = rewards_BS[:, place] + discount * later_B - values_BS[:, place]
-        last_B = delta_B + discount * gae * last_B
-        found.append(last_B)
-    advantages_BS = torch.stack(found[::-1], dim=1) * mask_BS
-    return advantages_BS, advantages_BS + values_BS
-
-
-def ppo_loss(
-    new_BS: Tensor, old_BS: Tensor, advantages_BS: Tensor, mask_BS: Tensor, clip: float
-) -> Tensor:
-    """The clipped objective, negated: the mean over tokens."""
-    ratio_BS = torch.exp((new_BS - old_BS) * mask_BS)
-    clipped_BS = ratio_BS.clamp(1 - clip, 1 + clip)
-    worst_BS = torch.maximum(-advantages_BS * ratio_BS, -advantages_BS * clipped_BS)
-    return masked_mean(worst_BS, mask_BS)
-
-
-def value_loss(
-    new_BS: Tensor, old_BS: Tensor, returns_BS: Tensor, mask_BS: Tensor, clip: float
-) -> Tensor:
-    """Half the squared error of the values, which may move by `clip`."""
-    clipped_BS = torch.clamp(new_BS, old_BS - clip, old_BS + clip)
-    worst_BS = torch.maximum((new_BS - returns_BS) ** 2, (clipped_BS - returns_BS) ** 2)
-    return 0.5 * masked_mean(worst_BS, mask_BS)
-
-
-def masked_mean(values_BS: Tensor, mask_BS: Tensor) -> Tensor:
-    return (values_BS * mask_BS).sum() / mask_BS.sum()
-
-
-def whitened(values_BS: Tensor, mask_BS: Tensor) -> Tensor:
-    """With mean 0 and variance 1 over the mask."""
-    mean = masked_mean(values_BS, mask_BS)
-    variance = masked_mean((values_BS - mean) ** 2, mask_BS)
-    return (values_BS - mean) * torch.rsqrt(variance + 1e-8) * mask_BS
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +132,6 @@ class Policy:
 
     def write(self, prompts: Sequence[tuple[int, ...]], seed: str) -> list[tuple[int, ...]]:
         """An answer to each prompt, drawn at temperature 1, with the end of the text if drawn."""
-        end = self.model.tokens.tokenizer.eos_token_id
         decoder = Decoder(
             self.model.model,
             self.model.ends,
@@ -192,9 +148,8 @@ class Policy:
             for request in decoder.decode(places):
                 if request.error is not None:
                     raise DataError(f"ppo: {request.error}")
-                ended = request.finish == "stop" and end is not None
-                new = (*request.new_ids, end) if ended else tuple(request.new_ids)
-                found[places[request]] = new
+                end = () if request.end is None else (request.end,)
+                found[places[request]] = (*request.new_ids, *end)
         return [found[number] for number in range(len(prompts))]
 
     def read(
@@ -243,11 +198,16 @@ def optimise(
     prompts: Sequence[tuple[int, ...]],
     judge: Judge,
     checkpoint: Checkpoint,
+    *,
+    take: Callable[[int], None] = lambda num: None,
+    say: Callable[[Point], None] = lambda point: None,
 ) -> list[Point]:
     """Optimise the policy on prompts drawn in order of the seed; the curve, a point a batch.
 
-    A call that was interrupted goes on at its last checkpoint, with the same result. Raises
-    DataError for a reward that is not finite.
+    A call that was interrupted goes on at its last checkpoint, with the same result. take: called
+    with the number of answers before a batch is written; if it raises, a checkpoint is saved
+    first. say: called after each batch, and for those of a checkpoint. Raises DataError for a
+    reward that is not finite.
     """
     settings = policy.settings
     optimizer = torch.optim.AdamW(list(policy.named.values()), lr=settings.learning_rate)
@@ -255,13 +215,25 @@ def optimise(
     if (found := checkpoint.load()) is not None:
         tensors, values = found
         with torch.no_grad():
-            for name, each in policy.named.items():
-                each.copy_(tensors[name])
+            for name, weights in policy.named.items():
+                weights.copy_(tensors[name])
         restore_optimizer(optimizer, tensors)
         weight, curve = values["kl"], [Point(*each) for each in values["curve"]]
+        for each in curve:
+            say(each)
+
+    def save() -> None:
+        told = {"kl": weight, "curve": [(each.reward, each.kl) for each in curve]}
+        checkpoint.save({**policy.named, **optimizer_tensors(optimizer)}, told)
+
     while len(curve) < settings.steps:
         step = len(curve)
-        numbers = _drawn(len(prompts), settings, step)
+        try:
+            take(settings.batch_size)
+        except PolyvecError:
+            save()
+            raise
+        numbers = drawn(len(prompts), settings, step)
         batch, point = _rollout(policy, [prompts[i] for i in numbers], numbers, judge, weight, step)
         for group in optimizer.param_groups:
             group["lr"] = _rate(settings, step)
@@ -273,8 +245,8 @@ def optimise(
             weight *= 1 + error * len(numbers) / settings.horizon
         curve.append(point)
         if len(curve) % settings.save_steps == 0 or len(curve) == settings.steps:
-            told = {"kl": weight, "curve": [(each.reward, each.kl) for each in curve]}
-            checkpoint.save({**policy.named, **optimizer_tensors(optimizer)}, told)
+            save()
+        say(point)
     return curve
 
 
@@ -291,7 +263,7 @@ def _rate(settings: PPOSettings, step: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _drawn(num: int, settings: PPOSettings, step: int) -> list[int]:
+def drawn(num: int, settings: PPOSettings, step: int) -> list[int]:
     """Numbers of a batch's prompts: all in an order of the seed, then all in another one."""
     found: list[int] = []
     for place in range(step * settings.batch_size, (step + 1) * settings.batch_size):
@@ -328,7 +300,7 @@ def _rollout(
             reference_BS, _, _ = _read_all(policy, texts, num_prompt)
         finally:
             policy.lm.enable_adapters()
-            for each in policy.named.values():
+            for each in policy.named.values():  # disabling them also froze them
                 each.requires_grad_(True)
     difference_BS = old_BS - reference_BS
     rewards_BS = -weight * difference_BS
@@ -369,29 +341,30 @@ def _learn(policy: Policy, batch: Batch, optimizer: torch.optim.Optimizer, step:
         for epoch in range(settings.epochs):
             draw = np.random.default_rng([settings.seed, step, epoch])
             order = draw.permutation(len(batch.texts)).tolist()
-            for places in _parts(order, settings.mini_batch_size):
-                new_BS, values_BS, mask_BS = policy.read(
-                    [batch.texts[i] for i in places], [batch.num_prompt[i] for i in places]
-                )
-                size = mask_BS.shape[1]
-                old_BS, was_BS, advantages_BS, returns_BS = (
-                    each[places, :size]
-                    for each in (
-                        batch.old_BS,
-                        batch.values_BS,
-                        batch.advantages_BS,
-                        batch.returns_BS,
-                    )
-                )
-                loss = ppo_loss(new_BS, old_BS, advantages_BS, mask_BS, settings.clip)
-                loss = loss + settings.value_weight * value_loss(
-                    values_BS, was_BS, returns_BS, mask_BS, settings.clip
-                )
+            parts = list(_parts(order, settings.mini_batch_size))
+            for start in range(0, len(parts), settings.accumulate):
+                together = parts[start : start + settings.accumulate]
                 optimizer.zero_grad()
-                loss.backward()
+                for places in together:
+                    (_loss(policy, batch, places) / len(together)).backward()
                 optimizer.step()
     finally:
         policy.lm.eval()
+
+
+def _loss(policy: Policy, batch: Batch, places: Sequence[int]) -> Tensor:
+    """The policy's loss and the weighted one of its values, for some of the batch's texts."""
+    settings = policy.settings
+    new_BS, values_BS, mask_BS = policy.read(
+        [batch.texts[i] for i in places], [batch.num_prompt[i] for i in places]
+    )
+    size = mask_BS.shape[1]
+    before = (batch.old_BS, batch.values_BS, batch.advantages_BS, batch.returns_BS)
+    old_BS, was_BS, advantages_BS, returns_BS = (each[places, :size] for each in before)
+    loss = ppo_loss(new_BS, old_BS, advantages_BS, mask_BS, settings.clip)
+    return loss + settings.value_weight * value_loss(
+        values_BS, was_BS, returns_BS, mask_BS, settings.clip
+    )
 
 
 def _parts(places: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -30,7 +30,8 @@ MARKS = ("Original Sentence:", "Note:", "Variation:")
 
 
 def cleaned(answer: str) -> tuple[str, float]:
-    """The answer without what follows it, and the reward of its form."""
+    """The answer without what follows it and spaces around it, and the reward of its form."""
+    answer = answer.strip()
     if "\n" in answer:
         return answer.split("\n")[0].strip(), -5.0 if NON_ASCII.search(answer) else -1.5
     for mark in MARKS:

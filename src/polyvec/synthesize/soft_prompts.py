@@ -115,9 +115,15 @@ def tune(
     held_out: Sequence[Example],
     settings: Tuning,
     checkpoint: Checkpoint,
+    *,
+    take: Callable[[int], None] = lambda num: None,
     say: Callable[[int, float, float], None] = lambda epoch, train, held_out: None,
 ) -> Tuned:
-    """Tune the vectors alone, by AdamW; a call that was interrupted goes on at its epoch."""
+    """Tune the vectors alone, by AdamW; a call that was interrupted goes on at its epoch.
+
+    take: called with the number of examples before an epoch reads them; it may raise. say: called
+    after each epoch, with the mean losses of both; of those of a checkpoint, too.
+    """
     prompt = nn.Parameter(begun_PD.to(reader.device).clone())
     optimizer = torch.optim.AdamW([prompt], lr=settings.learning_rate)
     best_PD, curve = begun_PD, list[tuple[float, float]]()
@@ -127,12 +133,15 @@ def tune(
             prompt.copy_(tensors["prompt"])
         restore_optimizer(optimizer, tensors)
         best_PD, curve = tensors["best"], [(a, b) for a, b in values["curve"]]
+        for epoch, losses in enumerate(curve, 1):
+            say(epoch, *losses)
     frozen = [each for each in reader.lm.parameters() if each.requires_grad]
     try:
         for each in frozen:
             each.requires_grad_(False)
         with evaluating(reader.lm):
             while not _is_done(curve, settings):
+                take(len(examples) + len(held_out))
                 trained = _epoch(reader, prompt, optimizer, examples, settings, len(curve))
                 loss = reader.mean_loss(prompt.detach(), held_out, settings.batch_size)
                 if not np.isfinite(loss):

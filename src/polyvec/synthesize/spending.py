@@ -1,5 +1,7 @@
 """A budget for calls of a language model: what is left is asked, the rest is said to be unasked."""
 
+import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,19 +77,52 @@ class BudgetedLanguageModel(WrappedLanguageModel):
     def logprobs_checked(
         self, prompts: Sequence[Prompt], continuations: Sequence[str]
     ) -> list[np.ndarray]:
-        self._take(len(prompts))
-        return self.model.logprobs_checked(prompts, continuations)
+        asked = list(zip(prompts, continuations, strict=True))
+        most = [self._worst_cost(each, len(more.encode())) for each, more in asked]
+        with self._taken(len(prompts), sum(most)):
+            return self.model.logprobs_checked(prompts, continuations)
 
     def score_checked(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        self._take(len(prompts))
-        return self.model.score_checked(prompts, choices)
+        most = [self._worst_cost(each, 1) for each in prompts]
+        with self._taken(len(prompts), sum(most)):
+            return self.model.score_checked(prompts, choices)
 
-    def _take(self, num: int) -> None:
-        """Count calls that only score; GenerationError if they are more than what is left."""
-        if self.budget.calls is not None and self.spent.prompts + num > self.budget.calls:
+    def take(self, num: int) -> None:
+        """Count calls of a step that tunes the model and asks it by itself.
+
+        Raises GenerationError if they are more than what is left, SettingsError for a budget of
+        money.
+        """
+        if self.budget.money is not None:
+            raise SettingsError(
+                "a budget of money does not bound what is read and written while a model is "
+                "tuned; give --budget in calls, such as 500, or none"
+            )
+        with self._taken(num, 0.0):
+            pass
+
+    @contextlib.contextmanager
+    def _taken(self, num: int, most: float) -> Iterator[None]:
+        """Count calls around them, with the tokens that the model's own ledger grows by.
+
+        Raises GenerationError if they are more than what is left, or could cost more (`most`).
+        """
+        budget, usage = self.budget, self.model.usage
+        left = None if budget.calls is None else budget.calls - self.spent.prompts
+        if left is not None and num > left:
             raise GenerationError(BUDGET_SPENT)
-        self.spent.prompts += num
-        self.on_spent()
+        if budget.money is not None and most > budget.money - (self.spent.cost or 0.0):
+            raise GenerationError(BUDGET_SPENT)
+        before = dataclasses.replace(usage)
+        try:
+            yield
+        finally:
+            # A local model's own ledger does not have the prompts that it only scores.
+            usage.prompts = max(usage.prompts, before.prompts + num)
+            self.spent.prompts += num
+            self.spent.prompt_tokens += usage.prompt_tokens - before.prompt_tokens
+            self.spent.new_tokens += usage.new_tokens - before.new_tokens
+            self.on_spent()
 
     def _affordable(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> int:
         if self.budget.calls is not None:
@@ -96,18 +131,19 @@ class BudgetedLanguageModel(WrappedLanguageModel):
             return len(prompts)
         left = self.budget.money - (self.spent.cost or 0.0)
         for number, prompt in enumerate(prompts):
-            left -= self._worst_cost(prompt, settings)
+            left -= self._worst_cost(prompt, settings.n * settings.max_new_tokens)
             if left < 0:
                 return number
         return len(prompts)
 
-    def _worst_cost(self, prompt: Prompt, settings: GenerationSettings) -> float:
+    def _worst_cost(self, prompt: Prompt, new_tokens: int) -> float:
         """A token has at least a byte, so that a server's count cannot be more."""
+        if self.budget.money is None:
+            return 0.0
         tokens = self.model.count_tokens([prompt])
         if tokens is None:
             texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
             tokens = sum(len(text.encode()) + 16 for text in texts)
-        new = settings.n * settings.max_new_tokens
-        most = Usage(prompt_tokens=tokens, new_tokens=new)
+        most = Usage(prompt_tokens=tokens, new_tokens=new_tokens)
         most.prompt_price, most.new_price = self.spent.prompt_price, self.spent.new_price
         return most.cost or 0.0

@@ -6,13 +6,15 @@ models/NAME/        made.json and weights, whole or not there
 models/NAME.ckpt    how far a step has come that was interrupted
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polyvec.embed.progress import progress
 from polyvec.errors import DataError, SettingsError, known
 from polyvec.storage.files import atomic_file
 
@@ -74,6 +76,32 @@ def local_model(model: "LanguageModel", where: str) -> "LocalLanguageModel":
             "id with --model"
         )
     return model
+
+
+def counted_by(model: "LanguageModel") -> Callable[[int], None]:
+    """The function that counts so many calls in the budget around a model, if it has one.
+
+    For steps that use the model inside; see BudgetedLanguageModel.take.
+    """
+    inside: Any = model
+    while not hasattr(inside, "take") and hasattr(inside, "model"):
+        inside = inside.model
+    take: Callable[[int], None] = getattr(inside, "take", lambda num: None)
+    return take
+
+
+@contextlib.contextmanager
+def tuning_progress(name: str, total: int, wanted: bool | None) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr; the function that advances it by one, with these words beside it."""
+    last = ""
+    with progress(total, wanted, name=name, bar_from=2, shown=lambda speed: last) as advance:
+
+        def say(words: str) -> None:
+            nonlocal last
+            last = words
+            advance(1)
+
+        yield say
 
 
 @dataclass(frozen=True, slots=True)

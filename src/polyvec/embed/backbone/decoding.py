@@ -33,6 +33,7 @@ class Request:
     stop: whether the tokens written so far are to end.
     drawn: tokens that were computed, the one that ended the text included.
     finish: "stop" at the model's end or `stop`, "length" at a limit.
+    end: the token of the model that ended it, which is not among `new_ids`.
     """
 
     ids: tuple[int, ...]
@@ -44,6 +45,7 @@ class Request:
     drawn: int = 0
     finish: Literal["stop", "length"] | None = None
     error: str | None = None
+    end: int | None = None
 
     @property
     def length(self) -> int:
@@ -184,7 +186,7 @@ class Decoder:
     def _write(self, request: Request, token: int) -> None:
         request.drawn += 1
         if token in self.ends:
-            request.finish = "stop"
+            request.finish, request.end = "stop", token
             return
         request.new_ids.append(token)
         done = request.constraint is not None and request.constraint.is_done(request.new_ids)

@@ -4,17 +4,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polyvec.errors import DataError, InputError, SettingsError
+from polyvec.llm.answers import GenerationSettings
 from polyvec.settings import fill
 from polyvec.storage.files import atomic_folder
 from polyvec.synthesize.folder import fingerprint
 from polyvec.synthesize.prompt_files import prompt_file
 from polyvec.synthesize.rows import Changed, Row
-from polyvec.synthesize.step import STEPS, Step, Tools
+from polyvec.synthesize.step import STEPS, Asked, Step, Tools
 from polyvec.synthesize.steps.generate import Generate, as_taken
 from polyvec.synthesize.steps.retrieval import SelfTraining, trained_on
 from polyvec.synthesize.steps.tuning import models_of
@@ -23,9 +24,14 @@ from polyvec.synthesize.tuned import (
     DESCRIPTION,
     Checkpoint,
     check_name,
+    counted_by,
     describe,
     local_model,
+    tuning_progress,
 )
+
+if TYPE_CHECKING:
+    from polyvec.llm.local import LocalLanguageModel
 
 WANTED = ("positive", "negative")
 
@@ -38,7 +44,8 @@ class PPO(Step):
     AdaptCL (Xu et al. 2024): prompts names the prompt for "positive" and "negative", of which the
     rows take turns. reward: a table with `kind` (of rewards.REWARDS, or "package.module:Class")
     and its settings. ppo: settings of PPOSettings (batch_size, steps, kl, ...). The rows stay as
-    they are. An interrupted step goes on at its last checkpoint. Needs a local model.
+    they are. An interrupted step goes on at its last checkpoint. Each
+    answer is a call of the budget. Needs a local model.
     """
 
     prompts: Mapping[str, str]
@@ -79,6 +86,17 @@ class PPO(Step):
         files = [repr(prompt_file(each, "step 'ppo'")) for each in self.prompts.values()]
         return [*super().depends(tools), *getattr(reward, "depends", []), *files]
 
+    def asks(self, rows: Sequence[Row], tools: Tools) -> Asked | None:
+        from polyvec.synthesize.ppo import drawn
+
+        settings, model = self._settings(), tools.language_model(self.model)
+        asked = [as_taken(prompt, model) for _, _, prompt in self._asked(rows)]
+        prompts = [
+            asked[i] for step in range(settings.steps) for i in drawn(len(asked), settings, step)
+        ]
+        written = GenerationSettings(max_new_tokens=settings.max_new_tokens, temperature=1.0)
+        return Asked(prompts, written, self.model)
+
     def run(self, rows: Sequence[Row], tools: Tools) -> Changed:
         from polyvec.llm.local import LocalLanguageModel
         from polyvec.synthesize.ppo import Policy, optimise
@@ -86,14 +104,10 @@ class PPO(Step):
 
         where = "step 'ppo'"
         folder = models_of(tools, where)
-        base = local_model(tools.language_model(self.model), where)
+        model, settings = tools.language_model(self.model), self._settings()
+        base = local_model(model, where)
         reward = build_reward(dict(self.reward), tools, where)
-        asked = self._asked(rows, base)
-        ids = [
-            base.tokens.of_prompt(as_taken(prompt, base), f"{where} {row.id}")
-            for row, _, prompt in asked
-        ]
-        settings = self._settings()
+        asked, ids = self._fitting(rows, base)
         # The run's own model stays as it is.
         own = LocalLanguageModel.load(
             base.name,
@@ -111,20 +125,30 @@ class PPO(Step):
             anchors = [asked[i][0].anchor or "" for i in numbers]
             return reward(anchors, [asked[i][1] for i in numbers], answers)  # type: ignore[misc]
 
-        curve = optimise(policy, ids, judge, checkpoint)
+        with tuning_progress("ppo", settings.steps, tools.show_progress_bar) as advance:
+            curve = optimise(
+                policy,
+                ids,
+                judge,
+                checkpoint,
+                take=counted_by(model),
+                say=lambda point: advance(
+                    f"reward {point.reward:.2f}, {point.kl:.2f} nats an answer away"
+                ),
+            )
         self._write(folder / self.name, policy, [(each.reward, each.kl) for each in curve])
         checkpoint.path.unlink(missing_ok=True)
         tenth = max(1, len(curve) // 10)
-        first, last = curve[:tenth], curve[-tenth:]
+        first, late = curve[:tenth], curve[-tenth:]
         told = {
             "reward": f"{np.mean([p.reward for p in first]):.3f} in the first {tenth} batches, "
-            f"{np.mean([p.reward for p in last]):.3f} in the last",
-            "divergence, nats an answer": f"{np.mean([p.kl for p in last]):.3f} in the last "
+            f"{np.mean([p.reward for p in late]):.3f} in the last",
+            "divergence, nats an answer": f"{np.mean([p.kl for p in late]):.3f} in the last "
             f"{tenth} batches",
         }
         return Changed(list(rows), notes=told)
 
-    def _asked(self, rows: Sequence[Row], model: Any) -> list[tuple[Row, str, Any]]:
+    def _asked(self, rows: Sequence[Row]) -> list[tuple[Row, str, Any]]:
         """Each row with an anchor, what is wanted of it, and the prompt."""
         found: list[tuple[Row, str, Any]] = []
         asking = {wanted: Generate(name) for wanted, name in self.prompts.items()}
@@ -139,6 +163,25 @@ class PPO(Step):
         if not found:
             raise DataError("step 'ppo': no row has an anchor that a prompt can be made of")
         return found
+
+    def _fitting(
+        self, rows: Sequence[Row], model: "LocalLanguageModel"
+    ) -> tuple[list[tuple[Row, str, Any]], list[tuple[int, ...]]]:
+        """What is asked and the prompts' tokens; those that are too long are left out."""
+        asked, context = self._asked(rows), model.model.context
+        ids = [
+            model.tokens.of_prompt(as_taken(prompt, model), f"step 'ppo' {row.id}")
+            for row, _, prompt in asked
+        ]
+        room = None if context is None else context - self._settings().max_new_tokens
+        fitting = [i for i, each in enumerate(ids) if room is None or len(each) <= room]
+        if not fitting:
+            raise DataError(
+                f"step 'ppo': all {len(ids)} prompts have more than {room} tokens, which "
+                f"{model.name} reads beside {self._settings().max_new_tokens} new ones; give "
+                "shorter texts, or the first step max_words"
+            )
+        return [asked[i] for i in fitting], [ids[i] for i in fitting]
 
     def _write(self, folder: Path, policy: Any, curve: Sequence[tuple[float, float]]) -> None:
         from polyvec.embed.backbone.quiet import quiet_transformers

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polyvec.errors import DataError, InputError, SettingsError
+from polyvec.llm.answers import GenerationSettings
+from polyvec.llm.prompts import Prompt
 from polyvec.settings import check_seed, fill
 from polyvec.storage.files import atomic_folder
 from polyvec.synthesize.folder import fingerprint
 from polyvec.synthesize.prompt_files import prompt_file
 from polyvec.synthesize.rows import Changed, Row
-from polyvec.synthesize.step import STEPS, Step, Tools
+from polyvec.synthesize.step import STEPS, Asked, Step, Tools
+from polyvec.synthesize.steps.generate import as_taken
 from polyvec.synthesize.steps.pairs import Pairs
 from polyvec.synthesize.tuned import (
     CHECKPOINT,
@@ -21,8 +24,10 @@ from polyvec.synthesize.tuned import (
     SOFT_PROMPT,
     Checkpoint,
     check_name,
+    counted_by,
     describe,
     local_model,
+    tuning_progress,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +48,8 @@ class SoftPrompt(Step):
     stays as it is. Then `groups` groups of so many pairs are drawn, and the one with the least
     held-out loss is written to meta.shown of every row. "run:NAME" is the model with the soft
     prompt. data: a stage's table; num_pairs of its pairs are trained on, the next num_held_out
-    measured. tuning: learning_rate, epochs, patience, batch_size. Needs a local model.
+    measured. tuning: learning_rate, epochs, patience, batch_size. Each text that is
+    read is a call of the budget. Needs a local model.
     """
 
     data: Mapping[str, Any]
@@ -98,6 +104,17 @@ class SoftPrompt(Step):
         file = repr(prompt_file(self.prompt, "step 'soft_prompt'"))
         return [*super().depends(tools), *self._pairs.depends(tools), file]
 
+    def asks(self, rows: Sequence[Row], tools: Tools) -> Asked | None:
+        model = tools.language_model(self.model)
+        pairs, held_out = self._split()
+        each, measured = (
+            [as_taken(self._prompt(row, self._drawn(pairs, i)), model) for i, row in part.items()]
+            for part in (pairs, held_out)
+        )
+        epochs = self._tuning().epochs
+        prompts = [*each * epochs, *measured * (2 + epochs + self.groups)]
+        return Asked(prompts, GenerationSettings(max_new_tokens=1), self.model, ("",))
+
     def guess(self, rows: Sequence[Row]) -> list[Row]:
         text = " ".join(["word"] * 100 * self.num_demonstrations)
         return [row.with_meta(**{SHOWN: text}) for row in rows]
@@ -107,7 +124,8 @@ class SoftPrompt(Step):
         from polyvec.synthesize.soft_prompts import Reader, tune
 
         folder = models_of(tools, "step 'soft_prompt'")
-        model = local_model(tools.language_model(self.model), "step 'soft_prompt'")
+        asked = tools.language_model(self.model)
+        model, take = local_model(asked, "step 'soft_prompt'"), counted_by(asked)
         pairs, held_out = self._split()
         reader, settings = Reader(model), self._tuning()
         examples = [self._example(model, each, self._drawn(pairs, i)) for i, each in pairs.items()]
@@ -117,8 +135,20 @@ class SoftPrompt(Step):
         key = fingerprint(self.own_settings(), self.depends(tools))
         checkpoint = Checkpoint(folder / f"{self.name}{CHECKPOINT}", key)
         begun_PD = begun_as(model, self.begin, self.num_tokens)
+        take(2 * len(measured))
         before = [reader.mean_loss(each, measured, 1) for each in (None, begun_PD)]
-        tuned = tune(reader, begun_PD, examples, measured, settings, checkpoint)
+        with tuning_progress("soft prompt", settings.epochs, tools.show_progress_bar) as advance:
+            tuned = tune(
+                reader,
+                begun_PD,
+                examples,
+                measured,
+                settings,
+                checkpoint,
+                take=take,
+                say=lambda epoch, *losses: advance("loss {:.3f}, held out {:.3f}".format(*losses)),
+            )
+        take(self.groups * len(measured))
         chosen, losses = self._chosen(model, reader, tuned.prompt_PD, pairs, held_out)
         self._write(folder / self.name, tuned.prompt_PD, model.name)
         checkpoint.path.unlink(missing_ok=True)
@@ -152,15 +182,17 @@ class SoftPrompt(Step):
     def _example(self, model: "LocalLanguageModel", row: Row, shown: Sequence[Row]) -> "Example":
         from polyvec.synthesize.soft_prompts import Example
 
-        file = prompt_file(self.prompt, "step 'soft_prompt'")
-        values = {SHOWN: self._shown(shown), "document": self._cut(row.positive or "")}
         tokens = model.tokens
         target = tokens.of_text(row.anchor or "")
         end = tokens.tokenizer.eos_token_id
         if not target:
             raise InputError(f"step 'soft_prompt': the query of {row.id} has no tokens")
-        ids = tokens.of_prompt(file.asked(values, ()), row.id)
+        ids = tokens.of_prompt(as_taken(self._prompt(row, shown), model), row.id)
         return Example(ids, target if end is None else (*target, end))
+
+    def _prompt(self, row: Row, shown: Sequence[Row]) -> Prompt:
+        values = {SHOWN: self._shown(shown), "document": self._cut(row.positive or "")}
+        return prompt_file(self.prompt, "step 'soft_prompt'").asked(values, ())
 
     def _shown(self, pairs: Sequence[Row]) -> str:
         return "".join(PAIR.format(self._cut(p.positive or ""), p.anchor) for p in pairs)
