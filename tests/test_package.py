@@ -29,6 +29,7 @@ ORDER = [
         "evaluate",
         "llm",
         "synthesize",
+        "cluster",
         "compress",
     ),
     *("sentence_transformers", "integrations", "cli"),

@@ -40,6 +40,7 @@ VERBS = {
     "synthesize": "make training data from texts with a language model",
     "relabel": "find false negatives and positives in training data",
     "compress": "keep what matters of a text, to an exact number of tokens",
+    "cluster": "group texts, name the groups and draw a map of them",
     "demo": "index the docstrings of this Python and answer five questions",
 }
 

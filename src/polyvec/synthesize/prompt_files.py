@@ -135,17 +135,17 @@ class PromptFile:
         return value
 
 
-def prompt_names() -> list[str]:
+def prompt_names(folder: Path = FOLDER) -> list[str]:
     """The names of the prompts inside the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 @functools.lru_cache(maxsize=256)
-def prompt_file(name: str, where: str = "prompt") -> PromptFile:
+def prompt_file(name: str, where: str = "prompt", folder: Path = FOLDER) -> PromptFile:
     """The prompt of a name, or of a file NAME.toml; SettingsError says what is wrong with it."""
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
-        names = prompt_names()
+        names = prompt_names(folder)
         raise SettingsError(f"{where}: prompt {name!r} is not known.{known(name, names)}")
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
