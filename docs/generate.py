@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import clustering_tables
 import compression_tables
 import synthesis_tables
 import text_compression_tables
@@ -528,6 +529,12 @@ PARTS = {
         "text quality": text_compression_tables.quality_table,
         "text speed": text_compression_tables.speed_table,
         "text cost": text_compression_tables.cost_table,
+    },
+    ROOT / "docs" / "clustering.md": {
+        "recipes": clustering_tables.recipes_table,
+        "oracle": clustering_tables.oracle_tables,
+        "model": clustering_tables.model_table,
+        "size": clustering_tables.size_line,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {

@@ -20,13 +20,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from polyvec.cli import common
 from polyvec.cli.generate_options import price
 from polyvec.errors import DataError, InputError, known
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from polyvec.cluster.clusterer import Clusters, TextClusterer
     from polyvec.cluster.sections import ClusteringSettings
     from polyvec.llm.language_model import LanguageModel
@@ -123,7 +123,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _read(
     options: argparse.Namespace,
-) -> tuple[list[str], list[str], list[Any] | None, np.ndarray | None]:
+) -> "tuple[list[str], list[str], list[Any] | None, np.ndarray | None]":
     """Ids, texts, and labels and days where columns are named."""
     records = list(common.read_input(options))
     columns = {name: getattr(options, f"{name}_column") for name in ("label", "date")}
@@ -137,7 +137,11 @@ def _read(
         rows = list(read_rows(options.file))
         for name, column in given.items():
             values[name] = [_column(where, row, column, name) for where, row in rows]
-    days = np.array(values["date"]) if "date" in values else None
+    days = None
+    if "date" in values:
+        import numpy as np
+
+        days = np.array(values["date"])
     return (
         [each.id for each in records],
         [each.text for each in records],

@@ -27,6 +27,7 @@ def plane(
             metric="cosine",
             n_neighbors=min(15, len(vectors_NE) - 1),
             random_state=seed,
+            n_jobs=1,  # what a seed implies; named, so that it does not warn
         )
         found = model.fit_transform(vectors_NE)
     else:
