@@ -89,7 +89,7 @@ def size_line() -> str:
     return (
         f"{found['vectors']:,} vectors of 384 dimensions in {found['groups']} groups: "
         f"{found['s']:.0f} s ({found['cpu_s']:.0f} s of CPU time) on one thread, and "
-        f"{found['mb']:,} MB beside the vectors."
+        f"{found['mb']:,} MB in all, the vectors and what made them included."
     )
 
 
