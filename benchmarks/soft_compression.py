@@ -1,7 +1,7 @@
 """What soft compressors keep: reconstruction, answers and perplexity, beside their controls.
 
     python benchmarks/soft_compression.py --data DATA --scale small     (GPU)
-    python benchmarks/soft_compression.py --data DATA --only toys       (GPU, or hours on a CPU)
+    python benchmarks/soft_compression.py --data DATA --only toys       (an hour of one CPU core)
     python benchmarks/soft_compression.py --collect
 
 On a GPU, twelve processes that share the cells, for about five minutes:
@@ -16,8 +16,9 @@ SmolLM2-135M-Instruct, nano is nano-lm. Trained on the sentences around the answ
 of SQuAD's development split (and stories, for those that go on); measured on questions about the
 other eight: token accuracy of writing the passage again, exact match and F1 of the answers, from
 the memory, from the memory of another passage, without any, from the passage itself and from as
-many of its first tokens as the memory has vectors. Toys are the orderings of the papers, on
-nano-lm over three seeds: captions through m vectors, stories that go on, codes asked for by name.
+many of its first tokens as the memory has vectors. Toys are the orderings of the papers, on a
+language model of 0.2 million weights over three seeds: captions written again from m vectors,
+captions that follow two others of the same picture, codes asked for by name.
 
 Each row or toy with a seed is a cell in --folder, so an interrupted run goes on and several
 processes share the work. Results go to docs/results/soft-compression.json; docs/generate.py makes
@@ -28,6 +29,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -37,14 +39,15 @@ from pathlib import Path
 from typing import Any
 
 import soft_arms
+import soft_toys
 import torch
-from soft_arms import CLAIMS, MEASURES, TOYS, Held, Toy
+from soft_arms import Held
 from training_effects import RESULTS, difference, spread
 from training_free import Work
 
 from polyvec.compress.soft.compressor import SoftCompressor
 from polyvec.compress.soft.sections import COMPRESSOR, ENCODER
-from polyvec.compress.soft.settings import CompressorSettings
+from polyvec.compress.soft.settings import AUTOENCODE, CONTINUE, CompressorSettings
 from polyvec.embed.compose import compose
 from polyvec.embed.settings import EmbedderSettings
 from polyvec.errors import PolyvecError
@@ -98,36 +101,46 @@ def recipe_cell(key: str, seed: int, held: Held, options: argparse.Namespace, wo
 
 
 def toy_cell(name: str, seed: int, held: Held, options: argparse.Namespace, work: Work) -> Any:
-    """A compressor on nano-lm, which first learns the language of the data."""
-    toy = TOYS[name]
+    """A compressor on the small language model, and that model alone."""
+    toy = soft_toys.TOYS[name]
+    folder = small_model(held, options, work) if toy.knows else blank_model(held, work)
     torch.manual_seed(seed)
-    encoder = compose(EmbedderSettings("polyvec/nano-lm", attention=toy.attention))
+    encoder = compose(EmbedderSettings(str(folder), attention=toy.attention))
     settings = fill(CompressorSettings, dict(toy.compressor), name)
-    stages = [toy_stage(table, seed, held, options) for table in tables(toy)]
+    found = {}
+    if toy.measure in soft_toys.ALONE:
+        plain = dict.fromkeys((AUTOENCODE, CONTINUE), "{memory}")
+        alone = SoftCompressor(encoder, dataclasses.replace(settings, prompts=plain))
+        found["LM alone"] = soft_toys.ALONE[toy.measure](alone, held)
+    stages = [toy_stage(table, seed, held, options) for table in toy.stages]
     began = time.perf_counter()
     model = SoftCompressor(encoder, settings)
     model = train(model, stages, work.folder / "runs" / f"{name}-{seed}", held.data)
     minutes = (time.perf_counter() - began) / 60
     return {
-        "scores": MEASURES[toy.measure](model, held),
+        "scores": soft_toys.MEASURES[toy.measure](model, held) | found,
         "minutes": minutes,
         "steps": [stage.max_steps for stage in stages],
     }
 
 
-def tables(toy: Toy) -> list[Mapping[str, Any]]:
-    """The stages, the first of which learns to predict the next token of the same texts."""
-    language = {
-        "kind": "ntp",
-        "data": toy.stages[0]["data"],
-        "adapter": {"kind": "full"},
-        "batch_size": 32,
-        "max_length": 144,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0.1,
-        "max_steps": toy.first,
-    }
-    return [language, *toy.stages] if toy.first else list(toy.stages)
+def blank_model(held: Held, work: Work) -> Path:
+    return soft_toys.language_model(work.folder / "lm-untrained", held.files["captions-train"])
+
+
+def small_model(held: Held, options: argparse.Namespace, work: Work) -> Path:
+    """The folder of the toys' language model, trained once for all of them."""
+    folder = work.folder / "lm"
+    if not folder.exists():
+        torch.manual_seed(0)
+        encoder = compose(EmbedderSettings(str(blank_model(held, work))))
+        stage = toy_stage(soft_toys.LANGUAGE, 0, held, options)
+        encoder = train(encoder, [stage], work.folder / "runs" / "lm", held.data)
+        partial = folder.with_name(f"lm.{os.getpid()}")
+        encoder.backbone.lm.save_pretrained(partial)
+        encoder.tokenizer.save_pretrained(partial)
+        partial.replace(folder)
+    return folder
 
 
 def toy_stage(table: Mapping[str, Any], seed: int, held: Held, options: argparse.Namespace) -> Any:
@@ -139,11 +152,12 @@ def toy_stage(table: Mapping[str, Any], seed: int, held: Held, options: argparse
     return found
 
 
-def train(model: SoftCompressor, stages: Sequence[Any], folder: Path, data: Path) -> SoftCompressor:
+def train(model: Any, stages: Sequence[Any], folder: Path, data: Path) -> Any:
+    """The model after its stages, ready to be measured."""
     shutil.rmtree(folder, ignore_errors=True)
-    found: Any = run(Run(tuple(stages), folder, data=data), model)  # type: ignore[arg-type]
+    found: Any = run(Run(tuple(stages), folder, data=data), model)
     shutil.rmtree(folder, ignore_errors=True)
-    return found.eval()  # type: ignore[no-any-return]
+    return found.eval()
 
 
 def measure(
@@ -178,7 +192,7 @@ def collect(options: argparse.Namespace, work: Work) -> None:
     """Means and standard deviations over seeds, and each claim's difference."""
     found: dict[str, Any] = {"scale": options.scale, "rows": {}, "toys": {}, "claims": []}
     toys: dict[str, list[Any]] = {}
-    for kind, names, into in (("row", soft_arms.ROWS, "rows"), ("toy", TOYS, "toys")):
+    for kind, names, into in (("row", soft_arms.ROWS, "rows"), ("toy", soft_toys.TOYS, "toys")):
         for name in names:
             cells = [c for seed in SEEDS if (c := work.read(kind, name, str(seed))) is not None]
             if not cells:
@@ -192,7 +206,7 @@ def collect(options: argparse.Namespace, work: Work) -> None:
             }
             if kind == "toy":
                 toys[name] = scores
-    for better, column, worse, other, says in CLAIMS:
+    for better, column, worse, other, says in soft_toys.CLAIMS:
         if better in toys and worse in toys:
             a = [{"by": each[column]} for each in toys[better]]
             b = [{"by": each[other]} for each in toys[worse]]
@@ -228,14 +242,16 @@ def main() -> None:
     if not options.collect:
         if options.data is None:
             parser.error("--data is needed to measure")
-        files = soft_arms.write_data(work.folder, options.data)
+        files = soft_toys.write_data(work.folder, options.data)
         held = Held(options.data, files, options.questions)
         # What matters most comes first: a run may have to end before the last cells.
         rows, more = soft_arms.ROWS[:9], soft_arms.ROWS[9:]
         cells = [("row", name, 0) for name in rows]
-        cells += [("toy", name, 0) for name in TOYS]
+        cells += [("toy", name, 0) for name in soft_toys.TOYS]
         cells += [("row", name, 0) for name in more]
-        cells += [("toy", name, seed) for seed in SEEDS[1 : options.seeds] for name in TOYS]
+        cells += [
+            ("toy", name, seed) for seed in SEEDS[1 : options.seeds] for name in soft_toys.TOYS
+        ]
         cells += [
             ("row", name, seed) for seed in SEEDS[1 : options.row_seeds] for name in (*rows, *more)
         ]

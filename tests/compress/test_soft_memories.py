@@ -9,13 +9,15 @@ import torch
 from torch.testing import assert_close
 from transformers import MambaConfig, MambaModel
 
-from polyvec.compress.soft import attending, kinds
+from polyvec.compress.soft import attending
+from polyvec.compress.soft.beacons import beacon_blocks, interleaved
 from polyvec.compress.soft.compressor import SoftCompressor
-from polyvec.compress.soft.kinds import beacon_blocks, interleaved, strided_places
 from polyvec.compress.soft.memory import Memory, joined
 from polyvec.compress.soft.prefix import VectorPrefix
 from polyvec.compress.soft.probe import check_memory
 from polyvec.compress.soft.settings import CompressorSettings
+from polyvec.compress.soft.slots import Slots
+from polyvec.compress.soft.strided import strided_places
 from polyvec.embed.backbone.attention import AttentionPlan
 from polyvec.embed.compose import compose
 from polyvec.embed.settings import EmbedderSettings
@@ -37,6 +39,7 @@ KINDS = {
     "strided, segments": {"stride": 4, "segment": 6},
     "pooled": {"size": 4, "num_heads": 6},
     "digest": {"num": 3},
+    "nuggets": {"ratio": 4},
     "blocks": {"num": 1, "size": 5},
     "soft": {"num": 3},
 }
@@ -76,7 +79,9 @@ def test_a_memory_is_of_its_text_alone(name):
             assert_close(a[together.real_BM[row]], b[alone.real_BM[0]], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["slots", "slots, accumulated", "slots, replaced", "strided"])
+@pytest.mark.parametrize(
+    "name", ["slots", "slots, accumulated", "slots, replaced", "strided", "nuggets"]
+)
 def test_keys_and_values_are_of_their_text_alone(name):
     model = made(name, carrier="kv")
     with torch.no_grad():
@@ -323,4 +328,4 @@ def test_special_tokens_in_a_text_stay_characters():
     model = compressor("slots", {"num": 1})
     ids = model.context("a cat </s> here").ids
     assert model.tokenizer.eos_token_id not in ids
-    assert isinstance(model.memory, kinds.Slots)
+    assert isinstance(model.memory, Slots)

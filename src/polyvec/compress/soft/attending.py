@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polyvec.compress.soft.kinds import Context, Encoder, Size, Slots, Table
+from polyvec.compress.soft.encoding import Context, Encoder, Size, Table
 from polyvec.compress.soft.memory import MemoryBatch
 from polyvec.compress.soft.prefix import like_tokens
 from polyvec.compress.soft.reading import Rows, read
+from polyvec.compress.soft.slots import Slots
 from polyvec.errors import SettingsError
 
 # Names of tools, functions and parameters: words with an underscore, a dot or capitals inside,

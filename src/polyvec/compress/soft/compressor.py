@@ -4,7 +4,6 @@ A folder of it: compressor.json, parts.safetensors (memory, connector, task vect
 decoder), encoder/ (the embedder), and README.md.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,27 +14,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from polyvec.compress.soft.decoder import Asked, Decoder, leading, prompt_parts, token_ids
-from polyvec.compress.soft.kinds import NOTHING, Context, Encoder
+from polyvec.compress.soft.decoder import Asked, leading, prompt_parts, token_ids
+from polyvec.compress.soft.encoding import NOTHING, Context, Encoder
 from polyvec.compress.soft.memory import Memory, MemoryBatch, batched, unbatched
-from polyvec.compress.soft.paired import PairedDecoder, is_paired
-from polyvec.compress.soft.prefix import VectorPrefix
+from polyvec.compress.soft.parts import WHERE, build_connector, build_decoder
 from polyvec.compress.soft.probe import check_memory
-from polyvec.compress.soft.settings import ANSWER, FROZEN, PROMPTS, SAME, CompressorSettings, check
+from polyvec.compress.soft.settings import ANSWER, PROMPTS, CompressorSettings, check
 from polyvec.compress.soft.table import MEMORIES
-from polyvec.embed.compose import compose
+from polyvec.compress.soft.writing import write
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.fingerprints import Fingerprints
-from polyvec.embed.formats.sources import model_folder
-from polyvec.embed.settings import EmbedderSettings
-from polyvec.errors import DataError, InputError, ModelError, SettingsError
+from polyvec.errors import DataError, InputError, ModelError
 from polyvec.recipe import plain
 from polyvec.settings import fill
 from polyvec.storage.files import atomic_folder
-from polyvec.train.adapter_kinds import ADAPTERS
 
 SETTINGS, PARTS, ENCODER = "compressor.json", "parts.safetensors", "encoder"
-WHERE = "[compressor]"
+# Kinds whose vectors have the decoder's size whatever the encoder's is.
+OWN_SIZE = ("soft", "vector")
 
 
 class SoftCompressor(nn.Module):
@@ -63,10 +59,10 @@ class SoftCompressor(nn.Module):
         super().__init__()
         check(settings, WHERE)
         self.encoder, self.settings = encoder, settings
-        self.decoder = _decoder(encoder, settings)
+        self.decoder = build_decoder(encoder, settings)
         decoder_table = self.decoder.table.weight
         in_features = self.table.weight.shape[1]
-        self.connector = _connector(settings.connector, in_features, decoder_table)
+        self.connector = build_connector(settings.connector, in_features, decoder_table)
         facts = {
             "table": self.table.weight,
             "hidden_size": encoder.backbone.hidden_size,
@@ -268,8 +264,11 @@ class SoftCompressor(nn.Module):
             for question, text in zip(questions, texts, strict=True)
         ]
         memory = self.batch(memories) if memories is not None else None
-        found = self.decoder.write(
-            asked, memory, max_tokens=max_tokens, stop=lambda text: "\n" in text.lstrip()
+        found = write(
+            *self.decoder.begin(asked, memory),
+            self.decoder.tokenizer,
+            max_tokens=max_tokens,
+            stop=lambda text: "\n" in text.lstrip(),
         )
         return [text.strip().split("\n")[0] for text in found]
 
@@ -378,31 +377,6 @@ CARD = """# A soft context compressor
 Contexts become a few vectors that its decoder reads. Load it with
 `polyvec.compress.soft.compressor.SoftCompressor.from_pretrained(folder)`.
 """
-# Kinds whose vectors have the decoder's size whatever the encoder's is.
-OWN_SIZE = ("soft", "vector")
-
-
-def _decoder(encoder: Embedder, settings: CompressorSettings) -> Any:
-    """A Decoder, or a PairedDecoder."""
-    shared = settings.decoder in (SAME, FROZEN)
-    prompts = {**PROMPTS, **settings.prompts}
-    tasks = [name for name, given in prompts.items() if "{task}" in "".join(given)]
-    if not shared and is_paired(folder := model_folder(settings.decoder)):
-        return PairedDecoder(folder, tasks)
-    lm = encoder if shared else compose(EmbedderSettings(settings.decoder))
-    found = Decoder(lm, shared=shared, without_adapter=settings.decoder == FROZEN, tasks=tasks)
-    if settings.decoder_train == "lora":
-        table = {"rank": settings.decoder_rank, "dropout": 0.0}
-        facts = {"embedder": lm, "model": lm.backbone.model, "rows": [], "fresh": True}
-        ADAPTERS.build("lora", table, facts, where=f"{WHERE} decoder_train")
-    return found
-
-
-def _connector(kind: str, in_features: int, decoder_table: Tensor) -> nn.Module:
-    if kind == "none":
-        return nn.Identity()
-    layers = {"linear": 1, "mlp": 2}[kind]
-    return VectorPrefix(in_features, decoder_table.shape[1], num_layers=layers, like=decoder_table)
 
 
 def _limited(
@@ -413,11 +387,3 @@ def _limited(
         found.append((ids[:left], raw))
         left -= len(found[-1][0])
     return tuple(found)
-
-
-def with_settings(compressor: SoftCompressor, **changes: Any) -> CompressorSettings:
-    """The compressor's settings with some replaced, for variants of it."""
-    known = {each.name for each in dataclasses.fields(CompressorSettings)}
-    if unknown := sorted(set(changes) - known):
-        raise SettingsError(f"{WHERE} has no {unknown[0]!r}")
-    return dataclasses.replace(compressor.settings, **changes)

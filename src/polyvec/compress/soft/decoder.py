@@ -5,7 +5,7 @@ B rows, N predicted tokens of all rows, D state size, V vocabulary.
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from polyvec.compress.soft.memory import MemoryBatch
 from polyvec.compress.soft.reading import Rows, adapter_off, read
+from polyvec.compress.soft.writing import Advance
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.causal import kept_pairs
 from polyvec.embed.embedder import Embedder
@@ -177,59 +178,37 @@ class Decoder(nn.Module):
             found: Tensor = self.backbone.logits(states_ND).float()
             return found
 
-    @torch.no_grad()
-    def write(
-        self,
-        asked: Sequence[Asked],
-        memory: MemoryBatch | None,
-        *,
-        max_tokens: int = 32,
-        stop: Callable[[str], bool] = lambda text: False,
-    ) -> list[str]:
-        """The most likely continuation of each row, up to the end token or where `stop` says.
-
-        Nothing is sampled, so that a memory gives the same text everywhere.
-        """
+    def begin(self, asked: Sequence[Asked], memory: MemoryBatch | None) -> tuple[Tensor, Advance]:
+        """Logits [B, V] of each row's first written token, and what gives those of the next."""
         rows, numbers = self.rows(asked, memory)
         inputs_BTD, real_BT = rows.padded(numbers)
         if not bool(real_BT.any(1).all()):
             raise InputError("nothing is read before what is written; the prompt is empty")
         past = past_of(memory)
-        written: list[list[int]] = [[] for _ in asked]
-        open_rows = set(range(len(asked)))
-        row_B = torch.arange(len(asked), device=real_BT.device)
         with self.computing():
             found = read(self.backbone, inputs_BTD, real_BT, modes=self.modes, keep=True, **past)
-            seen_BP = torch.cat([past["past"][1], real_BT], 1) if past.get("past") else real_BT
-            states_BD = found.states_BTD[row_B, real_BT.sum(1) - 1]
-            next_B = found.next_B
-            for _ in range(max_tokens):
-                ids_B = self.backbone.logits(states_BD).float().argmax(-1)
-                chosen = ids_B.tolist()
-                for row in sorted(open_rows):
-                    token = chosen[row]
-                    if token == self.end:
-                        open_rows.discard(row)
-                        continue
-                    written[row].append(token)
-                    if stop(self.tokenizer.decode(written[row])):
-                        open_rows.discard(row)
-                if not open_rows:
-                    break
-                real = torch.ones_like(ids_B, dtype=torch.bool)[:, None]
-                assert found.cache is not None
-                pairs = tuple(kept_pairs(found.cache))
+        seen_BP = torch.cat([past["past"][1], real_BT], 1) if past else real_BT
+        row_B = torch.arange(len(asked), device=real_BT.device)
+        first_BD = found.states_BTD[row_B, real_BT.sum(1) - 1]
+
+        def advance(ids_B: Tensor) -> Tensor:
+            nonlocal found, seen_BP
+            assert found.cache is not None
+            real = torch.ones_like(ids_B, dtype=torch.bool)[:, None]
+            with self.computing():
                 found = read(
                     self.backbone,
                     self.table(ids_B)[:, None],
                     real,
                     modes=self.modes,
-                    start_B=next_B,
-                    past=(pairs, seen_BP),
+                    start_B=found.next_B,
+                    past=(tuple(kept_pairs(found.cache)), seen_BP),
+                    keep=True,
                 )
-                seen_BP, next_B = torch.cat([seen_BP, real], 1), next_B + 1
-                states_BD = found.states_BTD[:, 0]
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+            seen_BP = torch.cat([seen_BP, real], 1)
+            return self.logits(found.states_BTD[:, 0])
+
+        return self.logits(first_BD), advance
 
 
 def past_of(memory: MemoryBatch | None) -> dict[str, Any]:
@@ -248,6 +227,8 @@ def leading(tokenizer: Any) -> tuple[int, ...]:
 
 def token_ids(tokenizer: Any, text: str, *, markup: bool = False) -> np.ndarray:
     """A text's tokens without special ones; of user text special strings stay characters."""
+    if not text:
+        return np.zeros(0, np.int64)
     found = tokenizer(text, add_special_tokens=False, split_special_tokens=not markup)
     return np.array(found.input_ids, np.int64)
 

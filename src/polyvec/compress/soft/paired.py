@@ -5,7 +5,7 @@ T tokens, N predicted tokens of all rows, D state size, V vocabulary.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from polyvec.compress.soft.decoder import MEMORY, Asked, Predicted
 from polyvec.compress.soft.memory import MemoryBatch
 from polyvec.compress.soft.reading import Rows
+from polyvec.compress.soft.writing import Advance
 from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import best_device
 from polyvec.errors import InputError, SettingsError
@@ -118,25 +119,15 @@ class PairedDecoder(nn.Module):
     def logits(self, states_ND: Tensor, *, teacher: bool = False) -> Tensor:
         return states_ND.float()
 
-    @torch.no_grad()
-    def write(
-        self,
-        asked: Sequence[Asked],
-        memory: MemoryBatch | None,
-        *,
-        max_tokens: int = 32,
-        stop: Callable[[str], bool] = lambda text: False,
-    ) -> list[str]:
+    def begin(self, asked: Sequence[Asked], memory: MemoryBatch | None) -> tuple[Tensor, Advance]:
+        """As Decoder's."""
         states_BSD, real_BS = self.encoded(asked, memory)
         start = int(self.lm.config.decoder_start_token_id)
         ids_BT = torch.full((len(asked), 1), start, device=real_BS.device)
-        for _ in range(max_tokens):
-            next_B = self._logits(ids_BT, states_BSD, real_BS)[:, -1].float().argmax(-1)
-            ids_BT = torch.cat([ids_BT, next_B[:, None]], 1)
-            if bool((ids_BT == self.end).any(1).all()):
-                break
-        found: list[str] = []
-        for row in ids_BT[:, 1:].tolist():
-            ids = row[: row.index(self.end)] if self.end in row else row
-            found.append(str(self.tokenizer.decode(ids, skip_special_tokens=True)))
-        return found
+
+        def advance(ids_B: Tensor) -> Tensor:
+            nonlocal ids_BT
+            ids_BT = torch.cat([ids_BT, ids_B[:, None]], 1)
+            return self._logits(ids_BT, states_BSD, real_BS)[:, -1].float()
+
+        return self._logits(ids_BT, states_BSD, real_BS)[:, -1].float(), advance

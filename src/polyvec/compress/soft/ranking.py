@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from polyvec.compress.soft.compressor import SoftCompressor
 from polyvec.compress.soft.decoder import token_ids
-from polyvec.compress.soft.kinds import NOTHING, Context
+from polyvec.compress.soft.encoding import NOTHING, Context
 from polyvec.compress.soft.memory import MemoryBatch
 from polyvec.compress.soft.reading import Rows, read
 from polyvec.data.training.rows import TrainingRow

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polyvec.compress.soft.compressor import SoftCompressor
-from polyvec.compress.soft.decoder import Asked, Predicted
-from polyvec.compress.soft.kinds import Context
+from polyvec.compress.soft.decoder import Asked, Predicted, token_ids
+from polyvec.compress.soft.encoding import NOTHING, Context
 from polyvec.compress.soft.reading import adapter_off
 from polyvec.compress.soft.settings import ANSWER, AUTOENCODE, CONTINUE, FROZEN
 from polyvec.data.training.rows import TrainingRow
@@ -245,7 +245,7 @@ class Compress:
         context = compressor.context(text, row.instruction)
         if not len(context.ids):
             raise DataError(f"{row.place or 'row'}: the context is empty")
-        limits = compressor.settings.max_context
+        limit = compressor.settings.max_context
         texts = {AUTOENCODE: text, CONTINUE: rest, ANSWER: ""}
         if ANSWER in self.predicted:
             if not row.positives:
@@ -261,9 +261,11 @@ class Compress:
             )
             for name in self.predicted
         }
-        full = compressor.asked(self.predicted[0], context=text).context
-        assert full is not None
-        return Example(context, asked, full[:limits])
+        # Only a teacher reads the text itself.
+        full = NOTHING
+        if self.importance or DISTIL in self.objectives:
+            full = token_ids(compressor.decoder.tokenizer, text)[:limit]
+        return Example(context, asked, full)
 
     def _cut(self, row: TrainingRow, draw: np.random.Generator) -> tuple[str, str]:
         """A text in two before a word: the context, and what follows it."""

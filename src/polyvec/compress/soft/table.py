@@ -1,20 +1,25 @@
-"""MEMORIES: the kinds of memory by name."""
+"""MEMORIES: the kinds of memory by name.
+
+A kind is a module: `forward(encoder, contexts)` returns a MemoryBatch. To add one: the class, its
+line here, a recipe that uses it. Its arguments are its settings; `facts` fill themselves.
+"""
 
 from torch import nn
 
-from polyvec.compress.soft import attending, kinds
+from polyvec.compress.soft import attending, beacons, nuggets, slots, strided, vectors
 from polyvec.registry import Registry
 
 MEMORIES: Registry[type[nn.Module]] = Registry(
     "memory",
     {
-        "beacons": kinds.Beacons,
+        "beacons": beacons.Beacons,
         "blocks": attending.Blocks,
         "digest": attending.Digest,
+        "nuggets": nuggets.Nuggets,
         "pooled": attending.Pooled,
-        "slots": kinds.Slots,
-        "soft": kinds.Soft,
-        "strided": kinds.Strided,
-        "vector": kinds.Vector,
+        "slots": slots.Slots,
+        "soft": vectors.Soft,
+        "strided": strided.Strided,
+        "vector": vectors.Vector,
     },
 )
