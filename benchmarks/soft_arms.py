@@ -22,7 +22,7 @@ Table = Mapping[str, Any]
 ANSWERING = (
     *("icae", "gist", "autocompressor", "xrag", "500xcompressor", "qgc", "rcc", "pisco"),
     *("readonce", "extentoken", "uniicl", "scc", "ic-former", "hd-gist", "rmt", "beacon"),
-    "gist-coco",
+    *("gist-coco", "nugget2d", "nugget"),
 )
 RANKING, DISTILLED = ("pe-rank",), ("pc",)
 ROWS = (*ANSWERING[:8], *RANKING, *ANSWERING[8:], *DISTILLED)

@@ -143,7 +143,7 @@ class Registry(Mapping[str, P], Generic[P]):
     def check(self, name: str, settings: Mapping[str, Any], *, where: str) -> None:
         """Raises SettingsError for an unknown part or settings that it does not take."""
         part = typing.cast(Callable[..., Any], self.find(name, where=where))
-        check_settings(part, settings, where=f"{where} {self.kind} {name!r}")
+        check_settings(part, settings, where=f"{where} {self.kind} {name!r}".lstrip())
 
     def build(
         self,
@@ -155,7 +155,7 @@ class Registry(Mapping[str, P], Generic[P]):
     ) -> Any:
         """Call the part with its settings and with the facts that it declares."""
         part = typing.cast(Callable[..., Any], self.find(name, where=where))
-        return build(part, settings, facts, where=f"{where} {self.kind} {name!r}")
+        return build(part, settings, facts, where=f"{where} {self.kind} {name!r}".lstrip())
 
     def _check_kind(self, found: Any, label: str) -> None:
         if not self.accepts(found):

@@ -56,6 +56,27 @@ def test_what_was_dropped_is_shown(run, tmp_path):
     assert "<b>" not in html
 
 
+def test_no_file_takes_the_place_of_another(run, one_line, tmp_path):
+    text, page = tmp_path / "text.txt", tmp_path / "page.html"
+    text.write_bytes(TEXT)
+    options = ("compress", text, *LEXICAL, "-q", "the code of Bob", "--tokens", 13)
+    for more in (("-o", text), ("--html", text), ("-o", page, "--html", page)):
+        assert "same file; not overwritten" in one_line(run(*options, *more))
+    assert text.read_bytes() == TEXT and not page.exists()
+
+
+def test_each_says_which_text_does_not_fit(run, one_line):
+    options = ("compress", *LEXICAL, "-q", "the code of Bob", "--each", "--rate", 0.5)
+    assert "text 2 of 2: the question has" in one_line(run(*options, stdin=TEXT[56:90] + b"\nHi."))
+    assert "nothing to compress" in one_line(run(*options, stdin=b"\n \n"))
+
+
+def test_a_word_to_keep_that_is_not_there_is_noted(run):
+    options = ("compress", "--method", "random", *NANO, "--tokens", 13, "--keep", "zebra")
+    found = run(*options, stdin=TEXT)
+    assert found.status == 0 and "note: to keep, but not in the text: 'zebra'" in found.err
+
+
 def test_output_goes_to_a_file(run, tmp_path):
     path = tmp_path / "short.txt"
     found = run(

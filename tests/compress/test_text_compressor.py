@@ -134,6 +134,11 @@ def test_values_of_tokens_are_averaged_over_units():
         (TEXT, {"rate": 1.5}, "rate is 1.5"),
         (TEXT, {"rate": float("nan")}, "rate is nan"),
         (TEXT, {"rate": 0.5, "tokens": 5}, "not both"),
+        (TEXT, {"rate": "0.5"}, "rate is '0.5'"),
+        (TEXT, {"threshold": float("nan")}, "threshold is nan, expected a number"),
+        (None, {"tokens": 5}, "texts is NoneType, expected a text or a list"),
+        ({"a": TEXT}, {"tokens": 5}, "texts is dict"),
+        ({TEXT}, {"tokens": 5}, "texts is set"),
         (TEXT, {}, "give a budget"),
         (TEXT, {"tokens": 3}, "question has . tokens, more than the budget of 3"),
     ],
@@ -142,6 +147,29 @@ def test_bad_input_is_one_clear_line(texts, options, message):
     with pytest.raises(InputError, match=message) as caught:
         compressor().compress(texts, QUESTION, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_may_come_from_a_generator():
+    found = compressor().compress((each for each in [TEXT, TEXT]), QUESTION, tokens=9)
+    assert found.original == f"{TEXT}\n\n{TEXT}"
+
+
+def test_a_question_that_is_no_text_is_told():
+    for question, message in ((["a"], "question is list"), ("a\ud800", "lone surrogate")):
+        with pytest.raises(InputError, match=message):
+            compressor().compress(TEXT, question, tokens=9)
+
+
+def test_a_word_to_keep_that_is_not_there_is_noted():
+    found = compressor(keep_words=["zebra", "cats"]).compress(TEXT, QUESTION, tokens=9)
+    assert found.notes == ("to keep, but not in the text: 'zebra'",)
+
+
+@pytest.mark.parametrize("counted", [None, -1, float("nan"), "5"])
+def test_a_counter_that_gives_no_number_is_told(counted):
+    given = TextCompressor("random", tokenizer=lambda text: counted)
+    with pytest.raises(InputError, match="expected a number"):
+        given.compress(TEXT, tokens=9)
 
 
 def test_a_question_or_an_answer_that_is_missing_is_told():
@@ -165,6 +193,9 @@ def test_a_question_or_an_answer_that_is_missing_is_told():
         ("random", {"dynamic_ratio": 0.3}, "needs a coarse stage"),
         ("random", {"keep_words": "abc"}, "expected a list"),
         ("random", {"keep_words": [" "]}, "is no word"),
+        ("random", {"keep_words": [5]}, "is no word"),
+        ("random", {"keep_words": None}, "expected a list"),
+        ("random", {"order": "best"}, "order is 'best'"),
         ({"kind": "self_information", "segment": 1}, {}, "segment 1 is below 2"),
         ({"kind": "llm", "prompt": "yes or no?"}, {}, "no slot {text}"),
     ],
@@ -177,6 +208,9 @@ def test_wrong_settings_are_told_before_anything_loads(scorer, settings, message
 def test_scores_of_a_wrong_shape_or_not_finite_are_refused():
     for function, message in (
         (lambda units, question: [1.0], "shape"),
+        (lambda units, question: ["good"] * len(units), "gave list, expected a number"),
+        (lambda units, question: [[1], [1, 2]], "expected a number for each unit"),
+        (lambda units, question: [1j] * len(units), "expected a number for each unit"),
         (lambda units, question: [np.nan] * len(units), "not finite"),
     ):
         with pytest.raises(PolyvecError, match=message):

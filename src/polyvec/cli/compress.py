@@ -11,6 +11,7 @@ example: printf '%s\n' 'The key lies in the red box.' 'Cats sleep all day.' | \
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -88,13 +89,25 @@ def run(options: argparse.Namespace) -> None:
     if options.memory is not None:
         compress_memory.run(options, _contexts(options))
         return
-    for path in (options.output, options.html):
-        if path is not None:
-            check_target(path)
+    paths = {"--output": options.output, "--html": options.html}
+    targets = {name: check_target(path) for name, path in paths.items() if path is not None}
+    if options.file not in (None, "-") and Path(options.file).exists():
+        targets["the input"] = Path(os.path.realpath(options.file))
+    for (one, path), (other, same) in itertools.combinations(targets.items(), 2):
+        if path == same:
+            raise InputError(f"{path}: {one} and {other} are the same file; not overwritten")
     contexts = _contexts(options)
+    if not contexts:
+        raise InputError("the context is empty; there is nothing to compress")
     compressor = build(options)
     budget = {"tokens": options.tokens, "rate": options.rate, "threshold": options.threshold}
-    found = [compressor.compress(each, options.question, **budget) for each in contexts]
+    found = []
+    for number, each in enumerate(contexts, 1):
+        try:
+            found.append(compressor.compress(each, options.question, **budget))
+        except InputError as error:
+            where = f"text {number} of {len(contexts)}: " if options.each else ""
+            raise InputError(f"{where}{error}") from None
     lines = [_line(each) if options.json else each.text for each in found]
     text = "".join(f"{line}\n" for line in lines)
     if options.output is None:
@@ -186,6 +199,8 @@ def _show(options: argparse.Namespace, found: "list[Compressed]") -> None:
             plain = bool(os.environ.get("NO_COLOR")) or not sys.stderr.isatty()
             print(coloured(each, colours=not plain), file=sys.stderr)
         print(facts(each), file=sys.stderr)
+        for note in each.notes:
+            print(f"polyvec: note: {note}", file=sys.stderr)
 
 
 def _whole(text: str) -> int:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from polyvec.errors import InputError, SettingsError
+from polyvec.errors import DataError, InputError, SettingsError
 
 # Options of text compression, which have no meaning for vectors.
 OTHERS = (
@@ -33,6 +33,8 @@ def run(options: argparse.Namespace, contexts: Sequence[Sequence[str]]) -> None:
     texts = ["\n".join(each) for each in contexts]
     if not texts:
         raise InputError("no text to compress")
+    if options.output.exists() and not options.output.is_dir():
+        raise DataError(f"{options.output}: not a folder; memories are written to one")
     from polyvec.compress.soft.compressor import SoftCompressor
 
     compressor = SoftCompressor.from_pretrained(options.memory)

@@ -113,6 +113,8 @@ class Pooled(nn.Module):
     (arXiv:2010.12854), which `step` apart may overlap.
     """
 
+    takes_rate = True
+
     def __init__(
         self,
         hidden_size: Size,
@@ -206,6 +208,8 @@ class Blocks(nn.Module):
     have tokens, and `num` for each block of `size` tokens, in the order of the text; a block of at
     most `num` tokens stays, too. names: a regular expression of what stays; "" keeps nothing.
     """
+
+    takes_rate = True
 
     def __init__(self, table: Table, num: int = 2, size: int = 16, names: str = NAMES) -> None:
         super().__init__()

@@ -23,6 +23,8 @@ class Beacons(nn.Module):
     of their own; here they share the model's.
     """
 
+    takes_rate = True
+
     def __init__(
         self, table: Table, ratio: int = 8, window: int = 64, ratios: Sequence[int] = ()
     ) -> None:

@@ -1,35 +1,31 @@
-"""SoftCompressor: an encoder that makes memories of contexts, and a decoder that reads them.
+"""SoftCompressor: an encoder that makes memories of contexts, and a decoder that reads them."""
 
-A folder of it: compressor.json, parts.safetensors (memory, connector, task vectors, and a trained
-decoder), encoder/ (the embedder), and README.md.
-"""
-
-import json
+import functools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from polyvec.compress.inputs import texts_and_questions
 from polyvec.compress.soft.decoder import Asked, leading, prompt_parts, token_ids
 from polyvec.compress.soft.encoding import NOTHING, Context, Encoder
 from polyvec.compress.soft.memory import Memory, MemoryBatch, batched, unbatched
 from polyvec.compress.soft.parts import WHERE, build_connector, build_decoder
 from polyvec.compress.soft.probe import check_memory
+from polyvec.compress.soft.reading import Rows
 from polyvec.compress.soft.settings import ANSWER, PROMPTS, CompressorSettings, check
 from polyvec.compress.soft.table import MEMORIES
 from polyvec.compress.soft.writing import write
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.fingerprints import Fingerprints
-from polyvec.errors import DataError, InputError, ModelError
+from polyvec.errors import InputError, ModelError, TruncationWarning, known
 from polyvec.recipe import plain
-from polyvec.settings import fill
-from polyvec.storage.files import atomic_folder
 
-SETTINGS, PARTS, ENCODER = "compressor.json", "parts.safetensors", "encoder"
 # Kinds whose vectors have the decoder's size whatever the encoder's is.
 OWN_SIZE = ("soft", "vector")
 
@@ -117,6 +113,8 @@ class SoftCompressor(nn.Module):
         return nn.ModuleList([self.memory, self.connector, self.decoder.tasks, *of_decoder])
 
     def prompts(self, name: str) -> tuple[str, ...]:
+        if name not in PROMPTS:
+            raise InputError(f"prompt {name!r} is not known.{known(name, PROMPTS)}")
         given = self.settings.prompts.get(name, PROMPTS[name])
         return (given,) if isinstance(given, str) else tuple(given)
 
@@ -132,14 +130,15 @@ class SoftCompressor(nn.Module):
             query_ids = token_ids(self.tokenizer, f"{query}\n")[:most]
         if self.settings.memory == "vector":
             return Context(token_ids(self.tokenizer, text), vectors_IE=self.vectors([text])[0])
-        ids = token_ids(self.tokenizer, text)[:most]
+        ids = token_ids(self.tokenizer, text)
+        num_cut, ids = max(0, len(ids) - most), ids[:most]
         pieces: tuple[tuple[np.ndarray, bool], ...] = ()
         if hasattr(self.memory, "pieces"):
             found = [
                 (token_ids(self.tokenizer, part), raw) for part, raw in self.memory.pieces(text)
             ]
             pieces = _limited(found, most)
-        return Context(ids, query_ids, pieces=pieces)
+        return Context(ids, query_ids, pieces=pieces, num_cut=num_cut)
 
     def vectors(self, texts: Sequence[str]) -> list[Tensor]:
         """The embedder's vector of each text, [1, E]; kept, since the embedder is frozen."""
@@ -179,21 +178,29 @@ class SoftCompressor(nn.Module):
 
         query: one for all, or one for each. rate: tokens for each vector, of the kinds that take
         another one than they were trained with ("strided", "pooled", "beacons", slots with ratio).
-        Raises InputError for a text without tokens, or shorter than its memory.
+        Warns of texts whose end is not read. Raises InputError for a blank text, and for one that
+        is shorter than its memory.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        queries = [query] * len(texts) if query is None or isinstance(query, str) else list(query)
-        if len(queries) != len(texts):
-            raise InputError(f"{len(queries)} questions for {len(texts)} texts")
+        texts, queries = texts_and_questions(texts, query)
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, expected at least 1")
+        self._check_rate(rate)
         self.eval()
         found: list[Memory] = []
+        cut: dict[int, int] = {}
         for start in range(0, len(texts), batch_size):
             pairs = zip(texts[start:], queries[start : start + batch_size], strict=False)
             contexts = [self.context(text, question) for text, question in pairs]
-            for place, each in enumerate(contexts, start):
-                if not len(each.ids):
-                    raise InputError(f"text {place} is empty; there is nothing to compress")
+            cut |= {place: each.num_cut for place, each in enumerate(contexts, start)}
             found += unbatched(self.read(contexts, rate), self.fingerprint())
+        if long := [place for place, num in cut.items() if num]:
+            warnings.warn(
+                f"{len(long)} of {len(texts)} texts are longer than max_context, "
+                f"{self.settings.max_context} tokens; the rest is not in the memory (first: text "
+                f"{long[0]}, {cut[long[0]]} tokens)",
+                TruncationWarning,
+                stacklevel=2,
+            )
         for place, memory in enumerate(found):
             if len(memory) > memory.num_context and self.settings.memory not in OWN_SIZE:
                 raise InputError(
@@ -202,6 +209,17 @@ class SoftCompressor(nn.Module):
                 )
         return found
 
+    def _check_rate(self, rate: int | None) -> None:
+        if rate is None:
+            return
+        if isinstance(rate, bool) or not isinstance(rate, Integral) or rate < 1:
+            raise InputError(f"rate is {rate!r}, expected tokens for each vector, from 1")
+        if not getattr(self.memory, "takes_rate", False):
+            raise InputError(
+                f"a memory of kind {self.settings.memory!r} has as many vectors as it was trained "
+                "with; leave rate out"
+            )
+
     def batch(self, memories: Sequence[Memory]) -> MemoryBatch:
         """Memories for this decoder; ModelError if another model made one."""
         if not memories:
@@ -209,7 +227,21 @@ class SoftCompressor(nn.Module):
         model = self.fingerprint()
         for each in memories:
             each.check(model)
+            if each.sizes != self._sizes:
+                raise ModelError(
+                    f"the memory's {each.carrier} have sizes {each.sizes}, this model's "
+                    f"{self._sizes}; compress the context again"
+                )
         return batched(memories, self.device)
+
+    @functools.cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """The sizes of a memory that do not depend on the context."""
+        if self.settings.carrier == "hidden":
+            return (self.decoder.table.weight.shape[1],)
+        found = self.reader().read(rows := Rows(self.table), [rows.tokens([0])])
+        pairs = found.pairs(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        return (len(pairs), pairs[0][0].shape[1], pairs[0][0].shape[3])
 
     def fingerprint(self) -> str:
         """sha256 over settings, tokenizers and weights: the model that a Memory belongs to."""
@@ -287,7 +319,12 @@ class SoftCompressor(nn.Module):
         Teacher-forced, float32 [B] both.
         """
         self.eval()
-        questions = questions or [""] * len(targets)
+        questions = [""] * len(targets) if questions is None else questions
+        if (memories is None) == (contexts is None):
+            raise InputError("pass either memories or contexts")
+        given: Sequence[object] = contexts if memories is None else memories  # type: ignore[assignment]
+        if not len(targets) == len(questions) == len(given):
+            raise InputError("one question, and one memory or context, is needed for each target")
         texts: Iterable[str | None] = contexts if contexts is not None else [None] * len(targets)
         asked = [
             self.asked(prompt, question=question, target=target, context=text)
@@ -330,53 +367,16 @@ class SoftCompressor(nn.Module):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that `from_pretrained` reads; it is there whole or not at all."""
-        with atomic_folder(Path(path), replaceable=SETTINGS) as folder:
-            self.encoder.save_pretrained(folder / ENCODER)
-            tensors = {f"memory.{k}": v for k, v in self.memory.state_dict().items()}
-            tensors |= {f"connector.{k}": v for k, v in self.connector.state_dict().items()}
-            tensors |= {f"tasks.{k}": v for k, v in self.decoder.tasks.items()}
-            kept = {id(p) for part in self.projections for p in part.parameters()}
-            tensors |= {
-                f"decoder.{name}": each
-                for name, each in self.decoder.named_parameters()
-                if id(each) in kept and not name.startswith("tasks.")
-            }
-            whole = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
-            save_file(whole, folder / PARTS)
-            text = json.dumps(plain(self.settings), indent=1)
-            (folder / SETTINGS).write_text(text, "utf-8")
-            (folder / "README.md").write_text(CARD, "utf-8")
+        from polyvec.compress.soft import storing
+
+        storing.save(self, Path(path))
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "SoftCompressor":
         """The compressor of a folder; DataError for a folder that is none."""
-        folder = Path(path)
-        try:
-            raw = json.loads((folder / SETTINGS).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{folder}: not a soft compressor, {SETTINGS} cannot be read ({error})"
-            ) from None
-        settings = fill(CompressorSettings, raw, f"{folder / SETTINGS}")
-        found = cls(Embedder.from_pretrained(str(folder / ENCODER)), settings)
-        tensors = load_file(folder / PARTS)
-        own = {f"memory.{k}": v for k, v in found.memory.state_dict().items()}
-        own |= {f"connector.{k}": v for k, v in found.connector.state_dict().items()}
-        own |= {f"tasks.{k}": v for k, v in found.decoder.tasks.items()}
-        own |= {f"decoder.{name}": each for name, each in found.decoder.named_parameters()}
-        for name, each in tensors.items():
-            if name not in own or own[name].shape != each.shape:
-                raise ModelError(f"{folder / PARTS}: {name} does not fit {SETTINGS}")
-            with torch.no_grad():
-                own[name].copy_(each)
-        return found.eval()
+        from polyvec.compress.soft import storing
 
-
-CARD = """# A soft context compressor
-
-Contexts become a few vectors that its decoder reads. Load it with
-`polyvec.compress.soft.compressor.SoftCompressor.from_pretrained(folder)`.
-"""
+        return storing.load(Path(path))
 
 
 def _limited(

@@ -29,12 +29,14 @@ class Context:
 
     vectors_IE: off-the-shelf embeddings of it, for the kind "vector".
     pieces: of the kind "blocks": runs of tokens and whether they stay as they are.
+    num_cut: tokens of the text that are not read.
     """
 
     ids: np.ndarray
     query: np.ndarray = field(default_factory=lambda: NOTHING)
     vectors_IE: Tensor | None = None
     pieces: tuple[tuple[np.ndarray, bool], ...] = ()
+    num_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,7 @@ from polyvec.errors import DataError, InputError, ModelError
 from polyvec.storage.files import atomic_file
 
 FORMAT = "polyvec memory 1"
+LONGEST = 1 << 31  # tokens of a context
 Pairs = tuple[tuple[Tensor, Tensor], ...]  # keys and values of each layer
 
 
@@ -110,6 +111,12 @@ class Memory:
         return next(iter(self.tensors.values())).shape[-2]
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """[D] of states, [L, H, K] of keys and values."""
+        first = next(iter(self.tensors.values()))
+        return (*first.shape[:-2], first.shape[-1])
+
+    @property
     def rate(self) -> float:
         """Tokens of the context for each vector."""
         return self.num_context / len(self)
@@ -141,17 +148,20 @@ class Memory:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}: not a memory ({' '.join(str(error).split())})") from None
-        names = set(tensors)
-        if facts.get("format") != FORMAT or names not in ({"states"}, {"keys", "values"}):
+        if facts.get("format") != FORMAT:
             raise DataError(
                 f"{path}: a safetensors file, but not a memory: its format is "
                 f"{json.dumps(facts.get('format'))}, expected {FORMAT!r}"
             )
+        if problem := _problem(tensors):
+            raise DataError(f"{path}: not as it was saved, {problem}; compress the context again")
         try:
-            numbers = int(facts["num_context"]), int(facts["next_position"])
+            num_context, next_position = int(facts["num_context"]), int(facts["next_position"])
         except (KeyError, ValueError):
             raise DataError(f"{path}: its length is missing or not a number") from None
-        return cls(tensors, facts.get("model", ""), *numbers)
+        if not (0 < num_context < LONGEST and 0 < next_position < LONGEST):
+            raise DataError(f"{path}: of {num_context} tokens, up to position {next_position}")
+        return cls(tensors, facts.get("model", ""), num_context, next_position)
 
     def check(self, model: str) -> None:
         """Raises ModelError if another model made it."""
@@ -160,6 +170,19 @@ class Memory:
                 f"the memory was made by another model ({self.model[:12]}...) than this one "
                 f"({model[:12]}...): compress the context again with this one"
             )
+
+
+def _problem(tensors: dict[str, Tensor]) -> str:
+    """What is wrong with the tensors of a memory, or nothing."""
+    ndim = {("states",): 2, ("keys", "values"): 4}.get(tuple(sorted(tensors)))
+    shapes = {tuple(each.shape) for each in tensors.values()}
+    if ndim is None:
+        return f"it has {', '.join(sorted(tensors)) or 'nothing'}"
+    if len(shapes) != 1 or any(each.ndim != ndim or not each.numel() for each in tensors.values()):
+        return f"its shapes are {sorted(shapes)}"
+    if not all(each.is_floating_point() for each in tensors.values()):
+        return "it has whole numbers"
+    return "" if all(bool(each.isfinite().all()) for each in tensors.values()) else "not finite"
 
 
 def unbatched(batch: MemoryBatch, model: str) -> list[Memory]:
@@ -212,6 +235,8 @@ def joined(memories: Sequence[Memory]) -> Memory:
 
     HD-Gist (hierarchical gists) reads the gists of arguments alone, or with those of chosen values.
     """
+    if not memories:
+        raise InputError("no memory is given")
     first = memories[0]
     for each in memories[1:]:
         each.check(first.model)

@@ -21,6 +21,8 @@ class Nuggets(nn.Module):
     decoder would want more of. The papers add the scores to the logits of the decoder's attention.
     """
 
+    takes_rate = True
+
     def __init__(self, hidden_size: Size, ratio: int = 8) -> None:
         super().__init__()
         if ratio < 1:

@@ -53,6 +53,11 @@ class Slots(nn.Module):
             )
         self.vectors_MD = nn.Parameter(like_tokens(rows, table))
 
+    @property
+    def takes_rate(self) -> bool:
+        """Whether a call may give another ratio."""
+        return self.ratio is not None
+
     def slots_of(self, length: int, rate: int | None = None) -> int:
         """How many a segment of so many tokens has."""
         ratio = rate or self.ratio

@@ -20,6 +20,8 @@ class Strided(nn.Module):
     training, one for each batch.
     """
 
+    takes_rate = True
+
     def __init__(
         self, stride: int = 8, segment: int | None = None, strides: Sequence[int] = ()
     ) -> None:

@@ -1,14 +1,22 @@
 """TextCompressor: fewer words of a context, to an exact number of tokens."""
 
-import re
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 
+from polyvec.compress.inputs import check_text
+from polyvec.compress.text.asking import (
+    Budget,
+    budget_of,
+    check_question,
+    check_threshold,
+    forced_patterns,
+    given,
+)
 from polyvec.compress.text.choosing import Chooser, within
 from polyvec.compress.text.document import Asked, Compressed, Document
 from polyvec.compress.text.scorer import Scorer, as_scorer, check_scores
@@ -32,14 +40,6 @@ class Coarse:
     unit: Unit = "passage"
     factor: float = 1.0
     extra: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What one call may keep: at most so many tokens, and units with at least this score."""
-
-    tokens: int
-    threshold: float | None
 
 
 class TextCompressor:
@@ -82,12 +82,15 @@ class TextCompressor:
                 raise SettingsError(f"unit {each!r} is not known.{known(each, ('token', *UNITS))}")
         if dynamic_ratio and not any(stage.unit == "passage" for stage in coarse):
             raise SettingsError("dynamic_ratio needs a coarse stage of passages, which ranks them")
+        if order not in ("original", "score"):
+            raise SettingsError(f"order is {order!r}, expected 'original' or 'score'")
+        check_threshold(threshold)
         if not 0 <= dynamic_ratio <= 1:
             raise SettingsError(f"dynamic_ratio is {dynamic_ratio}, expected 0 to 1")
         self.scorer, self.unit = as_scorer(scorer), unit
         self.coarse = [(stage, as_scorer(stage.scorer, "coarse: scorer")) for stage in coarse]
         self._tokenizer = tokenizer
-        self.forced = _forced_pattern(keep_words, keep_digits)
+        self.forced = forced_patterns(keep_words, keep_digits)
         self.exact = unit in EXACT if exact is None else exact
         self.threshold, self.order, self.dynamic_ratio = threshold, order, dynamic_ratio
         self.separator, self.default_rate = separator, default_rate
@@ -124,6 +127,7 @@ class TextCompressor:
         began = time.perf_counter()
         view = View.whole(given(texts), self.separator)
         self._check(question, answer)
+        notes = self._absent(view.text)
         counter = self.counter.remembering()
         num_in = counter.count(view.text)
         threshold = self.threshold if threshold is None else threshold
@@ -131,7 +135,7 @@ class TextCompressor:
         check_question(question, budget, counter)
         if num_in <= budget.tokens and budget.threshold is None:
             whole = ((0, len(view.text)),)
-            return Compressed(view.text, view.text, whole, num_in, num_in)
+            return Compressed(view.text, view.text, whole, num_in, num_in, notes=notes)
         asked = Asked(question, answer, min(1.0, budget.tokens / num_in))
         original, clock = view.text, _Clock()
         view, ranks_P = self._narrow(view, asked, budget, counter, clock)
@@ -144,9 +148,18 @@ class TextCompressor:
             counter.count(text),
             seconds=time.perf_counter() - began,
             scoring_s=clock.seconds,
+            notes=notes,
         )
 
+    def _absent(self, text: str) -> tuple[str, ...]:
+        """Words to keep that the text does not have."""
+        absent = [name for name, each in self.forced.items() if not each.search(text)]
+        return (f"to keep, but not in the text: {', '.join(absent)}",) if absent else ()
+
     def _check(self, question: str | None, answer: str | None) -> None:
+        for what, text in (("the question", question), ("the answer", answer)):
+            if text is not None:
+                check_text(text, what)
         for scorer in self._scorers():
             name = type(scorer).__name__
             if scorer.needs_question and not (question or "").strip():
@@ -245,11 +258,12 @@ class TextCompressor:
 
     def _forced(self, document: Document) -> np.ndarray:
         forced_U = np.zeros(len(document.units), bool)
-        if self.forced is None or not len(forced_U):
+        if not self.forced or not len(forced_U):
             return forced_U
         starts = np.array([start for start, _ in document.units])
         ends = np.array([end for _, end in document.units])
-        for match in self.forced.finditer(document.text):
+        found = (each.finditer(document.text) for each in self.forced.values())
+        for match in itertools.chain.from_iterable(found):
             first = np.searchsorted(ends, match.start(), side="right")
             after = np.searchsorted(starts, match.end(), side="left")
             forced_U[first:after] = True
@@ -274,40 +288,6 @@ def tilted(
     return found_U
 
 
-def budget_of(
-    num_in: int,
-    tokens: int | None,
-    rate: float | None,
-    threshold: float | None,
-    default_rate: float | None = None,
-) -> Budget:
-    """What a call may keep of `num_in` tokens; InputError for what is no budget."""
-    if tokens is not None and rate is not None:
-        raise InputError("give tokens or rate, not both")
-    if tokens is not None:
-        if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
-            raise InputError(f"tokens is {tokens!r}, expected a whole number from 1")
-        return Budget(int(tokens), threshold)
-    rate = default_rate if rate is None and threshold is None else rate
-    if rate is not None:
-        if not 0 < rate <= 1:
-            raise InputError(f"rate is {rate!r}, expected a share above 0, at most 1")
-        return Budget(max(1, round(rate * num_in)), threshold)
-    if threshold is None:
-        raise InputError("give a budget: tokens, rate or threshold")
-    return Budget(num_in, threshold)
-
-
-def check_question(question: str | None, budget: Budget, counter: TokenCounter) -> None:
-    """Raises InputError for a question that is longer than what is left of the context."""
-    length = counter.count(question or "")
-    if length > budget.tokens:
-        raise InputError(
-            f"the question has {length} tokens, more than the budget of {budget.tokens} for the "
-            "context; raise the budget, or shorten the question"
-        )
-
-
 def counter_of(given: Any) -> TokenCounter:
     """The counter of a model's name, of a function, or of the default language model."""
     if isinstance(given, TokenCounter):
@@ -330,34 +310,3 @@ class _Clock:
         found = check_scores(scorer.scores(document, asked), document, scorer)
         self.seconds += time.perf_counter() - began
         return found
-
-
-def given(texts: str | Sequence[str]) -> list[str]:
-    """The texts that are not blank; InputError if none is left, or for what is no text."""
-    several = [texts] if isinstance(texts, str) else texts
-    for number, each in enumerate(several):
-        if not isinstance(each, str):
-            raise InputError(f"texts[{number}] is {type(each).__name__}, expected a text")
-        try:
-            each.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"texts[{number}] has a lone surrogate at character {error.start}"
-            ) from None
-    found = [each for each in several if each.strip()]
-    if not found:
-        raise InputError("the context is empty; there is nothing to compress")
-    return found
-
-
-def _forced_pattern(keep_words: Sequence[str], keep_digits: bool) -> "re.Pattern[str] | None":
-    if isinstance(keep_words, str):
-        raise SettingsError(f"keep_words is {keep_words!r}, expected a list of words")
-    patterns = [r"\d+(?:[.,:]\d+)*"] if keep_digits else []
-    for word in keep_words:
-        if not word.strip():
-            raise SettingsError(f"keep_words: {word!r} is no word; white space is kept anyway")
-        left = r"(?<!\w)" if word[0].isalnum() else ""
-        right = r"(?!\w)" if word[-1].isalnum() else ""
-        patterns.append(left + re.escape(word) + right)
-    return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None

@@ -55,7 +55,8 @@ class FunctionScorer(Scorer):
     function: Callable[[Sequence[str], str | None], Any]
 
     def scores(self, document: Document, asked: Asked) -> np.ndarray:
-        return np.asarray(self.function(document.pieces(), asked.question), np.float64)
+        found: np.ndarray = self.function(document.pieces(), asked.question)
+        return found  # checked by check_scores, as those of all scorers
 
 
 def as_scorer(given: Any, where: str = "scorer") -> Scorer:
@@ -68,14 +69,24 @@ def as_scorer(given: Any, where: str = "scorer") -> Scorer:
     if not isinstance(settings, Mapping) or "kind" not in settings:
         raise SettingsError(f"{where} is {given!r}; expected a kind, or a table with a kind")
     own = {key: value for key, value in settings.items() if key != "kind"}
-    found: Scorer = load_scorers().build(settings["kind"], own, where=where)
+    label = where.removesuffix("scorer").strip(": ")  # the table names its kind itself
+    found: Scorer = load_scorers().build(settings["kind"], own, where=label)
     return found
 
 
 def check_scores(scores: Any, document: Document, scorer: Scorer) -> np.ndarray:
-    """float64 [U]; InputError for other shapes and for what is not finite."""
-    found = np.asarray(scores, np.float64)
+    """float64 [U]; InputError for other shapes and for what is not a finite number."""
     name = type(scorer).__name__
+    if hasattr(scores, "detach"):  # a tensor, which may need a gradient and be on a GPU
+        scores = scores.detach().cpu()
+    try:
+        if np.iscomplexobj(scores):
+            raise TypeError
+        found = np.asarray(scores, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} gave {type(scores).__name__}, expected a number for each unit"
+        ) from None
     if found.shape != (len(document.units),):
         raise InputError(
             f"{name} gave an array of shape {found.shape} for {len(document.units)} units"

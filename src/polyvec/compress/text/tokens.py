@@ -1,7 +1,9 @@
 """Tokens of the user's model, in which budgets are counted."""
 
 import functools
+import math
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ class TokenCounter:
     def remembering(self) -> "TokenCounter":
         """The same, but it does not read a text twice; for the time of one call."""
         if self._offsets is None:
-            return TokenCounter(functools.lru_cache(16)(self.count), name=self.name)
+            return TokenCounter(functools.lru_cache(16)(self._checked), name=self.name)
         offsets = functools.lru_cache(2)(self._offsets)
         first: list[str] = []  # of the whole context both are asked
 
@@ -56,6 +58,12 @@ class TokenCounter:
             return len(offsets(text)) if len(first) == 1 else self.count(text)
 
         return TokenCounter(count, offsets, name=self.name)
+
+    def _checked(self, text: str) -> int:
+        found = self.count(text)
+        if not isinstance(found, Real) or not 0 <= found < math.inf:
+            raise InputError(f"tokenizer: {self.name} counted {found!r} tokens, expected a number")
+        return found
 
     @property
     def has_offsets(self) -> bool:

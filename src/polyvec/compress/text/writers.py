@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from polyvec.compress.text.compressor import Budget, budget_of, check_question, counter_of, given
+from polyvec.compress.text.asking import Budget, budget_of, check_question, given
+from polyvec.compress.text.compressor import counter_of
 from polyvec.compress.text.document import Compressed
 from polyvec.compress.text.models import embedder, language_model
 from polyvec.compress.text.tokens import TokenCounter
