@@ -529,6 +529,7 @@ PARTS = {
         "text quality": text_compression_tables.quality_table,
         "text speed": text_compression_tables.speed_table,
         "text cost": text_compression_tables.cost_table,
+        "memory cost": text_compression_tables.memory_cost_table,
     },
     ROOT / "docs" / "clustering.md": {
         "recipes": clustering_tables.recipes_table,

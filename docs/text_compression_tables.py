@@ -1,6 +1,7 @@
 """Tables of docs/compression.md on text compression, for generate.py."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,29 @@ def cost_table() -> str:
             cells = [f"{row['tokens']:,}", f"{row['prefill s']:.2f}"]
             cells += ["" if extra is None else f"{extra:.2f}", saved]
             lines.append(f"| {int(length):,} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def memory_cost_table() -> str:
+    """Prefill of whole contexts and of memories of them."""
+    found = _results().get("memory cost", {})
+    if not found:
+        return "Not measured."
+    lines = [
+        "| context | memory | vectors | prefill, s | whole text, s | making it, s | pays after |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for length, rows in sorted(found.items(), key=lambda each: int(each[0])):
+        whole = rows["whole"]["prefill s"]
+        for name, row in rows.items():
+            if name == "whole":
+                continue
+            saved = whole - row["prefill s"]
+            pays = f"{math.ceil(row['compression s'] / saved)}" if saved > 0 else "never"
+            lines.append(
+                f"| {int(length):,} | {name} | {row['tokens']:,} | {row['prefill s']:.2f} | "
+                f"{whole:.2f} | {row['compression s']:.2f} | {pays} |"
+            )
     return "\n".join(lines)
 
 

@@ -296,8 +296,10 @@ class SoftCompressor(nn.Module):
             for question, text in zip(questions, texts, strict=True)
         ]
         memory = self.batch(memories) if memories is not None else None
+        first_BV, advance = self.decoder.begin(asked, memory)
         found = write(
-            *self.decoder.begin(asked, memory),
+            first_BV,
+            advance,
             self.decoder.tokenizer,
             max_tokens=max_tokens,
             stop=lambda text: "\n" in text.lstrip(),
