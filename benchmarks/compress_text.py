@@ -57,6 +57,7 @@ METHODS: dict[str, tuple[Any, str]] = {
     ),
     "question likelihood": ("question_likelihood", "sentence"),
     "dense": ("dense", "sentence"),
+    "reader's attention": ("cross_attention", "token"),
     "oracle": ("string_inclusion", "word"),
 }
 SHOTS = (

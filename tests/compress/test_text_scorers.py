@@ -92,6 +92,31 @@ def test_what_is_kept_has_more_information_than_what_is_dropped(lm):
     assert np.median(scores[kept]) > scores[~kept].max()
 
 
+def test_half_of_the_units_are_those_above_the_median_as_selective_context_keeps_them(lm):
+    """The code keeps units of at least the percentile; so do we where each unit is a token."""
+    text = "Once upon a time there was a little girl who lived in a small house by the sea"
+    scorer = as_scorer({"kind": "self_information", "model": NANO, "condition": "sentence"})
+    scores = scorer.scores(document(text), Asked())
+    compressor = TextCompressor(scorer, tokenizer=lambda text: len(text.split()))
+    found = compressor.compress(text, tokens=len(scores) // 2)
+    wanted = [text[a:b] for (a, b), x in zip(words(text), scores, strict=True)
+              if x >= np.percentile(scores, 50)]  # fmt: skip
+    assert found.text.split() == wanted
+
+
+@pytest.mark.medium
+def test_sentences_by_vectors_are_ranked_as_sentence_transformers_does(minilm_folder):
+    """RECOMP's extractive compressor keeps the sentences nearest to the question."""
+    from sentence_transformers import SentenceTransformer, util
+
+    model, question = SentenceTransformer(str(minilm_folder), device="cpu"), "Who gave her money?"
+    pieces = document(unit=sentences).pieces()
+    theirs = util.cos_sim(model.encode([question]), model.encode(pieces))[0].numpy()
+    scorer = as_scorer({"kind": "dense", "model": str(minilm_folder)})
+    ours = scorer.scores(document(unit=sentences), Asked(question))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 def test_contrast_is_the_difference_of_two_readings(lm):
     from polyvec.compress.text.scorers.likelihood import surprisals
 
