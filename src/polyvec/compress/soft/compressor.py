@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.compress.inputs import texts_and_questions
+from polyvec.compress.soft import storing
 from polyvec.compress.soft.decoder import Asked, leading, prompt_parts, token_ids
 from polyvec.compress.soft.encoding import NOTHING, Context, Encoder
 from polyvec.compress.soft.memory import Memory, MemoryBatch, batched, unbatched
@@ -369,16 +370,14 @@ class SoftCompressor(nn.Module):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that `from_pretrained` reads; it is there whole or not at all."""
-        from polyvec.compress.soft import storing
-
         storing.save(self, Path(path))
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "SoftCompressor":
         """The compressor of a folder; DataError for a folder that is none."""
-        from polyvec.compress.soft import storing
-
-        return storing.load(Path(path))
+        found = cls(*storing.read(Path(path)))
+        storing.restore(found, Path(path))
+        return found.eval()
 
 
 def _limited(

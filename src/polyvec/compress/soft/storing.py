@@ -4,13 +4,13 @@ a trained decoder), encoder/ (the embedder), and README.md.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from polyvec.compress.soft.compressor import SoftCompressor
 from polyvec.compress.soft.settings import CompressorSettings
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import DataError, ModelError
@@ -26,7 +26,7 @@ Contexts become a few vectors that its decoder reads. Load it with
 """
 
 
-def save(compressor: SoftCompressor, path: Path) -> None:
+def save(compressor: Any, path: Path) -> None:
     """Write the folder; it is there whole or not at all."""
     with atomic_folder(path, replaceable=SETTINGS) as folder:
         compressor.encoder.save_pretrained(folder / ENCODER)
@@ -37,34 +37,36 @@ def save(compressor: SoftCompressor, path: Path) -> None:
         (folder / "README.md").write_text(CARD, "utf-8")
 
 
-def load(folder: Path) -> SoftCompressor:
-    """The compressor of a folder. DataError for a folder that is none, ModelError if the weights
-    are not those of its settings."""
+def read(folder: Path) -> tuple[Embedder, CompressorSettings]:
+    """The encoder and the settings of a folder; DataError for a folder that is none."""
     try:
         raw = json.loads((folder / SETTINGS).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder}: not a soft compressor, {SETTINGS} cannot be read ({error})"
         ) from None
-    settings = fill(CompressorSettings, raw, f"{folder / SETTINGS}")
-    found = SoftCompressor(Embedder.from_pretrained(str(folder / ENCODER)), settings)
+    settings: CompressorSettings = fill(CompressorSettings, raw, f"{folder / SETTINGS}")
+    return Embedder.from_pretrained(str(folder / ENCODER)), settings
+
+
+def restore(compressor: Any, folder: Path) -> None:
+    """Copy the weights of a folder. ModelError if they are not those of its settings."""
     try:
         saved = load_file(folder / PARTS)
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"{folder / PARTS}: cannot be read ({' '.join(str(error).split())})"
         ) from None
-    own = tensors(found)
+    own = tensors(compressor)
     for name in sorted({*own, *saved}):
         if name not in own or name not in saved or own[name].shape != saved[name].shape:
             what = "is missing" if name not in saved else f"does not fit {SETTINGS}"
             raise ModelError(f"{folder / PARTS}: {name} {what}")
         with torch.no_grad():
             own[name].copy_(saved[name])
-    return found.eval()
 
 
-def tensors(compressor: SoftCompressor) -> dict[str, Tensor]:
+def tensors(compressor: Any) -> dict[str, Tensor]:
     """What is saved beside the encoder, by name."""
     decoder = compressor.decoder
     found = {f"memory.{k}": v for k, v in compressor.memory.state_dict().items()}
