@@ -13,6 +13,7 @@ from typing import Any
 
 import clustering_tables
 import compression_tables
+import inversion_tables
 import synthesis_tables
 import text_compression_tables
 
@@ -536,6 +537,12 @@ PARTS = {
         "oracle": clustering_tables.oracle_tables,
         "model": clustering_tables.model_table,
         "size": clustering_tables.size_line,
+    },
+    ROOT / "docs" / "inversion.md": {
+        "inversions": inversion_tables.attacks_table,
+        "defences": inversion_tables.defences_table,
+        "spaces": inversion_tables.spaces_table,
+        "personal": inversion_tables.personal_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {

@@ -31,6 +31,7 @@ ORDER = [
         "synthesize",
         "cluster",
         "compress",
+        "invert",
     ),
     *("sentence_transformers", "integrations", "cli"),
     *("__init__", "__main__"),

@@ -41,6 +41,8 @@ VERBS = {
     "relabel": "find false negatives and positives in training data",
     "compress": "keep what matters of a text, to an exact number of tokens",
     "cluster": "group texts, name the groups and draw a map of them",
+    "audit": "attack a model's vectors, try defences, and write a page about it",
+    "invert": "write the texts that an inverter finds for vectors",
     "demo": "index the docstrings of this Python and answer five questions",
 }
 

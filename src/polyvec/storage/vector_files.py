@@ -1,4 +1,4 @@
-"""Write vectors to .npy, .jsonl, .parquet or .safetensors, in chunks and atomically.
+"""Vectors in .npy, .jsonl, .parquet or .safetensors: written in chunks and atomically, and read.
 
 N vectors, E numbers each. A format is a context manager from an open binary file to a `Write`,
 and its line in `WRITERS`, under the suffix of its files.
@@ -157,4 +157,73 @@ WRITERS: dict[str, Writer] = {
     "jsonl": _jsonl,
     "parquet": _parquet,
     "safetensors": _array(_safetensors_header),
+}
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def read_vectors(path: str | Path) -> np.ndarray:
+    """The float vectors of a file that `vector_file` wrote, float32 [N, E].
+
+    Raises DataError for a file that cannot be read as one, or whose vectors are quantised: they
+    are no numbers to compute with before they are dequantised.
+    """
+    path = Path(path)
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in READERS:
+        raise DataError(
+            f"{path}: vector format {kind!r} is not known. Known: {', '.join(READERS)}."
+        )
+    try:
+        found = READERS[kind](path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: not a file of vectors ({reason})") from None
+    if found.ndim != 2:
+        raise DataError(f"{path}: expected vectors [N, E], got shape {found.shape}")
+    if found.dtype.kind != "f":
+        raise DataError(
+            f"{path}: vectors are {found.dtype}, quantised; write them as float32, or dequantise "
+            "them with polyvec.embed.projection.quantization.dequantize"
+        )
+    return found.astype(np.float32, copy=False)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    found: np.ndarray = np.load(path, allow_pickle=False)
+    return found
+
+
+def _read_safetensors(path: Path) -> np.ndarray:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)["embeddings"]
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def _read_jsonl(path: Path) -> np.ndarray:
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line)["embedding"] for line in file if line.strip()]
+    return np.array(rows, np.float32)
+
+
+def _read_parquet(path: Path) -> np.ndarray:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet", "reading Parquet") from None
+    return np.array(pq.read_table(path, columns=["embedding"])["embedding"].to_pylist(), np.float32)
+
+
+READERS: dict[str, Callable[[Path], np.ndarray]] = {
+    "npy": _read_npy,
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+    "safetensors": _read_safetensors,
 }

@@ -39,14 +39,10 @@ def write_page(
 
 def page(title: str, made: Made, facts: Mapping[str, str], *, seed: int = 0) -> Iterable[str]:
     """The parts of the page."""
-    yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    yield '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-    yield "style-src 'unsafe-inline'\">"
-    yield f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>"
-    yield f"<h1>{_text(title)}</h1>"
-    yield _table(("", ""), facts.items())
+    yield beginning(title)
+    yield html_table(("", ""), facts.items())
     yield "<h2>Steps</h2>"
-    yield _table(
+    yield html_table(
         ("step", "rows in", "rows out", "rejected", "asked", "from the cache", "why"),
         map(_step, made.reports),
         numbers=range(1, 6),
@@ -54,13 +50,24 @@ def page(title: str, made: Made, facts: Mapping[str, str], *, seed: int = 0) -> 
     found = diversities(made.rows, seed)
     if found:
         yield "<h2>Diversity</h2>"
-        yield _table(DIVERSITY, map(diversity_row, found), numbers=range(1, 7))
+        yield html_table(DIVERSITY, map(diversity_row, found), numbers=range(1, 7))
     yield f"<h2>Rows that were kept ({len(made.rows):,})</h2>"
     yield from map(_row, _sample(made.rows, NUM_KEPT, seed))
     yield f"<h2>Rows that were rejected ({len(made.rejected):,})</h2>"
     for name, each in sample_rejected(made.rejected, seed):
-        yield f'<p class="why">{_text(name)}: {_text(each.reason)}</p>{_row(each.row)}'
+        yield f'<p class="why">{escaped(name)}: {escaped(each.reason)}</p>{_row(each.row)}'
     yield "</body></html>\n"
+
+
+def beginning(title: str) -> str:
+    """The head of a page that has no scripts and loads nothing, and its heading."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">"
+        f"<title>{escaped(title)}</title><style>{STYLE}</style></head><body>"
+        f"<h1>{escaped(title)}</h1>"
+    )
 
 
 DIVERSITY = (
@@ -131,17 +138,17 @@ def _row(row: Row) -> str:
     ]
     cells += [("negative", text) for text in row.negatives]
     meta = ", ".join(f"{name}: {value}" for name, value in row.meta.items())
-    return _table(("", ""), cells) + f'<p class="meta">{_text(meta)}</p>'
+    return html_table(("", ""), cells) + f'<p class="meta">{escaped(meta)}</p>'
 
 
-def _table(
+def html_table(
     header: Sequence[str], rows: Iterable[Sequence[object]], numbers: Iterable[int] = ()
 ) -> str:
     classes = dict.fromkeys(numbers, ' class="n"')
-    head = "".join(f"<th{classes.get(i, '')}>{_text(each)}</th>" for i, each in enumerate(header))
+    head = "".join(f"<th{classes.get(i, '')}>{escaped(each)}</th>" for i, each in enumerate(header))
     body = "".join(
         "<tr>"
-        + "".join(f"<td{classes.get(i, '')}>{_text(each)}</td>" for i, each in enumerate(row))
+        + "".join(f"<td{classes.get(i, '')}>{escaped(each)}</td>" for i, each in enumerate(row))
         + "</tr>"
         for row in rows
     )
@@ -149,7 +156,7 @@ def _table(
     return f"<table>{shown}<tbody>{body}</tbody></table>"
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
     text = str(value)
     cut = text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " …"
     return html.escape(cut)

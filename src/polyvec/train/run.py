@@ -120,7 +120,7 @@ def dry_run(
     from polyvec.embed.compose import compose
 
     stages = recipe.at(STAGES, scale)
-    if "compressor" in recipe.present:  # the parts of one are built for the sizes of its models
+    if recipe.present & {"compressor", "inverter"}:  # built for the sizes of their models
         embedder = recipe.build(scale)
     else:
         with recipe.naming("embedder"):

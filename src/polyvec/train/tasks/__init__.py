@@ -48,5 +48,7 @@ TASKS: Registry[Callable[..., Any]] = Registry(
     elsewhere={
         "compress": "polyvec.compress.soft.stage:Compress",
         "compress_rank": "polyvec.compress.soft.ranking:RankPassages",
+        "correct": "polyvec.invert.stage:Correct",
+        "invert": "polyvec.invert.stage:Invert",
     },
 )

@@ -1,0 +1,370 @@
+"""What the vectors of all-MiniLM-L6-v2 give away, and what defences are worth.
+
+    python benchmarks/inversion.py --data DATA [--only inverter defences ...] [--steps 250]
+
+Texts are Multi30k captions of at most 15 words: attackers know those of training images, those of
+validation images are attacked. Of personal data, attackers know the texts of one file of
+synthetic_pii, and those of the other are attacked. A cell is kept in --folder, so an interrupted
+run goes on. Results go to docs/results/inversion.json; `docs/generate.py` makes the tables.
+Settings were not tuned on the attacked texts.
+"""
+
+import argparse
+import gzip
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from training_free import Work, drawn, part
+
+from polyvec import Embedder
+from polyvec.data.tasks.folder import read_folder
+from polyvec.invert.audit.utility import utility
+from polyvec.invert.defences import build_defence
+from polyvec.invert.defended import Defended
+from polyvec.invert.inverter import Inverter
+from polyvec.invert.leakage import leakage, nearest_texts, shuffled
+from polyvec.invert.personal import Entity, personal_recall
+from polyvec.invert.probes import KeywordAttack, word_overlap
+from polyvec.invert.search import search_invert
+from polyvec.invert.settings import InverterSettings
+from polyvec.invert.space_map import SpaceMap
+from polyvec.invert.training import train_inverter
+from polyvec.storage.files import atomic_file, cache_folder
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+WORDS = 15  # most of a caption
+NUM_WORDS = 6  # guessed by the keyword attack
+DEFENCES = (
+    *("none", "rotation", "gaussian:sigma=0.01", "gaussian:sigma=0.02", "gaussian:sigma=0.04"),
+    *("gaussian:sigma=0.08", "private:epsilon=100.0", "directional:epsilon=1000.0", "int8"),
+    *("binary", "product:parts=32", "product:parts=8", "truncate:size=64", "mask:count=1"),
+)
+PAIRS = (10, 100, 1000, 4000)
+PREFIXES = (1, 4, 16)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+class Bench:
+    """The victim, the texts, and what is trained on them."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.data = options, options.data
+        self.folder: Path = options.folder or cache_folder("inversion")
+        self.work = Work(self.folder)
+        draw = np.random.default_rng(0)
+        known, test = (
+            [row["captions"][0] for row in lines(self.data / "multi30k" / f"{name}.jsonl.gz")]
+            for name in ("captions_train", "captions_val")
+        )
+        known, test = (
+            [text for text in dict.fromkeys(side) if len(text.split()) <= WORDS]
+            for side in (known, test)
+        )
+        order = draw.permutation(len(known))[: options.known]
+        self.known = [known[row] for row in order]
+        self.test = [text for text in test if text not in set(known)][: options.test]
+        self.memo: dict[tuple[Any, ...], np.ndarray] = {}
+        self._victim: Defended | None = None
+        self._keywords: KeywordAttack | None = None
+
+    @property
+    def victim(self) -> Defended:
+        if self._victim is None:
+            self._victim = Defended(Embedder(), memo=self.memo)
+        return self._victim
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        return self.victim.encode([text if text.strip() else "." for text in texts])
+
+    def measured(self, found: Sequence[str]) -> dict[str, Any]:
+        return leakage(found, self.test, self.encode).as_dict()
+
+    def trained(self, name: str, steps: int, **changes: Any) -> tuple[Inverter, float]:
+        """An inverter on the known texts, and the minutes that its training took (0 if kept)."""
+        stage = changes.pop("stage", {})
+        texts = changes.pop("texts", self.known)
+        settings = InverterSettings(
+            **{"model": "polyvec/nano-lm", "num_tokens": 16, "max_tokens": 24, **changes}
+        )
+        folder = self.folder / name
+        began = time.perf_counter()
+        made = train_inverter(
+            self.victim, texts, folder, settings=settings, steps=steps, say=print, **stage
+        )
+        minutes = (time.perf_counter() - began) / 60
+        kept = folder / "minutes.json"
+        if kept.is_file():
+            minutes = json.loads(kept.read_text())
+        else:
+            kept.write_text(json.dumps(round(minutes, 2)))
+        return made, minutes
+
+    def cell(self, make: Callable[[], Any], *key: str) -> None:
+        if self.work.path(*key).exists():
+            return
+        value = make()
+        self.work.keep(value, *key)
+        print(", ".join(key), json.dumps(value)[:300], flush=True)
+
+    # ---- cells ------------------------------------------------------------------------------
+
+    def inverter(self) -> None:
+        """A prefix of 16 vectors: beams, re-ranking; beside what needs no vector."""
+        self.cell(lambda: self._inverter(PREFIXES[-1]), "inverter", f"prefix {PREFIXES[-1]}")
+        self.cell(self._baselines, "inverter", "baselines")
+
+    def prefixes(self) -> None:
+        """Shorter prefixes."""
+        for count in PREFIXES[:-1]:
+            self.cell(lambda count=count: self._inverter(count), "inverter", f"prefix {count}")
+
+    def _inverter(self, count: int) -> dict[str, Any]:
+        inverter, minutes = self.trained(f"prefix-{count}", self.options.steps, num_tokens=count)
+        vectors = self.encode(self.test)
+        found: dict[str, Any] = {"minutes": minutes}
+        ways = {
+            "greedy": {"beams": 1},
+            "beam 8, language model": {"beams": 8, "rerank": False},
+            "beam 8, re-ranked": {"beams": 8},
+        }
+        for name, options in ways.items():
+            texts = [each.text for each in inverter.invert(vectors, **options)]
+            found[name] = self.measured(texts)
+            found[f"{name}, first"] = texts[:3]
+        return found
+
+    def _baselines(self) -> dict[str, Any]:
+        inverter, _ = self.trained("prefix-16", self.options.steps)
+        vectors = self.encode(self.test)
+        other = inverter.invert(shuffled(vectors), beams=8)
+        near = nearest_texts(vectors, self.encode(self.known), self.known)
+        return {
+            "language model alone": self.measured(inverter.alone(len(self.test), beams=8)),
+            "another text's vector": self.measured([each.text for each in other]),
+            "nearest known text": self.measured(near),
+        }
+
+    def corrector(self) -> None:
+        """Vec2Text's loop on hypotheses of writers that have not seen the text."""
+        self.cell(self._corrector, "corrector")
+
+    def _corrector(self) -> dict[str, Any]:
+        steps = self.options.steps // 2
+        inverter, minutes = self.trained("corrector", steps, num_tokens=8, corrector=True)
+        vectors = self.encode(self.test)
+        found: dict[str, Any] = {"minutes": minutes}
+        ways = {
+            "first texts, greedy": {"beams": 1},
+            "first texts, beam 4 re-ranked": {"beams": 4},
+            "3 steps, greedy": {"beams": 1, "steps": 3},
+            "1 step, beam 4": {"beams": 4, "steps": 1},
+            "3 steps, beam 4, 4 sequences": {"beams": 4, "steps": 3, "sequence_beams": 4},
+        }
+        for name, options in ways.items():
+            got = inverter.invert(vectors, **options)
+            found[name] = self.measured([each.text for each in got])
+            if len(got[0].steps) > 1:
+                found[f"{name}, cosines"] = (
+                    np.mean([e.steps for e in got], axis=0).round(4).tolist()
+                )
+        return found
+
+    def defences(self) -> None:
+        """Each defence: an inverter and words, by what the attacker knows, beside utility."""
+        for name in DEFENCES:
+            self.cell(lambda name=name: self._defence(name), "defence", name)
+
+    def _defence(self, name: str) -> dict[str, Any]:
+        inverter, _ = self.trained("prefix-16", self.options.steps)
+        known, plain = self.encode(self.known), self.encode(self.test)
+        if self._keywords is None:
+            self._keywords = KeywordAttack().fit(known, self.known)
+        defence = build_defence(name).fit(known, self.known)
+        model = Defended(self.victim.model, defence, self.memo)
+        stored, own = model.encode(self.test), model.encode(self.known)
+        sets = [
+            drawn(read_folder(self.data / "stsb", "test"), 400),  # type: ignore[arg-type]
+            part(read_folder(self.data / "med", "test"), 30, 300),  # type: ignore[arg-type]
+        ]
+        attackers: dict[str, np.ndarray] = {}
+        if stored.shape == plain.shape:
+            attackers["fixed"] = stored
+        if name != "none":
+            attackers["adaptive"] = SpaceMap.fit("ridge", own, known).transform(stored)
+            few = SpaceMap.fit("ridge", own[:1000], known[:1000])
+            attackers["leaked 1000"] = few.transform(stored)
+        found: dict[str, Any] = {"utility": utility(model, sets, self.test), "by": {}}
+        for knows, vectors in attackers.items():
+            texts = [each.text for each in inverter.invert(vectors, beams=1)]
+            guessed = self._keywords.guess(vectors, NUM_WORDS)
+            found["by"][knows] = {
+                **self.measured(texts),
+                "words": round(word_overlap(guessed, self.test)["f1"], 4),
+                "near": round(float((vectors * plain).sum(1).mean()), 4),
+            }
+        return found
+
+    def spaces(self) -> None:
+        """Maps from a rotated and from another model's space, by the number of leaked pairs."""
+        for space in ("rotated", "potion-base-2M"):
+            self.cell(lambda space=space: self._space(space), "space", space)
+
+    def _space(self, space: str) -> dict[str, Any]:
+        inverter, _ = self.trained("prefix-16", self.options.steps)
+        known, plain = self.encode(self.known), self.encode(self.test)
+        if space == "rotated":
+            turned = build_defence("rotation:seed=11")
+            source, attacked = turned.apply(known), turned.apply(plain)
+        else:
+            other = Defended(Embedder(str(self.data.parent / "models" / space)))
+            source, attacked = other.encode(self.known), other.encode(self.test)
+        found: dict[str, Any] = {}
+        for count in (each for each in PAIRS if each <= len(known)):
+            for method in ("ridge", "orthogonal", "mlp"):
+                fitted = SpaceMap.fit(method, source[:count], known[:count])
+                found[f"{method} {count}"] = self._mapped(inverter, fitted.transform(attacked))
+        half = len(known) // 2
+        fitted = SpaceMap.fit("unpaired", source[:half], known[half:], rounds=10, restarts=10)
+        found["unpaired"] = self._mapped(inverter, fitted.transform(attacked))
+        return found
+
+    def _mapped(self, inverter: Inverter, vectors: np.ndarray) -> dict[str, Any]:
+        plain = self.encode(self.test)
+        scores = vectors @ plain.T
+        texts = [each.text for each in inverter.invert(vectors, beams=1)]
+        return {
+            "near": round(float(np.diag(scores).mean()), 4),
+            "own first": round(float((scores.argmax(1) == np.arange(len(plain))).mean()), 4),
+            **self.measured(texts),
+        }
+
+    def transfer(self) -> None:
+        """Few leaked pairs: a surrogate's mapped vectors of all texts, or the pairs alone."""
+        self.cell(self._transfer, "transfer")
+
+    def _transfer(self) -> dict[str, Any]:
+        count, vectors = 100, self.encode(self.test)
+        steps = self.options.steps // 2
+        surrogate = str(self.data.parent / "models" / "potion-base-2M")
+        stage = {"leaked": count, "surrogate": surrogate}
+        mapped, minutes = self.trained("transfer", steps, num_tokens=4, stage=stage)
+        alone, _ = self.trained("few-pairs", steps, num_tokens=4, texts=self.known[:count])
+        return {
+            "leaked": count,
+            "minutes": minutes,
+            "surrogate and pairs": self.measured([e.text for e in mapped.invert(vectors)]),
+            "pairs alone": self.measured([e.text for e in alone.invert(vectors)]),
+        }
+
+    def search(self) -> None:
+        """Without training: nano-lm proposes, the victim chooses."""
+        self.cell(self._search, "search")
+
+    def _search(self) -> dict[str, Any]:
+        count, began = 10, time.perf_counter()
+        vectors = self.encode(self.test[:count])
+        found = search_invert(
+            vectors, self.victim.model.encode, beams=4, top_k=30, max_tokens=10, prompt=""
+        )
+        return {
+            "texts": count,
+            "minutes": round((time.perf_counter() - began) / 60, 2),
+            "encoded": found[0].num_encoded,
+            **leakage([e.text for e in found], self.test[:count], self.encode).as_dict(),
+        }
+
+    def personal(self) -> None:
+        """Personal data by kind, of texts whose templates the attacker knows."""
+        self.cell(self._personal, "personal")
+
+    def _personal(self) -> dict[str, Any]:
+        folder = self.data / "synthetic_pii"
+        known = [row["text"] for row in lines(folder / "generated_large.jsonl.gz")]
+        rows = [row for row in lines(folder / "synth_v2.jsonl.gz") if row["spans"]]
+        known_set = set(known)
+        rows = [row for row in rows if row["text"] not in known_set][: self.options.test]
+        short = [" ".join(text.split()) for text in known if len(text.split()) <= 2 * WORDS]
+        inverter, minutes = self.trained(
+            "personal", self.options.steps, texts=short, num_tokens=8, max_tokens=40
+        )
+        texts = [row["text"] for row in rows]
+        entities = [[Entity(s["type"], s["value"]) for s in row["spans"]] for row in rows]
+        vectors = self.encode(texts)
+        near = nearest_texts(vectors, self.encode(short), short)
+        ways = {
+            "inverter": [e.text for e in inverter.invert(vectors, beams=4)],
+            "another text's vector": [e.text for e in inverter.invert(shuffled(vectors), beams=4)],
+            "nearest known text": near,
+        }
+        found: dict[str, Any] = {"minutes": minutes, "texts": len(texts)}
+        for name, got in ways.items():
+            recalls = personal_recall(got, entities)
+            found[name] = {
+                **leakage(got, texts, self.encode).as_dict(),
+                "recall": {
+                    kind: [each.count, round(each.whole, 4), round(each.words, 4)]
+                    for kind, each in recalls.items()
+                },
+            }
+        return found
+
+
+PARTS = (
+    *("inverter", "defences", "spaces", "prefixes", "transfer", "corrector", "personal", "search"),
+)
+
+
+def collect(bench: Bench) -> None:
+    """Everything that is finished, into the results file."""
+    path = RESULTS / "inversion.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found["facts"] = {
+        "victim": "all-MiniLM-L6-v2",
+        "known": len(bench.known),
+        "attacked": len(bench.test),
+        "steps": bench.options.steps,
+    }
+    names = {
+        "inverter": [*(f"prefix {each}" for each in PREFIXES), "baselines"],
+        "defence": DEFENCES,
+        "space": ("rotated", "potion-base-2M"),
+    }
+    for group, keys in names.items():
+        for key in keys:
+            if (cell := bench.work.read(group, key)) is not None:
+                found.setdefault(group, {})[key] = cell
+    for name in ("corrector", "transfer", "search", "personal"):
+        if (cell := bench.work.read(name)) is not None:
+            found[name] = cell
+    with atomic_file(path, "w") as file:
+        json.dump(found, file, indent=1)
+        file.write("\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, help="default: polyvec's cache folder")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--known", type=int, default=4000)
+    parser.add_argument("--test", type=int, default=80)
+    parser.add_argument("--collect", action="store_true", help="write what is finished, and end")
+    options = parser.parse_args()
+    bench = Bench(options)
+    for name in () if options.collect else options.only:
+        getattr(bench, name)()
+    collect(bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Tables of docs/inversion.md, for generate.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "inversion.json"
+MEASURES = ("bleu", "rouge_l", "token_f1", "exact_match", "cosine")
+HEAD = "BLEU | ROUGE-L | token F1 | exact match | cosine |"
+MISSING = "Not measured."
+
+
+def attacks_table() -> str:
+    """Every attack that writes texts, beside what needs no attack."""
+    found = _results()
+    if not found:
+        return MISSING
+    lines = [f"| attack | {HEAD} minutes |", "| --- |" + " ---: |" * 6]
+    for name, row in found.get("inverter", {}).get("baselines", {}).items():
+        lines.append(_line(f"no attack: {name}", row))
+    for prefix, cell in found.get("inverter", {}).items():
+        lines += [_line(f"{prefix}, {way}", row, cell["minutes"]) for way, row in _ways(cell)
+                  if prefix != "baselines"]  # fmt: skip
+    for group, label in (("corrector", "corrector"), ("transfer", "transfer")):
+        cell = found.get(group, {})
+        lines += [_line(f"{label}: {way}", row, cell["minutes"]) for way, row in _ways(cell)]
+    if search := found.get("search"):
+        lines.append(_line(f"search, {search['texts']} texts", search, search["minutes"]))
+    facts = found["facts"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{facts['attacked']} attacked captions, {facts['known']:,} known ones, "
+            f"{facts['steps']} steps of 32 texts (corrector and transfer half as many a stage).",
+        ]
+    )
+
+
+def defences_table() -> str:
+    """Each defence: what attackers find, and what it leaves of similarity and retrieval."""
+    cells = _results().get("defence", {})
+    if not cells:
+        return MISSING
+    knows = ("fixed", "adaptive", "leaked 1000")
+    measures = list(next(iter(cells.values()))["utility"])
+    head = " | ".join([*(f"{each}: BLEU, token F1, words" for each in knows), *measures])
+    lines = [f"| defence | {head} |", "| --- |" + " ---: |" * (len(knows) + len(measures))]
+    for name, cell in cells.items():
+        by = [cell["by"].get(each) for each in knows]
+        shown = [
+            "" if row is None
+            else f"{100 * row['bleu']:.1f}, {100 * row['token_f1']:.1f}, {100 * row['words']:.1f}"
+            for row in by
+        ]  # fmt: skip
+        shown += [f"{100 * cell['utility'][each]:.2f}" for each in measures]
+        lines.append(f"| `{name}` | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def spaces_table() -> str:
+    """What leaked pairs, or none, give who has an inverter of another space."""
+    cells = _results().get("space", {})
+    if not cells:
+        return MISSING
+    lines = [
+        "| from | map, pairs | cosine with the true vector | own text is the nearest "
+        "| BLEU | token F1 |",
+        "| --- | --- |" + " ---: |" * 4,
+    ]
+    for space, cell in cells.items():
+        for name, row in cell.items():
+            shown = [f"{row['near']:.3f}", *(_percent(row[k]) for k in ("own first", "bleu"))]
+            lines.append(
+                f"| {space} | {name} | " + " | ".join([*shown, _percent(row["token_f1"])]) + " |"
+            )
+    return "\n".join(lines)
+
+
+def personal_table() -> str:
+    """Share of personal data found whole, and of its words, by kind."""
+    cell = _results().get("personal")
+    if not cell:
+        return MISSING
+    ways = [name for name, row in cell.items() if isinstance(row, dict)]
+    lines = [
+        "| kind | count | " + " | ".join(f"{way}: whole, words" for way in ways) + " |",
+        "| --- | ---: |" + " ---: |" * len(ways),
+    ]
+    for kind, (count, _, _) in cell[ways[0]]["recall"].items():
+        shown = [
+            f"{_percent(cell[way]['recall'][kind][1])}, {_percent(cell[way]['recall'][kind][2])}"
+            for way in ways
+        ]
+        lines.append(f"| {kind} | {count} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _ways(cell: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, row) for name, row in cell.items() if isinstance(row, dict)]
+
+
+def _line(name: str, row: dict[str, Any], minutes: float | None = None) -> str:
+    cells = [_percent(row[each]) for each in MEASURES[:4]] + [f"{row['cosine']:.3f}"]
+    return f"| {name} | " + " | ".join([*cells, "" if minutes is None else f"{minutes:.1f}"]) + " |"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _results() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -1,0 +1,1 @@
+"""What vectors give away: attacks, defences, and how much of a text comes back."""

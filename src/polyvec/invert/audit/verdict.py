@@ -1,0 +1,106 @@
+"""What an audit's figures mean, in sentences."""
+
+from dataclasses import dataclass
+
+from polyvec.invert.audit.run import NO_DEFENCE, Attacked, Audit
+
+# Token F1 of an attack above what is found without the vector.
+LEAKS, LEAKS_MUCH = 0.05, 0.25
+# OWASP AISVS 8.4.3, draft of 1.0: share of tokens protected, and utility that may be lost.
+PROTECTED, LOST = 0.99, 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class DefenceRow:
+    """The strongest attacker behind a defence, how much of the tokens it protects, and the share
+    of utility that is lost, the most over the measures. protected: of what the vector gives away
+    beyond the baseline without a defence, the share that is not found any more."""
+
+    defence: str
+    strongest: Attacked
+    protected: float
+    lost: float
+
+    @property
+    def meets_aisvs(self) -> bool:
+        return self.protected >= PROTECTED and self.lost <= LOST
+
+
+def strongest(audit: Audit, defence: str) -> Attacked:
+    """The attack with the highest F1, the one that writes texts where several are equal."""
+    return max(audit.of(defence), key=lambda each: (each.f1, bool(each.texts)))
+
+
+def baseline(audit: Audit) -> float:
+    """Token F1 without the vector: the language model alone, or another text's vector."""
+    return max(each.f1 for each in audit.of(NO_DEFENCE, baselines=True))
+
+
+def defence_rows(audit: Audit) -> list[DefenceRow]:
+    """Each defence, those that protect most first."""
+    start, undefended = baseline(audit), strongest(audit, NO_DEFENCE).f1
+    gained = max(undefended - start, 1e-9)
+    found = []
+    for name, scores in audit.utility.items():
+        best = strongest(audit, name)
+        left = min(1.0, max(0.0, (best.f1 - start) / gained))
+        losses = [
+            1 - scores[measure] / before
+            for measure, before in audit.utility[NO_DEFENCE].items()
+            if before > 0
+        ]
+        found.append(DefenceRow(name, best, 1 - left, max([0.0, *losses])))
+    return sorted(found, key=lambda each: (-each.protected, each.lost))
+
+
+def verdict(audit: Audit) -> list[str]:
+    """Sentences: what is given away, whether a defence helps, what to do."""
+    best, start = strongest(audit, NO_DEFENCE), baseline(audit)
+    gain = best.f1 - start
+    how = f"{100 * best.f1:.0f} % of the words' F1 ({best.attack}), {100 * start:.0f} % without it"
+    if gain < LEAKS:
+        lines = [f"No attack found more than chance: {how}. A stronger attacker may."]
+    elif gain < LEAKS_MUCH:
+        lines = [f"The vectors give away part of the texts: {how}."]
+    else:
+        lines = [f"The vectors give away much of the texts: {how}."]
+    exact = max(float(each.leakage.get("exact_match") or 0) for each in audit.of(NO_DEFENCE))
+    if exact:
+        lines.append(f"{100 * exact:.0f} % of the texts were found word for word.")
+    personal = {
+        kind: (count, share)
+        for each in audit.of(NO_DEFENCE)
+        for kind, (count, share) in each.personal.items()
+        if each.attack == "inverter"
+    }
+    if personal:
+        kinds = ", ".join(f"{k} {100 * s:.0f} % of {n}" for k, (n, s) in personal.items())
+        lines.append(f"Personal data found whole: {kinds}.")
+    else:
+        lines.append("No personal data stands in the attacked texts, so none could be found.")
+    rows = [each for each in defence_rows(audit) if each.defence != NO_DEFENCE]
+    good = [each for each in rows if each.meets_aisvs]
+    if good:
+        lines.append(
+            f"{good[0].defence} protects {100 * good[0].protected:.0f} % of it from every attacker "
+            f"that was tried and costs {100 * good[0].lost:.1f} % of the utility."
+        )
+    elif rows:
+        lines.append(
+            "No defence of vectors both protects 99 % of it and keeps 97 % of the utility."
+        )
+    return lines
+
+
+TO_DO = (
+    "Give vectors the access rights of the texts that they were made of; whoever may not read a "
+    "text may not read its vector.",
+    "Take personal data out of texts before they are embedded: what is not in a text is not in "
+    "its vector.",
+    "Encrypt vectors at rest, with a key that those who run the database do not have.",
+    "Do not return vectors from search; return ids, and log and limit queries.",
+    "Take a secret rotation for what it is: it stops an attacker without pairs, and falls to one "
+    "with about as many leaked pairs as dimensions.",
+    "Judge noise by an attacker who knows it: see the adaptive rows.",
+    "Repeat this audit when the model changes, and compare audit.json (a release gate).",
+)

@@ -1,0 +1,238 @@
+"""The audit and its page, and what an inverter says of vectors that no text gave."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from word_victim import ANIMALS, COLOURS, SEEN, TEXTS, UNSEEN, Words
+
+from polyvec.cli import main
+from polyvec.data.texts import Record
+from polyvec.errors import DataError, InputError
+from polyvec.index.store import Index
+from polyvec.invert.audit.page import hidden, page
+from polyvec.invert.audit.run import Attacked, Audit, Auditor, AuditSettings
+from polyvec.invert.audit.utility import utility
+from polyvec.invert.audit.verdict import defence_rows, verdict
+from polyvec.invert.defences import build_defence
+from polyvec.invert.defended import Defended
+from polyvec.invert.inverter import Inverter
+from polyvec.invert.settings import InverterSettings
+from polyvec.invert.training import train_inverter
+from polyvec.invert.walks import ConceptEditor, counterfactuals, decode_vote, query_walk, reveal
+from polyvec.storage.vector_files import read_vectors, vector_file
+
+DEFENCES = ("none", "rotation", "gaussian:sigma=0.6", "truncate:size=12")
+
+
+@pytest.fixture(scope="module")
+def inverter(tmp_path_factory):
+    settings = InverterSettings("polyvec/nano-lm", num_tokens=2, max_tokens=12)
+    folder = tmp_path_factory.mktemp("trained")
+    return train_inverter(Words(), SEEN, folder, settings=settings, steps=90, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def audit(inverter, tmp_path_factory):
+    texts = [*TEXTS, "Write to ann@example.org in the red house."]
+    texts += [f"Bob is in the {colour} house with a {animal} again." for colour in COLOURS
+              for animal in ANIMALS]  # fmt: skip
+    settings = AuditSettings.quick(defences=DEFENCES, num_test=20, leaked=(40,), beams=2)
+    labels = [next((c for c in COLOURS if c in text), "none") for text in texts]
+    folder = tmp_path_factory.mktemp("audit")
+    return Auditor(inverter.victim, texts, settings, folder, labels=labels).run((), inverter)
+
+
+@pytest.mark.medium
+def test_attacks_find_more_than_is_found_without_the_vector(audit):
+    start = max(each.f1 for each in audit.of("none", baselines=True))
+    by = {each.attack: each.f1 for each in audit.of("none")}
+    assert by["inverter"] > start + 0.1
+    assert verdict(audit)[0].startswith("The vectors give away")
+
+
+@pytest.mark.medium
+def test_a_rotation_stops_who_has_no_pairs_and_falls_to_some(audit):
+    """Forty pairs of twenty-four dimensions undo it; every similarity stays."""
+    by = {each.knows: each.f1 for each in audit.of("rotation") if each.attack == "inverter"}
+    assert by["fixed"] < by["leaked 40"] - 0.1 and by["fixed"] < by["adaptive"] - 0.1
+    assert audit.utility["rotation"] == pytest.approx(audit.utility["none"])
+    assert audit.utility["none"] == pytest.approx(dict.fromkeys(audit.utility["none"], 1.0))
+    assert min(audit.utility["gaussian:sigma=0.6"].values()) < 0.9
+
+
+@pytest.mark.medium
+def test_truncated_vectors_are_attacked_by_who_maps_them_back(audit):
+    knows = {each.knows for each in audit.of("truncate:size=12")}
+    assert knows == {"adaptive", "leaked 40"}
+
+
+@pytest.mark.medium
+def test_the_page_loads_nothing_and_shows_no_text_that_was_not_found(audit):
+    whole = "".join(page("<model>", audit))
+    assert "<script" not in whole and "http" not in re.sub(r'http-equiv="', "", whole)
+    assert "&lt;model&gt;" in whole and "ann@example.org" not in whole
+    for part in ("8.4.1", "8.4.2", "8.4.3", "8.4.4", "What to do"):
+        assert part in whole
+    assert "".join(page("<model>", audit)) == whole
+    assert audit.texts[0] in "".join(page("m", audit, show_texts=True))
+    assert "texts" not in audit.as_json()["rows"][0]
+    assert audit.attribute["none"].auc > 0.9
+
+
+def test_words_that_were_not_found_are_dots():
+    assert hidden("Ann saw the [email] boat", "The boat") == "··· ··· the [email] boat"
+
+
+def table(defended_f1, utility_left):
+    """An audit of one defence with these figures."""
+    rows = [
+        Attacked("language model alone", "nothing", "none", {"token_f1": 0.1}),
+        Attacked("inverter", "fixed", "none", {"token_f1": 0.6, "exact_match": 0.0}),
+        Attacked("inverter", "fixed", "mask", {"token_f1": 0.1}),
+        Attacked("inverter", "adaptive", "mask", {"token_f1": defended_f1}),
+    ]
+    worth = {"none": {"sts": 0.8}, "mask": {"sts": 0.8 * utility_left}}
+    return Audit(tuple(rows), worth, {}, (), {})
+
+
+@pytest.mark.parametrize(
+    ("f1", "left", "protected", "lost", "met"),
+    [(0.1, 0.98, 1.0, 0.02, True), (0.35, 0.98, 0.5, 0.02, False), (0.05, 0.9, 1.0, 0.1, False)],
+)
+def test_a_defence_is_judged_by_its_strongest_attacker(f1, left, protected, lost, met):
+    (row,) = [each for each in defence_rows(table(f1, left)) if each.defence == "mask"]
+    assert row.protected == pytest.approx(protected) and row.lost == pytest.approx(lost)
+    assert row.meets_aisvs is met
+    assert any("mask protects 100 %" in line for line in verdict(table(f1, left))) is met
+
+
+def test_utility_on_own_texts_is_one_for_what_changes_nothing():
+    plain = Defended(Words())
+    found = utility(plain, (), UNSEEN)
+    assert found == pytest.approx(dict.fromkeys(found, 1.0))
+    noisy = Defended(Words(), build_defence("gaussian:sigma=1.0"), plain.memo)
+    assert max(utility(noisy, (), TEXTS).values()) < 0.7
+
+
+def test_audits_of_too_few_texts_are_refused(tmp_path):
+    with pytest.raises(DataError, match="at least 60 different texts, got 2"):
+        Auditor(Words(), ["a", "b", "a", " "], AuditSettings(), tmp_path)
+    with pytest.raises(InputError, match="num_test is 0"):
+        Auditor(Words(), TEXTS, dataclasses.replace(AuditSettings(), num_test=0), tmp_path)
+
+
+@pytest.mark.medium
+def test_a_walk_goes_from_the_query_to_the_document(inverter):
+    query, document = UNSEEN[0], UNSEEN[3]
+    steps = query_walk(inverter, query, document, documents=UNSEEN)
+    near = inverter.embed([each.text for each in steps]) @ inverter.embed([query, document]).T
+    assert near[0, 0] > near[0, 1] and near[-1, 1] > near[-1, 0]
+    assert steps[-1].rank <= steps[0].rank and steps[-1].rank == 1
+    with pytest.raises(InputError, match="not among the documents"):
+        query_walk(inverter, query, document, documents=[query])
+
+
+@pytest.mark.medium
+def test_led_generation_raises_the_score_of_the_wanted_class(inverter):
+    """A classifier by words: how many of the wanted ones a text has."""
+
+    def score(texts):
+        return [sum(word in text for word in ("green", "bird")) / 2 for text in texts]
+
+    start = inverter.embed(["The red dog is in the house."])[0]
+    found = reveal(inverter, score, start, rounds=8, spread=0.9)
+    scores = [score for _, score in found]
+    assert scores == sorted(scores) and scores[-1] > scores[0] == 0.0
+
+
+@pytest.mark.medium
+def test_votes_of_drawn_texts_name_the_words(inverter):
+    found = decode_vote(inverter, inverter.embed(UNSEEN), draws=6, k=3)
+    wanted = [{w for w in (*COLOURS, *ANIMALS) if w in text} for text in UNSEEN]
+    own = np.mean([len(a & set(b)) / 2 for a, b in zip(wanted, found, strict=True)])
+    other = np.mean(
+        [len(a & set(b)) / 2 for a, b in zip(wanted, found[1:] + found[:1], strict=True)]
+    )
+    assert own > other + 0.3
+
+
+@pytest.mark.medium
+def test_a_counterfactual_has_the_other_colour_and_the_same_animal(inverter):
+    texts = [text for text in SEEN if "red" in text or "blue" in text]
+    labels = ["red" if "red" in text else "blue" for text in texts]
+    editor = ConceptEditor(inverter.embed(texts), labels)
+    red = [text for text in texts if "red" in text]
+    vectors = editor.edit(inverter.embed(red), "red", "blue")
+    assert np.mean([each == "blue" for each in editor.predict(vectors)]) > 0.9
+    found = counterfactuals(inverter, editor, red, "red", "blue")
+    animal = [next(a for a in ANIMALS if a in text) for text in red]
+    assert np.mean([a in each.text for a, each in zip(animal, found, strict=True)]) > 0.6
+    assert np.mean(["blue" in each.text for each in found]) > 0.6
+    with pytest.raises(InputError, match="class 'pink' is none of blue, red"):
+        editor.edit(vectors, "red", "pink")
+
+
+@pytest.mark.parametrize("kind", ["npy", "jsonl", "parquet", "safetensors"])
+def test_vectors_are_read_as_they_were_written(kind, tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    path = tmp_path / f"v.{kind}"
+    with vector_file(path) as write:
+        write(["a", "b", "c"], vectors)
+    np.testing.assert_array_equal(read_vectors(path), vectors)
+
+
+def test_files_that_are_no_vectors_are_told(tmp_path):
+    (tmp_path / "a.npy").write_text("text")
+    np.save(tmp_path / "b.npy", np.ones((2, 3), np.int8))
+    np.save(tmp_path / "c.npy", np.ones(3))
+    (tmp_path / "d.jsonl").write_text('{"id": 1}\n')
+    for name, message in (
+        ("a.npy", "not a file of vectors"),
+        ("b.npy", "int8, quantised"),
+        ("c.npy", r"expected vectors \[N, E\]"),
+        ("d.jsonl", "not a file of vectors"),
+        ("e.npy", "cannot be read"),
+        ("f.txt", "vector format 'txt' is not known"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_vectors(tmp_path / name)
+
+
+@pytest.mark.medium
+def test_the_verb_inverts_files_and_refuses_indexes_of_other_models(
+    inverter, tmp_path, capsys, minilm
+):
+    inverter.save_pretrained(tmp_path / "inverter")
+    np.save(tmp_path / "v.npy", inverter.embed(UNSEEN[:2]))
+    call = ["invert", str(tmp_path / "v.npy"), "--inverter", str(tmp_path / "inverter")]
+    assert main([*call, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 2 and lines[0]["cosine"] is None and lines[0]["text"]
+    np.save(tmp_path / "w.npy", np.ones((1, 7), np.float32))
+    call[1] = str(tmp_path / "w.npy")
+    assert main(call) == 2
+    assert "have 7 dimensions, the inverter takes 24" in capsys.readouterr().err
+    Index.build(tmp_path / "index", [Record("1", "a cat")], minilm)
+    call[1] = str(tmp_path / "index")
+    assert main(call) == 2
+    assert "of another model" in capsys.readouterr().err
+    assert isinstance(Inverter.from_pretrained(tmp_path / "inverter"), Inverter)
+
+
+@pytest.mark.medium
+def test_the_verb_audits_a_model_and_goes_on_with_its_inverter(tmp_path, tiny_bert, capsys):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    call = ["audit", str(tiny_bert), "--texts", str(tmp_path / "texts.txt"), "--quick"]
+    call += ["-o", str(tmp_path / "out"), "--steps", "3", "--num-test", "4"]
+    call += ["--defence", "rotation:seed=3"]
+    assert main(call) == 0
+    captured = capsys.readouterr()
+    assert "No personal data stands in the attacked texts" in captured.out
+    figures = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert set(figures["utility"]) == {"none", "rotation:seed=3"}
+    assert (tmp_path / "out" / "audit.html").read_text().startswith("<!doctype html>")
+    assert main([*call, "--defence", "gaussain"]) == 2
+    assert "Did you mean 'gaussian'" in capsys.readouterr().err

@@ -1,0 +1,197 @@
+"""The inverter: prefixes before both kinds of language model, stages, re-ranking, correction."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+from word_victim import SEEN, TEXTS, UNSEEN, Words
+
+from polyvec.data.words import hash64
+from polyvec.errors import DataError, InputError, ModelError, SettingsError, ShapeError
+from polyvec.invert.inverter import Inverter
+from polyvec.invert.settings import InverterSettings
+from polyvec.invert.stage import fold_of, surrogate_vectors
+from polyvec.invert.writer import VectorWriter
+from polyvec.recipe import load_recipe, read_recipe
+from polyvec.train.run import Run, run
+from polyvec.train.settings import StageSettings
+
+MODELS = ("polyvec/nano-lm", "polyvec/nano-t5")
+
+
+def untrained(model=MODELS[0], **settings):
+    torch.manual_seed(0)
+    settings = {"num_tokens": 2, "max_tokens": 12, **settings}
+    return Inverter.untrained(InverterSettings(model, **settings), Words())
+
+
+# nano-t5 at a higher rate learns to ignore its encoder.
+RATES = {"polyvec/nano-lm": 3e-3, "polyvec/nano-t5": 1e-3}
+
+
+def stage(kind, folder, steps, name=None, rate=3e-3, **settings):
+    return StageSettings(
+        kind,
+        name=name,
+        data=({"path": str(folder / "texts.jsonl")},),
+        batch_size=16,
+        learning_rate=rate,
+        max_steps=steps,
+        settings=settings,
+    )
+
+
+def trained(inverter, folder, *stages):
+    lines = [json.dumps({"text": text}) for text in SEEN]
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return run(Run(stages, folder / "run"), inverter)
+
+
+@pytest.fixture(scope="module")
+def corrected(tmp_path_factory):
+    """Fold writers, the writer and the corrector, a few steps each."""
+    folder = tmp_path_factory.mktemp("corrected")
+    folds = [stage("invert", folder, 40, f"fold-{n}", fold=n) for n in (0, 1)]
+    whole = stage("invert", folder, 40)
+    return trained(untrained(corrector=True), folder, *folds, whole, stage("correct", folder, 50))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_text_has_its_loss_alone_and_among_others_with_and_without_a_hypothesis(model):
+    writer = VectorWriter.named(model, 8, num_tokens=3, num_vectors=3)
+    vectors = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
+    texts = [writer.ids(text, 20) for text in ("a cat", "a dog in the long grass")]
+    hypotheses = [writer.ids(text, 20, end=False) for text in ("the small cat is here", "dog")]
+    with torch.no_grad():
+        both = writer.nats(writer.start(vectors, hypotheses), texts)
+        for row in range(2):
+            start = writer.start(vectors[row : row + 1], hypotheses[row : row + 1])
+            alone = writer.nats(start, texts[row : row + 1])
+            assert_close(alone[0], both[row], atol=1e-3, rtol=1e-4)
+            assert int(alone[0, 1]) == len(texts[row])
+    assert texts[0][-1] == writer.end and writer.ids("a dog in the long grass", 3)[-1] != writer.end
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_written_is_likelier_than_anything_else_that_was_asked(model):
+    """The score of beam search is the mean log-probability that `nats` gives."""
+    writer = VectorWriter.named(model, 8, num_tokens=3)
+    start = writer.start(torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(1)))
+    (found,) = writer.write(start, beams=3, max_tokens=5)
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+    assert len(found) == 3
+    drawn = writer.write(start, draws=4, max_tokens=5)
+    assert len(drawn[0]) == 4
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("model", "exact", "steps"), [(MODELS[0], 0.5, 120), (MODELS[1], 0.1, 200)]
+)
+def test_texts_that_no_stage_saw_are_found_by_their_vectors(model, exact, steps, tmp_path):
+    new = untrained(model, num_tokens=4)
+    inverter = trained(new, tmp_path, stage("invert", tmp_path, steps, rate=RATES[model]))
+    vectors = inverter.embed(UNSEEN)
+    found = inverter.invert(vectors)
+    crossed = inverter.invert(vectors[::-1].copy())
+    own, other = (
+        np.mean([each.text == text for each, text in zip(some, UNSEEN, strict=True)])
+        for some in (found, crossed)
+    )
+    assert own >= exact and own > other + 0.1
+    checked = inverter.check(UNSEEN)
+    assert checked.cosine > checked.shuffled + 0.1
+    # Re-ranking by the victim is never farther than the language model's order.
+    plain = inverter.invert(vectors, rerank=False)
+    assert all(a.cosine >= b.cosine - 1e-6 for a, b in zip(found, plain, strict=True))
+    inverter.save_pretrained(tmp_path / "saved")
+    again = Inverter.from_pretrained(tmp_path / "saved", Words())
+    assert [each.text for each in again.invert(vectors)] == [each.text for each in found]
+    assert_close(again.mean_E, inverter.mean_E)
+    assert again.alone() == inverter.alone() and again.alone()[0]
+    without = Inverter.from_pretrained(tmp_path / "saved").invert(vectors[:2])
+    assert [each.text for each in without] == [each.text for each in plain[:2]]
+    assert without[0].cosine is None
+    with pytest.raises(ModelError, match="of another model"):
+        Inverter.from_pretrained(tmp_path / "saved", Words(seed=1))
+
+
+@pytest.mark.medium
+def test_correction_never_falls_and_gains_on_the_first_texts(corrected):
+    vectors = corrected.embed(UNSEEN)
+    start = corrected.invert(vectors, beams=1)
+    for options in ({"beams": 2}, {"beams": 2, "sequence_beams": 2}):
+        found = corrected.invert(vectors, steps=3, **options)
+        assert all(len(each.steps) == 4 for each in found)
+        assert all(list(each.steps) == sorted(each.steps) for each in found)
+        assert np.mean([e.cosine for e in found]) > np.mean([e.cosine for e in start])
+        assert all(each.cosine == pytest.approx(each.steps[-1]) for each in found)
+
+
+@pytest.mark.medium
+def test_a_fold_writer_was_trained_on_none_of_its_fold(corrected):
+    """It is likelier to know by heart what it has seen."""
+    nats = {True: [], False: []}
+    for number, writer in enumerate(corrected.folds):
+        for text in SEEN:
+            with torch.no_grad():
+                start = writer.start(torch.from_numpy(corrected.embed([text]))[:, None])
+                found = writer.nats(start, [writer.ids(text, 12)])[0]
+            nats[fold_of(text, 2) == number].append(float(found[0]))
+    assert np.mean(nats[True]) > 1.3 * np.mean(nats[False])
+
+
+def test_the_transfer_attack_maps_a_surrogates_vectors():
+    """Leaked texts keep the victim's vectors; those of the others are nearest to their own."""
+    victim, surrogate = Words(), Words(size=32, seed=5)
+    found = surrogate_vectors(TEXTS, 40, victim.encode, surrogate.encode, steps=50)
+    true = victim.encode(TEXTS)
+    leaked = sorted(range(len(TEXTS)), key=lambda row: hash64(TEXTS[row]))[:40]
+    np.testing.assert_allclose(found[leaked], true[leaked], atol=1e-6)
+    others = np.setdiff1d(np.arange(len(TEXTS)), leaked)
+    nearest = (found @ true.T).argmax(1)
+    assert (nearest[others] == others).mean() > 0.7
+
+
+def test_mistakes_are_one_clear_line(tmp_path):
+    inverter = untrained()
+    with pytest.raises(ShapeError, match="have 8 dimensions, the inverter takes 24"):
+        inverter.invert(np.ones((1, 8)))
+    with pytest.raises(InputError, match="steps=2: the inverter has no corrector"):
+        inverter.invert(np.ones((1, 24)), steps=2)
+    with pytest.raises(InputError, match="beams is 0"):
+        inverter.invert(np.ones((1, 24)), beams=0)
+    with pytest.raises(InputError, match="at least 2 texts"):
+        inverter.check(["one"])
+    with pytest.raises(DataError, match="not an inverter"):
+        Inverter.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="of another model"):
+        inverter.check_model("other")
+    with pytest.raises(SettingsError, match="put stages 'invert' with fold = 0"):
+        trained(untrained(corrector=True), tmp_path, stage("correct", tmp_path, 1))
+    with pytest.raises(SettingsError, match="corrector = true"):
+        (tmp_path / "b").mkdir()
+        trained(untrained(), tmp_path / "b", stage("correct", tmp_path / "b", 1))
+
+
+def test_fewer_texts_than_folds_are_told(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "only one"}))
+    plan = Run([stage("invert", tmp_path, 1, fold=0, folds=3)], tmp_path / "run")
+    with pytest.raises(DataError, match="1 texts give 1 of 3 folds; give more texts"):
+        run(plan, untrained())
+
+
+def test_a_recipe_needs_a_victim(tmp_path):
+    raw = {
+        "system": {"name": "x", "paper": "-", "tasks": []},
+        "inverter": {"model": "polyvec/nano-lm"},
+    }
+    with pytest.raises(SettingsError, match=r"needs \[victim\]"):
+        read_recipe(raw, tmp_path / "x.toml").build()
+    raw["inverter"]["num_tokens"] = 0
+    with pytest.raises(SettingsError, match="num_tokens is 0, expected at least 1"):
+        read_recipe(raw, tmp_path / "x.toml")
+    assert load_recipe("all-minilm").key == "all-minilm"
