@@ -140,6 +140,13 @@ BAD = {
     "feedback alone": ({"k": 2, "feedback": ["label"]}, ["a", "b"], None, "asks a language model"),
     "unknown feedback": ({"k": 2, "feedback": ["labels"]}, ["a", "b"], None, "mean 'label'"),
     "choose_by": ({"k": "auto", "choose_by": "x"}, ["a", "b"], None, "choose_by 'x' is not known"),
+    "k auto of hdbscan": ({"method": "hdbscan", "k": "auto"}, ["a", "b"], None, "leave k out"),
+    "nothing but noise": (
+        {"method": {"kind": "hdbscan", "min_cluster_size": 3}},
+        ["a", "b", "c", "d"],
+        None,
+        "no group among 4 texts",
+    ),
     "a date": ({"method": "peaks"}, ["a", "b"], None, "needs the date of each text"),
 }
 

@@ -192,6 +192,15 @@ def test_groups_of_one_kind_are_merged_and_others_kept():
     assert len(found.names) == 4 and adjusted_rand_score(gold, found.labels) == 1.0
 
 
+def test_pairs_with_texts_in_no_group_charge_no_group():
+    vectors = np.array([[0.0], [0.1], [5.0], [5.1], [4.0]], np.float32)
+    labels = np.array([0, 0, 1, 1, -1])
+    found = pckmeans(vectors, labels, 0, [], [(4, 2), (4, 3)], weight=100.0)
+    assert found.tolist() == [0, 0, 1, 1, 0]
+    alone = pckmeans(vectors, np.array([0, -1, 1, 1, -1]), 0, [(0, 1)], [], weight=0.0)
+    assert alone.tolist() == [0, 0, 1, 1, 1]
+
+
 # ---- what is asked ------------------------------------------------------------------------------
 
 

@@ -167,6 +167,7 @@ def _column(where: str, row: dict[str, Any], column: str, name: str) -> Any:
 
 def _settings(options: argparse.Namespace) -> "ClusteringSettings":
     """The recipe's, with the options that replace its settings."""
+    from polyvec.cluster.clusterer import algorithm
     from polyvec.cluster.sections import CLUSTERING, ClusteringSettings
     from polyvec.recipe import load_recipe
 
@@ -187,11 +188,7 @@ def _settings(options: argparse.Namespace) -> "ClusteringSettings":
     if options.no_names:
         changes["name"] = False
     found = dataclasses.replace(settings, **changes)
-    method = found.method if isinstance(found.method, str) else found.method.get("kind")
-    free = method in ("hdbscan", "peaks") or (
-        not isinstance(found.method, str) and "distance" in found.method
-    )
-    if found.k is None and not free:
+    if found.k is None and algorithm(found.method).needs_k:
         found = dataclasses.replace(found, k="auto")
     return found
 

@@ -21,6 +21,11 @@ PAIRWISE_UP_TO = 20_000  # texts whose matrix of distances fits in a few gigabyt
 class Algorithm(abc.ABC):
     """Groups vectors."""
 
+    @property
+    def needs_k(self) -> bool:
+        """Whether the number of groups must be given; else the algorithm finds it."""
+        return True
+
     @abc.abstractmethod
     def labels(self, vectors_NE: np.ndarray, k: int | None, seed: int) -> np.ndarray:
         """The group of each, int64 [N]. SettingsError for a k that it cannot use."""
@@ -52,6 +57,10 @@ class Agglomerative(Algorithm):
     linkage: Literal["ward", "average", "complete", "single"] = "ward"
     distance: float | None = None
 
+    @property
+    def needs_k(self) -> bool:
+        return self.distance is None
+
     def labels(self, vectors_NE: np.ndarray, k: int | None, seed: int) -> np.ndarray:
         num = k if self.distance is not None else _needed("agglomerative", k)
         _check_size("agglomerative", vectors_NE)
@@ -69,6 +78,10 @@ class Hdbscan(Algorithm):
 
     min_cluster_size: int = 5
     min_samples: int | None = None
+
+    @property
+    def needs_k(self) -> bool:
+        return False
 
     def labels(self, vectors_NE: np.ndarray, k: int | None, seed: int) -> np.ndarray:
         if k is not None:

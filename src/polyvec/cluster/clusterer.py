@@ -101,10 +101,12 @@ class TextClusterer:
         language_model: "LanguageModel | None" = None,
         show_progress_bar: bool | None = False,
     ) -> None:
-        self.algorithm: Algorithm = _part(ALGORITHMS, method, "method")
+        self.algorithm = algorithm(method)
         self.feedback: list[Feedback] = [_part(FEEDBACK, each, "feedback") for each in feedback]
         self.kinds = [each if isinstance(each, str) else each["kind"] for each in feedback]
         self.k = _checked_k(k)
+        if self.k == "auto" and not self.algorithm.needs_k:
+            raise SettingsError(f"method {method!r} finds the number of groups itself; leave k out")
         if choose_by not in CHOICES:
             raise SettingsError(f"choose_by {choose_by!r} is not known.{known(choose_by, CHOICES)}")
         if answers not in ("text", "likelihood"):
@@ -144,6 +146,11 @@ class TextClusterer:
         k = chosen.k if chosen is not None else self.k
         _check_distinct(vectors_NE, k)
         grouping = self._grouped(texts, vectors_NE, days_N, k if isinstance(k, int) else None)
+        if not grouping.num_groups:
+            raise InputError(
+                f"no group among {len(texts)} texts: all are noise to this method; set a smaller "
+                "min_cluster_size, or use kmeans"
+            )
         for each in self.feedback:
             assert asker is not None
             grouping, tools = each.apply(grouping, asker, tools)
@@ -209,6 +216,12 @@ class TextClusterer:
                 return algorithm.labels(self._prepared(vectors_NE), k, seed)
 
         return Grouping(texts, vectors_NE, numbered(labels_N), labelled, self.seed, days_N)
+
+
+def algorithm(method: str | Mapping[str, Any]) -> Algorithm:
+    """The algorithm of a name, or of a table of its kind and settings."""
+    found: Algorithm = _part(ALGORITHMS, method, "method")
+    return found
 
 
 def _part(registry: Any, given: str | Mapping[str, Any], what: str) -> Any:

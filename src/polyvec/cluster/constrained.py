@@ -63,10 +63,10 @@ def pckmeans(
         # Each text sees the groups that those before it were just given.
         for number in draw.permutation(len(vectors_NE)):
             cost_K = squared_NK[number]
-            for other in with_N[number]:
-                cost_K[labels_N[other]] -= weight
-            for other in not_with_N[number]:
-                cost_K[labels_N[other]] += weight
+            for others, change in ((with_N, -weight), (not_with_N, weight)):
+                for other in others[number]:
+                    if labels_N[other] >= 0:
+                        cost_K[labels_N[other]] += change
             labels_N[number] = int(cost_K.argmin())
         if (before == labels_N).all():
             break

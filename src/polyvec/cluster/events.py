@@ -25,6 +25,10 @@ class Peaks(Algorithm):
     distance: float = 1.0
     window: int = 3
 
+    @property
+    def needs_k(self) -> bool:
+        return False
+
     def labels(self, vectors_NE: np.ndarray, k: int | None, seed: int) -> np.ndarray:
         raise SettingsError("method 'peaks' needs the date of each text; give --date-column")
 
