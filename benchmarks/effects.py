@@ -449,7 +449,7 @@ def negatives(scale: str) -> Experiment:
     """Hard negatives of NFCorpus' and SQuAD's queries, mined after a first stage without."""
     plain = {"template": None, "prompts": {}, "default_prompt": None, "pooling": "mean"}
     data = ({"name": "nfcorpus", "limit": 4000}, {"name": "squad_qg_pairs", "limit": 6000})
-    base = scl(data=data, max_length=192)
+    base = scl(data=data, max_length=96)
     mined = {"num_negatives": 4, "range_max": 30}
     return Experiment(
         "NV-Retriever, arXiv:2407.15831",

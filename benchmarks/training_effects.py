@@ -155,13 +155,12 @@ def stage_of(table: Table, seed: int, options: argparse.Namespace) -> Any:
 def collect(scale: str, work: Work) -> None:
     """Means and standard deviations over seeds, and each claim's difference.
 
-    Experiments without a cell in the folder stay as they were collected before, and those with more
-    runs than the folder has; so do those made at another size, under a name that says so, if they
-    have arms that the new ones lack.
+    What the folder has no cells for stays as it was collected before.
     """
     results = RESULTS / f"training-effects-{scale}.json"
     before = json.loads(results.read_text())["experiments"] if results.exists() else {}
-    found: dict[str, Any] = {"scale": scale, "experiments": {}}
+    before = {sized(key.split(", ")[0], each["layers"]): each for key, each in before.items()}
+    experiments: dict[str, Any] = dict(before)
     for name, make in EXPERIMENTS.items():
         experiment = make(scale)
         kept = {
@@ -172,25 +171,31 @@ def collect(scale: str, work: Work) -> None:
             ]
             for label in experiment.arms
         }
-        cells = {label: [cell["scores"] for cell in runs] for label, runs in kept.items()}
-        if not any(cells.values()):
-            continue
-        arms, claims = summary(cells, experiment.claims)
         made = [cell for each in kept.values() for cell in each]
-        # Cells of other runs do not compare.
+        if not made:
+            continue
+        arms, claims = summary(
+            {label: [cell["scores"] for cell in runs] for label, runs in kept.items()},
+            experiment.claims,
+        )
+        # Cells of other sizes do not compare.
         ((layers, steps, size),) = {(cell["layers"], cell["steps"], cell["sets"]) for cell in made}
-        found["experiments"][name] = {
-            "paper": experiment.paper,
-            "layers": layers,
-            "steps": steps,
-            "sets": size,
-            "arms": arms,
-            "claims": claims,
-        }
-        if (older := before.get(name)) is not None:
-            keep_older(found["experiments"], name, older)
-    for name, older in before.items():
-        found["experiments"].setdefault(name, older)
+        key = sized(name, layers)
+        experiments[key] = with_older(
+            {
+                "paper": experiment.paper,
+                "layers": layers,
+                "steps": steps,
+                "sets": size,
+                "arms": arms,
+                "claims": claims,
+            },
+            before.get(key),
+        )
+    order = [
+        key for name in EXPERIMENTS for key in sorted(experiments) if key.split(", ")[0] == name
+    ]
+    found = {"scale": scale, "experiments": {key: experiments[key] for key in order}}
     with atomic_file(results, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
@@ -220,22 +225,28 @@ def summary(
     return arms, claims
 
 
-def keep_older(experiments: dict[str, Any], name: str, older: Mapping[str, Any]) -> None:
-    """Of an experiment at another size, and the claims that the new one has no arms for."""
-    new = experiments[name]
-    if all(older[key] == new[key] for key in ("layers", "steps", "sets")):
-        if runs(older) > runs(new):
-            experiments[name] = older
-        return
-    if not set(older["arms"]) - set(new["arms"]):
-        return
-    made = {(claim["row"], claim["over"]) for claim in new["claims"]}
-    claims = [each for each in older["claims"] if (each["row"], each["over"]) not in made]
-    experiments[f"{name}, {older['layers']} layers"] = {**older, "claims": claims}
+def sized(name: str, layers: int | None) -> str:
+    return name if layers is None else f"{name}, {layers} layers"
 
 
-def runs(experiment: Mapping[str, Any]) -> int:
-    return sum(max(num for _, _, num in arm.values()) for arm in experiment["arms"].values())
+def with_older(new: dict[str, Any], older: Mapping[str, Any] | None) -> dict[str, Any]:
+    """With arms of an earlier collection that have more runs or are missing, and their claims."""
+    if older is None or any(older[key] != new[key] for key in ("layers", "steps", "sets")):
+        return new
+    kept = {
+        label: arm
+        for label, arm in older["arms"].items()
+        if label not in new["arms"] or runs(arm) > runs(new["arms"][label])
+    }
+    claims = {claim["says"]: claim for claim in new["claims"]}
+    for claim in older["claims"]:
+        if {claim["row"], claim["over"]} & kept.keys():
+            claims[claim["says"]] = claim
+    return {**new, "arms": {**new["arms"], **kept}, "claims": list(claims.values())}
+
+
+def runs(arm: Mapping[str, Sequence[float]]) -> int:
+    return int(max(num for _, _, num in arm.values()))
 
 
 def spread(values: Sequence[float]) -> list[float]:
