@@ -428,7 +428,10 @@ def debater(scale: str) -> Experiment:
 
 def weak_then_strong(scale: str) -> Experiment:
     """Neighbouring passages of novels, then labelled pairs."""
-    weak = {**scl(data=({"name": "novels_successive"},), max_length=96), "kind": "wcl"}
+    weak = {
+        **scl(data=({"name": "novels_successive"},), max_length=48, batch_size=32),
+        "kind": "wcl",
+    }
     plain = {"template": None, "prompts": {}, "default_prompt": None, "pooling": "mean"}
     return Experiment(
         "weak, then strong pairs: GTR, arXiv:2112.07899; GTE, arXiv:2308.03281",
@@ -449,7 +452,7 @@ def negatives(scale: str) -> Experiment:
     """Hard negatives of NFCorpus' and SQuAD's queries, mined after a first stage without."""
     plain = {"template": None, "prompts": {}, "default_prompt": None, "pooling": "mean"}
     data = ({"name": "nfcorpus", "limit": 4000}, {"name": "squad_qg_pairs", "limit": 6000})
-    base = scl(data=data, max_length=96)
+    base = scl(data=data, max_length=64, batch_size=16)
     mined = {"num_negatives": 4, "range_max": 30}
     return Experiment(
         "NV-Retriever, arXiv:2407.15831",
