@@ -428,10 +428,7 @@ def debater(scale: str) -> Experiment:
 
 def weak_then_strong(scale: str) -> Experiment:
     """Neighbouring passages of novels, then labelled pairs."""
-    weak = {
-        **scl(data=({"name": "novels_successive"},), max_length=48, batch_size=32),
-        "kind": "wcl",
-    }
+    weak = {**scl(data=({"name": "novels_successive"},), max_length=96), "kind": "wcl"}
     plain = {"template": None, "prompts": {}, "default_prompt": None, "pooling": "mean"}
     return Experiment(
         "weak, then strong pairs: GTR, arXiv:2112.07899; GTE, arXiv:2308.03281",
