@@ -9,6 +9,7 @@ import torch
 
 from polyvec.errors import DataError, GenerationError, SettingsError
 from polyvec.llm.local import LocalLanguageModel
+from polyvec.llm.server.model import ServerLanguageModel
 from polyvec.registry import Fact
 from polyvec.synthesize import ppo_losses, rewards
 from polyvec.synthesize.ppo import Policy, PPOSettings, _learn, _rollout, optimise
@@ -90,6 +91,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
         run(tmp_path / "nan", lambda numbers, answers: np.full(len(answers), np.nan), **short)
 
 
+@pytest.mark.medium
+def test_a_rate_that_is_too_high_says_so(tmp_path):
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) in batch \d; lower learning_rate"):
+        run(tmp_path / "c", steps=4, batch_size=2, learning_rate=1e9, max_new_tokens=2)
+
+
 def test_without_its_adapter_the_policy_is_its_reference(tmp_path):
     """At the start both are the same; the first batch then has no divergence."""
     policy, curve = run(tmp_path / "c", steps=1, epochs=1, batch_size=4)
@@ -162,6 +169,18 @@ def test_mistakes_are_one_line(runs):
     ):
         with pytest.raises(SettingsError, match=match):
             runs([texts, {**asked, **more}], ["A text."])
+    ready = {**asked, "reward": {"kind": f"{__name__}:Longer"}}
+    with pytest.raises(SettingsError, match="tunes a model of this machine, not server:http"):
+        runs([texts, ready], ["A text."], ServerLanguageModel("http://127.0.0.1:9/v1", "m"))
+    later = {**asked, "reward": {"kind": "adaptcl", "embedder": "run:encoder"}}
+    with pytest.raises(SettingsError, match=r"\[step 2\]: no step before makes 'run:encoder'"):
+        runs([texts, later], ["A text."])
+    near = {"kind": "generate", "prompt": "adaptcl_positive", "model": "run:generater"}
+    with pytest.raises(SettingsError, match="Did you mean 'generator'"):
+        runs([texts, ready, near], ["A text."])
+    for wrong in ({"max_steps": 0}, {"max_steps": 1, "learning_rate": -1.0}):
+        with pytest.raises(SettingsError, match="must be above 0"):
+            runs([texts, {"kind": "train_embedder", "train": wrong}], ["A text."])
     with pytest.raises(SettingsError, match="clear has 'anchor'"):
         runs([texts, {"kind": "train_embedder", "train": {"max_steps": 1}, "clear": ["anchor"]}])
 
@@ -245,3 +264,42 @@ def test_gradients_of_so_many_parts_are_averaged_for_a_step(accumulate, num_step
     batch, _ = _rollout(policy, prompts, [0, 1, 2], says_the, 0.0, 0)
     _learn(policy, batch, Counted(list(policy.named.values()), lr=0.1), 0)
     assert len(steps) == num_steps
+
+
+@pytest.mark.medium
+def test_the_relation_is_what_a_real_classifier_finds(tmp_path):
+    """A classifier of three classes, by its own logits: what its reward adds is label_reward."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("sentence_transformers", reason="needs the extra 'train'")
+    tokens = nano().tokens.tokenizer
+    tokens.pad_token = tokens.eos_token
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokens),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=tokens.pad_token_id,
+        id2label={0: "contradiction", 1: "entailment", 2: "neutral"},
+        initializer_range=1.0,
+    )
+    model = transformers.LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokens.save_pretrained(tmp_path)
+    anchors = ["A man plays a flute in the park.", "A dog runs on the beach today."] * 2
+    answers = ["In parks, some men play flutes.", "A dog sleeps.", "No.", "\nThe dog is there."]
+    wanted = ["positive", "negative", "negative", "positive"]
+    made = [
+        rewards.build_reward({"kind": "adaptcl", **more}, Tools(embedder=lambda n: Rule()), "test")
+        for more in ({}, {"nli": str(tmp_path)})
+    ]
+    plain, judged = (each(anchors, wanted, answers) for each in made)
+    expected = []
+    for anchor, label, answer in zip(anchors, wanted, answers, strict=True):
+        inputs = tokens(anchor, answer.strip(), return_tensors="pt")
+        logits = model(**inputs).logits[0].tolist()
+        named = dict(zip(("contradict", "entail", "neutral"), logits, strict=True))
+        expected.append(0.0 if len(answer) < 5 else rewards.label_reward(named, label))
+    assert judged - plain == pytest.approx(np.array(expected), abs=1e-3)
+    assert made[1].depends == ["rule", str(tmp_path)]

@@ -142,7 +142,7 @@ def test_mistakes_are_one_line(runs, pairs, tmp_path):
     with pytest.raises(DataError, match="1 gold pairs, 3 are needed"):
         runs([*texts, step({"path": str(tmp_path / "few.jsonl")})], ["A text."], nano())
     unknown = {"kind": "generate", "prompt": "inpars", "model": "run:soft"}
-    with pytest.raises(SettingsError, match="no step before made 'run:soft'"):
+    with pytest.raises(SettingsError, match="no step before makes 'run:soft'"):
         runs([*texts, unknown], ["A text."], output="other")
     settings = [StepSettings(each.pop("kind"), each) for each in (step(pairs), step(pairs))]
     with pytest.raises(SettingsError, match="two steps make run:soft-prompt"):

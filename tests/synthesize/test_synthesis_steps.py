@@ -10,7 +10,7 @@ import pytest
 
 from polyvec.data.training.sources import training_rows
 from polyvec.errors import DataError, GenerationError, InputError, SettingsError
-from polyvec.llm.answers import Usage
+from polyvec.llm.answers import Completion, Usage
 from polyvec.llm.function import FunctionLanguageModel
 from polyvec.recipe import all_recipes
 from polyvec.synthesize.folder import training_line, write_rows
@@ -337,3 +337,33 @@ def test_steps_that_draw_refuse_the_same(kind, wrong):
     more = {"values": {"topic": ["a"]}} if kind == "grid" else {}
     with pytest.raises((InputError, SettingsError), match=r"limit 0 must be 1|seed is -1"):
         build_steps([StepSettings(kind, {**more, **wrong})], "recipe")
+
+
+def test_files_that_are_not_there_are_told_before_anything_is_asked(runs, tmp_path):
+    asked = []
+    nowhere = str(tmp_path / "nowhere.jsonl")
+    for step in (
+        {"kind": "held_out", "against": [nowhere]},
+        {"kind": "round_trip", "corpus": nowhere},
+        {
+            "kind": "branches",
+            "branches": [[{"kind": "length"}], [{"kind": "retrieve", "corpus": nowhere}]],
+        },
+    ):
+        with pytest.raises(DataError, match="no such file"):
+            runs([TEXTS, INPARS, step], RIVERS, lambda prompt: asked.append(prompt) or "said")
+    assert not asked
+    tuned = {"kind": "train_embedder", "train": {"max_steps": 1}}
+    with pytest.raises(SettingsError, match="makes a model; put it before the branches"):
+        runs([TEXTS, {"kind": "branches", "branches": [[tuned], [tuned]]}], RIVERS)
+
+
+def test_a_step_that_keeps_nothing_says_why_in_full(runs):
+    with pytest.raises(DataError, match=r"1 no answer: .* has no tokens; "):
+        runs([TEXTS, INPARS], RIVERS[:1], Refusing(str, "refusing"))
+
+
+class Refusing(FunctionLanguageModel):
+    def stream_checked(self, prompts, settings):
+        for number, _ in enumerate(prompts):
+            yield number, Completion((), error=f"prompts[{number}] has no tokens")

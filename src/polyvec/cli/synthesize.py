@@ -26,11 +26,12 @@ from polyvec.cli.generate_options import price
 from polyvec.errors import DataError, GenerationError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from polyvec.data.texts import Record
     from polyvec.interfaces import TextEncoder
     from polyvec.recipe import Recipe
+    from polyvec.synthesize.folder import StepReport
     from polyvec.synthesize.models import Models
     from polyvec.synthesize.run import DryRun, Made
     from polyvec.synthesize.step import Step
@@ -293,5 +294,23 @@ def _report(options: argparse.Namespace, recipe: "Recipe", models: "Models", mad
     common.show_table(("step", "in", "out", "rejected", "asked", "why"), rows)
     common.show_table(DIVERSITY, [diversity_row(each) for each in diversities(made.rows)])
     for each in made.reports:
-        if "warning" in each.notes:
-            print(f"polyvec: warning: {each.name}: {each.notes['warning']}", file=sys.stderr)
+        for warning in _warnings(each, made):
+            print(f"polyvec: warning: {each.name}: {warning}", file=sys.stderr)
+
+
+def _warnings(report: "StepReport", made: "Made") -> "Iterator[str]":
+    from polyvec.synthesize.folder import NO_ANSWER
+
+    if "warning" in report.notes:
+        yield report.notes["warning"]
+    failed = [
+        each.reason
+        for name, each in made.rejected
+        if name == report.name and each.reason.startswith(NO_ANSWER)
+    ]
+    if failed:
+        why = failed[0].removeprefix(NO_ANSWER).lstrip(": ")[:200]
+        yield (
+            f"{len(failed)} of {report.num_in} rows have no answer, the first because: {why}; the "
+            "same command asks them again"
+        )

@@ -346,7 +346,13 @@ def _learn(policy: Policy, batch: Batch, optimizer: torch.optim.Optimizer, step:
                 together = parts[start : start + settings.accumulate]
                 optimizer.zero_grad()
                 for places in together:
-                    (_loss(policy, batch, places) / len(together)).backward()
+                    loss = _loss(policy, batch, places) / len(together)
+                    if not torch.isfinite(loss):
+                        raise DataError(
+                            f"ppo: the loss is {loss.item()} in batch {step + 1}; lower "
+                            "learning_rate, or raise kl"
+                        )
+                    loss.backward()
                 optimizer.step()
     finally:
         policy.lm.eval()

@@ -1,5 +1,6 @@
 """The run of a recipe's steps over texts, in a folder from which a killed run goes on."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from polyvec.synthesize.rows import Changed, Rejected, Row
 from polyvec.synthesize.sections import StepSettings
 from polyvec.synthesize.spending import BUDGET_SPENT
 from polyvec.synthesize.step import STEPS, Step, Tools
-from polyvec.synthesize.tuned import DESCRIPTION, check_distinct
+from polyvec.synthesize.tuned import DESCRIPTION, check_made
 
 ROWS, TRAIN, REJECTED = "rows.jsonl", "train.jsonl", "rejected.jsonl"
 STEP_FOLDER = "steps"
@@ -68,7 +69,7 @@ def build_steps(settings: Sequence[StepSettings], where: str) -> list[Step]:
         table.build(each.kind, each.settings, where=f"{where}: [step {number}]")
         for number, each in enumerate(settings, 1)
     ]
-    check_distinct([each.makes for each in steps if each.makes], where)
+    check_made(steps, where)
     return steps
 
 
@@ -83,9 +84,11 @@ def run_steps(
     """The rows of all steps, written to the folder; steps that are done there are read.
 
     A run whose budget ends writes what it has. Raises DataError if another run holds the folder, if
-    no row is left, or if it is another run's.
+    a file of a step is not there, or if no row is left.
     """
     output = Path(output)
+    for step in steps:
+        step.check()
     with held(output, "writing"):
         done = list(_done(steps, tools, output / STEP_FOLDER, usage, say))
         changed, _ = done[-1]
@@ -112,7 +115,8 @@ def _done(
     depends = fingerprint([[each.id, each.text] for each in tools.texts])
     for number, step in enumerate(steps, 1):
         kind = STEPS.name_of(type(step)).replace(":", ".")
-        depends = fingerprint(depends, kind, step.own_settings(), step.depends(tools))
+        with _named(number, kind):
+            depends = fingerprint(depends, kind, step.own_settings(), step.depends(tools))
         files = StepFiles(folder, f"{number:02d}-{kind}")
         found = files.found(depends)
         if found is None or not _is_made(step, tools):
@@ -125,11 +129,18 @@ def _done(
         if changed.unfinished is not None:
             return
         if not rows:
-            reasons = "; ".join(f"{count} {reason}" for reason, count in changed.reasons())
             raise DataError(
                 f"step {number} ({kind}) keeps none of {report.num_in} rows"
-                f"{': ' + reasons if reasons else ''}; see {files.rejected}"
+                f"{_why(changed)}; see {files.rejected}"
             )
+
+
+def _why(changed: Changed) -> str:
+    """The reasons with their counts; of a single one all that it says, of its first row."""
+    reasons = list(changed.reasons())
+    if len(reasons) == 1:
+        return f": {reasons[0][1]} {changed.rejected[0].reason[:200]}"
+    return ": " + "; ".join(f"{count} {reason}" for reason, count in reasons) if reasons else ""
 
 
 def _is_made(step: Step, tools: Tools) -> bool:
@@ -149,16 +160,14 @@ def _run(
 ) -> tuple[Changed, StepReport]:
     began, before = time.perf_counter(), _copy(usage())
     try:
-        changed = step.run(rows, tools)
+        with _named(number, kind):
+            changed = step.run(rows, tools)
     except GenerationError as error:
         if str(error) != BUDGET_SPENT:
             raise
         # Nothing of this step can be told: the rows before it are kept.
         told = f"step {number} ({kind}) was not done, the budget does not suffice for it"
         changed = Changed(list(rows), unfinished=told)
-    except PolyvecError as error:
-        error.args = (f"step {number} ({kind}): {error}".replace(f"step '{kind}': ", ""),)
-        raise
     if changed.unfinished is not None and not changed.kept:
         changed.kept = list(rows)
     after = _copy(usage())
@@ -176,6 +185,17 @@ def _run(
         unfinished=changed.unfinished,
         notes=changed.notes,
     )
+
+
+@contextlib.contextmanager
+def _named(number: int, kind: str) -> Iterator[None]:
+    """Errors begin with the step."""
+    try:
+        yield
+    except PolyvecError as error:
+        if str(error) != BUDGET_SPENT:
+            error.args = (f"step {number} ({kind}): {error}".replace(f"step '{kind}': ", ""),)
+        raise
 
 
 def _copy(usage: Usage | None) -> Usage:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyvec.errors import SettingsError
+from polyvec.errors import DataError, SettingsError
 from polyvec.llm.answers import GenerationSettings
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.prompts import Prompt
@@ -80,12 +80,19 @@ class Step(abc.ABC):
         """What these rows would ask a language model; None if they ask nothing."""
         return None
 
+    def check(self) -> None:
+        """Raises DataError for a file that is not there; before the first step costs anything."""
+        for path in self._files():
+            if not Path(path).exists():
+                raise DataError(f"{path}: no such file")
+
+    def _files(self) -> list[str]:
+        named = (getattr(self, name, None) for name in ("demonstrations", "corpus"))
+        return [path for path in named if path is not None]
+
     def depends(self, tools: Tools) -> list[str]:
         """What its rows depend on beside its settings: hashes of files, identities of models."""
-        found = []
-        for name in ("demonstrations", "corpus"):
-            if (path := getattr(self, name, None)) is not None:
-                found.append(file_hash(path))
+        found = [file_hash(path) for path in self._files()]
         if self.uses(tools) == "language_model":
             found.append(tools.language_model(getattr(self, "model", None)).identity)
         elif self.uses(tools) == "embedder":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from polyvec.llm.language_model import LanguageModel
     from polyvec.llm.local import LocalLanguageModel
+    from polyvec.synthesize.step import Step
 
 MADE = "run:"
 DESCRIPTION, SOFT_PROMPT = "made.json", "soft_prompt.safetensors"
@@ -66,9 +67,10 @@ def load_made(folder: Path, own: str, options: Mapping[str, Any]) -> "LanguageMo
 
 def local_model(model: "LanguageModel", where: str) -> "LocalLanguageModel":
     """The model of this machine inside a cache and a budget; SettingsError for a server."""
+    from polyvec.llm.language_model import WrappedLanguageModel
     from polyvec.llm.local import LocalLanguageModel
 
-    while not isinstance(model, LocalLanguageModel) and hasattr(model, "model"):
+    while isinstance(model, WrappedLanguageModel):
         model = model.model
     if not isinstance(model, LocalLanguageModel):
         raise SettingsError(
@@ -83,11 +85,14 @@ def counted_by(model: "LanguageModel") -> Callable[[int], None]:
 
     For steps that use the model inside; see BudgetedLanguageModel.take.
     """
-    inside: Any = model
-    while not hasattr(inside, "take") and hasattr(inside, "model"):
-        inside = inside.model
-    take: Callable[[int], None] = getattr(inside, "take", lambda num: None)
-    return take
+    from polyvec.llm.language_model import WrappedLanguageModel
+    from polyvec.synthesize.spending import BudgetedLanguageModel
+
+    while isinstance(model, WrappedLanguageModel):
+        if isinstance(model, BudgetedLanguageModel):
+            return model.take
+        model = model.model
+    return lambda num: None
 
 
 @contextlib.contextmanager
@@ -163,8 +168,36 @@ def describe(folder: Path, kind: str, **values: Any) -> None:
     (folder / DESCRIPTION).write_text(text, "utf-8")
 
 
-def check_distinct(names: Sequence[str], where: str) -> None:
-    """SettingsError if two steps make models of one name."""
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsError(f"{where}: two steps make {MADE}{name}; give one another name")
+def check_made(steps: "Sequence[Step]", where: str) -> None:
+    """SettingsError if two steps make models of one name, or a step uses one that none before made.
+
+    So a wrong name is told before anything is written or tuned.
+    """
+    made: list[str] = []
+    for number, step in enumerate(steps, 1):
+        for name in _named_in(step.own_settings()):
+            if name.removeprefix(MADE) not in made:
+                raise SettingsError(
+                    f"{where}: [step {number}]: no step before makes {name!r}."
+                    f"{known(name.removeprefix(MADE), made)}"
+                )
+        if step.makes is not None:
+            if step.makes in made:
+                raise SettingsError(
+                    f"{where}: two steps make {MADE}{step.makes}; give one another name"
+                )
+            made.append(step.makes)
+
+
+def _named_in(value: Any) -> Iterator[str]:
+    """The settings "model", "embedder" and "name" that name a made model, at any depth."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if isinstance(each, str):
+                if key in ("model", "embedder", "name") and each.startswith(MADE):
+                    yield each
+            else:
+                yield from _named_in(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _named_in(each)

@@ -150,6 +150,8 @@ def test_only_the_document_is_encoded_and_only_the_query_written():
         ("denosent", {"weight": 0.0}, {}, "weight"),
         ("denosent", {"noise": 1.5}, {}, "noise"),
         ("denosent", {"num_heads": 7}, {}, "num_heads"),
+        ("denosent", {"dropout": 1.0}, {}, "dropout"),
+        ("bottleneck", {"dropout": -0.1}, {}, "dropout"),
         ("bottleneck", {"weight": -1.0}, {}, "weight"),
         ("bottleneck", {"num_layers": 0}, {}, "num_layers"),
         ("bottleneck", {}, {"losses": ({"kind": "info_nce"},)}, "losses would do nothing"),

@@ -47,13 +47,20 @@ class Branches(Step):
                 own = {key: value for key, value in table.items() if key != "kind"}
                 if STEPS.find(table["kind"], where=where) is Generate:
                     own |= self.generate
-                steps.append(STEPS.build(table["kind"], own, where=where))
+                step = STEPS.build(table["kind"], own, where=where)
+                if step.makes is not None:
+                    raise SettingsError(f"{where}: makes a model; put it before the branches")
+                steps.append(step)
             found.append(steps)
         return found
 
     @property
     def _steps(self) -> list[Step]:
         return [step for steps in self.lists for step in steps]
+
+    def check(self) -> None:
+        for step in self._steps:
+            step.check()
 
     def depends(self, tools: Tools) -> list[str]:
         return [each for step in self._steps for each in step.depends(tools)]

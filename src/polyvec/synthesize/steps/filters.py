@@ -279,6 +279,11 @@ class HeldOut(Step):
 
     free = True
 
+    def check(self) -> None:
+        from polyvec.synthesize.overlap import evaluation_texts
+
+        evaluation_texts(self.against, self.split)
+
     def depends(self, tools: Tools) -> list[str]:
         from polyvec.synthesize.folder import file_hash
 

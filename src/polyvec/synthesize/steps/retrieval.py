@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ class SelfTraining:
     temperature: float = 0.05
     max_length: int = 128
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "learning_rate", "temperature", "max_length"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"train: {name} {getattr(self, name)} must be above 0")
 
 
 def trained_on(

@@ -30,7 +30,7 @@ from polyvec.train.tasks.encode import JOB, Side, encode, pieces, read_texts
 from polyvec.train.tasks.language import MaskedLanguageModel, MaskedNextToken, reduced
 from polyvec.train.tasks.multi_task import even_shares, joined
 from polyvec.train.tasks.replaced import seed_of
-from polyvec.train.tasks.vector_decoders import Writer
+from polyvec.train.tasks.vector_decoders import Layers, Writer
 
 OfEmbedder = Annotated[Embedder, Fact("embedder")]
 OfStage = Annotated[StageSettings, Fact("stage")]
@@ -61,10 +61,8 @@ class Bottleneck:
         replace: Literal["mask", "bert"] = "bert",
     ) -> None:
         where = stage.where
-        if weight < 0 or not 0 <= dropout < 1:
-            raise SettingsError(
-                f"{where}: weight {weight} is below 0, or dropout {dropout} not from 0 to below 1"
-            )
+        if not weight >= 0:
+            raise SettingsError(f"{where}: weight {weight} is below 0")
         if stage.losses:
             raise SettingsError(f"{where}: no loss compares vectors; losses would do nothing")
         if embedder.routes or embedder.variants is not None:
@@ -78,9 +76,7 @@ class Bottleneck:
         self.decoder = Writer(
             embedder.backbone,
             embedder.full_dimension,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            dropout=dropout,
+            Layers(num_layers, num_heads, dropout),
             where=where,
         )
         self.heads: nn.Module = self.decoder

@@ -28,7 +28,7 @@ from polyvec.train.tasks.contrastive import Contrastive, Model, Stage
 from polyvec.train.tasks.encode import JOB
 from polyvec.train.tasks.facts import Facts
 from polyvec.train.tasks.replaced import seed_of
-from polyvec.train.tasks.vector_decoders import STD, Restorer
+from polyvec.train.tasks.vector_decoders import STD, Layers, Restorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,8 @@ class DenoSent(Contrastive):
         where = stage.where
         if not weight > 0:
             raise SettingsError(f"{where}: weight is {weight}, expected more than 0; or kind 'scl'")
-        if not 0 <= noise <= 1 or not 0 <= dropout < 1:
-            raise SettingsError(
-                f"{where}: noise {noise} is not between 0 and 1, or dropout {dropout} not below 1"
-            )
+        if not 0 <= noise <= 1:
+            raise SettingsError(f"{where}: noise {noise} is not between 0 and 1")
         if self.layers or embedder.routes or embedder.variants is not None:
             raise SettingsError(
                 f"{where}: takes one vector a text, not matryoshka layers, routes or variants"
@@ -85,10 +83,8 @@ class DenoSent(Contrastive):
         self.decoder = Restorer(
             embedder.backbone,
             size,
-            num_layers=num_layers,
-            num_heads=num_heads,
+            Layers(num_layers, num_heads, dropout),
             noise=noise,
-            dropout=dropout,
             where=where,
         )
         self.heads = nn.ModuleDict(

@@ -4,6 +4,7 @@ B texts, T tokens of the longest, N tokens of all texts, D state size, E vector 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,23 +19,50 @@ STD = 0.02  # of new weights, BERT's
 POSITIONS = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Of a decoder: so many layers, each with so many heads; dropout within them."""
+
+    num_layers: int
+    num_heads: int
+    dropout: float
+
+    def check(self, width: int, where: str) -> None:
+        """Raises SettingsError for what is no transformer of this state size."""
+        if self.num_layers < 1 or self.num_heads < 1 or width % self.num_heads:
+            raise SettingsError(
+                f"{where}: num_layers {self.num_layers} and num_heads {self.num_heads} must be 1 "
+                f"or more, and the heads divide the state size {width}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"{where}: dropout {self.dropout} is not from 0 to below 1")
+
+
 class VectorDecoder(nn.Module):
     """States for the tokens of a text from its vector and from inputs that say little of them.
 
-    A subclass says how. Tokens go in by the backbone's own table of embeddings, which has no
-    gradient from here, and come out by its language model's head.
+    A subclass has the `layers` and says how. Tokens go in by the backbone's own table of
+    embeddings, which has no gradient from here, and come out by its language model's head.
     """
 
     backbone: Backbone
 
-    def __init__(self, backbone: Backbone, where: str) -> None:
+    def __init__(self, backbone: Backbone, size: int, layers: Layers, where: str) -> None:
+        """size: of the vectors, which a linear layer brings to the state size if it is another."""
         super().__init__()
         object.__setattr__(self, "backbone", backbone)  # the embedder's, not a part of this
-        self.where = where
+        self.where, self.width = where, backbone.hidden_size
+        layers.check(self.width, where)
         # BERT's embeddings know the places of tokens; a table for rotary positions does not.
         self.positions = None
         if not callable(getattr(backbone.model, "embeddings", None)):
-            self.positions = nn.Embedding(POSITIONS, backbone.hidden_size)
+            self.positions = nn.Embedding(POSITIONS, self.width)
+        self.from_vector = nn.Identity() if size == self.width else nn.Linear(size, self.width)
+
+    def states(self, vectors_BE: Tensor) -> Tensor:
+        """The vectors as states in one place, [B, 1, D]."""
+        found: Tensor = self.from_vector(vectors_BE.float())[:, None]
+        return found
 
     def inputs(self, texts: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [B, T], whether each is a token of a text, and their embeddings [B, T, D]."""
@@ -83,29 +111,20 @@ class Restorer(VectorDecoder):
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        size: int,
-        *,
-        num_layers: int,
-        num_heads: int,
-        noise: float,
-        dropout: float,
-        where: str,
+        self, backbone: Backbone, size: int, layers: Layers, *, noise: float, where: str
     ) -> None:
-        super().__init__(backbone, where)
-        width = backbone.hidden_size
-        check_decoder(num_layers, num_heads, width, where)
-        self.to_memory = nn.Identity() if size == width else nn.Linear(size, width)
-        layer = nn.TransformerDecoderLayer(width, num_heads, dropout=dropout, batch_first=True)
-        self.layers = nn.TransformerDecoder(layer, num_layers)
+        super().__init__(backbone, size, layers, where)
+        layer = nn.TransformerDecoderLayer(
+            self.width, layers.num_heads, dropout=layers.dropout, batch_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, layers.num_layers)
         self.noise = nn.Dropout(noise)
         self.apply(begin)
 
     def forward(self, vectors_BE: Tensor, texts: Sequence[Tokens]) -> Tensor:
         """Mean cross-entropy of the texts' tokens, in nats."""
         ids_BT, mask_BT, states_BTD = self.inputs(texts)
-        memory_B1D = self.to_memory(vectors_BE.float())[:, None]
+        memory_B1D = self.states(vectors_BE)
         found_BTD = self.layers(self.noise(states_BTD), memory_B1D, tgt_key_padding_mask=~mask_BT)
         return self.nats(found_BTD, ids_BT, mask_BT)
 
@@ -117,45 +136,28 @@ class Writer(VectorDecoder):
     words so far must be in the vector.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        size: int,
-        *,
-        num_layers: int,
-        num_heads: int,
-        dropout: float,
-        where: str,
-    ) -> None:
-        super().__init__(backbone, where)
-        width = backbone.hidden_size
-        check_decoder(num_layers, num_heads, width, where)
-        self.to_first = nn.Identity() if size == width else nn.Linear(size, width)
+    def __init__(self, backbone: Backbone, size: int, layers: Layers, *, where: str) -> None:
+        super().__init__(backbone, size, layers, where)
         layer = nn.TransformerEncoderLayer(
-            width, num_heads, 4 * width, dropout, "gelu", batch_first=True
+            self.width,
+            layers.num_heads,
+            4 * self.width,
+            layers.dropout,
+            "gelu",
+            batch_first=True,
         )
         # Nested tensors take no causal mask.
-        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, layers.num_layers, enable_nested_tensor=False)
         self.apply(begin)
 
     def forward(self, vectors_BE: Tensor, texts: Sequence[Tokens]) -> Tensor:
         """Mean cross-entropy of the texts' tokens, in nats."""
         ids_BT, mask_BT, states_BTD = self.inputs(texts)
-        first_B1D = self.to_first(vectors_BE.float())[:, None]
-        read_BTD = torch.cat([first_B1D, states_BTD[:, :-1]], dim=1)
+        read_BTD = torch.cat([self.states(vectors_BE), states_BTD[:, :-1]], dim=1)
         length = read_BTD.shape[1]
         causal_TT = torch.ones(length, length, dtype=torch.bool, device=read_BTD.device).triu(1)
         # Padding stands behind a text, where no token of it looks.
         return self.nats(self.layers(read_BTD, mask=causal_TT), ids_BT, mask_BT)
-
-
-def check_decoder(num_layers: int, num_heads: int, width: int, where: str) -> None:
-    """Raises SettingsError for sizes that are no transformer."""
-    if num_layers < 1 or num_heads < 1 or width % num_heads:
-        raise SettingsError(
-            f"{where}: num_layers {num_layers} and num_heads {num_heads} must be 1 or more, and "
-            f"the heads divide the state size {width}"
-        )
 
 
 def begin(module: nn.Module) -> None:
