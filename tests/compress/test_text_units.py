@@ -51,6 +51,23 @@ def test_words_keep_numbers_contractions_and_addresses_whole():
         assert word in found
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "हिन्दी भाषा",
+        "مُحَمَّد هنا",
+        "שָׁלוֹם עולם",
+        "தமிழ் மொழி",
+        "Cafe\u0301 naïve",  # an accent of its own
+        "👩\u200d👩\u200d👧\u200d👦 👍🏽 🇩🇪 ❤\ufe0f",
+        "می\u200cخواهم رفت",  # joined by a zero-width non-joiner
+        "... !!! — “ ”",
+    ],
+)
+def test_signs_and_emoji_stay_with_what_they_belong_to(text):
+    assert [text[a:b] for a, b in words(text)] == text.split()
+
+
 def test_a_phrase_is_a_determiner_with_content_words():
     text = "The very old stone bridge fell into the cold river."
     assert pieces(text, phrases(text)) == [

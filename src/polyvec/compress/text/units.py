@@ -4,7 +4,9 @@ A span is (start, end) in characters, without the white space around it. Spans a
 do not overlap; what lies between two of them is white space.
 """
 
+import functools
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -17,13 +19,8 @@ Span = tuple[int, int]
 
 # An address; a number; a word with what may be inside it; marks.
 _ADDRESS = r"https?://\S+|[\w.+-]+@[\w-]+\.\w+|\d+(?:[.,:]\d+)+"
-_MARK = r"(?P<mark>[^\w\s])(?P=mark)*"
-_WORD = re.compile(rf"{_ADDRESS}|\w+(?:['’-]\w+)*|{_MARK}")
-# The same where letters of scripts without spaces are words. Slower, as it looks at each letter.
-_LETTER = rf"(?!{UNSPACED.pattern})\w"
-_UNSPACED_WORD = re.compile(
-    rf"{UNSPACED.pattern}|{_ADDRESS}|(?:{_LETTER})+(?:['’-](?:{_LETTER})+)*|{_MARK}"
-)
+_WORD = re.compile(rf"{_ADDRESS}|\w+(?:['’-]\w+)*|(?P<mark>[^\w\s])(?P=mark)*")  # of ASCII
+_JOINERS, _FLAG, _SKIN = "\u200c\u200d", "[\U0001f1e6-\U0001f1ff]", "\U0001f3fb-\U0001f3ff"
 # Sentences end with a mark and what closes after it, before white space; or with a line.
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|(?=\n)")
 _ABBREVIATED = re.compile(
@@ -60,8 +57,29 @@ def words(text: str) -> list[Span]:
     >>> [text[a:b] for text in ["Dr. Wu's 3.5 kg!"] for a, b in words(text)]
     ['Dr', '.', "Wu's", '3.5', 'kg', '!']
     """
-    plain = text.isascii() or not UNSPACED.search(text)
-    return [match.span() for match in (_WORD if plain else _UNSPACED_WORD).finditer(text)]
+    pattern = _WORD if text.isascii() else _any_word(unspaced=bool(UNSPACED.search(text)))
+    return [match.span() for match in pattern.finditer(text)]
+
+
+@functools.cache
+def _any_word(*, unspaced: bool) -> re.Pattern[str]:
+    r"""As _WORD, of all scripts: vowel signs and accents, which \w leaves out, stay with their
+    letter, and an emoji stays whole.
+
+    unspaced: letters of scripts without spaces are words; slower, as it looks at each letter.
+    """
+    # Beyond 0xffff a set of characters is a slow list, and there are historical scripts alone.
+    signs = "".join(map(chr, range(0x300, 0x10000)))
+    signs = "".join(sign for sign in signs if unicodedata.category(sign).startswith("M"))
+    word = rf"\w+(?:[{signs}{_JOINERS}]+\w*)*"
+    if unspaced:
+        word = rf"(?:(?!{UNSPACED.pattern})\w[{signs}{_JOINERS}]*)+"
+    emoji = rf"[^\w\s][{signs}{_SKIN}]*"
+    several = rf"(?P<mark>[^\w\s])(?P=mark)+(?![{signs}{_SKIN}\u200d])"
+    parts = [UNSPACED.pattern] if unspaced else []
+    parts += [_ADDRESS, rf"{word}(?:['’-]{word})*", rf"{_FLAG}{{2}}", several]
+    parts.append(rf"{emoji}(?:\u200d{emoji})*")
+    return re.compile("|".join(parts))
 
 
 def phrases(text: str) -> list[Span]:
