@@ -45,6 +45,11 @@ def test_sentences_end_at_marks_and_lines_and_not_at_abbreviations():
     assert pieces(TEXTS[2], sentences(TEXTS[2]))[:2] == ["漢字とかな。", "次の文！"]
 
 
+def test_sentences_end_in_other_scripts_too():
+    for text in ("यह घर है। वह बड़ा है।", "أين البيت؟ هنا.", "یہ گھر ہے۔ وہ بڑا ہے۔"):
+        assert len(sentences(text)) == 2
+
+
 def test_words_keep_numbers_contractions_and_addresses_whole():
     found = pieces(TEXTS[0], words(TEXTS[0]))
     for word in ("Wu's", "3.5", "10:30", "!!", "https://a.org/b?c=1."):

@@ -22,7 +22,7 @@ _ADDRESS = r"https?://\S+|[\w.+-]+@[\w-]+\.\w+|\d+(?:[.,:]\d+)+"
 _WORD = re.compile(rf"{_ADDRESS}|\w+(?:['’-]\w+)*|(?P<mark>[^\w\s])(?P=mark)*")  # of ASCII
 _JOINERS, _FLAG, _SKIN = "\u200c\u200d", "[\U0001f1e6-\U0001f1ff]", "\U0001f3fb-\U0001f3ff"
 # Sentences end with a mark and what closes after it, before white space; or with a line.
-_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|(?=\n)")
+_END = re.compile(r"[.!?…।॥؟۔։።]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|(?=\n)")
 _ABBREVIATED = re.compile(
     r"(?:^|[\s(\[\"'])(?:[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|cf|al"
     r"|Fig|Eq|No|Inc|Ltd|Co|Gen|Col|Lt|Sgt|Rev|Hon|approx|ca|pp|vol|e\.g|i\.e)$",
