@@ -57,7 +57,8 @@ METHODS: dict[str, tuple[Any, str]] = {
     ),
     "question likelihood": ("question_likelihood", "sentence"),
     "dense": ("dense", "sentence"),
-    "reader's attention": ("cross_attention", "token"),
+    "reader's attention, tokens": ("cross_attention", "token"),
+    "reader's attention": ("cross_attention", "word"),
     "oracle": ("string_inclusion", "word"),
 }
 SHOTS = (
