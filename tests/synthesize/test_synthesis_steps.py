@@ -358,6 +358,14 @@ def test_files_that_are_not_there_are_told_before_anything_is_asked(runs, tmp_pa
         runs([TEXTS, {"kind": "branches", "branches": [[tuned], [tuned]]}], RIVERS)
 
 
+def test_a_step_whose_state_is_damaged_is_done_again(runs):
+    first = runs([TEXTS, INPARS], RIVERS, question)
+    for damaged in (b"{", b"\xff", b"[1]"):
+        (runs.folder / "out" / "steps" / "02-generate.json").write_bytes(damaged)
+        again = runs([TEXTS, INPARS], RIVERS, question)
+        assert again.rows == first.rows and again.reports[1].asked == 0
+
+
 def test_a_step_that_keeps_nothing_says_why_in_full(runs):
     with pytest.raises(DataError, match=r"1 no answer: .* has no tokens; "):
         runs([TEXTS, INPARS], RIVERS[:1], Refusing(str, "refusing"))

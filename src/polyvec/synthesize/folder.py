@@ -91,7 +91,10 @@ class StepFiles:
         """
         if not (self.state.is_file() and self.kept.is_file() and self.rejected.is_file()):
             return None
-        state = json.loads(self.state.read_text("utf-8"))
+        try:
+            state = dict(json.loads(self.state.read_text("utf-8")))
+        except (ValueError, TypeError):  # a damaged file: the answers are in the cache
+            return None
         if state.pop("depends", None) != depends or state.pop("sha256", None) != self._sums():
             return None
         report = StepReport(**state)
