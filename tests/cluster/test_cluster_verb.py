@@ -61,7 +61,7 @@ WRONG = {
     "no equals": (["--k", "4", "--method", "kmeans n"], "'n' is not KEY=VALUE"),
     "k of hdbscan": (["--k", "4", "--method", "hdbscan"], "so k 4 has no effect"),
     "too many": (["--k", "21"], "20 different texts cannot make 21 groups"),
-    "no such column": (["--k", "4", "--label-column", "x"], "no value for label in 'x'"),
+    "no such column": (["--k", "4", "--label-column", "x"], "no label column 'x'"),
     "no date": (["--method", "peaks", "--date-column", "label"], "not a date such as"),
     "peaks without dates": (["--method", "peaks"], "needs the date of each text"),
 }

@@ -9,6 +9,7 @@ from polyvec.cluster.algorithms import ALGORITHMS
 from polyvec.cluster.asking import Asker
 from polyvec.cluster.choosing import candidates, f_beta, granularity, silhouette, stability
 from polyvec.cluster.clusterer import TextClusterer
+from polyvec.cluster.feedback import FEEDBACK
 from polyvec.cluster.naming import keywords
 from polyvec.errors import DataError, InputError, PolyvecError, SettingsError, ShapeError
 from polyvec.llm.function import FunctionLanguageModel
@@ -149,6 +150,40 @@ BAD = {
     ),
     "a date": ({"method": "peaks"}, ["a", "b"], None, "needs the date of each text"),
 }
+
+
+OUTSIDE = {
+    "kmeans": {"n_init": 0},
+    "hdbscan": {"min_cluster_size": 1},
+    "agglomerative": {"distance": -1.0},
+    "spectral": {"n_neighbors": 0},
+    "peaks": {"window": 0},
+    "label": {"at_once": 0},
+    "keyphrase": {"num_queries": 0},
+    "triplet": {"share": 0.0},
+    "pair": {"weight": -1.0},
+    "reassign": {"num_candidates": 1},
+    "merge": {"threshold": 2.0},
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_settings_have_a_range(kind):
+    (setting,) = OUTSIDE[kind]
+    table = {"kind": kind, **OUTSIDE[kind]}
+    is_feedback = kind in FEEDBACK.elsewhere
+    given = {"k": 2, "feedback": [table]} if is_feedback else {"method": table}
+    with pytest.raises(SettingsError, match=f"'{kind}': {setting} .* must be at least"):
+        TextClusterer(**given, language_model=Oracle().model())
+
+
+@pytest.mark.parametrize("table", [{"prompt": "lable"}, {"select": "entropi"}])
+def test_prompts_and_selections_are_checked_before_anything_is_asked(table):
+    oracle = Oracle()
+    with pytest.raises(SettingsError, match=r"Did you mean '(label|entropy)'"):
+        kind = "label" if "prompt" in table else "reassign"
+        TextClusterer(k=2, feedback=[{"kind": kind, **table}], language_model=oracle.model())
+    assert not oracle.asked
 
 
 @pytest.mark.parametrize("name", BAD)

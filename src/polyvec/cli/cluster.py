@@ -152,8 +152,10 @@ def _read(
 
 def _column(where: str, row: dict[str, Any], column: str, name: str) -> Any:
     value = row.get(column)
+    if column not in row:
+        raise DataError(f"{where}: no {name} column {column!r}.{known(column, row)}")
     if value is None or value == "":
-        raise DataError(f"{where}: no value for {name} in {column!r}.{known(column, row)}")
+        raise DataError(f"{where}: {column!r} is empty; each text needs a {name}")
     if name == "label":
         return str(value)
     try:

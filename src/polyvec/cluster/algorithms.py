@@ -5,11 +5,13 @@ frozen dataclass whose fields are its settings, and its line in ALGORITHMS.
 """
 
 import abc
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from polyvec.cluster.ranges import COUNT, Ranges, check_ranges
 from polyvec.errors import InputError, SettingsError
 from polyvec.evaluate.measures.inputs import extra
 from polyvec.registry import Registry
@@ -20,6 +22,11 @@ PAIRWISE_UP_TO = 20_000  # texts whose matrix of distances fits in a few gigabyt
 
 class Algorithm(abc.ABC):
     """Groups vectors."""
+
+    RANGES: ClassVar[Ranges] = {}
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self.RANGES, f"method {type(self).__name__.lower()!r}")
 
     @property
     def needs_k(self) -> bool:
@@ -34,6 +41,8 @@ class Algorithm(abc.ABC):
 @dataclass(frozen=True, slots=True)
 class KMeans(Algorithm):
     """K-means; with mini-batches (Sculley 2010) for more than 20,000 texts, in bounded memory."""
+
+    RANGES: ClassVar[Ranges] = {"n_init": COUNT}
 
     n_init: int = 5
 
@@ -53,6 +62,8 @@ class KMeans(Algorithm):
 class Agglomerative(Algorithm):
     """Merges the two nearest groups until K are left or, without k, until they are `distance`
     apart."""
+
+    RANGES: ClassVar[Ranges] = {"distance": (0, math.inf)}
 
     linkage: Literal["ward", "average", "complete", "single"] = "ward"
     distance: float | None = None
@@ -75,6 +86,8 @@ class Agglomerative(Algorithm):
 @dataclass(frozen=True, slots=True)
 class Hdbscan(Algorithm):
     """HDBSCAN (Campello et al. 2013): finds the number of groups; -1 for texts in none."""
+
+    RANGES: ClassVar[Ranges] = {"min_cluster_size": (2, math.inf), "min_samples": COUNT}
 
     min_cluster_size: int = 5
     min_samples: int | None = None
@@ -104,6 +117,8 @@ class Hdbscan(Algorithm):
 @dataclass(frozen=True, slots=True)
 class Spectral(Algorithm):
     """Spectral clustering (Ng, Jordan and Weiss 2001) of the graph of nearest neighbours."""
+
+    RANGES: ClassVar[Ranges] = {"n_neighbors": COUNT}
 
     n_neighbors: int = 10
 

@@ -4,12 +4,15 @@ The first half of KeyEvents (Nakshatri et al. 2023): its second, merging groups 
 feedback `merge`.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from polyvec.cluster.algorithms import ALGORITHMS, Agglomerative, Algorithm
 from polyvec.cluster.grouping import numbered, unit
+from polyvec.cluster.ranges import COUNT, Ranges
 from polyvec.errors import SettingsError
 
 
@@ -21,6 +24,8 @@ class Peaks(Algorithm):
     distance: up to which groups of unit vectors merge (average linkage, Euclidean). window: days
     over which counts are averaged. Needs dates, which `TextClusterer.fit` gets as days.
     """
+
+    RANGES: ClassVar[Ranges] = {"distance": (0, math.inf), "window": COUNT}
 
     distance: float = 1.0
     window: int = 3

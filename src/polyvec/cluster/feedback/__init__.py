@@ -5,16 +5,33 @@ grouping, and its line in FEEDBACK.
 """
 
 import abc
+from typing import Any, ClassVar
 
-from polyvec.cluster.asking import Asker
+from polyvec.cluster.asking import FOLDER, Asker
 from polyvec.cluster.grouping import Grouping, Tools
+from polyvec.cluster.ranges import Ranges, check_ranges
+from polyvec.cluster.uncertainty import RANKINGS
 from polyvec.registry import Registry
+from polyvec.synthesize.prompt_files import prompt_file
 
 
 class Feedback(abc.ABC):
     """A way to ask, and to use what is answered. `apply` may return other tools, too: the
     embedder that answers have trained.
     """
+
+    RANGES: ClassVar[Ranges] = {}
+
+    def __post_init__(self) -> None:
+        """Settings are checked before anything is asked; SettingsError."""
+        where = f"feedback {type(self).__name__.lower()!r}"
+        check_ranges(self, self.RANGES, where)
+        found: Any = self
+        for name in self.__slots__:
+            if name.startswith("prompt"):
+                prompt_file(getattr(found, name), where, FOLDER)
+            elif name == "select":
+                RANKINGS.find(found.select, where=where)
 
     @abc.abstractmethod
     def apply(self, grouping: Grouping, asker: Asker, tools: Tools) -> tuple[Grouping, Tools]: ...

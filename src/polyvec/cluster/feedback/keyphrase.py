@@ -4,12 +4,14 @@ The expansion of few-shot clustering (Viswanathan et al. 2023, arXiv:2307.00524)
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from polyvec.cluster.asking import Asker, Question
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools, unit
+from polyvec.cluster.ranges import COUNT, Ranges
 
 
 @FEEDBACK.register("keyphrase")
@@ -18,6 +20,8 @@ class Keyphrase(Feedback):
     """num_queries: texts that get keyphrases, at random; all by default. A text without any has
     its own vector in both views.
     """
+
+    RANGES: ClassVar[Ranges] = {"num_queries": COUNT}
 
     num_queries: int | None = None
     prompt: str = "keyphrases"

@@ -4,7 +4,9 @@ IDAS (De Raedt et al. 2023, arXiv:2305.19783): prototypes are labelled first, ev
 the nearest ones that have a label, so that texts of one group tend to get the same words.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from polyvec.cluster.asking import Asker, Call, Question
 from polyvec.cluster.choosing import silhouette
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools, unit
+from polyvec.cluster.ranges import COUNT, Ranges
 from polyvec.cluster.uncertainty import neighbours, prototypes
 
 
@@ -23,6 +26,12 @@ class Label(Feedback):
     neighbourhoods over which vectors are averaged, of which the best by silhouette is taken; none:
     no smoothing.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        "num_shown": (0, math.inf),
+        "at_once": COUNT,
+        "smooth": (2, math.inf),
+    }
 
     num_shown: int = 8
     at_once: int = 64

@@ -3,7 +3,9 @@
 KeyEvents (Nakshatri et al. 2023), where groups are of one event if their texts are near in time.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from polyvec.cluster.asking import Asker, Question
 from polyvec.cluster.constrained import components
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools, unit
+from polyvec.cluster.ranges import COUNT, Ranges
 from polyvec.cluster.uncertainty import centroids, prototypes
 
 YES = 0
@@ -23,6 +26,13 @@ class Merge(Feedback):
     num_queries: at most so many pairs. num_texts: central texts that a summary is written from.
     max_days: most days between the middles of two groups, where texts have dates.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        "threshold": (-1, 1),
+        "num_queries": COUNT,
+        "num_texts": COUNT,
+        "max_days": (0, math.inf),
+    }
 
     threshold: float = 0.5
     num_queries: int = 200

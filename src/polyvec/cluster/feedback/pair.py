@@ -3,8 +3,9 @@
 Few-shot clustering (Viswanathan et al. 2023, arXiv:2307.00524), which asks about the closest pairs.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from polyvec.cluster.asking import Asker, Question
 from polyvec.cluster.constrained import contracted, pckmeans
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools
+from polyvec.cluster.ranges import COUNT, Ranges
 from polyvec.cluster.uncertainty import closest_pairs
 
 YES = 0
@@ -20,13 +22,15 @@ YES = 0
 @FEEDBACK.register("pair")
 @dataclass(frozen=True, slots=True)
 class Pair(Feedback):
-    """num_queries: pairs, the closest ones or random ones. use: what answers do: "pckmeans"
+    """num_queries: pairs; choose: the closest ones or random ones. use: what answers do: "pckmeans"
     charges `weight` for each pair that groups break; "contract" makes one point of what belongs
     together, and leaves the rest of the answers out.
     """
 
+    RANGES: ClassVar[Ranges] = {"num_queries": COUNT, "weight": (0, math.inf)}
+
     num_queries: int = 1000
-    select: Literal["closest", "random"] = "closest"
+    choose: Literal["closest", "random"] = "closest"
     use: Literal["pckmeans", "contract"] = "pckmeans"
     weight: float = 0.25
     prompt: str = "same"
@@ -54,7 +58,7 @@ class Pair(Feedback):
         return grouping.regrouped(labels_N), tools
 
     def _pairs(self, grouping: Grouping) -> np.ndarray:
-        if self.select == "closest":
+        if self.choose == "closest":
             return closest_pairs(grouping.vectors_NE, self.num_queries)
         num, draw = len(grouping.texts), grouping.draw()
         most = min(self.num_queries, num * (num - 1) // 2)

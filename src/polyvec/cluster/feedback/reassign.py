@@ -4,13 +4,16 @@ The correction of few-shot clustering (Viswanathan et al. 2023, arXiv:2307.00524
 ALUP (Liang et al. 2024): what was decided for a text goes to uncertain neighbours that are near.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from polyvec.cluster.asking import Asker, Call, Question
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools
+from polyvec.cluster.ranges import COUNT, SHARE, Ranges
 from polyvec.cluster.uncertainty import (
     RANKINGS,
     centroids,
@@ -28,6 +31,13 @@ class Reassign(Feedback):
     nearest neighbours follow a text that moved, if they are among the uncertain ones and nobody
     asked about them.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        "num_queries": COUNT,
+        "share": SHARE,
+        "num_candidates": (2, math.inf),
+        "propagate": (0, math.inf),
+    }
 
     num_queries: int = 500
     select: str = "margin"

@@ -4,15 +4,17 @@ ClusterLLM (Zhang et al. 2023, arXiv:2305.14871); with select = "boundary" and n
 candidates LOOP (An et al. 2024, arXiv:2312.10897).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from polyvec.cluster.asking import Asker, Question
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools
+from polyvec.cluster.ranges import COUNT, SHARE, Ranges
 from polyvec.cluster.uncertainty import RANKINGS, centroids, nearest_groups, neighbours
 from polyvec.errors import InputError
 
@@ -36,6 +38,14 @@ class Triplet(Feedback):
     self_pairs: so many other texts are trained to be near one of their neighbours, as LOOP does.
     stage: of the training; see the stage `scl`.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        "num_queries": COUNT,
+        "share": SHARE,
+        "close": SHARE,
+        "num_neighbours": COUNT,
+        "self_pairs": (0, math.inf),
+    }
 
     num_queries: int = 1024
     select: str = "entropy"
