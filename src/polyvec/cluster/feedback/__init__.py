@@ -5,7 +5,8 @@ grouping, and its line in FEEDBACK.
 """
 
 import abc
-from typing import Any, ClassVar
+import dataclasses
+from typing import Any, ClassVar, cast
 
 from polyvec.cluster.asking import FOLDER, Asker
 from polyvec.cluster.grouping import Grouping, Tools
@@ -26,12 +27,12 @@ class Feedback(abc.ABC):
         """Settings are checked before anything is asked; SettingsError."""
         where = f"feedback {type(self).__name__.lower()!r}"
         check_ranges(self, self.RANGES, where)
-        found: Any = self
-        for name in self.__slots__:
-            if name.startswith("prompt"):
-                prompt_file(getattr(found, name), where, FOLDER)
-            elif name == "select":
-                RANKINGS.find(found.select, where=where)
+        for field in dataclasses.fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            if field.name.startswith("prompt"):
+                prompt_file(value, where, FOLDER)
+            elif field.name == "select":
+                RANKINGS.find(value, where=where)
 
     @abc.abstractmethod
     def apply(self, grouping: Grouping, asker: Asker, tools: Tools) -> tuple[Grouping, Tools]: ...
