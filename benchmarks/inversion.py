@@ -225,7 +225,7 @@ class Bench:
             turned = build_defence("rotation:seed=11")
             source, attacked = turned.apply(known), turned.apply(plain)
         else:
-            other = Defended(Embedder(str(self.data.parent / "models" / space)))
+            other = Defended(Embedder(str(self.data.parent / "models" / space / "hf")))
             source, attacked = other.encode(self.known), other.encode(self.test)
         found: dict[str, Any] = {}
         for count in (each for each in PAIRS if each <= len(known)):
@@ -254,7 +254,7 @@ class Bench:
     def _transfer(self) -> dict[str, Any]:
         count, vectors = 100, self.encode(self.test)
         steps = self.options.steps // 2
-        surrogate = str(self.data.parent / "models" / "potion-base-2M")
+        surrogate = str(self.data.parent / "models" / "potion-base-2M" / "hf")
         stage = {"leaked": count, "surrogate": surrogate}
         mapped, minutes = self.trained("transfer", steps, num_tokens=4, stage=stage)
         alone, _ = self.trained("few-pairs", steps, num_tokens=4, texts=self.known[:count])

@@ -543,6 +543,7 @@ PARTS = {
         "defences": inversion_tables.defences_table,
         "spaces": inversion_tables.spaces_table,
         "personal": inversion_tables.personal_table,
+        "audits": inversion_tables.audits_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {

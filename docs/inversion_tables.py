@@ -97,6 +97,29 @@ def personal_table() -> str:
     return "\n".join(lines)
 
 
+def audits_table() -> str:
+    """Of each audit, the strongest attacker of each defence, and utility."""
+    lines = [
+        "| model | defence | strongest attacker | F1 of content words | similarities, Spearman "
+        "| neighbours, overlap@10 |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for path in sorted(RESULTS.parent.glob("audit-*.json")):
+        audit = json.loads(path.read_text())
+        start = max(row["words"] for row in audit["rows"] if row["knows"] == "nothing")
+        lines.append(f"| {audit['model']} | no attack | | {_percent(start)} | | |")
+        for name, scores in audit["utility"].items():
+            rows = [
+                row for row in audit["rows"] if row["defence"] == name and row["knows"] != "nothing"
+            ]
+            best = max(rows, key=lambda row: row["words"])
+            shown = " | ".join(map(_percent, (best["words"], *scores.values())))
+            lines.append(
+                f"| {audit['model']} | `{name}` | {best['attack']}, {best['knows']} | {shown} |"
+            )
+    return "\n".join(lines) if len(lines) > 2 else MISSING
+
+
 def _ways(cell: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(name, row) for name, row in cell.items() if isinstance(row, dict)]
 

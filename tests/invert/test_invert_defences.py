@@ -183,6 +183,7 @@ def test_a_defended_model_is_a_model(minilm):
     expected = plain[:, :8] / np.linalg.norm(plain[:, :8], axis=1, keepdims=True)
     np.testing.assert_allclose(defended.encode(texts), expected, atol=1e-5)
     assert defended.get_embedding_dimension() == 8 and len(memo) == 2
+    assert Defended(minilm, build_defence("mask")).get_embedding_dimension() == 384
     other = Defended(minilm, build_defence("gaussian"), memo)
     assert other.fingerprint() != defended.fingerprint()
     int8 = [build_defence("int8").fit(points(20, 384, seed)) for seed in (1, 2)]

@@ -75,8 +75,7 @@ def test_a_text_has_its_loss_alone_and_among_others_with_and_without_a_hypothesi
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_written_is_likelier_than_anything_else_that_was_asked(model):
-    """The score of beam search is the mean log-probability that `nats` gives."""
+def test_beams_come_likeliest_first_and_as_many_texts_are_drawn_as_asked(model):
     writer = VectorWriter.named(model, 8, num_tokens=3)
     start = writer.start(torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(1)))
     (found,) = writer.write(start, beams=3, max_tokens=5)
@@ -86,9 +85,12 @@ def test_what_is_written_is_likelier_than_anything_else_that_was_asked(model):
     assert len(drawn[0]) == 4
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize(
-    ("model", "exact", "steps"), [(MODELS[0], 0.5, 120), (MODELS[1], 0.1, 200)]
+    ("model", "exact", "steps"),
+    [
+        pytest.param(MODELS[0], 0.5, 120, marks=pytest.mark.medium),
+        pytest.param(MODELS[1], 0.1, 200, marks=pytest.mark.slow),
+    ],
 )
 def test_texts_that_no_stage_saw_are_found_by_their_vectors(model, exact, steps, tmp_path):
     new = untrained(model, num_tokens=4)

@@ -67,7 +67,7 @@ class Defended(TextEncoder):
         return similarity_pairs(torch.as_tensor(a), torch.as_tensor(b), "cosine")
 
     def get_embedding_dimension(self) -> int:
-        probe = np.eye(1, self.model.get_embedding_dimension(), dtype=np.float32)
+        probe = np.ones((1, self.model.get_embedding_dimension()), np.float32)
         return int(self.defence.apply(probe).shape[1])
 
     def fingerprint(self) -> str:

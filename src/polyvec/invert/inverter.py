@@ -91,10 +91,12 @@ class Inverter(nn.Module):
             victim = Defended(victim, build_defence(settings.defence))
         size = victim.get_embedding_dimension()
         sizes = {"num_tokens": settings.num_tokens, "num_layers": settings.num_layers}
-        writer = VectorWriter.named(settings.model, size, **sizes)
-        corrector = None
-        if settings.corrector:
-            corrector = VectorWriter.named(settings.model, size, num_vectors=3, **sizes)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # the same maps at first in every run of a recipe
+            writer = VectorWriter.named(settings.model, size, **sizes)
+            corrector = None
+            if settings.corrector:
+                corrector = VectorWriter.named(settings.model, size, num_vectors=3, **sizes)
         return cls(settings, writer, corrector, victim, victim.fingerprint())
 
     # ---- as a stage sees it -----------------------------------------------------------------
@@ -176,11 +178,11 @@ class Inverter(nn.Module):
             part_BE = target_NE[start : start + batch_size]
             written = self.write(part_BE, beams=beams, **options)
             if not rerank:
-                found += [Inverted(each[0].text, self._cosine(each[0], e)) for each, e in
-                          zip(written, part_BE, strict=True)]  # fmt: skip
+                texts = [each[0].text for each in written]
+                found += map(Inverted, texts, self._cosines(texts, part_BE))
                 continue
-            kept = self._nearest(part_BE, [[w.text for w in each] for each in written],
-                                 max(1, sequence_beams))  # fmt: skip
+            tried = [[each.text for each in row] for row in written]
+            kept = self._nearest(part_BE, tried, sequence_beams)
             history = [[each[0][1]] for each in kept]
             for _ in range(steps):
                 kept = self._corrected(part_BE, kept, beams, sequence_beams, options)
@@ -192,10 +194,10 @@ class Inverter(nn.Module):
             ]
         return found
 
-    def _cosine(self, written: Written, vector_E: np.ndarray) -> float | None:
+    def _cosines(self, texts: Sequence[str], vectors_NE: np.ndarray) -> list[float | None]:
         if self.victim is None:
-            return None
-        return float(self.embed([written.text])[0] @ vector_E)
+            return [None] * len(texts)
+        return [*map(float, (self.embed(texts) * vectors_NE).sum(1))]
 
     def write(self, vectors_NE: np.ndarray, **options: Any) -> list[list[Written]]:
         """What the language model writes from vectors, without looking at the victim."""

@@ -181,9 +181,9 @@ def word_overlap(guesses: Sequence[Sequence[str]], texts: Sequence[str]) -> dict
     found = []
     for words, text in zip(guesses, texts, strict=True):
         gold, given = set(content_words(text)), set(words)
-        if gold and given:
+        if gold:
             hits = len(gold & given)
-            precision, recall = hits / len(given), hits / len(gold)
+            precision, recall = hits / max(1, len(given)), hits / len(gold)
             f = 2 * precision * recall / (precision + recall) if hits else 0.0
             found.append((precision, recall, f))
     if not found:

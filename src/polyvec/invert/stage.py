@@ -4,6 +4,7 @@ Each row's text is its `query`. B rows, E numbers a vector.
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ from polyvec.train.task import Share, Work
 
 JOB = "invert"
 BATCH = 64  # hypotheses written at a time
+MEAN_TEXTS = 1000  # whose vectors the mean is of
 ADVERSARY = {"pairwise": 1.0, "adversarial": 1.0}  # TEIA's weights
 
 OfInverter = Annotated[Any, Fact("embedder")]
@@ -85,20 +87,25 @@ class _Writing:
         return Cost(3 * count, 0.0, count)
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
-        """Once: the victim's vectors of all texts, and their mean."""
-        texts = list(dict.fromkeys(row.query for row in rows))
-        found_NE = self._embed(texts)
-        self.vectors = dict(zip(texts, found_NE, strict=True))
-        self.inverter.mean_E.copy_(torch.from_numpy(found_NE.mean(0)))
+        """Once: the mean of the first vectors; those of other texts when a batch needs them."""
+        first = list(dict.fromkeys(row.query for row in itertools.islice(rows, MEAN_TEXTS)))
+        self._add(first)
+        mean_E = np.mean([self.vectors[text] for text in first], axis=0)
+        self.inverter.mean_E.copy_(torch.from_numpy(mean_E))
 
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        return self.inverter.embed(texts)
+    def _add(self, texts: Sequence[str]) -> list[str]:
+        """Embed those of the texts that are new; returns them."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.vectors]
+        if new:
+            self.vectors |= zip(new, self.inverter.embed(new), strict=True)
+        return new
 
     def example(self, row: TrainingRow, place: int) -> Example:
         raise NotImplementedError
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         share = shares[mine]
+        self._add([rows[place].query for place in range(share.start, share.stop)])
         examples = [self.example(rows[p], p) for p in range(share.start, share.stop)]
         # One piece: prefixes make texts of a batch nearly as long as each other.
         lengths = [len(each) for each in examples]
@@ -178,11 +185,12 @@ class Invert(_Writing):
                     f"{self.stage.where}: {len(rows)} texts give {len(parts)} of {self.folds} "
                     "folds; give more texts, or fewer folds"
                 )
+        if self.surrogate is not None:
+            self._add_mapped(list(dict.fromkeys(row.query for row in rows)), self.surrogate)
         super().prepare(rows)
 
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        if self.surrogate is None:
-            return super()._embed(texts)
+    def _add_mapped(self, texts: Sequence[str], surrogate: str) -> None:
+        """Vectors of all texts, few of them the victim's."""
         from polyvec.embed.embedder import Embedder
 
         if self.leaked >= len(texts):
@@ -190,9 +198,9 @@ class Invert(_Writing):
                 f"{self.stage.where}: leaked {self.leaked} of {len(texts)} texts; a surrogate is "
                 "for those that are not leaked"
             )
-        return surrogate_vectors(
-            texts, self.leaked, super()._embed, Embedder.from_pretrained(self.surrogate).encode
-        )
+        encode = Embedder.from_pretrained(surrogate).encode
+        found_NE = surrogate_vectors(texts, self.leaked, self.inverter.embed, encode)
+        self.vectors |= zip(texts, found_NE, strict=True)
 
     def example(self, row: TrainingRow, place: int) -> Example:
         vector_E = self.vectors[row.query]
@@ -230,12 +238,18 @@ class Correct(_Writing):
         return self.inverter.corrector
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
-        super().prepare(rows)
-        self.hypotheses = self._hypotheses(list(self.vectors))
+        """Nothing: the mean is that of stage "invert"."""
+
+    def _add(self, texts: Sequence[str]) -> list[str]:
+        new = super()._add(texts)
+        if new:
+            self.hypotheses |= self._hypotheses(new)
+        return new
 
     def _hypotheses(self, texts: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
         """Of each text the greedy one of its fold's writer, and the victim's vector of it."""
         inverter, found = self.inverter, dict[str, str]()
+        training = inverter.training
         inverter.eval()
         writers: list[Any] = list(inverter.folds)
         for number, writer in enumerate(writers):
@@ -247,6 +261,7 @@ class Correct(_Writing):
                 start = writer.start(vectors[:, None])
                 written = writer.write(start, max_tokens=inverter.settings.max_tokens)
                 found |= {text: each[0].text for text, each in zip(part, written, strict=True)}
+        inverter.train(training)
         vectors_NE = inverter.embed([found[text] for text in texts])
         return {text: (found[text], vector) for text, vector in zip(texts, vectors_NE, strict=True)}
 

@@ -37,8 +37,6 @@ def train_inverter(
     for `steps`. Other settings are those of stage "invert", such as noise. A folder with a run that
     was stopped goes on with it. Raises DataError for no texts.
     """
-    from transformers import set_seed
-
     check_seed(seed)
     settings = settings or InverterSettings("polyvec/nano-lm", num_tokens=8, max_tokens=24)
     texts = [text for text in dict.fromkeys(texts) if text.strip()]
@@ -66,9 +64,9 @@ def train_inverter(
         ]
         stages = [*folds, common, replace(common, kind="correct", settings={})]
     place = folder / "run"
-    set_seed(seed)  # of the maps' first weights
     inverter = Inverter.untrained(settings, victim)
     plan = Run(stages, place, say=say, settings={"victim": victim.fingerprint()})
     found = run(plan, inverter, resume=(place / RECIPE).is_file())  # type: ignore[arg-type]
+    (folder / "texts.jsonl").unlink()  # the user's texts lie where they were, and nowhere else
     assert isinstance(found, Inverter)
     return found

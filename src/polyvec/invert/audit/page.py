@@ -67,7 +67,7 @@ def page(model: str, audit: Audit, *, show_texts: bool = False) -> Iterator[str]
     yield "<h2>8.4.4 Release gate</h2>"
     yield (
         "<p>audit.json beside this page has all figures. The same command on the same texts gives "
-        "them again; compare token F1 and utility before a new model is released.</p>"
+        "them again; compare F1 and utility before a new model is released.</p>"
     )
     yield from _examples(audit, show_texts)
     yield "</body></html>\n"

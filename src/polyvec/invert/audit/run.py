@@ -72,8 +72,8 @@ class Attacked:
 
     @property
     def f1(self) -> float:
-        """Token F1, or that of content words where only these are guessed."""
-        found = self.leakage.get("token_f1") if self.leakage else self.words
+        """Of content words, which all attacks guess; else of all tokens."""
+        found = self.leakage.get("token_f1") if self.words is None else self.words
         return float(found or 0.0)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from polyvec.invert.audit.run import NO_DEFENCE, Attacked, Audit
 
-# Token F1 of an attack above what is found without the vector.
+# F1 of content words above what is found without the vector.
 LEAKS, LEAKS_MUCH = 0.05, 0.25
 # OWASP AISVS 8.4.3, draft of 1.0: share of tokens protected, and utility that may be lost.
 PROTECTED, LOST = 0.99, 0.03
@@ -32,7 +32,7 @@ def strongest(audit: Audit, defence: str) -> Attacked:
 
 
 def baseline(audit: Audit) -> float:
-    """Token F1 without the vector: the language model alone, or another text's vector."""
+    """F1 without the vector: the language model alone, or another text's vector."""
     return max(each.f1 for each in audit.of(NO_DEFENCE, baselines=True))
 
 
@@ -57,7 +57,10 @@ def verdict(audit: Audit) -> list[str]:
     """Sentences: what is given away, whether a defence helps, what to do."""
     best, start = strongest(audit, NO_DEFENCE), baseline(audit)
     gain = best.f1 - start
-    how = f"{100 * best.f1:.0f} % of the words' F1 ({best.attack}), {100 * start:.0f} % without it"
+    how = (
+        f"F1 of content words {100 * best.f1:.0f} % ({best.attack}), {100 * start:.0f} % without "
+        "the vector"
+    )
     if gain < LEAKS:
         lines = [f"No attack found more than chance: {how}. A stronger attacker may."]
     elif gain < LEAKS_MUCH:
@@ -100,7 +103,7 @@ TO_DO = (
     "Encrypt vectors at rest, with a key that those who run the database do not have.",
     "Do not return vectors from search; return ids, and log and limit queries.",
     "Take a secret rotation for what it is: it stops an attacker without pairs, and falls to one "
-    "with about as many leaked pairs as dimensions.",
+    "with some leaked pairs; see the leaked rows.",
     "Judge noise by an attacker who knows it: see the adaptive rows.",
     "Repeat this audit when the model changes, and compare audit.json (a release gate).",
 )
