@@ -43,8 +43,10 @@ def test_planted_words_are_found_in_vectors_of_new_texts():
 
 
 def test_word_overlap_by_hand():
-    got = word_overlap([["cat", "dog"], ["x"]], ["the cat and the bird", "the"])
-    assert got == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
+    """Of words that stand in half of it; a text without content words does not count."""
+    got = word_overlap([["cat", "dog", "fox", "cow"], ["x"]], ["the cat and the bird", "the"])
+    assert got == pytest.approx({"precision": 0.25, "recall": 0.5, "f1": 1 / 3})
+    assert word_overlap([[]], ["a cat"])["f1"] == 0
 
 
 def test_mistakes_of_probes():

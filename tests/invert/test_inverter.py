@@ -15,7 +15,8 @@ from polyvec.invert.settings import InverterSettings
 from polyvec.invert.stage import fold_of, surrogate_vectors
 from polyvec.invert.writer import VectorWriter
 from polyvec.recipe import load_recipe, read_recipe
-from polyvec.train.run import Run, run
+from polyvec.train.run import Run, dry_run, run
+from polyvec.train.sections import STAGES
 from polyvec.train.settings import StageSettings
 
 MODELS = ("polyvec/nano-lm", "polyvec/nano-t5")
@@ -184,6 +185,18 @@ def test_fewer_texts_than_folds_are_told(tmp_path):
     plan = Run([stage("invert", tmp_path, 1, fold=0, folds=3)], tmp_path / "run")
     with pytest.raises(DataError, match="1 texts give 1 of 3 folds; give more texts"):
         run(plan, untrained())
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["geia", "m-vec2text"])
+def test_a_dry_run_of_a_recipe_says_what_it_would_train(name, tmp_path):
+    """The recipe's own stages on other texts; the second's victim is defended."""
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in SEEN))
+    count = len(load_recipe(name).at(STAGES, "nano"))
+    data = [f'stage.{n}.data=[{{ path = "{tmp_path}/texts.jsonl" }}]' for n in range(count)]
+    said = list(dry_run(load_recipe(name, data), "nano", None))
+    assert sum(line.startswith("stage ") for line in said) == count
+    assert sum("trains    adapter full" in line for line in said) == count
 
 
 def test_a_recipe_needs_a_victim(tmp_path):

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,12 @@ class Inverter(nn.Module):
     @property
     def tokenizer(self) -> Any:
         return self.writer.tokenizer
+
+    @property
+    def backbone(self) -> Any:
+        """What a dry run estimates memory by."""
+        layers = self.writer.lm.config.get_text_config().num_hidden_layers
+        return SimpleNamespace(model=self.writer.lm, num_layers=layers)
 
     @property
     def num_parameters(self) -> int:
