@@ -12,11 +12,13 @@ example: printf '%s\n' 'my card is lost' 'I lost my card' 'what is the rate' 'te
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
 import tomllib
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +102,22 @@ def run(options: argparse.Namespace) -> None:
     if options.output is None:
         _run(options)
         return
+    _check_output(options)
     options.output.mkdir(parents=True, exist_ok=True)
     with held(options.output, "writing"):
         _run(options)
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """InputError if what is read would be written over."""
+    if options.file in (None, "-"):
+        return
+    read, folder = Path(options.file).resolve(), options.output.resolve()
+    written = [folder, *(folder / name for name in (TEXTS, GROUPS, CALLS, REPORT, MAP, LEDGER))]
+    if read in written:
+        raise InputError(
+            f"--output {options.output}: {options.file} would be written over; give another folder"
+        )
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -111,8 +126,8 @@ def _run(options: argparse.Namespace) -> None:
     ids, texts, labels, days = _read(options)
     settings = _settings(options)
     models = _models(options)
-    clusterer = _clusterer(options, settings, models)
-    found = clusterer.fit(texts, days=days)
+    with _ledger(options, models):
+        found = _clusterer(options, settings, models).fit(texts, days=days)
     measures = inner(found.grouping)
     if labels is not None:
         measures = {**agreement(found.labels, labels), **measures}
@@ -160,7 +175,9 @@ def _column(where: str, row: dict[str, Any], column: str, name: str) -> Any:
         return str(value)
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-        return found.timestamp() / SECONDS_A_DAY
+        # Without a zone it is UTC: the same days on every machine.
+        zoned = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        return zoned.timestamp() / SECONDS_A_DAY
     except (ValueError, OverflowError, OSError):
         raise DataError(
             f"{where}: {column!r} is {str(value)[:40]!r}, not a date such as 2026-03-01"
@@ -190,8 +207,14 @@ def _settings(options: argparse.Namespace) -> "ClusteringSettings":
     if options.no_names:
         changes["name"] = False
     found = dataclasses.replace(settings, **changes)
-    if found.k is None and algorithm(found.method).needs_k:
+    needs_k = algorithm(found.method).needs_k
+    if found.k is None and needs_k:
         found = dataclasses.replace(found, k="auto")
+    elif options.method is not None and options.k is None and not needs_k:
+        found = dataclasses.replace(found, k=None)  # the recipe's was for its own method
+    asks_k = found.k == "auto" and found.choose_by == "granularity"
+    if options.llm is not None and not (found.feedback or found.name or asks_k):
+        raise InputError("--llm: nothing to ask; give --feedback, or leave --no-names out")
     return found
 
 
@@ -301,8 +324,6 @@ def _write(
     with atomic_file(folder / REPORT, "w") as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
         file.write("\n")
-    if models is not None and models.spent.prompts:
-        _ledger(folder / LEDGER, models)
     facts = {"texts": f"{len(found.texts):,}", "groups": f"{len(found.names):,}"}
     facts |= {name: f"{value:.3f}" for name, value in measures.items()}
     facts |= {"calls": f"{len(found.calls):,}"} if found.calls else {}
@@ -310,11 +331,18 @@ def _write(
     write_page(folder / MAP, f"Groups of {name}", found, facts, seed=options.seed)
 
 
-def _ledger(path: Path, models: "Models") -> None:
+@contextlib.contextmanager
+def _ledger(options: argparse.Namespace, models: "Models | None") -> Iterator[None]:
+    """Each answer is in DIR's ledger at once, so that a run that is ended keeps to the budget."""
     from polyvec.llm.ledger import ledger_line
 
-    with ledger_line(path, models.spent, model=models.shown_name, identity="cluster"):
-        pass
+    if models is None or options.output is None:
+        yield
+        return
+    path = options.output / LEDGER
+    with ledger_line(path, models.spent, model=models.shown_name, identity="cluster") as update:
+        models.on_answer = update
+        yield
 
 
 def _spent(found: "Clusters", models: "Models | None") -> dict[str, Any]:
@@ -344,7 +372,7 @@ def _show(found: "Clusters", measures: dict[str, float], models: "Models | None"
         says = [f"{name} {k}" for name, k in found.choice.says.items()]
         told.append(f"k {found.choice.k} by {found.choice.by} ({', '.join(says)})")
     if models is not None:
-        told.append(f"{len(found.calls):,} calls, {models.spent.prompts:,} of them paid for")
+        told.append(f"{len(found.calls):,} calls, {models.spent.prompts:,} paid for so far")
         if models.spent.cost is not None:
             told.append(f"cost {models.spent.cost:.6g}")
     print("; ".join(told), file=sys.stderr)

@@ -73,7 +73,12 @@ class Agglomerative(Algorithm):
         return self.distance is None
 
     def labels(self, vectors_NE: np.ndarray, k: int | None, seed: int) -> np.ndarray:
-        num = k if self.distance is not None else _needed("agglomerative", k)
+        if self.distance is not None and k is not None:
+            raise SettingsError(
+                f"agglomerative: distance {self.distance} finds the number of groups, so k {k} has "
+                "no effect; leave one of them out"
+            )
+        num = None if self.distance is not None else _needed("agglomerative", k)
         _check_size("agglomerative", vectors_NE)
         model = extra("sklearn.cluster", "clustering").AgglomerativeClustering(
             n_clusters=num,

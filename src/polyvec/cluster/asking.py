@@ -91,7 +91,7 @@ class Asker:
         found = self._prompt(prompt)
         calls = [Call(feedback, found.name, each.texts) for each in questions]
         prompts = [self._asked(found, each) for each in questions]
-        self._generate(found, prompts, calls, lambda i, text: first_line(text))
+        self._generate(found, prompts, calls, lambda i, text: self._line(text))
         self.calls += calls
         return calls
 
@@ -107,6 +107,11 @@ class Asker:
         """A text as prompts show it: on one line, and cut where it is very long."""
         line = " ".join(text.split())
         return line if len(line) <= MAX_CHARACTERS else line[:MAX_CHARACTERS] + " ..."
+
+    def _line(self, text: str) -> tuple[str | None, str | None]:
+        """The first line; a server may write more than it was asked for."""
+        found, problem = first_line(text)
+        return None if found is None else self.shown(found), problem
 
     def _prompt(self, name: str) -> PromptFile:
         return prompt_file(name, "prompt", FOLDER)
@@ -152,15 +157,16 @@ class Asker:
 
     def _affordable(self, prompts: Sequence[Prompt], choices: tuple[str, ...]) -> np.ndarray:
         """The scores of as many of the first prompts as the budget allows."""
-        num = len(prompts)
-        while num:
+        found, start, num = [np.empty((0, len(choices)), np.float32)], 0, len(prompts)
+        while num and start < len(prompts):
             try:
-                return self.model.score(prompts[:num], choices)
+                found.append(self.model.score(prompts[start : start + num], choices))
+                start += num
             except GenerationError as error:
                 if BUDGET_SPENT not in str(error):
                     raise
                 num //= 2
-        return np.empty((0, len(choices)), np.float32)
+        return np.concatenate(found)
 
 
 def chosen(text: str, choices: Sequence[str]) -> tuple[int | None, str | None]:

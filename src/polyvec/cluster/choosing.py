@@ -107,6 +107,10 @@ def granularity(
     """
     tree_NK = _tree(vectors_NE, min(most, len(vectors_NE) - 1), seed)
     steps, pairs = _walk(tree_NK, rounds, seed)
+    if not pairs:
+        raise InputError(
+            f"granularity: {len(texts)} texts are too few to ask how many groups they make; give k"
+        )
     questions = [
         Question({"first": asker.shown(texts[a]), "second": asker.shown(texts[b])}, (a, b))
         for a, b in pairs

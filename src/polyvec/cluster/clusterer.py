@@ -7,6 +7,7 @@
 [[0, 0, 1, 1], ['cat, sleeps, purrs', 'stocks, fall, rise']]
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from polyvec.cluster.choosing import Choice, choose_k, granularity
 from polyvec.cluster.events import Peaks
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools, numbered, unit
-from polyvec.cluster.naming import ask_names, keyword_names, keywords
+from polyvec.cluster.naming import ask_names, different, keyword_names, keywords
 from polyvec.cluster.tuning import tools_of
 from polyvec.errors import DataError, InputError, SettingsError, ShapeError, known
 from polyvec.evaluate.measures.inputs import extra
@@ -113,6 +114,9 @@ class TextClusterer:
             raise SettingsError(
                 f"answers {answers!r} is not known.{known(answers, ('text', 'likelihood'))}"
             )
+        for what, word in (("noun", noun), ("facet", facet)):
+            if not word.strip():
+                raise SettingsError(f"{what} is empty; prompts need a word there")
         asks = [*self.kinds, *(["choose_by = granularity"] if choose_by == "granularity" else [])]
         if language_model is None and asks:
             raise SettingsError(f"{', '.join(asks)}: asks a language model; give one")
@@ -154,11 +158,14 @@ class TextClusterer:
         for each in self.feedback:
             assert asker is not None
             grouping, tools = each.apply(grouping, asker, tools)
+            if self.standardize:  # vectors of an embedder that was trained are raw
+                prepared = self._prepared(grouping.vectors_NE)
+                grouping = dataclasses.replace(grouping, vectors_NE=prepared)
         found = keywords(texts, grouping.labels_N)
         names = keyword_names(found)
         if asker is not None and self.name:
             given = ask_names(texts, grouping.vectors_NE, grouping.labels_N, asker)
-            names = [given.get(group, name) for group, name in enumerate(names)]
+            names = different([given.get(group, name) for group, name in enumerate(names)])
         return Clusters(texts, grouping, names, found, asker.calls if asker else [], chosen)
 
     def _asker(self) -> Asker | None:

@@ -66,12 +66,14 @@ def peaks(days_N: np.ndarray, window: int) -> np.ndarray:
     """
     first = np.floor(days_N.min())
     counts = np.bincount((np.floor(days_N) - first).astype(int))
-    smooth = np.convolve(counts, np.ones(window) / window, mode="same")
-    above = smooth > smooth.mean()
-    padded = np.pad(smooth, 1, constant_values=-1)
-    # The first day of a plateau counts, so that it makes one peak.
-    top = above & (smooth > padded[:-2]) & (smooth >= padded[2:])
-    found = np.flatnonzero(top)
+    # Sums, not means: days with equal ones are equal to the bit.
+    smooth = np.convolve(counts, np.ones(min(window, len(counts)), np.int64), mode="same")
+    # Of days in a row with equal sums the first stands for all.
+    firsts = np.flatnonzero(np.diff(smooth, prepend=-1))
+    levels = smooth[firsts]
+    padded = np.pad(levels, 1, constant_values=-1)
+    top = (levels > smooth.mean()) & (levels > padded[:-2]) & (levels > padded[2:])
+    found = firsts[top]
     if not len(found):
         found = np.array([int(smooth.argmax())])
     return (found + first).astype(float)

@@ -1,5 +1,6 @@
 """Keywords and names of groups. N texts, K groups, V words."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from polyvec.evaluate.measures.inputs import extra
 NUM_KEYWORDS = 8
 NUM_NAMING = 3  # keywords that stand for a name where no model gives one
 CENTRAL = 3  # texts that a name is written from, as in LOOP
+MOST_CHARACTERS = 80  # of a name
 MOST_WORDS = 50_000  # in the vocabulary
 
 
@@ -40,11 +42,17 @@ def keywords(
 
 def keyword_names(found: Sequence[Sequence[str]]) -> list[str]:
     """A name of each group from its first keywords, different from each other."""
-    names: list[str] = []
-    for number, each in enumerate(found):
-        name = ", ".join(each[:NUM_NAMING]) or f"group {number + 1}"
-        names.append(name if name not in names else f"{name} ({number + 1})")
-    return names
+    return different(
+        [", ".join(each[:NUM_NAMING]) or f"group {group}" for group, each in enumerate(found)]
+    )
+
+
+def different(names: Sequence[str]) -> list[str]:
+    """The names, with the group's number behind those that an earlier group has."""
+    found: list[str] = []
+    for group, name in enumerate(names):
+        found.append(name if name not in found else f"{name} ({group})")
+    return found
 
 
 def ask_names(
@@ -60,7 +68,14 @@ def ask_names(
     calls = asker.write("name", "name", questions)
     for group, call in enumerate(calls):
         call.effect = "" if call.value is None else f"name of group {group}"
-    return {group: call.value for group, call in enumerate(calls) if call.value is not None}
+    return {group: _name(call.value) for group, call in enumerate(calls) if call.value is not None}
+
+
+def _name(text: str) -> str:
+    """What a model wrote, short, and without characters that a terminal obeys."""
+    plain = "".join(" " if unicodedata.category(each) == "Cc" else each for each in text)
+    name = " ".join(plain.split())
+    return name if len(name) <= MOST_CHARACTERS else name[:MOST_CHARACTERS] + " …"
 
 
 def _counts(texts: Sequence[str], labels_N: np.ndarray) -> tuple[Any, np.ndarray]:

@@ -37,7 +37,7 @@ def write_page(
 def page(title: str, found: Clusters, facts: Mapping[str, str], *, seed: int = 0) -> Iterator[str]:
     """The parts of the page."""
     rows = thinned(found.labels, seed)
-    places, how = plane(found.vectors, seed)
+    places, how = plane(found.vectors[rows], seed)
     told = dict(facts)
     told["map"] = f"{how}, {len(rows):,} of {len(found.texts):,} texts"
     if len(rows) < len(found.texts):
@@ -128,8 +128,8 @@ def _data(found: Clusters, places: np.ndarray, rows: np.ndarray) -> str:
     texts = [" ".join(found.texts[row].split()) for row in rows.tolist()]
     cut = [t if len(t) <= MOST_CHARACTERS else t[:MOST_CHARACTERS] + " …" for t in texts]
     value = {
-        "x": [round(float(each), 4) for each in places[rows, 0]],
-        "y": [round(float(each), 4) for each in places[rows, 1]],
+        "x": [round(float(each), 4) for each in places[:, 0]],
+        "y": [round(float(each), 4) for each in places[:, 1]],
         "group": found.labels[rows].tolist(),
         "text": cut,
         "groups": [{"name": name} for name in found.names],

@@ -58,11 +58,14 @@ def entropy(vectors_NE: np.ndarray, labels_N: np.ndarray, draw: np.random.Genera
 
 def margin(vectors_NE: np.ndarray, labels_N: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """By the difference of the distances to the two nearest groups, the smallest first."""
-    _, weights_NM = nearest_groups(vectors_NE, centroids(vectors_NE, labels_N), 2)
-    if weights_NM.shape[1] < 2:
+    centers_KE = centroids(vectors_NE, labels_N)
+    if len(centers_KE) < 2:
         return np.arange(len(vectors_NE))
-    distances = np.sqrt(np.maximum(1 / weights_NM - 1, 0))
-    return _largest(-(distances[:, 1] - distances[:, 0]))
+    near_N2, _ = nearest_groups(vectors_NE, centers_KE, 2)
+    first, second = (
+        np.linalg.norm(vectors_NE - centers_KE[near_N2[:, place]], axis=1) for place in (0, 1)
+    )
+    return _largest(first - second)
 
 
 def disagreement(

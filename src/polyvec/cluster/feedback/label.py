@@ -57,7 +57,8 @@ class Label(Feedback):
         calls = asker.write(
             "label", self.prompt, [Question({"text": texts[each]}, (each,)) for each in first]
         )
-        rest = [each for each in range(len(texts)) if each not in set(first)]
+        done = set(first)
+        rest = [each for each in range(len(texts)) if each not in done]
         order = grouping.draw().permutation(rest).tolist()
         parts = [order[i : i + self.at_once] for i in range(0, len(order), self.at_once)]
         for numbers, made in [(first, calls), *((part, None) for part in parts)]:

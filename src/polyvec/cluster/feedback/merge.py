@@ -15,6 +15,7 @@ from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools, unit
 from polyvec.cluster.ranges import COUNT, Ranges
 from polyvec.cluster.uncertainty import centroids, prototypes
+from polyvec.errors import InputError
 
 YES = 0
 
@@ -42,6 +43,8 @@ class Merge(Feedback):
     prompt_summary: str = "summary"
 
     def apply(self, grouping: Grouping, asker: Asker, tools: Tools) -> tuple[Grouping, Tools]:
+        if self.max_days is not None and grouping.days_N is None:
+            raise InputError("feedback 'merge': max_days needs the date of each text")
         pairs = self._pairs(grouping)
         groups = sorted({group for pair in pairs for group in pair})
         central = prototypes(grouping.vectors_NE, grouping.labels_N, self.num_texts)
@@ -58,7 +61,9 @@ class Merge(Feedback):
         together = []
         for (a, b), call in zip(both, calls, strict=True):
             if call.value is not None:
-                call.effect = f"groups {a} and {b}: {'one' if call.value == YES else 'two'}"
+                # Groups are numbered anew afterwards: texts say which ones are meant.
+                which = f"the groups of texts {central[a][0]} and {central[b][0]}"
+                call.effect = f"{which}: {'one' if call.value == YES else 'two'}"
                 together += [(a, b)] * (call.value == YES)
         if not together:
             return grouping, tools
@@ -96,7 +101,8 @@ class Merge(Feedback):
         ]
         calls = asker.write("merge", self.prompt_summary, questions)
         for group, call in zip(groups, calls, strict=True):
-            call.effect = "" if call.value is None else f"summary of group {group}"
+            what = f"summary of the group of text {central[group][0]}"
+            call.effect = "" if call.value is None else what
         return {
             group: call.value
             for group, call in zip(groups, calls, strict=True)

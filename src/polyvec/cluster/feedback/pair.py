@@ -47,7 +47,10 @@ class Pair(Feedback):
         for (a, b), call in zip(pairs.tolist(), calls, strict=True):
             if call.value is not None:
                 (together if call.value == YES else apart).append((a, b))
-                call.effect = "must link" if call.value == YES else "cannot link"
+                links = {True: "must link", False: "" if self.use == "contract" else "cannot link"}
+                call.effect = links[call.value == YES]
+        if not together and (self.use == "contract" or not apart):
+            return grouping, tools
         vectors_NE, seed = grouping.vectors_NE, grouping.seed
         if self.use == "contract":
             labels_N = contracted(vectors_NE, grouping.num_groups, seed, together)

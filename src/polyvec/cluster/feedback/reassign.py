@@ -48,6 +48,8 @@ class Reassign(Feedback):
 
     def apply(self, grouping: Grouping, asker: Asker, tools: Tools) -> tuple[Grouping, Tools]:
         vectors_NE, labels_N = grouping.vectors_NE, grouping.labels_N
+        if grouping.num_groups < 2:
+            return grouping, tools  # there is nothing to choose from
         draw = grouping.draw()
         order = RANKINGS.find(self.select)(vectors_NE, labels_N, draw)
         uncertain = order[: max(1, round(self.share * len(order)))]
@@ -65,8 +67,14 @@ class Reassign(Feedback):
         for text, groups, call in zip(asked.tolist(), orders, calls, strict=True):
             if call.value is not None:
                 moved[text] = groups[call.value]
-                same = moved[text] == labels_N[text]
-                call.effect = "stays" if same else f"group {labels_N[text]} to {moved[text]}"
+                # Groups are numbered anew afterwards: texts say which ones are meant.
+                old = f"the group of text {exemplars[labels_N[text]]}"
+                call.effect = (
+                    "stays"
+                    if moved[text] == labels_N[text]
+                    else f"moves from {old if labels_N[text] >= 0 else 'no group'} to that of "
+                    f"text {exemplars[moved[text]]}"
+                )
         if self.propagate:
             self._propagate(grouping, uncertain, asked, calls, moved)
         return grouping.regrouped(moved), tools

@@ -34,8 +34,9 @@ MOST_DRAWS = 50  # for a triplet before it is given up
 class Triplet(Feedback):
     """num_queries: triplets, drawn from the `share` of texts that `select` finds most uncertain.
     candidates: "groups" draws the two texts from two of the nearest groups, which are `close` of
-    all, at least two; "neighbours" from the two groups that most of the nearest texts are in.
-    self_pairs: so many other texts are trained to be near one of their neighbours, as LOOP does.
+    all, at least two; "neighbours" among the nearest texts, from the text's own group and from the
+    nearest other, as LOOP's code does. self_pairs: so many texts that nobody asked about are
+    trained to be near one of their neighbours; rows then have no negatives, as in LOOP.
     stage: of the training; see the stage `scl`.
     """
 
@@ -74,9 +75,10 @@ class Triplet(Feedback):
         for (query, *both), call in zip(triplets, calls, strict=True):
             if call.value is not None:
                 chosen, other = both[call.value], both[1 - call.value]
-                call.effect = f"trained: text {query} nearer to {chosen} than to {other}"
+                than = "" if self.self_pairs else f" than to {other}"
+                call.effect = f"trained: text {query} nearer to {chosen}{than}"
                 rows.append(self._row(grouping, query, chosen, other))
-        rows += self._neighbour_rows(grouping)
+        rows += self._neighbour_rows(grouping, {query for query, *_ in triplets})
         if not rows:
             return grouping, tools
         tuned = tools.tune(rows, {**STAGE, **self.stage})
@@ -117,19 +119,20 @@ class Triplet(Feedback):
         near_NT = neighbours(grouping.vectors_NE, self.num_neighbours)
 
         def two(text: int) -> list[np.ndarray]:
-            near = near_NT[text]
-            names, counts = np.unique(labels_N[near], return_counts=True)
-            most = names[np.argsort(-counts, kind="stable")[:2]]
-            return [near[labels_N[near] == name] for name in most]
+            near = near_NT[text][labels_N[near_NT[text]] >= 0]
+            names = list(dict.fromkeys(labels_N[near].tolist()))  # the nearest group first
+            names.sort(key=lambda name: name != labels_N[text])
+            return [near[labels_N[near] == name] for name in names[:2]]
 
         return two
 
-    def _neighbour_rows(self, grouping: Grouping) -> list[dict[str, Any]]:
+    def _neighbour_rows(self, grouping: Grouping, asked: set[int]) -> list[dict[str, Any]]:
         if not self.self_pairs:
             return []
         draw = grouping.draw()
         near_NT = neighbours(grouping.vectors_NE, self.num_neighbours)
-        chosen = draw.permutation(len(grouping.texts))[: self.self_pairs].tolist()
+        order = draw.permutation(len(grouping.texts)).tolist()
+        chosen = [text for text in order if text not in asked][: self.self_pairs]
         return [
             {
                 "query": grouping.texts[text],
