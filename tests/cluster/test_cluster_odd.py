@@ -135,7 +135,7 @@ def test_all_of_a_budget_is_used_for_questions_that_are_scored():
 
 def test_k_and_distance_exclude_each_other():
     clusterer = TextClusterer(method={"kind": "agglomerative", "distance": 1.0}, k=2)
-    with pytest.raises(SettingsError, match="distance 1.0 .* k 2"):
+    with pytest.raises(SettingsError, match=r"distance 1\.0 .* k 2"):
         clusterer.fit(["a", "b", "c"], vectors=np.eye(3))
 
 
