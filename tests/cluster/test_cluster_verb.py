@@ -45,7 +45,7 @@ def test_a_local_model_is_asked_within_a_budget_and_never_twice(texts, tmp_path,
     command += ["--llm", "polyvec/nano-lm", "--answers", "text", "--budget", "6", "-o", str(out)]
     assert main(command) == 0
     report = json.loads((out / "report.json").read_text())
-    assert report["paid_calls"] == 6 and report["calls"] == 8  # 4 questions and 4 names
+    assert report["paid_calls"] == 6 and report["questions"] == 8  # 4 questions and 4 names
     told = report["without_a_usable_answer"]
     assert told["not asked: the budget is spent"] == 2
     assert "answers without effect" in capsys.readouterr().err

@@ -148,6 +148,12 @@ BAD = {
         None,
         "no group among 4 texts",
     ),
+    "choose_by without auto": (
+        {"k": 2, "choose_by": "stability"},
+        ["a", "b"],
+        None,
+        "does nothing",
+    ),
     "a date": ({"method": "peaks"}, ["a", "b"], None, "needs the date of each text"),
 }
 

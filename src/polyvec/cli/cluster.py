@@ -212,6 +212,8 @@ def _settings(options: argparse.Namespace) -> "ClusteringSettings":
         found = dataclasses.replace(found, k="auto")
     elif options.method is not None and options.k is None and not needs_k:
         found = dataclasses.replace(found, k=None)  # the recipe's was for its own method
+    if found.k != "auto" and options.choose_by is None:
+        found = dataclasses.replace(found, choose_by="silhouette")  # nothing is to be chosen
     asks_k = found.k == "auto" and found.choose_by == "granularity"
     if options.llm is not None and not (found.feedback or found.name or asks_k):
         raise InputError("--llm: nothing to ask; give --feedback, or leave --no-names out")
@@ -350,7 +352,7 @@ def _spent(found: "Clusters", models: "Models | None") -> dict[str, Any]:
         return {}
     told: dict[str, Any] = {
         "language_model": models.shown_name,
-        "calls": len(found.calls),
+        "questions": len(found.calls),
         "paid_calls": models.spent.prompts,
         "without_a_usable_answer": dict(found.problems),
     }

@@ -117,6 +117,8 @@ class TextClusterer:
         for what, word in (("noun", noun), ("facet", facet)):
             if not word.strip():
                 raise SettingsError(f"{what} is empty; prompts need a word there")
+        if self.k != "auto" and choose_by != "silhouette":
+            raise SettingsError(f"choose_by {choose_by!r} does nothing unless k is auto")
         asks = [*self.kinds, *(["choose_by = granularity"] if choose_by == "granularity" else [])]
         if language_model is None and asks:
             raise SettingsError(f"{', '.join(asks)}: asks a language model; give one")

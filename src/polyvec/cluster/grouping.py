@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ class Grouping:
 
     texts: as they were given. vectors_NE: float32, what the groups are made of. labels_N: the group
     of each text, from 0, or -1. algorithm: vectors and a seed to labels. days_N: when each text was
-    written, in days, if that is known. names: of groups, where feedback gave any.
+    written, in days, if that is known.
     """
 
     texts: Sequence[str]
@@ -25,7 +25,6 @@ class Grouping:
     algorithm: Callable[[np.ndarray, int], np.ndarray]
     seed: int = 0
     days_N: np.ndarray | None = None
-    names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def num_groups(self) -> int:
@@ -37,11 +36,11 @@ class Grouping:
     def again(self, vectors_NE: np.ndarray) -> "Grouping":
         """Grouped by the algorithm from new vectors."""
         labels_N = numbered(self.algorithm(vectors_NE, self.seed))
-        return dataclasses.replace(self, vectors_NE=vectors_NE, labels_N=labels_N, names={})
+        return dataclasses.replace(self, vectors_NE=vectors_NE, labels_N=labels_N)
 
     def regrouped(self, labels_N: np.ndarray) -> "Grouping":
         """With other groups of the same vectors."""
-        return dataclasses.replace(self, labels_N=numbered(labels_N), names={})
+        return dataclasses.replace(self, labels_N=numbered(labels_N))
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class Triplet(Feedback):
         rows += self._neighbour_rows(grouping, {query for query, *_ in triplets})
         if not rows:
             return grouping, tools
-        tuned = tools.tune(rows, {**STAGE, **self.stage})
+        tuned = tools.tune(rows, {**STAGE, "seed": grouping.seed, **self.stage})
         return grouping.again(tuned.embedded(grouping.texts, "triplet")), tuned
 
     def _row(self, grouping: Grouping, query: int, near: int, far: int) -> dict[str, Any]:
