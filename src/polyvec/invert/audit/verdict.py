@@ -102,8 +102,8 @@ TO_DO = (
     "its vector.",
     "Encrypt vectors at rest, with a key that those who run the database do not have.",
     "Do not return vectors from search; return ids, and log and limit queries.",
-    "Take a secret rotation for what it is: it stops an attacker without pairs, and falls to one "
-    "with some leaked pairs; see the leaked rows.",
+    "Take a secret rotation for what it is: it stops who reads the vectors as they are, and falls "
+    "to some leaked pairs, or to vectors of texts like yours without any; see the leaked rows.",
     "Judge noise by an attacker who knows it: see the adaptive rows.",
     "Repeat this audit when the model changes, and compare audit.json (a release gate).",
 )
