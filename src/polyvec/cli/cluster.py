@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import json
 import sys
-import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,9 +200,11 @@ def _settings(options: argparse.Namespace) -> "ClusteringSettings":
         if (value := getattr(options, name)) is not None
     }
     if options.method is not None:
-        changes["method"] = _table("--method", options.method)
+        changes["method"] = common.kind_table("--method", options.method)
     if options.feedback is not None:
-        changes["feedback"] = tuple(_table("--feedback", each) for each in options.feedback)
+        changes["feedback"] = tuple(
+            common.kind_table("--feedback", each) for each in options.feedback
+        )
     if options.no_names:
         changes["name"] = False
     found = dataclasses.replace(settings, **changes)
@@ -217,21 +218,6 @@ def _settings(options: argparse.Namespace) -> "ClusteringSettings":
     asks_k = found.k == "auto" and found.choose_by == "granularity"
     if options.llm is not None and not (found.feedback or found.name or asks_k):
         raise InputError("--llm: nothing to ask; give --feedback, or leave --no-names out")
-    return found
-
-
-def _table(option: str, text: str) -> dict[str, Any]:
-    """A kind, and settings whose values are TOML's, or else texts."""
-    kind, *settings = text.split()
-    found: dict[str, Any] = {"kind": kind}
-    for each in settings:
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise InputError(f"{option} {text!r}: {each!r} is not KEY=VALUE")
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            found[name] = value
     return found
 
 

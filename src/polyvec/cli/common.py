@@ -6,9 +6,10 @@ import os
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from polyvec.errors import IndexStoreError, InputError, UnknownModelError
 
@@ -154,6 +155,21 @@ def standard_input(options: argparse.Namespace) -> IO[bytes]:
             f"no FILE, and standard input is a terminal; see polyvec {options.verb} --help"
         )
     return sys.stdin.buffer
+
+
+def kind_table(option: str, text: str) -> dict[str, Any]:
+    """The table of "KIND KEY=VALUE ...": values are TOML's, or else texts."""
+    kind, *settings = text.split()
+    found: dict[str, Any] = {"kind": kind}
+    for each in settings:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise InputError(f"{option} {text!r}: {each!r} is not KEY=VALUE")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except (tomllib.TOMLDecodeError, RecursionError):
+            found[name] = value
+    return found
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -14,9 +14,8 @@ example: printf '%s\n' '{"query": "a cat", "pos": ["a kitten"], "neg": ["a small
 
 import argparse
 import os
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polyvec.cli import common
 from polyvec.cli.synthesize import language_model_options
@@ -127,27 +126,15 @@ def run(options: argparse.Namespace) -> None:
 def _step(options: argparse.Namespace) -> "JudgeStep":
     from polyvec.synthesize.run import parts
 
-    judges = [_judge(text) for text in options.judge or ["guide relative_margin=0.05"]]
+    judges = [
+        common.kind_table("--judge", text)
+        for text in options.judge or ["guide relative_margin=0.05"]
+    ]
     settings = {"judges": judges, "of": options.of, "then": options.then, "keep": options.keep}
     settings["agree"] = options.agree
     given = {name: value for name, value in settings.items() if value is not None}
     step: JudgeStep = parts().build("judge", given, where="--judge")
     return step
-
-
-def _judge(text: str) -> dict[str, Any]:
-    """The table of a judge: a kind, and settings whose values are TOML's, or else texts."""
-    kind, *settings = text.split()
-    found: dict[str, Any] = {"kind": kind}
-    for each in settings:
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise InputError(f"--judge {text!r}: {each!r} is not KEY=VALUE")
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            found[name] = value
-    return found
 
 
 def _models(options: argparse.Namespace) -> "Models":
