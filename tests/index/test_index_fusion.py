@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from polyvec.errors import InputError, ShapeError
-from polyvec.index.fusion import min_max_fusion, retrieved
+from polyvec.errors import DataError, InputError, ShapeError
+from polyvec.index.fusion import min_max_fusion, reciprocal_rank_fusion, retrieved
 
 
 def test_each_query_is_scaled_by_itself():
@@ -37,3 +37,22 @@ def test_a_member_that_retrieves_nothing_adds_nothing():
     dense, nothing = np.array([[1.0, 3.0, 2.0]]), np.zeros((1, 3))
     masks = [retrieved(dense, 2), retrieved(nothing, 2, positive=True)]
     assert_allclose(min_max_fusion([dense, nothing], [0.5, 0.5], masks), [[-1, 0.5, 0]])
+
+
+def test_reciprocal_ranks_are_added():
+    fused = reciprocal_rank_fusion([["a", "b", "c"], ["c", "d"]])
+    assert [document for document, _ in fused] == ["c", "a", "b", "d"]
+    assert_allclose(
+        [score for _, score in fused], [1 / 63 + 1 / 61, 1 / 61, 1 / 62, 1 / 62], rtol=1e-12
+    )
+    assert reciprocal_rank_fusion([["a", "b"], ["b", "a"]], weights=[1, 3])[0][0] == "b"
+    assert reciprocal_rank_fusion([]) == []
+
+
+def test_rankings_that_cannot_be_fused_are_refused():
+    with pytest.raises(DataError, match="ranking 1 holds document 'b' twice"):
+        reciprocal_rank_fusion([["a"], ["b", "a", "b"]])
+    with pytest.raises(InputError, match="1 weights for 2"):
+        reciprocal_rank_fusion([["a"], ["b"]], weights=[1.0])
+    with pytest.raises(InputError, match="k is -1"):
+        reciprocal_rank_fusion([["a"]], k=-1)

@@ -1,13 +1,17 @@
-"""One ranking from several: scores on a common scale, weighted and added.
+"""One ranking from several: scores on a common scale, or ranks, weighted and added.
 
 Q queries, N documents.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from polyvec.errors import DataError, InputError, ShapeError
+
+D = TypeVar("D", bound=Hashable)  # a document: an id, or a row
 
 
 def min_max_fusion(
@@ -65,3 +69,36 @@ def retrieved(scores_QN: np.ndarray, depth: int, *, positive: bool = False) -> n
         last_QN = np.argsort(-scores_QN, axis=1, kind="stable")[:, depth:]
         np.put_along_axis(mask_QN, last_QN, False, axis=1)
     return mask_QN
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[Sequence[D]], k: float = 60, weights: Sequence[float] | None = None
+) -> list[tuple[D, float]]:
+    """Each document of one query's rankings with its fused score, the best first.
+
+    The score is the sum of weight / (k + rank) over the rankings that hold the document, rank 1
+    being the best (Cormack et al. 2009, "Reciprocal Rank Fusion outperforms Condorcet and
+    individual rank learning methods", with k = 60). Equal scores come in the order of the
+    rankings. Raises InputError for a k below 0 or weights that do not fit, DataError for a
+    document that a ranking holds twice.
+
+    >>> [document for document, _ in reciprocal_rank_fusion([["a", "b"], ["b", "c"]])]
+    ['b', 'a', 'c']
+    """
+    weights = weights if weights is not None else [1.0] * len(rankings)
+    if len(weights) != len(rankings):
+        raise InputError(f"fusion: {len(weights)} weights for {len(rankings)} rankings")
+    if not (math.isfinite(k) and k >= 0 and all(math.isfinite(each) for each in weights)):
+        raise InputError(
+            f"fusion: k is {k} and weights are {list(weights)}, expected finite numbers, k from 0"
+        )
+    fused: dict[D, float] = {}
+    for number, (ranking, weight) in enumerate(zip(rankings, weights, strict=True)):
+        ranking = list(ranking)  # a numpy array, too
+        if len(set(ranking)) < len(ranking):
+            twice = next(each for each in ranking if ranking.count(each) > 1)
+            raise DataError(f"fusion: ranking {number} holds document {twice!r} twice")
+        for rank, document in enumerate(ranking, start=1):
+            fused[document] = fused.get(document, 0.0) + weight / (k + rank)
+    # sorted is stable, and keys are in the order of the rankings.
+    return sorted(fused.items(), key=lambda pair: -pair[1])
