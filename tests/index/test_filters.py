@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_one_clear_line(given, says):
 def test_fields_are_checked_against_the_index():
     fields = {"lang": "text", "year": "int"}
     check_fields(read_filter('lang = "en" and not year > 2.5'), fields)
-    with pytest.raises(InputError, match="no field 'yaer'.*year"):
+    with pytest.raises(InputError, match=r"no field 'yaer'.*year"):
         check_fields(read_filter("yaer = 3"), fields)
     with pytest.raises(InputError, match="lang is text, compared with 3"):
         check_fields(read_filter("lang in (3)"), fields)
