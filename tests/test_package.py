@@ -32,6 +32,7 @@ ORDER = [
         "cluster",
         "compress",
         "invert",
+        "serve",
     ),
     *("sentence_transformers", "integrations", "cli"),
     *("__init__", "__main__"),

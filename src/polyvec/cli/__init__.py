@@ -30,6 +30,7 @@ VERBS = {
     "embed": "embed texts from a file or standard input",
     "index": "build an index on disk",
     "search": "find the nearest texts of an index",
+    "serve": "serve models over HTTP, as OpenAI's embeddings",
     "evaluate": "score a model on data sets",
     "compare": "compare two models on the same data sets",
     "data": "import public data; count rows, lengths, languages; find test texts in train",

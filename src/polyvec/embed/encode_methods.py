@@ -427,9 +427,31 @@ class EncodeMethods(nn.Module, TextEncoder):
         """
         encoding.check_texts(inputs)
         texts = [encoding.check_text(text, index) for index, text in enumerate(inputs)]
-        return encoding.tokenize(
-            self.for_role(role), texts, self.prompt_for(prompt, prompt_name, role, examples)
+        model, found = self.for_role(role), self.prompt_for(prompt, prompt_name, role, examples)
+        encoding.check_prompt(model, found)
+        return encoding.tokenize(model, texts, found)
+
+    def encode_tokens(
+        self,
+        inputs: Sequence[list[Tokens]],
+        *,
+        role: str | None = None,
+        options: RunOptions | None = None,
+        report: EncodeReport | None = None,
+        **finish: Unpack[Finish],
+    ) -> np.ndarray:
+        """Vectors [N, E] of what `tokenize` gave, with the role that it was given.
+
+        A server counts tokens before it admits texts, and then does not read them twice.
+        """
+        self._check_finish("sentence_embedding", finish)
+        run = EncodeRun(
+            self.for_role(role),
+            Prompt(role=role),
+            options or RunOptions(),
+            EncodeReport() if report is None else report,
         )
+        return self._finished(run.of_tokens(inputs), **finish)
 
     def prompt_for(
         self,

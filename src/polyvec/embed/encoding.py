@@ -136,6 +136,25 @@ def tokenize(
     return [list(itertools.islice(tokens, len(inputs))) for inputs in rendered]
 
 
+def check_prompt(model: Model, prompt: Prompt) -> None:
+    """Raises InputError for a prompt that fills the model and leaves no room for a text.
+
+    TokenizerError for a tokenizer with tokens that the model has no embedding of.
+    """
+    model.text_tokenizer.check_rows(model.backbone.num_rows)
+    limit = model.max_seq_length
+    if not prompt.text or limit is None or model.template is not None:
+        return  # a template's tokens are counted text by text
+    try:
+        length = model.text_tokenizer.encode([render("", prompt)])[0].full_length
+    except NoRoomError as error:
+        length = error.fixed + limit - error.room
+    if length >= limit:
+        raise InputError(
+            f"the prompt alone has {length} tokens, the model reads {limit}: no text would be left"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeRun:
     """One run over any number of texts.
@@ -166,7 +185,7 @@ class EncodeRun:
         """The output of every text on the CPU, in order, `size` texts at a time."""
         self.report.prompt = self.prompt
         check_texts(inputs)
-        self._check_prompt()
+        check_prompt(self.model, self.prompt)
         total = len(inputs) if isinstance(inputs, Sequence) else None
         if total is not None and total > size:
             self._check_blanks(inputs)
@@ -179,26 +198,6 @@ class EncodeRun:
         if self.report.num_truncated and self.options.truncate == "warn":
             message = self.report.truncation_message(self.model.max_seq_length)
             warnings.warn(message, TruncationWarning, stacklevel=4)
-
-    def _check_prompt(self) -> None:
-        """Raises InputError for a prompt that fills the model and leaves no room for a text.
-
-        TokenizerError for a tokenizer with tokens that the model has no embedding of.
-        """
-        self.model.text_tokenizer.check_rows(self.model.backbone.num_rows)
-        limit = self.model.max_seq_length
-        if not self.prompt.text or limit is None or self.model.template is not None:
-            return  # a template's tokens are counted text by text
-        words = self.model.text_tokenizer
-        try:
-            length = words.encode([render("", self.prompt)])[0].full_length
-        except NoRoomError as error:
-            length = error.fixed + limit - error.room
-        if length >= limit:
-            raise InputError(
-                f"the prompt alone has {length} tokens, the model reads {limit}: "
-                "no text would be left"
-            )
 
     def _check_blanks(self, inputs: Iterable[str]) -> None:
         """Raises InputError for an empty text of a later window before the first is computed."""
@@ -218,6 +217,29 @@ class EncodeRun:
             self.model, [texts[row] for row in unique], self.prompt, [start + r for r in unique]
         )
         self.report.tokenize_s += time.perf_counter() - began
+        means = self._computed(unique, inputs, start, copies, advance)
+        self.report.num_texts += len(texts)
+        return [means[first_row[text]] for text in texts]
+
+    def of_tokens(self, inputs: Sequence[list[Tokens]]) -> list[Tensor]:
+        """The output of texts that `tokenize` has read, in order."""
+        self.report.prompt = self.prompt
+        self.model.text_tokenizer.check_rows(self.model.backbone.num_rows)
+        rows = range(len(inputs))
+        with evaluating(self.model):
+            found = self._computed(rows, inputs, 0, np.ones(len(rows), int), lambda _: None)
+        self.report.num_texts += len(rows)
+        return [found[row] for row in rows]
+
+    def _computed(
+        self,
+        unique: Sequence[int],
+        inputs: Sequence[list[Tokens]],
+        start: int,
+        copies: np.ndarray,
+        advance: Callable[[float], None],
+    ) -> dict[int, Tensor]:
+        """The output of each text that differs, by its row; `copies` counts the equal ones."""
         for row, tokens in zip(unique, inputs, strict=True):
             self._check_tokens(tokens, start + row, int(copies[row]))
 
@@ -234,9 +256,7 @@ class EncodeRun:
             batch = TokenBatch.of([rows[p] for p in places], [flat[p] for p in places])
             found.update(zip(places, self._forward(batch, start), strict=True))
             advance(sum(copies[row] / num_inputs[row] for row in batch.rows))
-        self.report.num_texts += len(texts)
-        means = self._means(rows, [found[place] for place in range(len(flat))])
-        return [means[first_row[text]] for text in texts]
+        return self._means(rows, [found[place] for place in range(len(flat))])
 
     def _check_tokens(self, inputs: list[Tokens], index: int, count: int) -> None:
         """Refuses or counts what `count` equal texts, the first at `index`, lose."""

@@ -1,0 +1,150 @@
+"""Serve models over HTTP: OpenAI's embeddings, reranking, sparse vectors, tokens, metrics.
+
+A model is a folder, hub id, GGUF file or recipe, or NAME=MODEL to choose the name that requests
+ask for. Keys are read from a file or from POLYVEC_API_KEY (several with commas); without any, only
+this machine should reach the port. Ends on SIGTERM or SIGINT after it answered what it accepted.
+
+example: polyvec serve --port 8000
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyvec.cli import common
+from polyvec.errors import InputError
+
+if TYPE_CHECKING:
+    from polyvec.interfaces import TextEncoder
+    from polyvec.serve.settings import ServerSettings
+
+KEYS = "POLYVEC_API_KEY"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="[NAME=]MODEL",
+        help="serve these; the first is the default; default: all-MiniLM-L6-v2",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="listen here; default: %(default)s")
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="listen on this port; 0: any; default: %(default)s"
+    )
+    parser.add_argument(
+        "--api-key-file", type=common.path, metavar="FILE", help="a key a line; requests need one"
+    )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="let pages of this origin call; default: none",
+    )
+    parser.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut longer texts, and say so in a header; default: refuse them",
+    )
+    for name, default, text in (
+        ("max-batch-tokens", 4096, "compute at most so many tokens at a time"),
+        ("max-queued-tokens", 200_000, "let so many tokens wait, refuse more with 429"),
+        ("max-texts", 2048, "take so many texts in a request"),
+        ("max-megabytes", 16, "take so large a request"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=common.positive, metavar="N", help=f"{text}; default: {default}"
+        )
+    parser.add_argument(
+        "--timeout",
+        type=common.positive,
+        metavar="SECONDS",
+        help="answer within this time or refuse; default: 30",
+    )
+    common.how_to_run(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    from polyvec.serve.app import create_app
+    from polyvec.serve.listening import listening, serve
+
+    # Before the models are loaded, which takes longer.
+    at = listening(options.host, options.port)
+    try:
+        app = create_app(_models(options), settings)
+        _show_logs()
+        host, port = at.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        _say(f"listening on http://{shown}:{port}; docs: http://{shown}:{port}/docs")
+        if not settings.api_keys and options.host not in ("127.0.0.1", "::1", "localhost"):
+            _say(f"anyone who reaches {shown}:{port} may use it; see --api-key-file")
+        serve(app, at)
+    finally:
+        at.close()
+
+
+def _settings(options: argparse.Namespace) -> "ServerSettings":
+    from polyvec.serve.settings import ServerSettings
+
+    given = {
+        "max_batch_tokens": options.max_batch_tokens,
+        "max_queued_tokens": options.max_queued_tokens,
+        "max_texts": options.max_texts,
+        "max_bytes": options.max_megabytes and options.max_megabytes * 2**20,
+        "timeout": options.timeout,
+    }
+    return ServerSettings(
+        truncate=options.truncate,
+        api_keys=_keys(options.api_key_file),
+        origins=tuple(options.allow_origin),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    lines = os.environ.get(KEYS, "").split(",")
+    if file is not None:
+        lines += file.read_text("utf-8").splitlines()
+    found = tuple(line.strip() for line in lines if line.strip())
+    if file is not None and not found:
+        raise InputError(f"{file}: holds no key")
+    return found
+
+
+def _models(options: argparse.Namespace) -> "dict[str, TextEncoder]":
+    found: dict[str, TextEncoder] = {}
+    for each in options.models or [None]:
+        options.model, name = each, None
+        # A path may hold "=", so what is there as it is written is a path.
+        if each is not None and "=" in each and not Path(each).exists():
+            name, _, options.model = each.partition("=")
+        model = common.load_model(options)
+        name = name or Path(common.model_name(options)).name.removesuffix(".toml")
+        if name in found:
+            raise InputError(f"{name}: two models of this name; write NAME=MODEL")
+        found[name] = model
+    return found
+
+
+def _show_logs() -> None:
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name, level in (("polyvec.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(level)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _port(given: str) -> int:
+    if not given.isdigit() or int(given) > 65_535:
+        raise argparse.ArgumentTypeError(f"{given!r} is not a port: 0 to 65535")
+    return int(given)

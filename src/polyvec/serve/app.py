@@ -1,0 +1,112 @@
+"""The server as an ASGI application.
+
+>>> from polyvec import Embedder
+>>> from polyvec.serve.app import create_app
+>>> app = create_app({"all-MiniLM-L6-v2": Embedder.from_pretrained()})  # for uvicorn
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from polyvec import __version__
+from polyvec.errors import InputError, MissingExtraError
+from polyvec.interfaces import TextEncoder
+from polyvec.serve.errors import AnswerError, answer_of
+from polyvec.serve.guard import GONE, ClientGoneError, Guard
+from polyvec.serve.metrics import Metrics
+from polyvec.serve.models import ServedModel
+from polyvec.serve.routes import add_routes
+from polyvec.serve.server import Server
+from polyvec.serve.settings import ServerSettings
+
+try:
+    from fastapi import FastAPI, Request, Response
+    from fastapi.middleware.cors import CORSMiddleware
+except ImportError:
+    raise MissingExtraError("fastapi", "serve", "polyvec serve") from None
+
+
+def create_app(
+    models: Mapping[str, TextEncoder],
+    settings: ServerSettings | None = None,
+    *,
+    rerankers: Mapping[str, Any] | None = None,
+) -> Guard:
+    """An application that serves these embedders by their names; rerankers are `Reranker`s.
+
+    Raises InputError without a model.
+    """
+    if not models:
+        raise InputError("a server needs a model")
+    settings = settings or ServerSettings()
+    metrics = Metrics()
+    created = int(time.time())
+    served = {
+        name: ServedModel(
+            name,
+            embedder,
+            settings,
+            metrics.on_batch(name),
+            metrics.on_computed(name),
+            created,
+        )
+        for name, embedder in models.items()
+    }
+    server = Server(served, settings, metrics, rerankers or {})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(_warm(server))
+        yield
+        warming.cancel()
+        for model in server.models.values():
+            model.close()
+
+    app = FastAPI(
+        title="polyvec",
+        version=__version__,
+        description="Texts to vectors: OpenAI's embeddings, reranking, sparse vectors, tokens.",
+        lifespan=lifespan,
+    )
+    app.state.server = server
+    app.add_exception_handler(Exception, _answered)
+    for kind in (AnswerError, InputError):
+        app.add_exception_handler(kind, _answered)
+    app.add_exception_handler(ClientGoneError, _unheard)
+    app.add_exception_handler(404, _no_route)
+    app.add_exception_handler(405, _no_route)
+    add_routes(app, server)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    return Guard(app, settings, metrics)
+
+
+async def _warm(server: Server) -> None:
+    for model in server.models.values():
+        await model.warm_up()
+    server.ready = True
+
+
+async def _answered(_: Request, error: Exception) -> Response:
+    answer = answer_of(error)
+    return Response(answer.content, answer.status, headers=answer.headers)
+
+
+async def _unheard(_: Request, __: Exception) -> Response:
+    return Response(status_code=GONE)  # for the log; nobody reads it
+
+
+async def _no_route(request: Request, error: Any) -> Response:
+    status = error.status_code
+    what = "not found" if status == 404 else "does not take this method"
+    # Not the path: a client may have put anything there.
+    answer = AnswerError(status, f"this address is {what}" if status == 404 else f"it {what}")
+    return Response(answer.content, status, headers={**(error.headers or {}), **answer.headers})

@@ -1,0 +1,246 @@
+"""Texts of many requests in one pass: a queue that is cut into batches by tokens.
+
+A request is admitted or refused as a whole, by the tokens that wait before it. A batch is formed
+when the model is free, never waited for: the shortest texts of a window of the queue, unless its
+oldest text has waited for `max_wait`; then that one, with those of about its length. So a long text
+neither stalls short ones nor starves. Requests that have ended (the client hung up, the time is
+over) leave the queue.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from polyvec.errors import PolyvecError
+from polyvec.serve.settings import ServerSettings
+
+WINDOW = 1024  # texts of the queue that one batch is chosen from
+SMOOTHING = 0.2  # weight of the newest batch in the measured rate
+
+
+class OverloadedError(PolyvecError):
+    """The queue is full, or a request would not be answered in time; try again after `seconds`."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class TooLargeError(PolyvecError):
+    """A request that no empty queue would hold."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request in the queue: what it waits for, and how long each part took, in seconds."""
+
+    answer: "asyncio.Future[list[Any]]"
+    results: list[Any]
+    missing: int
+    arrived: float
+    deadline: float
+    queue_s: float = 0.0
+    run_s: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        return self.answer.done()
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """A text in the queue. Only texts of equal `key` share a batch."""
+
+    ticket: Ticket
+    place: int
+    payload: Any
+    tokens: int
+    key: Any
+
+
+@dataclass(slots=True)
+class Report:
+    """Of one batch, for metrics."""
+
+    texts: int
+    tokens: int
+    seconds: float
+    waited: Sequence[float]
+    key: Any = None
+
+
+@dataclass(eq=False)
+class Batcher:
+    """The queue of one model. `run` computes the payloads of a batch, in a thread of its own.
+
+    `on_batch` is told of every batch. Used from one event loop.
+    """
+
+    run: Callable[[Any, list[Any]], Sequence[Any]]
+    settings: ServerSettings
+    on_batch: Callable[[Report], None] = lambda report: None
+    clock: Callable[[], float] = time.monotonic
+    rate: float | None = None  # tokens a second, once it was measured
+    queue: list[Item] = field(default_factory=list)
+    running_tokens: int = 0
+    _work: "asyncio.Task[None] | None" = None
+
+    def __post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="polyvec-model")
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait or are computed now."""
+        return self.running_tokens + sum(each.tokens for each in self.queue)
+
+    def submit(
+        self, payloads: Sequence[Any], tokens: Sequence[int], keys: Sequence[Any], timeout: float
+    ) -> Ticket:
+        """Put a request's texts in the queue; its `answer` has one result each, in order.
+
+        keys: of each text; those of a batch are equal.
+
+        Raises OverloadedError if they do not fit into the queue now or would not be answered in
+        `timeout` seconds, TooLargeError if they never would.
+        """
+        total, waiting = sum(tokens), self.queued_tokens
+        limit = self.settings.max_queued_tokens
+        if total > limit:
+            raise TooLargeError(
+                f"the request has {total} tokens, the server takes {limit} at a time; send fewer"
+            )
+        wait = self._seconds(waiting)
+        if waiting + total > limit:
+            raise OverloadedError(f"{waiting} tokens wait, at most {limit} may; try later", wait)
+        if self._seconds(waiting + total) > timeout:
+            raise OverloadedError(
+                f"{waiting} tokens wait, which would take longer than {timeout:g} s; try later",
+                max(wait, 1.0),
+            )
+        now = self.clock()
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(
+            loop.create_future(), [None] * len(payloads), len(payloads), now, now + timeout
+        )
+        if not payloads:
+            ticket.answer.set_result([])
+            return ticket
+        self.queue += [
+            Item(ticket, place, payload, count, key)
+            for place, (payload, count, key) in enumerate(zip(payloads, tokens, keys, strict=True))
+        ]
+        if self._work is None or self._work.done():
+            self._work = loop.create_task(self._until_empty())
+        return ticket
+
+    def close(self) -> None:
+        """Ends the thread after what runs now."""
+        self._thread.shutdown(wait=True)
+
+    # ---- batches ----------------------------------------------------------------------------
+
+    async def _until_empty(self) -> None:
+        loop = asyncio.get_running_loop()
+        while batch := self._next():
+            now = self.clock()
+            waited = [now - item.ticket.arrived for item in batch]
+            for item, seconds in zip(batch, waited, strict=True):
+                item.ticket.queue_s = max(item.ticket.queue_s, seconds)
+            self.running_tokens = sum(item.tokens for item in batch)
+            try:
+                await loop.run_in_executor(self._thread, self._computed, batch)
+            except RuntimeError as error:  # the thread has ended
+                for item in batch:
+                    item.payload = _Failed(error)
+            tokens, self.running_tokens = self.running_tokens, 0
+            seconds = self.clock() - now
+            self._learn(tokens, seconds)
+            self.on_batch(Report(len(batch), tokens, seconds, waited, batch[0].key))
+            for item in batch:
+                self._deliver(item, seconds)
+
+    def _next(self) -> list[Item]:
+        """The next batch, taken from the queue; what has ended is dropped."""
+        now = self.clock()
+        for item in self.queue:
+            if not item.ticket.ended and now > item.ticket.deadline:
+                waited = now - item.ticket.arrived
+                item.ticket.answer.set_exception(
+                    OverloadedError(
+                        f"not answered in {waited:.1f} s; try later",
+                        max(1.0, self._seconds(self.queued_tokens)),
+                    )
+                )
+        self.queue = [item for item in self.queue if not item.ticket.ended]
+        if not self.queue:
+            return []
+        oldest = self.queue[0]
+        window = [item for item in self.queue[:WINDOW] if item.key == oldest.key]
+        if now - oldest.ticket.arrived >= self.settings.max_wait:
+            window.sort(key=lambda item: abs(item.tokens - oldest.tokens))
+            window.remove(oldest)
+            window.insert(0, oldest)
+        else:
+            window.sort(key=lambda item: item.tokens)
+        chosen: list[Item] = []
+        total = 0
+        for item in window:
+            if chosen and total + item.tokens > self.settings.max_batch_tokens:
+                break
+            chosen.append(item)
+            total += item.tokens
+        taken = set(map(id, chosen))
+        self.queue = [item for item in self.queue if id(item) not in taken]
+        return chosen
+
+    def _computed(self, batch: Sequence[Item]) -> None:
+        """In the model's thread: results, or the error, in place of the payloads.
+
+        A text that fails fails its own request, not those that it shares a batch with.
+        """
+        try:
+            found = self.run(batch[0].key, [item.payload for item in batch])
+            for item, result in zip(batch, found, strict=True):
+                item.payload = result
+        except Exception as error:  # noqa: BLE001 - it is delivered to the request
+            tickets = {id(item.ticket): item.ticket for item in batch}
+            if len(tickets) == 1:
+                for item in batch:
+                    item.payload = _Failed(error)
+                return
+            for ticket in tickets.values():
+                self._computed([item for item in batch if item.ticket is ticket])
+
+    def _deliver(self, item: Item, seconds: float) -> None:
+        ticket = item.ticket
+        if ticket.ended:
+            return
+        if isinstance(item.payload, _Failed):
+            ticket.answer.set_exception(item.payload.error)
+            return
+        ticket.results[item.place] = item.payload
+        ticket.missing -= 1
+        ticket.run_s = max(ticket.run_s, seconds)
+        if not ticket.missing:
+            ticket.answer.set_result(ticket.results)
+
+    # ---- the rate ---------------------------------------------------------------------------
+
+    def _seconds(self, tokens: int) -> float:
+        """How long so many tokens take; 0 before anything was measured."""
+        return tokens / self.rate if self.rate else 0.0
+
+    def _learn(self, tokens: int, seconds: float) -> None:
+        # A batch of a few tokens says little of the rate of full ones.
+        if tokens < self.settings.max_batch_tokens // 4 and self.rate is not None:
+            return
+        found = tokens / max(seconds, 1e-6)
+        self.rate = found if self.rate is None else self.rate + SMOOTHING * (found - self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception

@@ -1,0 +1,314 @@
+"""The routes: what each request asks of the models."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
+
+from polyvec.embed.encode_methods import EncodeMethods
+from polyvec.serve.batching import Ticket
+from polyvec.serve.errors import AnswerError
+from polyvec.serve.guard import ClientGoneError
+from polyvec.serve.models import Asked, Read, ServedModel
+from polyvec.serve.schemas import (
+    EmbeddingRequest,
+    EmbeddingResponse,
+    ErrorResponse,
+    ModelList,
+    RerankRequest,
+    RerankResponse,
+    SparseRequest,
+    SparseResponse,
+    TextRequest,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from polyvec.serve.server import Server
+
+Body = TypeVar("Body", bound=BaseModel)
+Route = TypeVar("Route", bound=Callable[..., Any])
+JSON = "application/json"
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": what}
+    for status, what in (
+        (400, "The request is wrong."),
+        (401, "No valid key."),
+        (404, "No such model."),
+        (408, "The request did not arrive in time."),
+        (413, "The request is too large."),
+        (429, "Too much is waiting; see Retry-After."),
+        (503, "The models are being loaded."),
+    )
+}
+
+
+def add_routes(app: FastAPI, server: Server) -> None:
+    """Every route of the server."""
+
+    def post(
+        path: str, request: type[BaseModel], response: type[BaseModel]
+    ) -> Callable[[Route], Route]:
+        # Bodies are read by pydantic itself, whose parser bounds the depth of nesting.
+        schema = request.model_json_schema()
+        body = {"required": True, "content": {JSON: {"schema": schema}}}
+        return app.post(
+            path,
+            responses={200: {"model": response}, **ERRORS},
+            response_class=Response,
+            openapi_extra={"requestBody": body},
+        )
+
+    @post("/v1/embeddings", EmbeddingRequest, EmbeddingResponse)
+    @app.post("/embeddings", include_in_schema=False)
+    async def embeddings(request: Request) -> Response:
+        """Vectors of texts, as OpenAI gives them."""
+        asked = await _body(request, EmbeddingRequest)
+        model = server.model(asked.model)
+        _check_dimensions(asked.dimensions, model)
+        read, ticket, headers = await _computed(request, server, model, asked, asked.input)
+        vectors_NE = model.finished(ticket.answer.result(), asked.dimensions)
+        data = [
+            {"object": "embedding", "index": index, "embedding": each}
+            for index, each in enumerate(_written(vectors_NE, asked.encoding_format))
+        ]
+        return _json(
+            {"object": "list", "data": data, "model": model.name, "usage": _usage(read)}, headers
+        )
+
+    @post("/v1/sparse", SparseRequest, SparseResponse)
+    async def sparse(request: Request) -> Response:
+        """Vectors of a sparse model, as places and numbers."""
+        asked = await _body(request, SparseRequest)
+        model = server.model(asked.model)
+        if not model.is_sparse:
+            raise AnswerError(
+                400, f"{model.name} gives dense vectors; ask /v1/embeddings", param="model"
+            )
+        read, ticket, headers = await _computed(request, server, model, asked, asked.input)
+        data = [
+            {
+                "object": "sparse_embedding",
+                "index": index,
+                "embedding": {"indices": places, "values": vector_E[places]},
+            }
+            for index, vector_E in enumerate(ticket.answer.result())
+            for places in [np.flatnonzero(vector_E)]
+        ]
+        return _json(
+            {"object": "list", "data": data, "model": model.name, "usage": _usage(read)}, headers
+        )
+
+    @post("/v1/rerank", RerankRequest, RerankResponse)
+    @app.post("/rerank", include_in_schema=False)
+    async def rerank(request: Request) -> Response:
+        """Documents by their relevance to a query: of a reranker, or by similarity."""
+        asked = await _body(request, RerankRequest)
+        model = server.model(asked.model)
+        texts = [asked.query, *asked.documents]
+        cut = server.settings.truncate if asked.truncate is None else asked.truncate
+        _check_texts(texts, server)
+        began = time.perf_counter()
+        query = await model.read(texts[:1], Asked("query"), truncate=cut)
+        documents = await model.read(texts[1:], Asked("document"), truncate=cut)
+        spent = time.perf_counter() - began
+        ticket = model.submit(
+            [(query, Asked("query")), (documents, Asked("document"))], server.settings.timeout
+        )
+        await _answered(request, ticket)
+        first, *others = ticket.answer.result()
+        scores_N = np.asarray(model.embedder.similarity(first[None], np.stack(others)), np.float64)[
+            0
+        ]
+        best = np.argsort(-scores_N, kind="stable")[: asked.top_n].tolist()
+        results = [
+            {
+                "index": place,
+                "relevance_score": float(scores_N[place]),
+                **({"document": {"text": texts[1 + place]}} if asked.return_documents else {}),
+            }
+            for place in best
+        ]
+        total = query.total + documents.total
+        return _json(
+            {
+                "id": request.state.request_id,
+                "model": model.name,
+                "results": results,
+                "usage": {"prompt_tokens": total, "total_tokens": total},
+            },
+            _timing(ticket, spent, query.num_truncated + documents.num_truncated),
+        )
+
+    @post("/tokenize", TokenizeRequest, TokenizeResponse)
+    async def tokenize(request: Request) -> Response:
+        """What the model reads of each text."""
+        asked = await _body(request, TokenizeRequest)
+        model = server.model(asked.model)
+        if not isinstance(model.embedder, EncodeMethods):
+            raise AnswerError(400, f"{model.name} has no tokenizer here", param="model")
+        how = Asked(asked.input_type, asked.prompt, asked.prompt_name)
+        read = await model.read(_texts(asked.input, model, server), how, truncate=True)
+        words = model.embedder.text_tokenizer.hf
+        data = []
+        for index, inputs in enumerate(read.payloads):
+            ids = [int(number) for each in inputs for number in each.ids]
+            data.append(
+                {
+                    "index": index,
+                    "ids": ids,
+                    "tokens": words.convert_ids_to_tokens(ids),
+                    "truncated": any(each.truncated for each in inputs),
+                }
+            )
+        return _json(
+            {"object": "list", "data": data, "model": model.name, "usage": _usage(read)}, {}
+        )
+
+    @app.get("/v1/models", response_model=ModelList, responses={401: ERRORS[401]})
+    @app.get("/models", include_in_schema=False)
+    async def models() -> Response:
+        """The models of this server."""
+        return _json({"object": "list", "data": [_card(each) for each in server.models.values()]})
+
+    @app.get("/v1/models/{name:path}", responses={401: ERRORS[401], 404: ERRORS[404]})
+    async def one_model(name: str) -> Response:
+        """One model."""
+        if name not in server.models:
+            server.model(name)
+        return _json(_card(server.models[name]))
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether the process answers."""
+        return _json({"status": "ok"})
+
+    @app.get("/ready", responses={503: ERRORS[503]})
+    async def ready() -> Response:
+        """Whether the models are loaded and warm."""
+        if not server.ready:
+            server.model(None)
+        return _json({"status": "ready"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Counters, for Prometheus."""
+        queued = [(name, each.batcher.queued_tokens) for name, each in server.models.items()]
+        return Response(server.metrics.page(queued), media_type="text/plain; version=0.0.4")
+
+
+# ---- steps of a request -------------------------------------------------------------------------
+
+
+async def _body(request: Request, kind: type[Body]) -> Body:
+    return kind.model_validate_json(await request.body() or b"null")
+
+
+async def _computed(
+    request: Request, server: Server, model: ServedModel, asked: TextRequest, given: Any
+) -> tuple[Read, Ticket, dict[str, str]]:
+    """The texts read and computed; a ticket whose answer is there, and headers about it."""
+    texts = _texts(given, model, server)
+    how = Asked(asked.input_type, asked.prompt, asked.prompt_name)
+    cut = server.settings.truncate if asked.truncate is None else asked.truncate
+    began = time.perf_counter()
+    read = await model.read(texts, how, truncate=cut)
+    spent = time.perf_counter() - began
+    server.metrics.tokenize_seconds.labels(model.name).observe(spent)
+    server.metrics.truncated.labels(model.name).inc(read.num_truncated)
+    request.state.log = {"model": model.name, "texts": len(texts), "tokens": read.total}
+    ticket = model.submit([(read, how)], server.settings.timeout)
+    await _answered(request, ticket)
+    return read, ticket, _timing(ticket, spent, read.num_truncated)
+
+
+async def _answered(request: Request, ticket: Ticket) -> None:
+    """Waits for the answer; a client that hangs up takes its texts out of the queue."""
+    gone = asyncio.ensure_future(_disconnected(request))
+    waiting: list[asyncio.Future[Any]] = [ticket.answer, gone]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if not ticket.ended:
+            raise ClientGoneError
+        ticket.answer.result()  # or its error
+    finally:
+        gone.cancel()
+        ticket.answer.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _texts(given: Any, model: ServedModel, server: Server) -> list[str]:
+    """The texts of a request, also of one that has token ids."""
+    texts = [each if isinstance(each, str) else model.ids_to_text(each) for each in given]
+    _check_texts(texts, server)
+    return texts
+
+
+def _check_texts(texts: Sequence[str], server: Server) -> None:
+    limit = server.settings.max_texts
+    if len(texts) > limit:
+        raise AnswerError(
+            400, f"{len(texts)} texts, at most {limit} a request; send several", param="input"
+        )
+    empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
+    if empty is not None:
+        raise AnswerError(400, f"input[{empty}] is empty; leave it out", param="input")
+
+
+def _check_dimensions(dimensions: int | None, model: ServedModel) -> None:
+    if model.is_sparse:
+        raise AnswerError(400, f"{model.name} gives sparse vectors; ask /v1/sparse", param="model")
+    if dimensions is not None and dimensions > model.dimension:
+        raise AnswerError(
+            400,
+            f"dimensions is {dimensions}, {model.name} has {model.dimension}",
+            param="dimensions",
+        )
+
+
+def _written(vectors_NE: np.ndarray, how: str) -> Sequence[Any]:
+    if how == "float":
+        return list(np.ascontiguousarray(vectors_NE, np.float32))
+    return [base64.b64encode(each.astype("<f4").tobytes()).decode() for each in vectors_NE]
+
+
+def _usage(read: Read) -> dict[str, int]:
+    return {"prompt_tokens": read.total, "total_tokens": read.total}
+
+
+def _timing(ticket: Ticket, tokenized: float, num_truncated: int) -> dict[str, str]:
+    """Milliseconds, as text-embeddings-inference names them."""
+    found = {
+        "x-tokenization-time": f"{1000 * tokenized:.1f}",
+        "x-queue-time": f"{1000 * ticket.queue_s:.1f}",
+        "x-inference-time": f"{1000 * ticket.run_s:.1f}",
+    }
+    if num_truncated:
+        found["x-truncated-texts"] = str(num_truncated)
+    return found
+
+
+def _card(model: ServedModel) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "polyvec",
+        "dimensions": model.dimension,
+        "max_tokens": model.max_tokens,
+        "kind": "sparse" if model.is_sparse else "dense",
+    }
+
+
+def _json(value: Any, headers: dict[str, str] | None = None) -> Response:
+    content = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(content, media_type=JSON, headers=headers)

@@ -1,0 +1,249 @@
+"""What requests hold and answers give, as OpenAI, Cohere and Jina have them.
+
+A request with a field that is not known is refused, as OpenAI does: a misspelt one would else
+change vectors in silence. Fields beyond OpenAI's: input_type, prompt, prompt_name, truncate.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+Inputs = list[str] | list[list[int]]
+MOST_IDS = 2**31
+
+
+def read_inputs(given: Any) -> Inputs:
+    """A list of texts or of token ids; of one text or one list of ids a list of one."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, list) and given:
+        if all(isinstance(each, str) for each in given):
+            return given
+        if all(_is_id(each) for each in given):
+            return [given]
+        if all(isinstance(each, list) and each and all(map(_is_id, each)) for each in given):
+            return given
+    raise ValueError(
+        "expected a string, a list of strings, a list of token ids, or a list of such lists, none "
+        "of them empty"
+    )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_IDS
+
+
+TEXT = {"type": "string"}
+IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+Input = Annotated[
+    Any,
+    BeforeValidator(read_inputs),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                TEXT,
+                {"type": "array", "minItems": 1, "items": TEXT},
+                IDS,
+                {"type": "array", "minItems": 1, "items": IDS},
+            ]
+        }
+    ),
+]
+Documents = Annotated[
+    list[Any],
+    BeforeValidator(lambda given: read_documents(given)),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "anyOf": [
+                    TEXT,
+                    {"type": "object", "properties": {"text": TEXT}, "required": ["text"]},
+                ]
+            },
+        }
+    ),
+]
+
+
+def read_documents(given: Any) -> list[str]:
+    """Texts; each a string, or an object with "text"."""
+    if isinstance(given, list) and given:
+        found = [each.get("text") if isinstance(each, dict) else each for each in given]
+        texts = [each for each in found if isinstance(each, str)]
+        if len(texts) == len(found):
+            return texts
+    raise ValueError('expected a list of strings, or of objects with "text"')
+
+
+class Request(BaseModel):
+    """Refuses what is not a field, and converts nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = Field(None, description="default: the server's first model")
+
+
+class TextRequest(Request):
+    """Texts, and how they are read."""
+
+    input: Input
+    input_type: Literal["query", "document"] | None = Field(
+        None, description="which of the model's prompts is used; default: none"
+    )
+    prompt: str | None = Field(None, description="in place of the model's prompts")
+    prompt_name: str | None = Field(None, description="one of the model's prompts")
+    truncate: bool | None = Field(
+        None, description="cut texts that are longer than the model reads, in place of an error"
+    )
+
+
+class EmbeddingRequest(TextRequest):
+    """POST /v1/embeddings, OpenAI's."""
+
+    dimensions: int | None = Field(None, ge=1, description="keep the first ones, of length 1")
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+
+class SparseRequest(TextRequest):
+    """POST /v1/sparse."""
+
+
+class TokenizeRequest(TextRequest):
+    """POST /tokenize."""
+
+
+class RerankRequest(Request):
+    """POST /v1/rerank, Cohere's and Jina's."""
+
+    query: str
+    documents: Documents
+    top_n: int | None = Field(None, ge=1)
+    return_documents: bool = False
+    truncate: bool | None = None
+    user: str | None = None
+
+
+class Usage(BaseModel):
+    """Tokens that the model has read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(BaseModel):
+    """A vector: numbers, or little-endian float32 as base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingResponse(BaseModel):
+    """The vectors, in the order of the texts."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class SparseValues(BaseModel):
+    """The numbers that are not zero, and where they are."""
+
+    indices: list[int]
+    values: list[float]
+
+
+class SparseEmbedding(BaseModel):
+    """A vector of a sparse model."""
+
+    object: Literal["sparse_embedding"] = "sparse_embedding"
+    index: int
+    embedding: SparseValues
+
+
+class SparseResponse(BaseModel):
+    """The vectors, in the order of the texts."""
+
+    object: Literal["list"] = "list"
+    data: list[SparseEmbedding]
+    model: str
+    usage: Usage
+
+
+class RerankDocument(BaseModel):
+    """A document of the request."""
+
+    text: str
+
+
+class RerankResult(BaseModel):
+    """A document by its place in the request."""
+
+    index: int
+    relevance_score: float
+    document: RerankDocument | None = None
+
+
+class RerankResponse(BaseModel):
+    """The best documents first."""
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    usage: Usage
+
+
+class TokenizedText(BaseModel):
+    """What the model reads of a text, prompt and special tokens included."""
+
+    index: int
+    ids: list[int]
+    tokens: list[str]
+    truncated: bool
+
+
+class TokenizeResponse(BaseModel):
+    """Tokens of each text, in order."""
+
+    object: Literal["list"] = "list"
+    data: list[TokenizedText]
+    model: str
+    usage: Usage
+
+
+class ModelCard(BaseModel):
+    """A model of the server."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "polyvec"
+    dimensions: int
+    max_tokens: int | None
+    kind: Literal["dense", "sparse"]
+
+
+class ModelList(BaseModel):
+    """All models of the server."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ErrorBody(BaseModel):
+    """What was wrong, in OpenAI's form."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """An error."""
+
+    error: ErrorBody

@@ -1,0 +1,41 @@
+"""What the routes of a server share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from polyvec.errors import known
+from polyvec.serve.errors import AnswerError
+from polyvec.serve.metrics import Metrics
+from polyvec.serve.models import ServedModel
+from polyvec.serve.settings import ServerSettings
+
+
+@dataclass(eq=False)
+class Server:
+    """The models of a server, by name, the first of which is the default, and what it counts."""
+
+    models: dict[str, ServedModel]
+    settings: ServerSettings
+    metrics: Metrics
+    rerankers: Mapping[str, Any] = field(default_factory=dict)
+    ready: bool = False
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model of a request; 404 for an unknown name, 503 before the models are warm."""
+        if name is not None and name not in self.models:
+            raise AnswerError(
+                404,
+                f"the model {name[:100]!r} is not here.{known(name[:100], self.models)}",
+                param="model",
+                code="model_not_found",
+            )
+        if not self.ready:
+            raise AnswerError(
+                503,
+                "the models are being loaded",
+                kind="server_error",
+                code="not_ready",
+                retry_after=5,
+            )
+        return self.models[next(iter(self.models)) if name is None else name]

@@ -1,0 +1,41 @@
+"""What a server may be told."""
+
+from dataclasses import dataclass
+
+from polyvec.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Limits of a server; times in seconds.
+
+    max_batch_tokens: in one pass of a model. max_wait: after it a text is next, however long it is;
+        until then shorter ones go before it.
+    max_queued_tokens: waiting for a model. A request that would exceed it is refused as a whole.
+    max_texts: of a request. max_bytes: of its body. body_timeout: until a request has arrived.
+    timeout: until a request is answered; one that cannot be is refused at once.
+    truncate: whether texts longer than the model are cut (each answer then says how many were); a
+        request may ask for either.
+    api_keys: of which one must be given, if there are any. origins: whose pages may call.
+    """
+
+    max_batch_tokens: int = 4096
+    max_wait: float = 0.25
+    max_queued_tokens: int = 200_000
+    max_texts: int = 2048
+    max_bytes: int = 16 * 2**20
+    body_timeout: float = 30.0
+    timeout: float = 30.0
+    truncate: bool = False
+    api_keys: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_tokens", "max_queued_tokens", "max_texts", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("max_wait", "body_timeout", "timeout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} is {getattr(self, name)}, expected seconds from 0")
+        if any(len(key) < 8 for key in self.api_keys):
+            raise SettingsError("an API key has fewer than 8 characters; anyone could guess it")

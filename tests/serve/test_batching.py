@@ -1,0 +1,206 @@
+"""The queue of a model: which texts share a batch, who is refused, who waits for whom."""
+
+import asyncio
+import threading
+
+import pytest
+
+from polyvec.serve.batching import Batcher, OverloadedError, TooLargeError
+from polyvec.serve.settings import ServerSettings
+
+FOREVER = float("inf")
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Model:
+    """Records its batches; holds the first until it is let go; fails on the payload "bad"."""
+
+    def __init__(self):
+        self.batches, self.go, self.entered = [], threading.Event(), threading.Event()
+
+    def __call__(self, key, payloads):
+        self.batches.append((key, list(payloads)))
+        self.entered.set()
+        assert self.go.wait(10)
+        if "bad" in payloads:
+            raise ValueError("bad text")
+        return [f"{key}:{payload}" for payload in payloads]
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+def batcher(model, clock=None, **settings):
+    return Batcher(model, ServerSettings(**settings), clock=clock or Clock())
+
+
+def submit(queue, *tokens, key="k", payloads=None, timeout=FOREVER):
+    payloads = payloads or [str(each) for each in tokens]
+    return queue.submit(payloads, tokens, [key] * len(tokens), timeout)
+
+
+async def entered(model):
+    await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 10)
+
+
+def test_results_come_back_in_the_order_of_the_request(model):
+    async def scenario():
+        queue = batcher(model, max_batch_tokens=5)
+        model.go.set()
+        return await submit(queue, 5, 1, 3, 2).answer
+
+    assert asyncio.run(scenario()) == ["k:5", "k:1", "k:3", "k:2"]
+    assert all(sum(map(int, batch)) <= 5 for _, batch in model.batches)
+
+
+def test_short_texts_go_before_a_long_one_until_it_has_waited(model):
+    async def scenario(waited):
+        clock = Clock()
+        queue = batcher(model, clock, max_batch_tokens=10, max_wait=0.5)
+        running = submit(queue, 1)
+        await entered(model)
+        long = submit(queue, 9)
+        shorts = [submit(queue, 4) for _ in range(2)]
+        clock.now += waited
+        model.go.set()
+        await asyncio.gather(running.answer, long.answer, *(each.answer for each in shorts))
+
+    asyncio.run(scenario(0.1))
+    assert [batch for _, batch in model.batches] == [["1"], ["4", "4"], ["9"]]
+    model.__init__()
+    asyncio.run(scenario(0.6))
+    assert [batch for _, batch in model.batches] == [["1"], ["9"], ["4", "4"]]
+
+
+def test_texts_of_different_prompts_never_share_a_batch(model):
+    async def scenario():
+        queue = batcher(model)
+        model.go.set()
+        tickets = [submit(queue, 1, key=key) for key in ("a", "b", "a", "b")]
+        return await asyncio.gather(*(each.answer for each in tickets))
+
+    assert asyncio.run(scenario()) == [["a:1"], ["b:1"], ["a:1"], ["b:1"]]
+    assert [(key, len(batch)) for key, batch in model.batches] == [("a", 2), ("b", 2)]
+
+
+def test_a_request_is_refused_as_a_whole_by_the_tokens_that_wait(model):
+    async def scenario():
+        queue = batcher(model, max_queued_tokens=10)
+        first = submit(queue, 4)
+        await entered(model)
+        second = submit(queue, 3)
+        with pytest.raises(OverloadedError, match="7 tokens wait, at most 10"):
+            submit(queue, 2, 2)
+        assert queue.queued_tokens == 7
+        with pytest.raises(TooLargeError, match="11 tokens"):
+            submit(queue, 6, 5)
+        model.go.set()
+        await asyncio.gather(first.answer, second.answer)
+        assert queue.queued_tokens == 0
+
+    asyncio.run(scenario())
+
+
+def test_what_would_come_too_late_is_refused_at_once(model):
+    async def scenario():
+        queue = batcher(model)
+        queue.rate = 10.0
+        running = submit(queue, 40)
+        await entered(model)
+        with pytest.raises(OverloadedError, match="longer than 5 s") as error:
+            submit(queue, 20, timeout=5)
+        assert error.value.seconds == pytest.approx(4)
+        accepted = submit(queue, 20, timeout=7)
+        model.go.set()
+        await asyncio.gather(running.answer, accepted.answer)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_not_answered_in_time_leaves_the_queue(model):
+    async def scenario():
+        clock = Clock()
+        queue = batcher(model, clock)
+        running = submit(queue, 1)
+        await entered(model)
+        late = submit(queue, 2, timeout=3)
+        clock.now += 4
+        model.go.set()
+        await running.answer
+        with pytest.raises(OverloadedError, match="not answered in 4"):
+            await late.answer
+
+    asyncio.run(scenario())
+    assert len(model.batches) == 1
+
+
+def test_texts_of_a_client_that_hung_up_are_not_computed(model):
+    async def scenario():
+        queue = batcher(model)
+        running = submit(queue, 1)
+        await entered(model)
+        gone, waits = submit(queue, 2), submit(queue, 3)
+        gone.answer.cancel()
+        model.go.set()
+        await asyncio.gather(running.answer, waits.answer)
+
+    asyncio.run(scenario())
+    assert [batch for _, batch in model.batches] == [["1"], ["3"]]
+
+
+def test_a_bad_text_fails_its_own_request_alone(model):
+    async def scenario():
+        queue = batcher(model)
+        running = submit(queue, 1)
+        await entered(model)
+        bad = submit(queue, 1, 1, payloads=["bad", "good"])
+        good = submit(queue, 1, 1, payloads=["x", "y"])
+        model.go.set()
+        await running.answer
+        assert await good.answer == ["k:x", "k:y"]
+        with pytest.raises(ValueError, match="bad text"):
+            await bad.answer
+        assert await submit(queue, 1).answer == ["k:1"]
+
+    asyncio.run(scenario())
+
+
+def test_the_rate_is_learned_from_full_batches(model):
+    async def scenario():
+        clock = Clock()
+
+        def slow(key, payloads):
+            clock.now += 2
+            return payloads
+
+        queue = batcher(slow, clock, max_batch_tokens=100)
+        await submit(queue, 100).answer
+        assert queue.rate == pytest.approx(50)
+        await submit(queue, 1).answer
+        assert queue.rate == pytest.approx(50)
+
+    asyncio.run(scenario())
+
+
+def test_hundreds_of_requests_in_any_order_are_answered_once(model):
+    async def scenario():
+        model.go.set()
+        queue = batcher(model, max_batch_tokens=37, clock=None, max_wait=0.0)
+        tickets = [submit(queue, *(1 + (i * j) % 30 for j in range(1, 4))) for i in range(200)]
+        answers = await asyncio.gather(*(each.answer for each in tickets))
+        for i, answer in enumerate(answers):
+            assert answer == [f"k:{1 + (i * j) % 30}" for j in range(1, 4)]
+
+    asyncio.run(scenario())
+    assert sum(len(batch) for _, batch in model.batches) == 600
