@@ -33,6 +33,7 @@ ORDER = [
         "compress",
         "invert",
         "serve",
+        "bulk",
     ),
     *("sentence_transformers", "integrations", "cli"),
     *("__init__", "__main__"),

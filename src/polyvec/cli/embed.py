@@ -1,7 +1,8 @@
 """Embed texts from a file or standard input.
 
 With --output, a run that is interrupted keeps its vectors beside the output, in a hidden folder,
-and the same command goes on from there.
+and the same command goes on from there. Into a folder (FOLDER/) go shards in Parquet and a
+manifest; the same command in several processes, also of several machines, shares the work.
 
 Input: one text per line on standard input, or FILE.txt, .jsonl, .json, .csv, .tsv, .parquet (or .gz
 of those), or a folder of them. Output: .npy, .jsonl, .parquet or .safetensors; JSON lines on
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", help="write vectors to this file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write vectors to this file, or shards of them to FOLDER/",
+    )
     common.input_options(parser)
     common.model_option(parser)
     common.prompt_options(parser)
@@ -44,15 +50,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="find the ranges of int8 and uint8 from the texts of this file",
     )
+    parser.add_argument(
+        "--shard-rows", type=common.positive, metavar="N", help="rows a shard; default: 50000"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="work on this Ray cluster; local: on this machine"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
+    from polyvec.cli import embed_folder
     from polyvec.storage.vector_files import check_kind
 
     if options.output == "-":
         options.output = None
+    sharded = embed_folder.is_folder(options.output)
+    for name in ("ray", "shard_rows"):
+        if getattr(options, name) is not None and not sharded:
+            raise InputError(f"--{name.replace('_', '-')}: only with an output folder, -o FOLDER/")
     if options.calibrate is not None and options.precision not in ("int8", "uint8"):
         raise InputError("--calibrate: only --precision int8 and uint8 have ranges")
+    if sharded:
+        embed_folder.check(options)
+        embedder = common.load_model(options)
+        if options.calibrate is not None:
+            _calibrate(options, embedder)
+        embed_folder.run(options, embedder, _asked(options))
+        return
     if options.output is not None:
         check_kind(options.output)
         _check_not_input(options)
@@ -85,12 +109,7 @@ def _write(options: argparse.Namespace, records: "Iterator[Record]", num_texts: 
     embedder = common.load_model(options)
     if options.calibrate is not None:
         _calibrate(options, embedder)
-    asked: dict[str, Any] = {
-        "precision": options.precision,
-        "truncate_dim": options.truncate_dim,
-        "normalize_embeddings": options.normalize,
-        **common.prompt_choice(options),
-    }
+    asked = _asked(options)
     how = RunOptions(options.batch_size, truncate=options.truncate, num_texts=num_texts)
     output = None if options.output is None else Path(options.output)
     resumed = Resumed(embedder, output, asked, how)
@@ -104,6 +123,16 @@ def _write(options: argparse.Namespace, records: "Iterator[Record]", num_texts: 
     if output is not None:
         shape = f"{resumed.num_written} x {resumed.empty.shape[1]}"
         print(f"{output}: {shape}, {options.precision}", file=sys.stderr)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `encode` that decide a vector."""
+    return {
+        "precision": options.precision,
+        "truncate_dim": options.truncate_dim,
+        "normalize_embeddings": options.normalize,
+        **common.prompt_choice(options),
+    }
 
 
 def _calibrate(options: argparse.Namespace, embedder: "Embedder") -> None:

@@ -57,7 +57,7 @@ def read_texts(
         return _plain(read_lines(path))
     if kind not in READERS:
         raise DataError(f"{path}: {_unknown(kind)}. Known: txt, {', '.join(READERS)}.")
-    return _records(path, READERS[kind](path), column, id_column)
+    return records_of(path, READERS[kind](path), column, id_column)
 
 
 def _folder(path: Path, column: str | None, id_column: str | None) -> Iterator[Record]:
@@ -339,13 +339,16 @@ def _parquet(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
 READERS = {"jsonl": read_jsonl, "json": _json, "csv": _csv, "tsv": _tsv, "parquet": _parquet}
 
 
-def _records(
+def records_of(
     path: Path,
     rows: Iterator[tuple[int, dict[str, Any]]],
     column: str | None,
     id_column: str | None,
+    *,
+    first: int = 0,
 ) -> Iterator[Record]:
-    for place, (number, row) in enumerate(rows):
+    """Records of rows (line, columns) of a file, of which `first` stand before these."""
+    for place, (number, row) in enumerate(rows, start=first):
         where = f"{path}:{number}"
         text = _value(where, row, _choose(where, row, column, TEXT_COLUMNS, "text"), str)
         if column is None and isinstance(row.get("title"), str):

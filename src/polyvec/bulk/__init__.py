@@ -1,0 +1,1 @@
+"""Folders of texts to shards of vectors: jobs that survive anything, on one machine or many."""
