@@ -18,13 +18,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import torch
 
-from polyvec import Embedder, Index
+from polyvec import Embedder
 from polyvec.data.texts import Record
 from polyvec.errors import IndexStoreError
-from polyvec.index import store
+from polyvec.index import plain
+from polyvec.index.plain import PlainIndex
 
 torch.set_num_threads(1)  # threads do not survive a fork
-store.CHUNK = 8
+plain.CHUNK = 8
 STEPS = ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir")
 OLD = [Record(str(i), f"text {i}") for i in range(15)]
 NEW = [Record(str(i), f"text {i}") for i in range(10, 30)]
@@ -51,7 +52,7 @@ def build_in_fork(folder: Path, embedder, prepare) -> int:
     pid = os.fork()
     if pid == 0:
         prepare()
-        Index.build(folder, NEW, embedder, show_progress_bar=False)
+        PlainIndex.build(folder, NEW, embedder, show_progress_bar=False)
         os._exit(0)
     return pid
 
@@ -59,7 +60,7 @@ def build_in_fork(folder: Path, embedder, prepare) -> int:
 def found(folder: Path, vector_of) -> str:
     """ "old", "new" or "none"; anything else ends the run."""
     try:
-        index = Index.open(folder)
+        index = PlainIndex.open(folder)
     except IndexStoreError as error:
         assert "contains no index" in str(error), error
         return "none"
@@ -74,7 +75,7 @@ def found(folder: Path, vector_of) -> str:
 def after(folder: Path, embedder, vector_of) -> tuple[str, int]:
     """What a killed build left, and how many texts a second one had to embed."""
     left = found(folder, vector_of)
-    _, report = Index.build(folder, NEW, embedder, show_progress_bar=False)
+    _, report = PlainIndex.build(folder, NEW, embedder, show_progress_bar=False)
     assert found(folder, vector_of) == "new"
     names = sorted(path.name.split("-")[0] for path in folder.iterdir())
     assert names == [".polyvec", "items", "manifest.json", "vectors"], names
@@ -86,7 +87,7 @@ def main(model: str, work: Path) -> None:
     texts = sorted({record.text for record in OLD + NEW})
     vector_of = dict(zip(texts, embedder.encode(texts), strict=True))
     base = work / "base"
-    Index.build(base, OLD, embedder, show_progress_bar=False)
+    PlainIndex.build(base, OLD, embedder, show_progress_bar=False)
     out: dict = {"step": {}, "signal": {}}
     for start in ("old", "none"):
         rows, step, status = [], 0, 1

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from damage import changed_bytes
 
-from polyvec import Embedder, Index
+from polyvec import Embedder
 from polyvec.data.texts import Record
 from polyvec.errors import DamagedCacheWarning, IndexStoreError
 from polyvec.index import rows
+from polyvec.index.plain import PlainIndex
 
 TEXTS = [f"text number {i}" for i in range(40)]
 RECORDS = [Record(f"id-{i}", text) for i, text in enumerate(TEXTS)]
@@ -31,7 +32,7 @@ def embedder(tiny_bert):
 
 @pytest.fixture
 def folder(tmp_path, embedder):
-    Index.build(tmp_path / "index", RECORDS, embedder, show_progress_bar=False)
+    PlainIndex.build(tmp_path / "index", RECORDS, embedder, show_progress_bar=False)
     return tmp_path / "index"
 
 
@@ -39,18 +40,18 @@ def rebuilt(folder, embedder):
     """The vectors of a rebuild, how many were embedded, and what was told."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", DamagedCacheWarning)
-        index, report = Index.build(folder, RECORDS, embedder, show_progress_bar=False)
-    assert Index.open(folder).items == RECORDS
+        index, report = PlainIndex.build(folder, RECORDS, embedder, show_progress_bar=False)
+    assert PlainIndex.open(folder).items == RECORDS
     return np.array(index.vectors_NE), report.num_embedded, [str(each.message) for each in told]
 
 
 def each_byte(folder, embedder, count, seed):
     """How many of `count` changed bytes were noticed; the rest changed nothing."""
-    expected = Index.open(folder).search(QUERIES, embedder)
-    right, noticed = np.array(Index.open(folder).vectors_NE), 0
+    expected = PlainIndex.open(folder).search(QUERIES, embedder)
+    right, noticed = np.array(PlainIndex.open(folder).vectors_NE), 0
     for where in changed_bytes(folder, count, seed):
         try:
-            found = Index.open(folder)
+            found = PlainIndex.open(folder)
             hits = found.search(QUERIES, embedder)
         except IndexStoreError:
             noticed += 1
@@ -102,7 +103,7 @@ def test_changed_vectors_are_refused_and_not_reused(folder, embedder, change):
     vectors = right.copy()
     change(vectors)
     np.save(path, vectors)
-    index = Index.open(folder)
+    index = PlainIndex.open(folder)
     with pytest.raises(IndexStoreError, match=r"the vectors in rows \d+ to \d+ are damaged"):
         index.search("a text", embedder)
     with pytest.raises(IndexStoreError, match="are damaged; build the index again"):
@@ -122,7 +123,7 @@ def test_items_in_another_order_are_refused(folder, embedder):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[::-1]))
     with pytest.raises(IndexStoreError, match=r"items-.*damaged \(checksum"):
-        Index.open(folder)
+        PlainIndex.open(folder)
     _, right = vectors_of(folder)
     again, embedded, told = rebuilt(folder, embedder)
     np.testing.assert_allclose(again, right, atol=1e-6)
@@ -133,7 +134,7 @@ def test_blocks_are_read_once_and_only_where_needed(folder, monkeypatch):
     read = []
     real = rows.crc32
     monkeypatch.setattr(rows, "crc32", lambda data: read.append(len(data)) or real(data))
-    index = Index.open(folder)
+    index = PlainIndex.open(folder)
     assert not read, "opening reads no vectors"
     _ = index._rows_NE[20:30]
     assert read == [16]
@@ -146,7 +147,7 @@ def test_an_index_without_checksums_is_searched_but_not_reused(folder, embedder)
     path = folder / "manifest.json"
     manifest = {k: v for k, v in json.loads(path.read_text()).items() if "crc32" not in k}
     path.write_text(json.dumps({**manifest, "format": 1}))
-    assert Index.open(folder).search("number 7", embedder)[0]
+    assert PlainIndex.open(folder).search("number 7", embedder)[0]
     _, embedded, told = rebuilt(folder, embedder)
     assert embedded == len(TEXTS) and "no checksums" in told[0]
     assert rebuilt(folder, embedder)[1:] == (0, [])
@@ -154,4 +155,4 @@ def test_an_index_without_checksums_is_searched_but_not_reused(folder, embedder)
 
 def test_a_copy_of_an_index_is_whole(folder, tmp_path, embedder):
     shutil.copytree(folder, tmp_path / "copy")
-    assert len(Index.open(tmp_path / "copy").vectors_NE) == len(TEXTS)
+    assert len(PlainIndex.open(tmp_path / "copy").vectors_NE) == len(TEXTS)

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from polyvec import Embedder, Index
+from polyvec import Embedder
 from polyvec.data.tasks.folder import read_folder
 from polyvec.data.texts import Record
 from polyvec.errors import DataError, IndexStoreError, InputError, ModelError
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.tasks import Evaluator, evaluate
-from polyvec.index import exact, store
+from polyvec.index import exact, plain
 from polyvec.index.hybrid import HybridEmbedder
+from polyvec.index.plain import PlainIndex
 from polyvec.interfaces import EncodeReport, MultiVectors, SparseVectors, TextEncoder
 from polyvec.storage.vector_cache import EmbeddingCache
 
@@ -101,12 +102,12 @@ def scores_by_id(index, model):
 @pytest.mark.parametrize("kind", [HashedWords, Sparse])
 def test_a_minimal_model_builds_an_index_searches_and_is_evaluated(tmp_path, folder, kind):
     model = kind()
-    index, report = Index.build(tmp_path / "index", records(), model)
+    index, report = PlainIndex.build(tmp_path / "index", records(), model)
     assert (report.num_embedded, report.encode.num_texts) == (56, 56)
-    hits = Index.open(tmp_path / "index").search(QUERIES, model, top_k=2)
+    hits = PlainIndex.open(tmp_path / "index").search(QUERIES, model, top_k=2)
     assert {hit.text for hit in hits[0]} == {"cat boat", "boat cat"}
     assert hits[0][0].score == pytest.approx(1)
-    assert Index.build(tmp_path / "index", records(), model)[1].num_embedded == 0
+    assert PlainIndex.build(tmp_path / "index", records(), model)[1].num_embedded == 0
     assert evaluate(model, folder).scores["ndcg@10"] > 0
     with pytest.raises(IndexStoreError, match="built with another model"):
         index.search(QUERIES, kind(32))
@@ -126,7 +127,7 @@ def test_evaluation_caches_a_minimal_model_by_prompt(tmp_path, folder):
 def test_a_hybrid_index_ranks_all_documents_as_evaluation_does(
     tmp_path, folder, hybrid, monkeypatch
 ):
-    index, report = Index.build(tmp_path / "index", records(), hybrid)
+    index, report = PlainIndex.build(tmp_path / "index", records(), hybrid)
     assert (report.num_texts, report.encode.num_texts) == (56, 56)
     assert index.manifest.similarity == "min-max"
     queries, documents = hybrid.encode_query(QUERIES), hybrid.encode_document(TEXTS)
@@ -144,12 +145,12 @@ def test_a_hybrid_index_ranks_all_documents_as_evaluation_does(
 
 
 def test_an_interrupted_hybrid_build_continues(tmp_path, hybrid, monkeypatch):
-    monkeypatch.setattr(store, "CHUNK", 20)
-    monkeypatch.setattr(store, "write_generation", lambda *args: 1 / 0)
+    monkeypatch.setattr(plain, "CHUNK", 20)
+    monkeypatch.setattr(plain, "write_generation", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        Index.build(tmp_path, records(), hybrid)
+        PlainIndex.build(tmp_path, records(), hybrid)
     monkeypatch.undo()
-    index, report = Index.build(tmp_path, records(), hybrid)
+    index, report = PlainIndex.build(tmp_path, records(), hybrid)
     assert report.num_embedded == 0
     np.testing.assert_allclose(index.vectors_NE, hybrid.encode_document(TEXTS), atol=1e-5)
 
@@ -157,7 +158,7 @@ def test_an_interrupted_hybrid_build_continues(tmp_path, hybrid, monkeypatch):
 def test_the_index_folder_of_a_plain_embedder_is_as_before(tmp_path, tiny_bert):
     """The keys that a manifest has where no option of the command line decided anything."""
     embedder = Embedder.from_pretrained(tiny_bert, prompts={"passage": "read: "})
-    Index.build(tmp_path, records(), embedder, model="tiny")
+    PlainIndex.build(tmp_path, records(), embedder, model="tiny")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert list(manifest) == [
         *("format", "model", "model_sha256", "prompt", "similarity"),
@@ -171,15 +172,15 @@ def test_the_index_folder_of_a_plain_embedder_is_as_before(tmp_path, tiny_bert):
 
 def test_several_vectors_a_text_are_refused(tmp_path):
     with pytest.raises(IndexStoreError, match="Several gives several vectors per text; an index"):
-        Index.build(tmp_path / "index", records(), Several())
+        PlainIndex.build(tmp_path / "index", records(), Several())
     assert not (tmp_path / "index").exists()
 
 
 def test_sparse_vectors_too_large_to_be_dense_are_refused_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "SPARSE_LIMIT_BYTES", 4 * 56 * 64)
-    Index.build(tmp_path / "fits", records(), Sparse())
+    monkeypatch.setattr(plain, "SPARSE_LIMIT_BYTES", 4 * 56 * 64)
+    PlainIndex.build(tmp_path / "fits", records(), Sparse())
     with pytest.raises(IndexStoreError, match=r"Sparse gives sparse vectors; 56 of 65 .* split"):
-        Index.build(tmp_path / "index", records(), Sparse(65))
+        PlainIndex.build(tmp_path / "index", records(), Sparse(65))
     assert not (tmp_path / "index").exists()
 
 
@@ -232,11 +233,11 @@ def test_vectors_of_a_wrong_shape_are_refused(tmp_path, shape, message):
 
     records = [Record(text, text) for text in ("a", "b", "c")]
     with pytest.raises(ModelError, match=message):
-        Index.build(tmp_path / "index", records, Wrong())
+        PlainIndex.build(tmp_path / "index", records, Wrong())
 
 
 def test_a_string_is_one_query(tmp_path):
-    index, _ = Index.build(tmp_path / "index", [Record("a", "a cat")], HashedWords())
+    index, _ = PlainIndex.build(tmp_path / "index", [Record("a", "a cat")], HashedWords())
     assert index.search("a cat", HashedWords()) == index.search(["a cat"], HashedWords())
 
 
@@ -246,20 +247,20 @@ def test_a_string_is_one_query(tmp_path):
     ids=lambda each: type(each).__name__,
 )
 def test_what_is_no_list_of_queries_is_refused_by_name(tmp_path, queries):
-    index, _ = Index.build(tmp_path / "index", [Record("a", "a cat")], HashedWords())
+    index, _ = PlainIndex.build(tmp_path / "index", [Record("a", "a cat")], HashedWords())
     with pytest.raises(InputError, match=type(queries).__name__):
         index.search(queries, HashedWords())
 
 
 def test_a_text_without_an_id_is_no_record(tmp_path):
     with pytest.raises(DataError, match="text 1 is a str, expected a Record"):
-        Index.build(tmp_path / "index", ["a cat"], HashedWords())
+        PlainIndex.build(tmp_path / "index", ["a cat"], HashedWords())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_damaged_vector_is_named_by_its_id(tmp_path, value):
     records = [Record("a", "a cat"), Record("b", "a dog")]
-    index, _ = Index.build(tmp_path / "index", records, HashedWords())
+    index, _ = PlainIndex.build(tmp_path / "index", records, HashedWords())
     damaged = np.array(index.vectors_NE)
     damaged[1] = value
     index = Index(index.folder, index.manifest, damaged, index.items)

@@ -8,12 +8,13 @@ import threading
 import numpy as np
 import pytest
 
-from polyvec import Embedder, Index
+from polyvec import Embedder
 from polyvec.data.texts import Record
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, InputError, ModelError
-from polyvec.index import store
+from polyvec.index import plain
 from polyvec.index.folder import Manifest, locked
+from polyvec.index.plain import PlainIndex
 from polyvec.storage.vector_cache import Entries
 
 TEXTS = ["a cat", "a dog", "", "deux\u2028lignes\nhere", "漢字 🙂", "a cat"]
@@ -29,7 +30,7 @@ def embedder(tiny_bert):
 
 
 def build(folder, embedder, texts=TEXTS, **options):
-    return Index.build(folder, records(texts), embedder, show_progress_bar=False, **options)
+    return PlainIndex.build(folder, records(texts), embedder, show_progress_bar=False, **options)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -38,7 +39,7 @@ def contents(folder) -> dict[str, bytes]:
 
 def test_what_goes_in_comes_out(tmp_path, embedder):
     made, report = build(tmp_path / "new" / "index", embedder, model="a name")
-    opened = Index.open(tmp_path / "new" / "index")
+    opened = PlainIndex.open(tmp_path / "new" / "index")
     assert opened.items == made.items == records()
     assert opened.manifest == made.manifest
     assert (len(opened), opened.manifest.dimension, opened.manifest.model) == (6, 32, "a name")
@@ -50,7 +51,7 @@ def test_what_goes_in_comes_out(tmp_path, embedder):
 
 def test_search_finds_what_brute_force_finds(tmp_path, embedder):
     build(tmp_path, embedder)
-    index = Index.open(tmp_path)
+    index = PlainIndex.open(tmp_path)
     hits = index.search(["a cat", "a dog"], embedder, top_k=3)
     scores = embedder.encode(["a cat", "a dog"]) @ embedder.encode(TEXTS).T
     for row, found in zip(scores, hits, strict=True):
@@ -67,7 +68,7 @@ def test_search_finds_what_brute_force_finds(tmp_path, embedder):
 
 def test_an_index_of_nothing_finds_nothing(tmp_path, embedder):
     _, report = build(tmp_path, embedder, [])
-    index = Index.open(tmp_path)
+    index = PlainIndex.open(tmp_path)
     assert (len(index), index.vectors_NE.shape, report.num_embedded) == (0, (0, 32), 0)
     assert index.search(["a", "b"], embedder) == [[], []]
     assert build(tmp_path, embedder)[1].num_embedded == 5
@@ -79,12 +80,12 @@ def test_only_changed_texts_are_embedded_again(tmp_path, embedder):
         index, report = build(tmp_path, embedder, texts)
         counts.append((report.num_embedded, report.encode.num_texts))
         np.testing.assert_allclose(index.vectors_NE, embedder.encode(texts), atol=1e-5)
-        assert [item.text for item in Index.open(tmp_path).items] == texts
+        assert [item.text for item in PlainIndex.open(tmp_path).items] == texts
     assert counts == [(5, 5), (0, 0), (0, 0), (1, 1), (0, 0)]
 
 
 def test_more_texts_than_a_chunk(tmp_path, embedder, monkeypatch):
-    monkeypatch.setattr(store, "CHUNK", 4)
+    monkeypatch.setattr(plain, "CHUNK", 4)
     texts = [f"number {i % 11}" for i in range(30)]
     index, report = build(tmp_path, embedder, texts)
     assert report.num_embedded == 11
@@ -122,7 +123,7 @@ def test_another_model_is_refused_at_search_and_embeds_anew_at_build(tmp_path, t
     build(tmp_path, embedder, model="tiny")
     other = Embedder.from_pretrained(tiny_bert, truncate_dim=16)
     with pytest.raises(IndexStoreError, match=r"built with another model \(tiny\)"):
-        Index.open(tmp_path).search(["a"], other)
+        PlainIndex.open(tmp_path).search(["a"], other)
     index, report = build(tmp_path, other)
     assert (report.num_embedded, index.vectors_NE.shape) == (5, (6, 16))
     with pytest.raises(IndexStoreError, match="another model"):
@@ -141,18 +142,18 @@ def test_ids_must_be_text_and_come_once(tmp_path, embedder):
     ]
     for items, message in bad:
         with pytest.raises(DataError, match=message):
-            Index.build(tmp_path / "index", items, embedder)
+            PlainIndex.build(tmp_path / "index", items, embedder)
     assert not (tmp_path / "index").exists()
     odd = [Record("a\nb", "x"), Record("\u200b", "y")]
-    Index.build(tmp_path / "index", odd, embedder)
-    assert Index.open(tmp_path / "index").items == odd
+    PlainIndex.build(tmp_path / "index", odd, embedder)
+    assert PlainIndex.open(tmp_path / "index").items == odd
 
 
 def test_a_text_that_is_none_leaves_the_old_index(tmp_path, embedder):
     build(tmp_path, embedder)
     with pytest.raises(InputError, match="lone surrogate"):
         build(tmp_path, embedder, ["fine", "\ud800"])
-    assert Index.open(tmp_path).items == records()
+    assert PlainIndex.open(tmp_path).items == records()
 
 
 def test_a_vector_of_nan_is_refused_by_id(tmp_path, embedder, monkeypatch):
@@ -162,7 +163,7 @@ def test_a_vector_of_nan_is_refused_by_id(tmp_path, embedder, monkeypatch):
     )
     with pytest.raises(ModelError, match="the vector of text 'id-0' holds NaN"):
         build(tmp_path, embedder, ["x", "y"])
-    assert Index.open(tmp_path).items == records()
+    assert PlainIndex.open(tmp_path).items == records()
 
 
 def test_no_index_says_how_to_make_one(tmp_path):
@@ -171,7 +172,7 @@ def test_no_index_says_how_to_make_one(tmp_path):
         with pytest.raises(
             IndexStoreError, match="contains no index; build one with: polyvec index"
         ):
-            Index.open(folder)
+            PlainIndex.open(folder)
 
 
 def test_a_second_builder_is_refused_while_the_first_builds(tmp_path, embedder):
@@ -181,12 +182,12 @@ def test_a_second_builder_is_refused_while_the_first_builds(tmp_path, embedder):
         pytest.raises(IndexStoreError, match="another process is building this index"),
     ):
         build(tmp_path, embedder, ["b"])
-    assert Index.open(tmp_path).items == records()
+    assert PlainIndex.open(tmp_path).items == records()
     build(tmp_path, embedder, ["b"])
 
 
 def test_an_interrupted_build_is_taken_up(tmp_path, embedder, monkeypatch):
-    monkeypatch.setattr(store, "CHUNK", 2)
+    monkeypatch.setattr(plain, "CHUNK", 2)
     texts = [f"text {i}" for i in range(10)]
     put, calls = Entries.put, []
 
@@ -201,7 +202,7 @@ def test_an_interrupted_build_is_taken_up(tmp_path, embedder, monkeypatch):
         build(tmp_path, embedder, texts)
     monkeypatch.setattr(Entries, "put", put)
     with pytest.raises(IndexStoreError, match="contains no index"):
-        Index.open(tmp_path)
+        PlainIndex.open(tmp_path)
     damaged, *_ = tmp_path.glob("pending/*/*.safetensors")
     damaged.write_bytes(damaged.read_bytes()[:50])
     with pytest.warns(DamagedCacheWarning, match=damaged.name):
@@ -276,10 +277,10 @@ def test_damage_is_named_and_does_not_prevent_a_new_index(tmp_path, embedder, da
     build(folder, embedder)
     damage(folder, json.loads((folder / "manifest.json").read_text()))
     with pytest.raises(IndexStoreError) as caught:
-        Index.open(folder)
+        PlainIndex.open(folder)
     assert str(folder) in str(caught.value)
     index, _ = build(folder, embedder)
-    assert Index.open(folder).items == records()
+    assert PlainIndex.open(folder).items == records()
     np.testing.assert_allclose(index.vectors_NE, embedder.encode(TEXTS), atol=1e-5)
 
 
@@ -294,7 +295,7 @@ def test_no_byte_of_the_header_brings_another_error(tmp_path, embedder):
             damaged[place] = value
             path.write_bytes(damaged)
             try:
-                found = Index.open(tmp_path).vectors_NE
+                found = PlainIndex.open(tmp_path).vectors_NE
             except IndexStoreError:
                 refused += 1
             else:
@@ -306,7 +307,7 @@ def test_vectors_of_another_type_are_refused(tmp_path, embedder):
     index, _ = build(tmp_path, embedder)
     np.save(tmp_path / index.manifest.vectors, index.vectors_NE.astype(np.float64))
     with pytest.raises(IndexStoreError, match=r"damaged \(manifest.json has 6 x 32, .* float64"):
-        Index.open(tmp_path)
+        PlainIndex.open(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,7 @@ def test_a_users_own_files_beside_an_index_stay(tmp_path, embedder):
 def test_a_copy_without_hidden_files_is_an_index(tmp_path, embedder):
     build(tmp_path / "a", embedder)
     shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns(".*"))
-    assert Index.open(tmp_path / "b").items == records()
+    assert PlainIndex.open(tmp_path / "b").items == records()
     assert build(tmp_path / "b", embedder)[1].num_embedded == 0
 
 
@@ -362,7 +363,7 @@ def test_a_reader_during_rebuilds_gets_one_whole_index(tmp_path, embedder):
     thread.start()
     seen = []
     while not done.is_set():
-        index = Index.open(tmp_path)
+        index = PlainIndex.open(tmp_path)
         assert [item.text for item in index.items] == generations[len(index)]
         np.testing.assert_allclose(index.vectors_NE, vectors[len(index)], atol=1e-5)
         seen.append(len(index))

@@ -1,1 +1,37 @@
 """Where an index is kept, one file per engine; `interface` says what each of them does."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyvec.errors import InputError, known
+
+if TYPE_CHECKING:
+    from polyvec.index.engines.interface import Engine
+
+# The scheme of a place (of "qdrant://host:6333/texts": qdrant) with its "module:Class".
+ENGINES: Mapping[str, str] = {
+    "folder": "polyvec.index.engines.lance:LanceEngine",
+    "plain": "polyvec.index.engines.plain:PlainEngine",
+}
+
+
+def engine_of(where: str | Path) -> "type[Engine]":
+    """The engine of a place: a URL's by its scheme, a folder's by what it holds.
+
+    Raises InputError for an unknown scheme, MissingExtraError for a package that is missing.
+    """
+    from polyvec.index.folder import MANIFEST
+    from polyvec.storage.files import as_path
+
+    scheme, colon, _ = str(where).partition("://")
+    if not colon:
+        plain = (as_path(where, "folder") / MANIFEST).is_file()
+        scheme = "plain" if plain else "folder"
+    elif scheme not in ENGINES or scheme in ("folder", "plain"):
+        schemes = [each for each in ENGINES if each not in ("folder", "plain")]
+        raise InputError(f"{where}: no engine for {scheme!r}.{known(scheme, schemes)}")
+    module, _, name = ENGINES[scheme].partition(":")
+    found: type[Engine] = getattr(importlib.import_module(module), name)
+    return found

@@ -4,6 +4,7 @@ N texts, Q queries, K found, E numbers a vector.
 """
 
 import abc
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -129,6 +130,17 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def delete(self, ids: Sequence[str]) -> int:
         """Delete these ids; how many there were."""
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, several writes are one stretch of work: no other process writes.
+
+        IndexStoreError if another process holds it. By default nothing.
+        """
+        return contextlib.nullcontext()
+
+    def find_texts(self, texts: Sequence[str]) -> Rows:
+        """Rows with vectors that have one of these texts, one a text; none where it is costly."""
+        return Rows([], [], [])
 
     @abc.abstractmethod
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> Rows:

@@ -62,11 +62,11 @@ class BuildReport:
     encode: EncodeReport
 
 
-class Index:
+class PlainIndex:
     """Texts and their vectors in a folder.
 
-    >>> index, report = Index.build("my-index", records, embedder)     # doctest: +SKIP
-    >>> Index.open("my-index").search(["a question"], embedder, top_k=3)    # doctest: +SKIP
+    >>> index, report = PlainIndex.build("my-index", records, embedder)     # doctest: +SKIP
+    >>> PlainIndex.open("my-index").search(["a question"], embedder, top_k=3)    # doctest: +SKIP
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Index:
         return self._rows_NE[:]
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Index":
+    def open(cls, folder: str | Path) -> "PlainIndex":
         """The index in a folder; IndexStoreError if there is none or it is damaged.
 
         Vectors are read, and compared with their checksums, when they are first needed.
@@ -125,7 +125,7 @@ class Index:
         show_progress_bar: bool | None = None,
         truncate: Truncate = "warn",
         **prompt: Unpack[PromptChoice],
-    ) -> tuple["Index", BuildReport]:
+    ) -> tuple["PlainIndex", BuildReport]:
         """Build the index of these records, in place of the folder's old one.
 
         Texts whose vectors are in the old index, or were computed by an interrupted build, are
