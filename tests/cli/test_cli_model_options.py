@@ -111,8 +111,8 @@ def test_an_index_is_searched_as_it_was_built(run, tiny_bert, tmp_path):
     built = run("index", folder, "--model", tiny_bert, *LOADED, "--dtype", "float32", stdin=STDIN)
     assert built.status == 0, built.err
     index = Index.open(folder)
-    assert index.manifest.dimension == 8
-    assert shlex.split(index.manifest.options) == ["--dtype", "float32", *LOADED]
+    assert index.description.dimensions["dense"] == 8
+    assert shlex.split(index.description.options) == ["--dtype", "float32", *LOADED]
     found = run("search", folder, "a cat", "--json")
     assert found.status == 0, found.err
     embedder = Embedder.from_pretrained(

@@ -11,7 +11,7 @@ import transformers as tf
 from late_folders import body, pylate, stanford, words, write
 from numpy.testing import assert_allclose
 
-from polyvec import Embedder, Index, MultiVectorEmbedder
+from polyvec import Embedder, MultiVectorEmbedder
 from polyvec.data.texts import Record
 from polyvec.errors import IndexStoreError, InputError, ModelError, ShapeError
 from polyvec.interfaces import MultiVectors
@@ -350,10 +350,10 @@ def test_options(late):
         embedder.encode(["a"], role="passage")
 
 
-def test_an_index_refuses_it(late, tmp_path):
+def test_an_index_of_plain_files_refuses_it(late, tmp_path):
     embedder = MultiVectorEmbedder.from_pretrained(late)
     with pytest.raises(IndexStoreError, match="gives several vectors per text"):
-        Index.build(tmp_path / "index", [Record("1", "a cat")], embedder)
+        PlainIndex.build(tmp_path / "index", [Record("1", "a cat")], embedder)
 
 
 # ---- scores -------------------------------------------------------------------------------------

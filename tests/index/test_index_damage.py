@@ -136,7 +136,7 @@ def test_blocks_are_read_once_and_only_where_needed(folder, monkeypatch):
     monkeypatch.setattr(rows, "crc32", lambda data: read.append(len(data)) or real(data))
     index = PlainIndex.open(folder)
     assert not read, "opening reads no vectors"
-    _ = index._rows_NE[20:30]
+    _ = index.rows_NE[20:30]
     assert read == [16]
     _ = index.vectors_NE, index.vectors_NE
     assert read == [16, 16, 8]

@@ -2,12 +2,11 @@
 
 import itertools
 import json
-import zlib
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from hashed_words import HashedWords, Several, Sparse
 
 from polyvec import Embedder
 from polyvec.data.tasks.folder import read_folder
@@ -18,57 +17,12 @@ from polyvec.evaluate.tasks import Evaluator, evaluate
 from polyvec.index import exact, plain
 from polyvec.index.hybrid import HybridEmbedder
 from polyvec.index.plain import PlainIndex
-from polyvec.interfaces import EncodeReport, MultiVectors, SparseVectors, TextEncoder
+from polyvec.interfaces import EncodeReport, MultiVectors
 from polyvec.storage.vector_cache import EmbeddingCache
 
 WORDS = ["cat", "dog", "boat", "river", "code", "moon", "bread", "stone"]
 TEXTS = [" ".join(pair) for pair in itertools.permutations(WORDS, 2)]
 QUERIES = ["cat boat", "moon", "stone bread code"]
-
-
-class HashedWords(TextEncoder):
-    """The least that a model must be: a count of words by their hash."""
-
-    def __init__(self, dimension: int = 64) -> None:
-        self.dimension = dimension
-
-    def encode_iter(
-        self, inputs, *, prompt=None, prompt_name=None, role=None, chunk_size=8, options=None,
-        report=None,
-    ):  # fmt: skip
-        texts = iter(inputs)
-        while chunk := list(itertools.islice(texts, chunk_size)):
-            vectors = np.zeros((len(chunk), self.dimension), np.float32)
-            for row, text in enumerate(chunk):
-                for word in f"{prompt or ''} {text}".split():
-                    vectors[row, zlib.crc32(word.encode()) % self.dimension] += 1
-            yield vectors
-            if report is not None:
-                report.num_texts += len(chunk)
-
-    def similarity(self, a, b):
-        return torch.as_tensor(exact.similarity_matrix(*map(torch.as_tensor, (a, b)), "cosine"))
-
-    def similarity_pairwise(self, a, b):
-        return self.similarity(a, b).diagonal()
-
-    def get_embedding_dimension(self):
-        return self.dimension
-
-    def fingerprint(self):
-        return f"hashed words {self.dimension}"
-
-
-class Sparse(HashedWords):
-    def encode_vectors(self, inputs, **options):
-        vectors, report = super().encode_vectors(inputs, **options)
-        return SparseVectors.of(vectors.to_dense()), report
-
-
-class Several(HashedWords):
-    def encode_vectors(self, inputs, **options):
-        parts = [np.ones((2, self.dimension), np.float32) for _ in inputs]
-        return MultiVectors.of(parts, self.dimension), EncodeReport()
 
 
 @pytest.fixture
@@ -263,7 +217,7 @@ def test_a_damaged_vector_is_named_by_its_id(tmp_path, value):
     index, _ = PlainIndex.build(tmp_path / "index", records, HashedWords())
     damaged = np.array(index.vectors_NE)
     damaged[1] = value
-    index = Index(index.folder, index.manifest, damaged, index.items)
+    index = PlainIndex(index.folder, index.manifest, damaged, index.items)
     with pytest.raises(ModelError, match="query 'a cat' and text 'b' is NaN or infinite"):
         index.search(["a cat"], HashedWords())
 

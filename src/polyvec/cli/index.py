@@ -1,4 +1,4 @@
-"""Build an index: a folder of plain files that `polyvec search` reads.
+"""Build an index that `polyvec search` reads.
 
 An existing index is replaced as a whole; texts that it already holds are not embedded again.
 An interrupted build resumes where it stopped.

@@ -76,5 +76,5 @@ def _vectors(name: str) -> "tuple[np.ndarray, str | None]":
 
     if Path(name).is_dir():
         index = Index.open(name)
-        return index.vectors_NE, index.manifest.model_sha256
+        return index.vectors_NE, index.description.model_sha256
     return read_vectors(name), None

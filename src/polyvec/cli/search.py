@@ -12,8 +12,8 @@ from polyvec.cli import common
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
-    from polyvec.index.folder import Manifest
-    from polyvec.index.store import Hit
+    from polyvec.index.engines.interface import Description
+    from polyvec.index.records import Hit
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     if not all(query.strip() for query in options.query):
         raise InputError("the query is empty")
     index = Index.open(options.folder)
-    _as_built(options, index.manifest)
+    _as_built(options, index.description)
     embedder = common.load_truncated(options)
     found = index.search(
         options.query,
@@ -59,17 +59,17 @@ def run(options: argparse.Namespace) -> None:
             show(hits)
 
 
-def _as_built(options: argparse.Namespace, manifest: "Manifest") -> None:
+def _as_built(options: argparse.Namespace, made: "Description") -> None:
     """Fill in the options that built the index, where the user names no other model."""
-    if (options.recipe or options.model) and common.model_name(options) != manifest.model:
+    if (options.recipe or options.model) and common.model_name(options) != made.model:
         return
-    if manifest.scale:
-        options.recipe, options.model = manifest.model, None
+    if made.scale:
+        options.recipe, options.model = made.model, None
     elif not options.recipe:
-        options.model = options.model or manifest.model or None
-    options.scale = options.scale or manifest.scale or None
-    options.attention = options.attention or manifest.attention or None
-    common.fill_in(options, manifest.options)
+        options.model = options.model or made.model or None
+    options.scale = options.scale or made.scale or None
+    options.attention = options.attention or made.attention or None
+    common.fill_in(options, made.options)
 
 
 def show(hits: "Iterable[Hit]") -> None:

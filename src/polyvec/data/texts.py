@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,10 +25,14 @@ DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A text and its id: the file's id, or else the number of the record from 0."""
+    """A text and its id: the file's id, or else the number of the record from 0.
+
+    metadata: what else is known of it, by which a search can be filtered.
+    """
 
     id: str
     text: str
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict, hash=False)
 
 
 def read_texts(

@@ -44,6 +44,13 @@ TEMPORARY = re.compile(r"\.(vectors-|items-|manifest\.).*\.tmp")
 LATER = ("options", "asked")  # keys that the first folders with checksums do not have
 
 
+def built_with(model: str, scale: str, attention: str, options: str) -> str:
+    """A model's name with its options of the command line."""
+    name = f"--recipe {model} --scale {scale}" if scale else model
+    attention = f"--attention {attention}" if attention else ""
+    return " ".join(filter(None, (name or "unnamed", attention, options)))
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What an index contains; stored as manifest.json."""
@@ -68,9 +75,7 @@ class Manifest:
     @property
     def built_with(self) -> str:
         """The model's name with its options of the command line."""
-        name = f"--recipe {self.model} --scale {self.scale}" if self.scale else self.model
-        attention = f"--attention {self.attention}" if self.attention else ""
-        return " ".join(filter(None, (name or "unnamed", attention, self.options)))
+        return built_with(self.model, self.scale, self.attention, self.options)
 
     def written(self) -> dict[str, Any]:
         """Its keys in a folder; without the options where there are none, as older folders."""
@@ -171,7 +176,7 @@ def write_generation(
     with vector_file(folder / manifest.vectors) as write:
         write([item.id for item in items], vectors_NE)
     with atomic_file(folder / manifest.items, "w") as file:
-        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+        file.writelines(json.dumps(_written(item), ensure_ascii=False) + "\n" for item in items)
     manifest = replace(
         manifest,
         items_crc32=file_crc32(folder / manifest.items),
@@ -182,6 +187,12 @@ def write_generation(
         json.dump(manifest.written(), file, indent=2)
     _clear(folder, manifest)
     return manifest
+
+
+def _written(item: Record) -> dict[str, Any]:
+    """Without metadata as in folders of before there were any, which older versions read."""
+    metadata = {"metadata": dict(item.metadata)} if item.metadata else {}
+    return {"id": item.id, "text": item.text, **metadata}
 
 
 def check_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -16,7 +15,7 @@ import numpy as np
 from polyvec.data.texts import Record
 from polyvec.embed.encoding import check_texts
 from polyvec.embed.projection.similarity import SIMILARITIES
-from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, InputError, ModelError
+from polyvec.errors import DamagedCacheWarning, IndexStoreError, InputError, ModelError
 from polyvec.index import exact
 from polyvec.index.folder import (
     PENDING,
@@ -27,6 +26,7 @@ from polyvec.index.folder import (
     read_manifest,
     write_generation,
 )
+from polyvec.index.records import BuildReport, Hit, as_records, check_embedder
 from polyvec.index.rows import CheckedRows
 from polyvec.interfaces import (
     EncodeReport,
@@ -44,24 +44,6 @@ CHUNK = 1024  # texts encoded before their vectors are stored: the most that a k
 SPARSE_LIMIT_BYTES = 2**31  # sparse vectors are stored as dense ones up to this size
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A text that was found: its id, its similarity to the query, and the text itself."""
-
-    id: str
-    score: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What a build did: texts in all, texts encoded now (others were known), the encode run."""
-
-    num_texts: int
-    num_embedded: int
-    encode: EncodeReport
-
-
 class PlainIndex:
     """Texts and their vectors in a folder.
 
@@ -77,7 +59,7 @@ class PlainIndex:
         items: list[Record],
     ) -> None:
         self.folder, self.manifest, self.items = folder, manifest, items
-        self._rows_NE = vectors_NE
+        self.rows_NE = vectors_NE
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -85,7 +67,7 @@ class PlainIndex:
     @property
     def vectors_NE(self) -> np.ndarray:  # noqa: N802 - carries its shape in its name
         """All vectors, of an opened index a memmap; IndexStoreError if some are damaged."""
-        return self._rows_NE[:]
+        return self.rows_NE[:]
 
     @classmethod
     def open(cls, folder: str | Path) -> "PlainIndex":
@@ -145,13 +127,8 @@ class PlainIndex:
         ):
             if not isinstance(value, str):
                 raise InputError(f"{name} is {value!r}, expected a string")
-        _check_embedder(embedder)
-        if isinstance(records, str) or not isinstance(records, Iterable):
-            raise InputError(
-                f"records is {type(records).__name__}; pass a list of Record(id, text)"
-            )
-        items = list(records)
-        _check_ids(items)
+        check_embedder(embedder)
+        items = as_records(records)
         check_folder(folder)
         _check_dense(embedder, len(items))
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +188,7 @@ class PlainIndex:
                 "dimensions"
             )
         similarity: str | exact.Similarity = self.manifest.similarity
-        documents_NE: np.ndarray | CheckedRows = self._rows_NE
+        documents_NE: np.ndarray | CheckedRows = self.rows_NE
         if self.manifest.similarity not in SIMILARITIES:
             # The model's own function scores all documents at once, so all are read now.
             documents_NE = np.array(self.vectors_NE)
@@ -234,7 +211,7 @@ class PlainIndex:
 
     def check(self, embedder: TextEncoder) -> None:
         """Raises IndexStoreError unless this model, with these settings, made the index."""
-        _check_embedder(embedder)
+        check_embedder(embedder)
         if embedder.fingerprint() != self.manifest.model_sha256:
             raise IndexStoreError(
                 f"{self.folder}: built with another model ({self.manifest.built_with}) or with "
@@ -338,36 +315,3 @@ def _check_dense(embedder: TextEncoder, num_texts: int) -> None:
             f"{num_bytes / 2**30:.1f} GiB as dense ones, at most {SPARSE_LIMIT_BYTES / 2**30:.0f} "
             "are stored: split the texts over several indexes, or use a model with fewer dimensions"
         )
-
-
-def _check_embedder(embedder: object) -> None:
-    """Raises InputError for a model's name, or another object that is no embedder."""
-    if isinstance(embedder, type) or not hasattr(embedder, "encode_vectors"):
-        raise InputError(
-            f"embedder is {embedder!r}, expected an embedder: Embedder.from_pretrained(name)"
-        )
-
-
-def _check_ids(items: Sequence[Record]) -> None:
-    """Raises DataError unless each id is text and occurs once, with a string to embed."""
-    place_of: dict[str, int] = {}
-    for place, item in enumerate(items, start=1):
-        # isprintable is quick, and False for the lone surrogates that no file can hold.
-        if not isinstance(item, Record):
-            raise DataError(
-                f"text {place} is a {type(item).__name__}, expected a Record(id, text); "
-                "data.texts.read_texts reads them from files"
-            )
-        if not isinstance(item.id, str) or (not item.id.isprintable() and not _is_text(item.id)):
-            raise DataError(f"text {place}: id {item.id!r} is not a valid string; give another id")
-        if not isinstance(item.text, str):
-            raise DataError(
-                f"text {place} (id {item.id!r}) is {type(item.text).__name__}, not a string"
-            )
-        first = place_of.setdefault(item.id, place)
-        if first != place:
-            raise DataError(f"duplicate id {item.id!r} (texts {first} and {place}); ids are unique")
-
-
-def _is_text(text: str) -> bool:
-    return text.encode(errors="ignore").decode() == text

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polyvec.errors import DataError, IndexStoreError, InputError
-from polyvec.index.engines.interface import FORMS, Description, Rows
+from polyvec.index.engines.interface import FORMS, Description, Form, Rows
 from polyvec.index.filters import FIELD, Kind, Value, kind_of
 from polyvec.interfaces import DenseVectors, MultiVectors, SparseVectors, Vectors
 
@@ -105,7 +105,7 @@ def check_query(queries: Vectors, k: int, description: Description) -> None:
         raise InputError(f"the vector of query {wrong} holds NaN or infinity; try dtype float32")
 
 
-def form_of(vectors: Vectors) -> "str":
+def form_of(vectors: Vectors) -> Form:
     """The name of the vectors' form."""
     return next(form for form, kind in FORMS.items() if isinstance(vectors, kind))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from polyvec.errors import IndexStoreError
 from polyvec.index.filters import Filter, Kind, Value
 from polyvec.interfaces import DenseVectors, MultiVectors, SparseVectors, Vectors
 
@@ -42,6 +43,13 @@ class Description:
     chunking: str = ""
     format: int = FORMAT
 
+    @property
+    def built_with(self) -> str:
+        """The model's name with its options of the command line."""
+        from polyvec.index.folder import built_with
+
+        return built_with(self.model, self.scale, self.attention, self.options)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `Description.read` reads them."""
         return asdict(self)
@@ -49,7 +57,7 @@ class Description:
     @classmethod
     def read(cls, raw: Mapping[str, Any], where: str) -> Self:
         """Raises IndexStoreError for another format, an unknown key or a wrong type."""
-        from polyvec.errors import IndexStoreError, PolyvecError
+        from polyvec.errors import PolyvecError
         from polyvec.settings import fill
 
         if raw.get("format") != FORMAT:
@@ -114,6 +122,26 @@ class Engine(abc.ABC):
     def open(cls, where: str) -> Self:
         """The collection that is there; IndexStoreError if there is none, or a newer format."""
 
+    @classmethod
+    def exists(cls, where: str) -> bool:
+        """Whether there is a collection; IndexStoreError if that cannot be known."""
+        try:
+            cls.open(where).close()
+        except IndexStoreError:
+            return False
+        return True
+
+    @classmethod
+    def pending(cls, where: str, description: Description) -> Self:
+        """A collection that takes the place of the one that is there when it is published.
+
+        Of an engine that cannot, a new one, if there is none.
+        """
+        return cls.create(where, description)
+
+    def publish(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """Put a pending collection in its place; before, whoever opens the place sees the old."""
+
     @property
     @abc.abstractmethod
     def description(self) -> Description:
@@ -171,6 +199,10 @@ class Engine(abc.ABC):
         self, queries: Sequence[str], k: int, *, filter: Filter | None = None
     ) -> list[list[Candidate]]:
         """Rows whose texts share words with the query, best first; InputError without has_words."""
+
+    def term_scores(self, terms: Sequence[str], ids: Sequence[str]) -> list[dict[str, float]]:
+        """Of each id, what each term adds to its score of words; empty where it is not known."""
+        return [{} for _ in ids]
 
     @abc.abstractmethod
     def scan(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[Rows]:

@@ -6,6 +6,7 @@ N texts, Q queries, K found, E numbers a vector, T tokens.
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import filelock
 import numpy as np
 
-from polyvec.errors import IndexStoreError, InputError, MissingExtraError
+from polyvec.errors import IndexStoreError, MissingExtraError
 from polyvec.index.engines.checks import check_query, check_rows, form_of
 from polyvec.index.engines.interface import Candidate, Description, Engine, Form, Rows
 from polyvec.index.engines.scoring import METRICS, similarities
@@ -26,6 +27,8 @@ from polyvec.index.folder import LOCK, MANIFEST
 from polyvec.interfaces import DenseVectors, Vectors
 from polyvec.storage.files import as_path, atomic_file
 
+# Its warnings are of the normal course of things, such as a table that is yet to be made.
+os.environ.setdefault("LANCEDB_LOG", "error")
 try:
     import pyarrow as pa
     from lancedb.index import FTS, BTree, IvfRq
@@ -87,6 +90,10 @@ class LanceEngine(Engine):
                     engine._table.delete("true")
             engine.publish()
         return engine
+
+    @classmethod
+    def exists(cls, where: str) -> bool:
+        return Stored.read(as_path(where, "folder")) is not None
 
     @classmethod
     def open(cls, where: str) -> Self:
@@ -356,10 +363,25 @@ class LanceEngine(Engine):
         found = []
         for query in queries:
             # Not the string itself, in which quotes and operators have a meaning.
-            search = self._table.search(MatchQuery(query, "text"), query_type="fts").limit(k)
+            match = MatchQuery(query, "text")  # type: ignore[call-arg] # mypy sees no defaults
+            search = self._table.search(match, query_type="fts").limit(k)
             scores: list[float] = []
             rows = self._rows(search, filter, scores)
             found.append(_candidates(rows, range(len(rows)), scores))
+        return found
+
+    def term_scores(self, terms: Sequence[str], ids: Sequence[str]) -> list[dict[str, float]]:
+        self._refresh()
+        found: list[dict[str, float]] = [{} for _ in ids]
+        place_of = {name: place for place, name in enumerate(ids)}
+        for term in terms:
+            match = MatchQuery(term, "text")  # type: ignore[call-arg] # mypy sees no defaults
+            search = self._table.search(match, query_type="fts").limit(len(ids))
+            search = search.where(arrow.is_in("id", ids), prefilter=True).select(["id", "_score"])
+            table = self._read(search.to_arrow)
+            columns = (table.column(name).to_pylist() for name in ("id", "_score"))
+            for name, score in zip(*columns, strict=True):
+                found[place_of[name]][term] = score
         return found
 
     def scan(self, *, batch_size: int = BATCH, vectors: bool = True) -> Iterator[Rows]:

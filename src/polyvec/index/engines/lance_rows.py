@@ -10,6 +10,7 @@ field_NAME   a column for each field of the metadata, null where a text lacks it
 """
 
 import hashlib
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,7 +177,7 @@ def _checksums(rows: Rows, metadata: Sequence[Mapping[str, Value]]) -> list[int]
         value = zlib.crc32(told.encode())
         for part in parts:
             for array in part:
-                value = zlib.crc32(np.ascontiguousarray(array), value)
+                value = zlib.crc32(np.ascontiguousarray(array).tobytes(), value)
         found.append(value)
     return found
 
@@ -187,7 +188,7 @@ def _pieces(vectors: Vectors) -> Iterator[tuple[np.ndarray, ...]]:
         case DenseVectors(values_NE):
             yield from ((row.astype(np.float32, copy=False),) for row in values_NE)
         case SparseVectors(indptr, indices_Z, values_Z):
-            for start, stop in zip(indptr[:-1], indptr[1:], strict=True):
+            for start, stop in itertools.pairwise(indptr):
                 yield (
                     indices_Z[start:stop].astype(np.int32, copy=False),
                     values_Z[start:stop].astype(np.float32, copy=False),

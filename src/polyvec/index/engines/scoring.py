@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from polyvec.embed.projection.late_interaction import max_similarities
 from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix
 from polyvec.errors import InputError, known
 from polyvec.interfaces import DenseVectors, MultiVectors, SparseVectors, Vectors
@@ -28,6 +29,8 @@ def similarities(queries: Vectors, texts: Vectors, similarity: str) -> np.ndarra
     Khattab and Zaharia 2020, arXiv:2004.12832). Raises InputError for a similarity of the
     model's own.
     """
+    if isinstance(queries, MultiVectors) and isinstance(texts, MultiVectors):
+        return max_sim(queries, texts, similarity)
     if similarity not in SIMILARITIES:
         raise InputError(
             f"similarity {similarity!r} is not known.{known(similarity, SIMILARITIES)}"
@@ -36,8 +39,6 @@ def similarities(queries: Vectors, texts: Vectors, similarity: str) -> np.ndarra
         return _matrix(queries.values_NE, texts.values_NE, similarity)
     if isinstance(queries, SparseVectors) and isinstance(texts, SparseVectors):
         return _sparse(queries, texts, similarity)
-    if isinstance(queries, MultiVectors) and isinstance(texts, MultiVectors):
-        return max_sim(queries, texts, similarity)
     raise InputError(f"{type(queries).__name__} cannot be compared with {type(texts).__name__}")
 
 
@@ -48,16 +49,16 @@ def _matrix(a_NE: np.ndarray, b_ME: np.ndarray, similarity: str) -> np.ndarray:
 
 
 def max_sim(queries: MultiVectors, texts: MultiVectors, similarity: str) -> np.ndarray:
-    """Scores [Q, N]; a text without tokens scores 0."""
-    scores_QN = np.zeros((len(queries), len(texts)), np.float32)
-    held = np.flatnonzero(np.diff(texts.offsets))
-    if not len(held):
-        return scores_QN
-    for row in range(len(queries)):
-        scores_TT = _matrix(queries[row], texts.values_TE, similarity)
-        best_TN = np.maximum.reduceat(scores_TT, texts.offsets[held], axis=1)
-        scores_QN[row, held] = best_TN.sum(axis=0)
-    return scores_QN
+    """Scores [Q, N] of late interaction: tokens are compared by cosine or dot ("maxsim")."""
+    if similarity == "cosine":
+        queries, texts = _unit(queries), _unit(texts)
+    name = "maxsim" if similarity in ("cosine", "dot") else similarity
+    return max_similarities(queries, texts, name).numpy()
+
+
+def _unit(vectors: MultiVectors) -> MultiVectors:
+    lengths_T1 = np.linalg.norm(vectors.values_TE, axis=1, keepdims=True)
+    return MultiVectors(vectors.values_TE / np.maximum(lengths_T1, 1e-12), vectors.offsets)
 
 
 def _sparse(queries: SparseVectors, texts: SparseVectors, similarity: str) -> np.ndarray:
@@ -70,7 +71,7 @@ def _sparse(queries: SparseVectors, texts: SparseVectors, similarity: str) -> np
             np.bincount(rows_Z, query_E[texts.indices_Z] * texts.values_Z, len(texts))
             for query_E in queries_QE
         ]
-        or [np.empty(len(texts))]
+        or [np.empty(len(texts), np.float64)]
     )[: len(queries)].astype(np.float32)
     if similarity == "cosine":
         lengths_N = np.sqrt(np.bincount(rows_Z, texts.values_Z**2, len(texts)))

@@ -1,0 +1,114 @@
+"""What goes into an index and what comes out: records, checked, and hits.
+
+N texts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from polyvec.data.texts import Record
+from polyvec.errors import DataError, InputError
+from polyvec.index.filters import Kind, Value, kind_of
+from polyvec.interfaces import EncodeReport
+
+if TYPE_CHECKING:
+    from polyvec.index.explain import Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A text that was found: its id, its score (higher is better), the text and its metadata.
+
+    Of a chunk of a document, the metadata has `document`, and the chunk is its characters `start`
+    to `end`.
+    """
+
+    id: str
+    score: float
+    text: str
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+    explanation: "Explanation | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did: texts in all, texts encoded now (others were known), the encode run.
+
+    num_written: rows that are new or changed; num_deleted: rows that were deleted.
+    """
+
+    num_texts: int
+    num_embedded: int
+    encode: EncodeReport
+    num_written: int = 0
+    num_deleted: int = 0
+
+
+def as_records(records: object) -> list[Record]:
+    """The records as a list, checked; InputError for what is no list of them."""
+    if isinstance(records, str) or not hasattr(records, "__iter__"):
+        raise InputError(f"records is {type(records).__name__}; pass a list of Record(id, text)")
+    items = list(records)
+    check_ids(items)
+    return items
+
+
+def grown(fields: Mapping[str, Kind], items: Sequence[Record]) -> dict[str, Kind]:
+    """The fields of an index once it holds these records, too.
+
+    A new field of whole numbers and others is one of floats. Raises DataError for a value of
+    another kind than the field's, naming the record.
+    """
+    from polyvec.index.engines.checks import check_metadata
+
+    found: dict[str, Kind] = {}
+    for item in items:
+        for name, value in item.metadata.items():
+            kind = kind_of(value)
+            if name not in fields and {kind, found.setdefault(name, kind)} == {"int", "float"}:
+                found[name] = "float"
+    every = {**found, **fields}
+    for item in items:
+        check_metadata(item.id, item.metadata, every)
+    return every
+
+
+def check_embedder(embedder: object) -> None:
+    """Raises InputError for a model's name, or another object that is no embedder."""
+    if isinstance(embedder, type) or not hasattr(embedder, "encode_vectors"):
+        raise InputError(
+            f"embedder is {embedder!r}, expected an embedder: Embedder.from_pretrained(name)"
+        )
+
+
+def check_ids(items: Sequence[Record]) -> None:
+    """Raises DataError unless each id is text and occurs once, with a string to embed."""
+    place_of: dict[str, int] = {}
+    for place, item in enumerate(items, start=1):
+        # isprintable is quick, and False for the lone surrogates that no file can hold.
+        if not isinstance(item, Record):
+            raise DataError(
+                f"text {place} is a {type(item).__name__}, expected a Record(id, text); "
+                "data.texts.read_texts reads them from files"
+            )
+        if not isinstance(item.id, str) or (not item.id.isprintable() and not _is_text(item.id)):
+            raise DataError(f"text {place}: id {item.id!r} is not a valid string; give another id")
+        if not isinstance(item.text, str):
+            raise DataError(
+                f"text {place} (id {item.id!r}) is {type(item.text).__name__}, not a string"
+            )
+        first = place_of.setdefault(item.id, place)
+        if first != place:
+            raise DataError(f"duplicate id {item.id!r} (texts {first} and {place}); ids are unique")
+
+
+def _is_text(text: str) -> bool:
+    return text.encode(errors="ignore").decode() == text
+
+
+def read_as(text: str, metadata: Mapping[str, Value]) -> str:
+    """What a model reads of a text: of a chunk of a document with a header, that first."""
+    header = metadata.get("header")
+    is_chunk = "document" in metadata and "start" in metadata
+    return f"{header}\n\n{text}" if header and is_chunk else text
