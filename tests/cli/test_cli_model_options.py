@@ -173,8 +173,10 @@ def test_build_and_search_take_the_same_from_python(prompted, tmp_path):
     records = [Record(str(i), text) for i, text in enumerate(TEXTS)]
     with pytest.warns(TruncationWarning):
         index, _ = Index.build(tmp_path / "index", records, embedder, prompt="x: ")
-    Index.build(tmp_path / "index", records, embedder, prompt="y: ", truncate="silent")
     (hits,) = index.search("a cat", embedder, prompt="x: ")
+    assert (hits[0].text, pytest.approx(1, abs=1e-5)) == ("a cat", hits[0].score)
+    Index.build(tmp_path / "index", records, embedder, prompt="y: ", truncate="silent")
+    (hits,) = index.search("a cat", embedder, prompt="y: ")
     assert (hits[0].text, pytest.approx(1, abs=1e-5)) == ("a cat", hits[0].score)
 
 

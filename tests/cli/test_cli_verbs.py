@@ -455,14 +455,21 @@ def test_a_disk_that_takes_no_more_is_one_line(run, model, tmp_path, one_line, s
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
 
 
-def test_an_index_that_does_not_fit_keeps_the_old_one(run, model, tmp_path, one_line, small_files):
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [(["--plain"], r"/\S+: File too large"), ([], ": the disk is full; nothing of this write .*")],
+)
+def test_an_index_that_does_not_fit_keeps_the_old_one(
+    run, model, tmp_path, one_line, small_files, kind, error
+):
     folder = tmp_path / "pets"
-    run("index", folder, *model, stdin=b"a cat\n")
+    run("index", folder, *model, *kind, stdin=b"a cat\n")
     lines = "".join(f"text {i}\n" for i in range(300)).encode()
     with small_files(16_384):
-        done = run("index", folder, *model, stdin=lines)
-    assert re.fullmatch(rf"polyvec: {folder}/\S+: File too large\n", one_line(done))
+        done = run("index", folder, *model, *kind, stdin=lines)
+    assert re.fullmatch(rf"polyvec: {folder}{error}\n", one_line(done))
     assert run("search", folder, "cat").out.endswith("  0  a cat\n")
     assert run("index", folder, *model, stdin=lines).status == 0
     names = sorted(path.name.split("-")[0] for path in folder.iterdir())
-    assert names == [".polyvec", "items", "manifest.json", "vectors"]
+    plain = [".polyvec", "items", "manifest.json", "vectors"]
+    assert names == (plain if kind else [".polyvec", "polyvec.json", "texts"])

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from polyvec import Embedder, MultiVectorEmbedder
 from polyvec.data.texts import Record
 from polyvec.errors import IndexStoreError, InputError, ModelError, ShapeError
+from polyvec.index.plain import PlainIndex
 from polyvec.interfaces import MultiVectors
 
 st = pytest.importorskip("sentence_transformers")

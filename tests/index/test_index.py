@@ -132,7 +132,9 @@ def test_filters(index):
     assert ids(index.search("cat boat", filter="place > 1", top_k=1)[0]) == ["e"]
     assert index.count({"place": {"$lte": 1}}) == 2
     for call in (index.search, lambda query, filter: index.count(filter)):
-        with pytest.raises(InputError, match="the index has no field 'plac'. Did you mean 'place'"):
+        with pytest.raises(
+            InputError, match=r"the index has no field 'plac'\. Did you mean 'place'"
+        ):
             call("cat", filter="plac = 1")
 
 
@@ -140,7 +142,7 @@ def test_a_field_of_another_kind_is_one_error_and_nothing_is_written(index):
     with pytest.raises(DataError, match="text 'y': field 'place' is 'x', but int in this index"):
         index.add([Record("x", "fine"), Record("y", "text", {"place": "x"})])
     assert len(index) == 5
-    with pytest.raises(DataError, match="field 'a-b'|'a-b' is not a field's name"):
+    with pytest.raises(DataError, match="'a-b' is not a field's name"):
         index.add([Record("x", "fine", {"a-b": 1})])
     index.add([Record("x", "fine", {"size": 1}), Record("y", "good", {"size": 0.5})])
     assert index.description.fields["size"] == "float"
@@ -249,7 +251,7 @@ def test_a_folder_of_other_files_is_not_touched(tmp_path, model):
 
 def test_a_plain_folder_stays_one(tmp_path, model):
     PlainIndex.build(tmp_path / "plain", records("abc"), model)
-    index, report = Index.build(tmp_path / "plain", records("bcd"), model)
+    _, report = Index.build(tmp_path / "plain", records("bcd"), model)
     assert report.num_embedded == 1
     assert (tmp_path / "plain" / "manifest.json").is_file()
     opened = Index.open(tmp_path / "plain", model)
@@ -259,6 +261,14 @@ def test_a_plain_folder_stays_one(tmp_path, model):
         opened.add(records("a"))
     with pytest.raises(InputError, match="ranks no words"):
         opened.search("river", mode="words")
+
+
+def test_an_index_is_not_made_one_of_plain_files(tmp_path, index, model):
+    with pytest.raises(IndexStoreError, match="not of plain files; leave out --plain"):
+        PlainIndex.build(tmp_path / "index", records(), model)
+    with pytest.raises(IndexStoreError, match="contains an index already"):
+        Index.create(tmp_path / "index", model)
+    assert len(index) == 5
 
 
 def test_places(tmp_path, model):

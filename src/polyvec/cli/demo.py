@@ -30,14 +30,14 @@ def run(options: argparse.Namespace) -> None:
     from polyvec.data.docstrings import summaries
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.formats.sources import DEFAULT_MODEL
-    from polyvec.index.store import Index
+    from polyvec.index.plain import PlainIndex
 
     folder = Path(options.folder or _cache_folder())
     records = summaries()
     print(f"{len(records)} docstrings from the standard library of Python {sys.version.split()[0]}")
     embedder = Embedder.from_pretrained()
     began = time.perf_counter()
-    index, report = Index.build(
+    index, report = PlainIndex.build(
         folder, records, embedder, model=DEFAULT_MODEL, show_progress_bar=True
     )
     seconds = time.perf_counter() - began

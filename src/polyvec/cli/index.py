@@ -18,14 +18,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.input_options(parser)
     common.prompt_options(parser)
     parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="write plain files, which need no polyvec[index]; searched exactly, built as a whole",
+    )
     common.model_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
+    from polyvec.index.engines import engine_of
+    from polyvec.index.plain import PlainIndex
     from polyvec.index.store import Index
 
+    kind = PlainIndex if options.plain else Index
+    if not options.plain:
+        engine_of(options.folder)  # a package that is missing is known before the model loads
     records = list(common.read_input(options))
-    index, report = Index.build(
+    index, report = kind.build(
         options.folder,
         records,
         common.load_truncated(options),

@@ -5,8 +5,8 @@ T tokens of a text, D numbers a state, W words.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,41 +14,13 @@ from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.index.adding import picked
 from polyvec.index.engines.interface import Description, Engine
 from polyvec.index.engines.scoring import similarities
-from polyvec.index.records import Hit, read_as
-from polyvec.index.searching import OWN_SIMILARITIES, Component
+from polyvec.index.records import Component, Explanation, Hit, Share, read_as
+from polyvec.index.searching import OWN_SIMILARITIES
 from polyvec.interfaces import PromptChoice, RunOptions, TextEncoder, Vectors
 
 WORD = re.compile(r"\w+")
 MOST_GROUPS = 48  # texts that are encoded to see what leaving words out changes
 TOLERANCE = 2e-3  # between a score and the sum of its tokens' shares, else they are not its parts
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a stretch of the text, `text[start:end]`, adds to a score."""
-
-    text: str
-    start: int
-    end: int
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """How a text was found.
-
-    components: its rank and score in each ranking: dense, words, fused, reranked. shares: what
-    its words add to the dense score, in their order. method: "token states", when the vector is
-    the mean of the tokens' states, and the shares and `rest` (other tokens) add up to the score;
-    "left out", the score less that of the text without the words; or "" without shares. terms:
-    the words of the query that the text holds, with what each adds to the score of words.
-    """
-
-    components: tuple[Component, ...]
-    shares: tuple[Share, ...] = ()
-    rest: float = 0.0
-    method: Literal["token states", "left out", ""] = ""
-    terms: Mapping[str, float] | None = None
 
 
 def explained(

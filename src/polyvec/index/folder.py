@@ -38,6 +38,7 @@ from polyvec.storage.vector_files import vector_file
 FORMAT = 2
 UNCHECKED = 1  # the format before there were checksums
 MANIFEST, PENDING, LOCK = "manifest.json", "pending", ".polyvec-index"
+STORED = "polyvec.json"  # of an index that is not of plain files
 GENERATION = re.compile(r"(vectors|items)-[0-9a-f]{16}\.(npy|jsonl)")
 TEMPORARY = re.compile(r"\.(vectors-|items-|manifest\.).*\.tmp")
 
@@ -199,6 +200,11 @@ def check_folder(folder: Path) -> None:
     """Raises IndexStoreError unless a folder is new, empty or an index: other files are safe."""
     if folder.exists() and not folder.is_dir():
         raise IndexStoreError(f"{folder}: exists and is not a folder; give another path")
+    if (folder / STORED).exists():
+        raise IndexStoreError(
+            f"{folder}: contains an index that is not of plain files; leave out --plain, or give "
+            "another folder"
+        )
     if not folder.is_dir() or (folder / LOCK).is_file() or not any(folder.iterdir()):
         return
     # A copy of an index may lack the hidden lock; another program's manifest.json is an error.

@@ -5,15 +5,50 @@ N texts.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from polyvec.data.texts import Record
+from polyvec.embed.encoding import check_text
 from polyvec.errors import DataError, InputError
 from polyvec.index.filters import Kind, Value, kind_of
 from polyvec.interfaces import EncodeReport
 
-if TYPE_CHECKING:
-    from polyvec.index.explain import Explanation
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One way that a text was found: its place from 1 in that ranking, and its score there."""
+
+    name: str
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a stretch of the text, `text[start:end]`, adds to a score."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a text was found.
+
+    components: its rank and score in each ranking: dense, words, fused, reranked. shares: what
+    its words add to the dense score, in their order. method: "token states", when the vector is
+    the mean of the tokens' states, and the shares and `rest` (other tokens) add up to the score;
+    "left out", the score less that of the text without the words; or "" without shares. terms:
+    the words of the query that the text holds, with what each adds to the score of words.
+    """
+
+    components: tuple[Component, ...]
+    shares: tuple[Share, ...] = ()
+    rest: float = 0.0
+    method: Literal["token states", "left out", ""] = ""
+    terms: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +63,7 @@ class Hit:
     score: float
     text: str
     metadata: Mapping[str, Value] = field(default_factory=dict)
-    explanation: "Explanation | None" = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +133,7 @@ def check_ids(items: Sequence[Record]) -> None:
             raise DataError(
                 f"text {place} (id {item.id!r}) is {type(item.text).__name__}, not a string"
             )
+        check_text(item.text, place - 1)
         first = place_of.setdefault(item.id, place)
         if first != place:
             raise DataError(f"duplicate id {item.id!r} (texts {first} and {place}); ids are unique")

@@ -5,7 +5,7 @@ Q queries, N texts, E numbers a vector.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from polyvec.index.adding import joined_rows
 from polyvec.index.engines.interface import Candidate, Engine, Form
 from polyvec.index.filters import Filter, matches
 from polyvec.index.fusion import min_max_fusion, reciprocal_rank_fusion
-from polyvec.index.records import Hit
+from polyvec.index.records import Component, Hit
 from polyvec.interfaces import (
     DenseVectors,
     MultiVectors,
@@ -28,9 +28,6 @@ from polyvec.interfaces import (
     Vectors,
 )
 
-if TYPE_CHECKING:
-    from polyvec.rerank.reranker import Reranker
-
 Mode = Literal["dense", "words", "hybrid"]
 MODES: tuple[Mode, ...] = ("dense", "words", "hybrid")
 Fusion = Literal["rank", "score"]
@@ -39,13 +36,11 @@ RERANKED = 50  # best texts that a reranker reads
 OWN_SIMILARITIES = ("maxsim", "meanmaxsim")  # of multi-vectors, which engines know
 
 
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One way that a text was found: its place from 1 in that ranking, and its score there."""
+class Ranker(Protocol):
+    """What orders texts anew: a `polyvec.rerank.reranker.Reranker`."""
 
-    name: str
-    rank: int
-    score: float
+    def rank(self, query: str, documents: Sequence[str], /) -> list[tuple[int, float]]:
+        """Places of the documents with their scores, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,7 @@ class Asked:
     weights: tuple[float, float] = (1.0, 1.0)
     depth: int = DEPTH
     exact: bool = False
-    rerank: "Reranker | None" = None
+    rerank: Ranker | None = None
     rerank_depth: int = RERANKED
 
     def __post_init__(self) -> None:

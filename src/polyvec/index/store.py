@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from polyvec.index.engines.interface import Description, Engine
 from polyvec.index.filters import Filter, check_fields, read_filter
 from polyvec.index.records import BuildReport, Hit, as_records, check_embedder
 from polyvec.interfaces import PromptChoice, RunOptions, TextEncoder, Truncate
-
-if TYPE_CHECKING:
-    from polyvec.rerank.reranker import Reranker
 
 __all__ = ["BuildReport", "Hit", "Index"]
 
@@ -240,7 +237,7 @@ class Index:
         top_k: int = 10,
         filter: str | Mapping[str, Any] | Filter | None = None,
         mode: searching.Mode = "dense",
-        rerank: "Reranker | None" = None,
+        rerank: searching.Ranker | None = None,
         rerank_depth: int = searching.RERANKED,
         explain: bool = False,
         exact: bool = False,

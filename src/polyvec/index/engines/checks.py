@@ -61,6 +61,8 @@ def check_metadata(name: str, metadata: Mapping[str, Value], fields: Mapping[str
                 f"text {name!r}: field {field!r} is {type(value).__name__}, expected text, a "
                 "number, true or false"
             )
+        if isinstance(value, str) and value.encode(errors="ignore").decode() != value:
+            raise DataError(f"text {name!r}: field {field!r} is not valid Unicode; leave it out")
         if isinstance(value, float) and not math.isfinite(value):
             raise DataError(f"text {name!r}: field {field!r} is {value}; leave it out")
         if kind_of(value) == "int" and not -(2**63) <= value < 2**63:  # type: ignore[operator]

@@ -23,7 +23,7 @@ from polyvec.index.engines.checks import check_query, check_rows, form_of
 from polyvec.index.engines.interface import Candidate, Description, Engine, Form, Rows
 from polyvec.index.engines.scoring import METRICS, similarities
 from polyvec.index.filters import Filter
-from polyvec.index.folder import LOCK, MANIFEST
+from polyvec.index.folder import LOCK, MANIFEST, STORED
 from polyvec.interfaces import DenseVectors, Vectors
 from polyvec.storage.files import as_path, atomic_file
 
@@ -39,7 +39,6 @@ except ImportError:
     ) from None
 from polyvec.index.engines import lance_rows as arrow
 from polyvec.index.engines.lance_folder import (
-    STORED,
     Stored,
     check_folder,
     connect,

@@ -17,10 +17,9 @@ import lancedb
 
 from polyvec.errors import IndexStoreError, PolyvecError
 from polyvec.index.engines.interface import Description
-from polyvec.index.folder import LOCK
+from polyvec.index.folder import LOCK, STORED
 from polyvec.storage.checksums import crc32
 
-STORED = "polyvec.json"
 FULL = ("no space left", "disk quota", "file too large", "os error 28", "os error 27")
 
 
