@@ -178,6 +178,7 @@ class EngineSuite:
         engine.upsert(rows_of(range(20)))
         described = engine.description
         engine.close()
+        assert kind.exists(where)
         with pytest.raises(IndexStoreError):
             kind.create(where, self.description(("dense",)))
         engine = kind.open(where)
@@ -188,6 +189,7 @@ class EngineSuite:
         engine.close()
 
     def test_a_place_without_an_index_is_an_error(self, kind, where):
+        assert not kind.exists(where)
         with pytest.raises(IndexStoreError):
             kind.open(where)
 

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 ENGINES: Mapping[str, str] = {
     "folder": "polyvec.index.engines.lance:LanceEngine",
     "plain": "polyvec.index.engines.plain:PlainEngine",
+    "qdrant": "polyvec.index.engines.qdrant:QdrantEngine",
+    "qdrant+https": "polyvec.index.engines.qdrant:QdrantEngine",
+    "postgresql": "polyvec.index.engines.postgres:PostgresEngine",
+    "postgres": "polyvec.index.engines.postgres:PostgresEngine",
+    "milvus": "polyvec.index.engines.milvus:MilvusEngine",
+    "milvus+https": "polyvec.index.engines.milvus:MilvusEngine",
 }
 
 
@@ -31,7 +37,9 @@ def engine_of(where: str | Path) -> "type[Engine]":
         scheme = "plain" if plain else "folder"
     elif scheme not in ENGINES or scheme in ("folder", "plain"):
         schemes = [each for each in ENGINES if each not in ("folder", "plain")]
-        raise InputError(f"{where}: no engine for {scheme!r}.{known(scheme, schemes)}")
+        from polyvec.index.engines.places import shown
+
+        raise InputError(f"{shown(str(where))}: no engine for {scheme!r}.{known(scheme, schemes)}")
     module, _, name = ENGINES[scheme].partition(":")
     found: type[Engine] = getattr(importlib.import_module(module), name)
     return found
