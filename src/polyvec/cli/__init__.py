@@ -140,6 +140,11 @@ def _run(arguments: list[str] | None) -> int:
         if hasattr(options, "overrides"):  # argparse takes such words before the options only
             options.overrides += [each for each in rest if common.OVERRIDE.fullmatch(each)]
             rest = [each for each in rest if not common.OVERRIDE.fullmatch(each)]
+        if hasattr(options, "later") and not any(each.startswith("-") for each in rest):
+            # The same of a verb's last argument, of which there may be several.
+            values = getattr(options, options.later)
+            values += [common.text(each) for each in rest]
+            rest = []
         if rest:
             # argparse would name the program, whose --help knows no verb's options.
             top.prog = " ".join(filter(None, (top.prog, options.verb, options.action)))

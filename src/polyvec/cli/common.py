@@ -16,6 +16,7 @@ from polyvec.errors import IndexStoreError, InputError, UnknownModelError
 if TYPE_CHECKING:
     from polyvec.data.texts import Record
     from polyvec.embed.embedder import Embedder
+    from polyvec.index.engines.interface import Description
     from polyvec.interfaces import PromptChoice
 
 
@@ -112,9 +113,11 @@ def loaded_with(options: argparse.Namespace) -> str:
     )
 
 
-def input_options(parser: argparse.ArgumentParser) -> None:
+def input_options(parser: argparse.ArgumentParser, *, many: bool = False) -> None:
     parser.add_argument(
-        "file", nargs="?", help="read texts from this file or folder; default, or -: standard input"
+        "file",
+        nargs="*" if many else "?",
+        help="read texts from this file or folder; default, or -: standard input",
     )
     parser.add_argument(
         "--column", help="read texts from this column (.jsonl, .json, .csv, .tsv, .parquet)"
@@ -125,12 +128,19 @@ def input_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_input(options: argparse.Namespace) -> "Iterator[Record]":
+def read_input(
+    options: argparse.Namespace, *, metadata: bool | Sequence[str] = False
+) -> "Iterator[Record]":
     """Records from FILE, or from the lines of standard input."""
     from polyvec.data.texts import read_texts
 
     if options.file not in (None, "-"):
-        return read_texts(options.file, column=options.column, id_column=options.id_column)
+        return read_texts(
+            options.file,
+            column=options.column,
+            id_column=options.id_column,
+            metadata=metadata,
+        )
     stream = standard_input(options)
     return read_texts(stream, column=options.column, id_column=options.id_column)
 
@@ -303,6 +313,19 @@ def load_truncated(options: argparse.Namespace) -> "Embedder":
     if options.truncate_dim is not None:
         embedder.truncate_dim = options.truncate_dim
     return embedder
+
+
+def as_built(options: argparse.Namespace, made: "Description") -> None:
+    """Fill in the options that built an index, where the user names no other model."""
+    if (options.recipe or options.model) and model_name(options) != made.model:
+        return
+    if made.scale:
+        options.recipe, options.model = made.model, None
+    elif not options.recipe:
+        options.model = options.model or made.model or None
+    options.scale = options.scale or made.scale or None
+    options.attention = options.attention or made.attention or None
+    fill_in(options, made.options)
 
 
 def fill_in(options: argparse.Namespace, stored: str) -> None:

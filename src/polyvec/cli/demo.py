@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from polyvec.cli.search import show
+    from polyvec.cli.search_output import show
     from polyvec.data.docstrings import summaries
     from polyvec.embed.embedder import Embedder
     from polyvec.embed.formats.sources import DEFAULT_MODEL
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     found = index.search(list(QUESTIONS), embedder, top_k=3)
     for question, hits in zip(QUESTIONS, found, strict=True):
         print(f"\n{question}")
-        show(hits)
+        show(hits, question)
     command = [_program(), "search", str(folder), "your question"]
     print(f"\nAsk your own: {shlex.join(command)}")
 

@@ -1,7 +1,8 @@
-"""Build an index that `polyvec search` reads.
+"""Build an index that `polyvec search` reads: a folder, or a collection of a server by its URL.
 
-An existing index is replaced as a whole; texts that it already holds are not embedded again.
-An interrupted build resumes where it stopped.
+The index holds the texts of the files afterwards, and no others; with --add, besides those that it
+has. Texts that it already holds are not embedded again. An interrupted build resumes where it
+stopped. Without polyvec[index], --plain writes plain files.
 
 example: printf 'a cat\\na dog\\n' | polyvec index /tmp/pets
 """
@@ -9,32 +10,110 @@ example: printf 'a cat\\na dog\\n' | polyvec index /tmp/pets
 import argparse
 import shlex
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from polyvec.cli import common
+from polyvec.errors import InputError
+
+if TYPE_CHECKING:
+    from polyvec.data.texts import Record
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="write the index to this folder")
-    common.input_options(parser)
-    common.prompt_options(parser)
-    parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
+    parser.add_argument("folder", help="write the index to this folder, or to this URL")
+    common.input_options(parser, many=True)
     parser.add_argument(
+        "--metadata",
+        type=_names,
+        metavar="FIELD,...",
+        help="keep these columns beside the texts, for filters; default: all but text and id; none",
+    )
+    done = parser.add_mutually_exclusive_group()
+    done.add_argument(
+        "--add", action="store_true", help="add to the index, in place of texts of equal ids"
+    )
+    done.add_argument("--delete", nargs="+", metavar="ID", help="delete the texts of these ids")
+    done.add_argument(
+        "--compact", action="store_true", help="give back space, and bring the index up to date"
+    )
+    done.add_argument(
         "--plain",
         action="store_true",
         help="write plain files, which need no polyvec[index]; searched exactly, built as a whole",
     )
+    parser.set_defaults(later="file")
+    common.prompt_options(parser)
+    parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
     common.model_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     from polyvec.index.engines import engine_of
+
+    if not options.plain:
+        engine_of(options.folder)  # a package that is missing is known before the model loads
+    if options.delete or options.compact:
+        _change(options)
+        return
+    num_texts, report = _add(options) if options.add else _build(options)
+    deleted = f", {report.num_deleted} deleted" if report.num_deleted else ""
+    print(
+        f"{options.folder}: {num_texts} texts, {report.num_embedded} newly embedded{deleted}",
+        file=sys.stderr,
+    )
+    folder = options.folder if not options.folder.startswith("-") else f"./{options.folder}"
+    # The index knows how its model was loaded, but trust is the user's to give.
+    trust = ["--trust-remote-code"] if options.trust_remote_code else []
+    command = shlex.join(["polyvec", "search", folder, "your question", *trust])
+    print(f"next: {command}", file=sys.stderr)
+
+
+def _change(options: argparse.Namespace) -> None:
+    """--delete and --compact, which need no model and no texts."""
+    from polyvec.index.store import Index
+
+    if options.file:
+        raise InputError(
+            f"--{'delete' if options.delete else 'compact'} reads no FILE: {options.file[0]}"
+        )
+    with Index.open(options.folder) as index:
+        if options.compact:
+            index.compact()
+            print(f"{options.folder}: {len(index)} texts", file=sys.stderr)
+            return
+        num_deleted = index.delete(options.delete)
+        print(f"{options.folder}: {len(index)} texts, {num_deleted} deleted", file=sys.stderr)
+
+
+def _add(options: argparse.Namespace) -> tuple[int, Any]:
+    from polyvec.index.store import Index
+
+    if any(common.prompt_choice(options).values()):
+        raise InputError(
+            "--add uses the prompt that the index was built with; leave out --prompt, "
+            "--prompt-name and --role"
+        )
+    with Index.open(options.folder) as index:
+        records = list(_records(options))
+        common.as_built(options, index.description)
+        report = index.add(
+            records,
+            common.load_truncated(options),
+            batch_size=options.batch_size,
+            truncate=options.truncate,
+        )
+        return len(index), report
+
+
+def _build(options: argparse.Namespace) -> tuple[int, Any]:
     from polyvec.index.plain import PlainIndex
     from polyvec.index.store import Index
 
-    kind = PlainIndex if options.plain else Index
-    if not options.plain:
-        engine_of(options.folder)  # a package that is missing is known before the model loads
-    records = list(common.read_input(options))
+    records = list(_records(options))
+    kind: Any = PlainIndex if options.plain else Index
     index, report = kind.build(
         options.folder,
         records,
@@ -47,12 +126,22 @@ def run(options: argparse.Namespace) -> None:
         truncate=options.truncate,
         **common.prompt_choice(options),
     )
-    print(
-        f"{options.folder}: {len(index)} texts, {report.num_embedded} newly embedded",
-        file=sys.stderr,
-    )
-    folder = options.folder if not options.folder.startswith("-") else f"./{options.folder}"
-    # The index knows how its model was loaded, but trust is the user's to give.
-    trust = ["--trust-remote-code"] if options.trust_remote_code else []
-    command = shlex.join(["polyvec", "search", folder, "your question", *trust])
-    print(f"next: {command}", file=sys.stderr)
+    return len(index), report
+
+
+def _records(options: argparse.Namespace) -> "Iterator[Record]":
+    """The texts of all files; of several, an id begins with the file's name, as of a folder."""
+    metadata = True if options.metadata is None else options.metadata
+    files = options.file or [None]
+    if len({Path(each).name for each in options.file}) < len(options.file):
+        raise InputError("two FILEs have one name, and so equal ids; give the folder above them")
+    for each in files:
+        one = argparse.Namespace(**{**vars(options), "file": each})
+        for record in common.read_input(one, metadata=metadata):
+            yield (
+                record if len(files) == 1 else replace(record, id=f"{Path(each).name}:{record.id}")
+            )
+
+
+def _names(value: str) -> list[str]:
+    return [] if value == "none" else [each.strip() for each in value.split(",") if each.strip()]

@@ -98,9 +98,10 @@ def _records(path: Path, part: Part, column: str | None, id_column: str | None) 
             path, _parquet_rows(path, part.start), column, id_column, first=part.start
         )
     else:
-        found = read_texts(
-            path, **({} if kind == "txt" else {"column": column, "id_column": id_column})
-        )
+        if kind == "txt":
+            found = read_texts(path)
+        else:
+            found = read_texts(path, column=column, id_column=id_column)
         yield from itertools.islice(found, part.start, None)
 
 

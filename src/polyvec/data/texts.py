@@ -5,11 +5,12 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from polyvec.data.metadata import Columns, typed_cells
 from polyvec.data.strict_json import strict_json
 from polyvec.errors import DataError, InputError, MissingExtraError, known
 from polyvec.storage.files import as_path, files_below
@@ -36,7 +37,11 @@ class Record:
 
 
 def read_texts(
-    source: str | Path | IO[bytes], *, column: str | None = None, id_column: str | None = None
+    source: str | Path | IO[bytes],
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    metadata: bool | Sequence[str] = False,
 ) -> Iterator[Record]:
     """Records of a file, or of the lines of an open binary stream, one at a time.
 
@@ -44,7 +49,8 @@ def read_texts(
     .parquet, .tsv and .json (an array) the text is in `column` (default: text, sentence, content
     or body; a "title" is put before it with a space, as BEIR does). Each may be gzipped (.gz).
     Of a folder all such files are read, in the order of their names, and an id is "FILE:ID"; of a
-    BEIR folder its corpus alone.
+    BEIR folder its corpus alone. `metadata`: records have the other columns, or those named here,
+    as metadata (`data.metadata`); of .csv and .tsv all records are then read at once.
     Raises DataError naming file and line.
     """
     if not isinstance(source, str | Path):
@@ -53,7 +59,7 @@ def read_texts(
         return _plain(read_lines(source))
     path = as_path(source, "source")
     if path.is_dir():
-        return _folder(path, column, id_column)
+        return _folder(path, column, id_column, metadata)
     check_is_file(path)
     kind = kind_of(path)
     if kind == "txt":
@@ -61,13 +67,25 @@ def read_texts(
         return _plain(read_lines(path))
     if kind not in READERS:
         raise DataError(f"{path}: {_unknown(kind)}. Known: txt, {', '.join(READERS)}.")
-    return records_of(path, READERS[kind](path), column, id_column)
+    wanted = None if isinstance(metadata, bool) else metadata
+    columns = Columns(wanted, kind in ("csv", "tsv")) if metadata else None
+    found = records_of(path, READERS[kind](path), column, id_column, columns=columns)
+    return _typed(found) if columns and columns.cells else found
 
 
-def _folder(path: Path, column: str | None, id_column: str | None) -> Iterator[Record]:
+def _typed(records: Iterator[Record]) -> Iterator[Record]:
+    items = list(records)
+    rows = typed_cells([dict(item.metadata) for item in items])
+    return (replace(item, metadata=row) for item, row in zip(items, rows, strict=True))
+
+
+def _folder(
+    path: Path, column: str | None, id_column: str | None, metadata: bool | Sequence[str]
+) -> Iterator[Record]:
+    options: dict[str, Any] = {"column": column, "id_column": id_column, "metadata": metadata}
     for name in ("corpus.jsonl", "corpus.jsonl.gz"):
         if (path / name).is_file():
-            return read_texts(path / name, column=column, id_column=id_column)
+            return read_texts(path / name, **options)
     names = sorted(
         each.relative_to(path).as_posix()
         for each in files_below(path)
@@ -77,12 +95,9 @@ def _folder(path: Path, column: str | None, id_column: str | None) -> Iterator[R
     if not shown:
         raise DataError(f"{path}: contains no files of texts. Known: txt, {', '.join(READERS)}.")
     return (
-        Record(f"{name}:{record.id}", record.text)
+        replace(record, id=f"{name}:{record.id}")
         for name in shown
-        for record in read_texts(
-            path / name,
-            **({} if kind_of(path / name) == "txt" else {"column": column, "id_column": id_column}),
-        )
+        for record in read_texts(path / name, **({} if kind_of(path / name) == "txt" else options))
     )
 
 
@@ -350,22 +365,31 @@ def records_of(
     id_column: str | None,
     *,
     first: int = 0,
+    columns: Columns | None = None,
 ) -> Iterator[Record]:
-    """Records of rows (line, columns) of a file, of which `first` stand before these."""
+    """Records of rows (line, columns) of a file, of which `first` stand before these.
+
+    `columns` makes their metadata.
+    """
     for place, (number, row) in enumerate(rows, start=first):
         where = f"{path}:{number}"
-        text = _value(where, row, _choose(where, row, column, TEXT_COLUMNS, "text"), str)
+        chosen = _choose(where, row, column, TEXT_COLUMNS, "text")
+        text, used = _value(where, row, chosen, str), {chosen}
         if column is None and isinstance(row.get("title"), str):
             text = f"{_value(where, row, 'title', str)} {text}".strip()
-        yield Record(_id(where, row, id_column, place), text)
+            used.add("title")
+        key = _id_column(where, row, id_column)
+        name = str(place) if key is None else str(_value(where, row, key, (str, int, float)))
+        but = used if key is None else {*used, key}
+        yield Record(name, text, {} if columns is None else columns.of(row, but, where))
+    if columns is not None:
+        columns.check(str(path))
 
 
-def _id(where: str, row: dict[str, Any], id_column: str | None, place: int) -> str:
+def _id_column(where: str, row: dict[str, Any], id_column: str | None) -> str | None:
     if id_column:
-        key: str | None = _choose(where, row, id_column, (), "id")
-    else:
-        key = next((name for name in ID_COLUMNS if row.get(name) is not None), None)
-    return str(place) if key is None else str(_value(where, row, key, (str, int, float)))
+        return _choose(where, row, id_column, (), "id")
+    return next((name for name in ID_COLUMNS if row.get(name) is not None), None)
 
 
 def _choose(

@@ -30,6 +30,7 @@ from polyvec.storage.files import as_path, atomic_file
 # Its warnings are of the normal course of things, such as a table that is yet to be made.
 os.environ.setdefault("LANCEDB_LOG", "error")
 try:
+    import lancedb  # noqa: F401
     import pyarrow as pa
     from lancedb.index import FTS, BTree, IvfRq
     from lancedb.query import MatchQuery

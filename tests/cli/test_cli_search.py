@@ -1,0 +1,138 @@
+"""polyvec index and search: metadata, filters, words, explanations, the interactive mode."""
+
+import json
+import re
+
+import pytest
+
+pytest.importorskip("lancedb")
+
+ROWS = [
+    {"id": "cat", "text": "A cat sleeps on the warm mat.", "year": 2001, "lang": "en"},
+    {"id": "dog", "text": "A dog barks at the postman.", "year": 2010, "lang": "en"},
+    {
+        "id": "river",
+        "text": "The river crosses ten borders on its way.",
+        "year": 2020,
+        "lang": "de",
+    },
+]
+
+
+@pytest.fixture
+def folder(run, tiny_bert, tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)))
+    done = run("index", tmp_path / "index", file, "--model", tiny_bert)
+    assert done.status == 0, done.err
+    return tmp_path / "index"
+
+
+def found(done):
+    assert done.status == 0, done.err
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def test_metadata_is_kept_and_filters(run, one_line, folder):
+    rows = found(run("search", folder, "a", "--json", "--filter", 'year >= 2010 and lang = "en"'))
+    assert [(row["id"], row["metadata"]) for row in rows] == [("dog", {"year": 2010, "lang": "en"})]
+    error = one_line(run("search", folder, "a", "--filter", "yaer > 1"))
+    assert "the index has no field 'yaer'. Did you mean 'year'?" in error
+    assert "expected" in one_line(run("search", folder, "a", "--filter", "year >"))
+
+
+def test_words_hybrid_and_why(run, folder):
+    done = run("search", folder, "the rivers", "--words")
+    (line,) = done.out.splitlines()
+    assert line.split(maxsplit=1)[1] == "river  The river crosses ten borders on its way."
+    rows = found(run("search", folder, "cat postman", "--hybrid", "--explain", "--json", "-k", 2))
+    names = [each["name"] for each in rows[0]["explanation"]["components"]]
+    assert names == ["dense", "words", "fused"]
+    printed = run("search", folder, "cat", "--hybrid", "--explain").out
+    assert "(rank 1)" in printed and "words: cat " in printed and "dense, " in printed
+
+
+def test_the_shares_of_a_mean_add_up_to_its_score(run, folder):
+    (row,) = found(run("search", folder, "cat", "--explain", "--json", "-k", 1))
+    why = row["explanation"]
+    assert why["method"] == "token states"
+    total = sum(each["score"] for each in why["shares"]) + why["rest"]
+    assert total == pytest.approx(row["score"], abs=2e-3)
+    assert [each["text"] for each in why["shares"]] == row["text"].replace(".", "").split()
+
+
+def test_add_delete_compact(run, one_line, folder, tmp_path):
+    (tmp_path / "more.txt").write_text("a violin\na dog\n")
+    assert "5 texts, 2 newly embedded" in run("index", folder, tmp_path / "more.txt", "--add").err
+    assert "5 texts, 0 newly embedded" in run("index", folder, tmp_path / "more.txt", "--add").err
+    assert "4 texts, 1 deleted" in run("index", folder, "--delete", "0", "nope").err
+    assert "4 texts" in run("index", folder, "--compact").err
+    assert "reads no FILE" in one_line(run("index", folder, tmp_path / "more.txt", "--compact"))
+    assert "leave out --prompt" in one_line(run("index", folder, "--add", "--prompt", "x"))
+    error = one_line(run("index", tmp_path / "none", tmp_path / "more.txt", "--add"))
+    assert "contains no index" in error
+    (tmp_path / "bad.jsonl").write_text('{"id": "x", "text": "y", "year": "late"}')
+    error = one_line(run("index", folder, tmp_path / "bad.jsonl", "--add"))
+    assert "text 'x': field 'year' is 'late', but int in this index" in error
+    assert "4 texts" in run("index", folder, "--compact").err
+
+
+def test_several_files_have_ids_of_their_own(run, one_line, tiny_bert, tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"text of {name}\n")
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    assert "2 texts" in run("index", tmp_path / "i", *files, "--model", tiny_bert).err
+    rows = found(run("search", tmp_path / "i", "a", "--json"))
+    assert {row["id"] for row in rows} == {"a.txt:0", "b.txt:0"}
+    error = one_line(run("index", tmp_path / "i", files[0], files[0], "--model", tiny_bert))
+    assert "two FILEs have one name" in error
+
+
+def test_interactive(run, one_line, folder):
+    lines = [
+        "cat", ":words", "river", ":filter lang = 'en'", "river", ":filter yaer = 1", ":filter",
+        ":k 1", ":hybrid", "dog", ":explain", "dog", ":nope", ":k x", "", ":help", ":quit", "cat",
+    ]  # fmt: skip
+    done = run("search", folder, "-i", "--json", stdin="\n".join(lines).encode())
+    rows = found(done)
+    queries = [row["query"] for row in rows]
+    assert queries == ["cat"] * 3 + ["river"] + ["dog"] * 2
+    assert ["explanation" in row for row in rows[-2:]] == [False, True]
+    errors = [line for line in done.err.splitlines() if "polyvec: " in line]
+    assert len(errors) == 3 and "no field 'yaer'" in errors[0]
+    assert ":hybrid" in done.err
+    assert run("search", folder, "--interactive", stdin=b"cat\n").status == 0
+    assert "leave out QUERY" in one_line(run("search", folder, "-i", "cat"))
+    assert "no query" in one_line(run("search", folder))
+    for words in (["--top-k", 1, "cat"], ["cat", "-k", 1], ["-k", 1, "cat", "--json", "dog"]):
+        done = run("search", folder, *words)
+        assert (done.status, len(done.out.splitlines())) == (0, 1 + ("dog" in words)), words
+    assert "unrecognized arguments: --nope" in one_line(run("search", folder, "cat", "--nope", "a"))
+
+
+def test_on_a_terminal_it_is_a_table(run, folder, monkeypatch, capsys):
+    import sys
+
+    from polyvec.cli import search_output
+    from polyvec.index.records import Component, Explanation, Hit
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    chunk = {"document": "book", "start": 5, "end": 25}
+    why = Explanation((Component("dense", 1, 0.5),), terms={"kitten": 1.5})
+    search_output.show([Hit("book#0", 0.5, "two kittens sleep", chunk, why)], "kitten")
+    printed = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert "book [5:25]" in printed and "two kittens sleep" in printed
+    assert "dense 0.500 (rank 1)" in printed and "kitten 1.50" in printed
+
+
+def test_without_the_package_it_says_what_to_do(run, one_line, tmp_path, tiny_bert, monkeypatch):
+    import sys
+
+    for name in [each for each in sys.modules if each.startswith("polyvec.index.engines.lance")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    error = one_line(run("index", tmp_path / "i", "--model", tiny_bert, stdin=b"a\n"))
+    assert "pip install 'polyvec[index]'" in error and "--plain" in error
+    done = run("index", tmp_path / "i", "--plain", "--model", tiny_bert, stdin=b"a\n")
+    assert done.status == 0
+    assert run("search", tmp_path / "i", "a").out.endswith("  0  a\n")
