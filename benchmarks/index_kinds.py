@@ -4,6 +4,7 @@
     python benchmarks/index_kinds.py measure --set real --folder WORK
     python benchmarks/index_kinds.py measure --set synthetic --folder WORK
     python benchmarks/index_kinds.py million --folder WORK
+    python benchmarks/index_kinds.py appends --folder WORK
 
 real: SciFact, NFCorpus, Cranfield, and the first 12,000 training posts of 20 Newsgroups, by
 all-MiniLM-L6-v2, at most 256 tokens of a text; queries are 100 of each of the first three.
@@ -20,6 +21,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,6 @@ def plain(documents_NE: np.ndarray, folder: Path) -> Iterator[tuple[str, Search]
 
 def lance(documents_NE: np.ndarray, folder: Path) -> Iterator[tuple[str, Search]]:
     """Our engine, as `polyvec index` writes and reads it, and other settings of its index."""
-    from polyvec.index.engines import lance as engine_file
     from polyvec.index.engines.interface import Description, Rows
     from polyvec.index.engines.lance import LanceEngine
     from polyvec.interfaces import DenseVectors
@@ -116,20 +117,22 @@ def lance(documents_NE: np.ndarray, folder: Path) -> Iterator[tuple[str, Search]
             ids = [str(row) for row in range(start, start + len(part_NE))]
             engine.upsert(Rows(ids, ids, [{} for _ in ids], {"dense": DenseVectors(part_NE)}))
     engine.optimize()
+    engine._refresh = lambda: None  # which would read the stored settings again
 
     def through(exact: bool, nprobes: int = 0, refine: int = 0) -> Search:
         def search(query_E: np.ndarray) -> list[int]:
-            engine_file.NPROBES, engine_file.REFINE = nprobes, refine
+            engine._stored = replace(engine._stored, nprobes=nprobes, refine=refine)
             (found,) = engine.near(DenseVectors(query_E[None]), K, exact=exact)
             return [int(each.id) for each in found]
 
         return search
 
-    default = (engine_file.NPROBES, engine_file.REFINE)
-    yield "IVF_RQ, default of polyvec", through(False, *default)
+    default = (engine._stored.nprobes, engine._stored.refine)
+    name = "IVF_RQ, nprobes {}, refine {}"
+    yield name.format(*default) + " (default of polyvec)", through(False, *default)
     for nprobes, refine in ((5, 5), (10, 10), (20, 10), (40, 10), (40, 20)):
         if (nprobes, refine) != default:
-            yield f"IVF_RQ, nprobes {nprobes}, refine {refine}", through(False, nprobes, refine)
+            yield name.format(nprobes, refine), through(False, nprobes, refine)
 
     def own(query_E: np.ndarray) -> list[int]:
         search = engine._table.search(query_E, vector_column_name="dense")
@@ -331,6 +334,54 @@ def million(folder: Path) -> None:
     shutil.rmtree(work)
 
 
+def appends(folder: Path) -> None:
+    """500 writes of one row to an index of 25,000: the query's latency before and in between."""
+    from polyvec.index.engines.interface import Description, Rows
+    from polyvec.index.engines.lance import LanceEngine
+    from polyvec.interfaces import DenseVectors
+
+    mixture, work = Mixture(), folder / "appends"
+    shutil.rmtree(work, ignore_errors=True)
+    engine = LanceEngine.create(str(work), Description("m", "0", "cosine", {"dense": WIDTH}))
+
+    def write(values_NE: np.ndarray, start: int) -> None:
+        ids = [str(row) for row in range(start, start + len(values_NE))]
+        engine.upsert(Rows(ids, ids, [{} for _ in ids], {"dense": DenseVectors(values_NE)}))
+
+    write(mixture.draw(25_000, seed=1), 0)
+    engine.optimize()
+    queries = mixture.draw(20, seed=2)
+
+    def latency() -> float:
+        seconds = []
+        for query_E in queries:
+            at = time.perf_counter()
+            engine.near(DenseVectors(query_E[None]), K)
+            seconds.append(time.perf_counter() - at)
+        return 1000 * float(np.median(seconds))
+
+    latency()
+    before, during, writes = latency(), [], []
+    for number in range(500):
+        at = time.perf_counter()
+        write(mixture.draw(1, seed=10 + number), 25_000 + number)
+        writes.append(1000 * (time.perf_counter() - at))
+        if number % 10 == 9:
+            during.append(latency())
+    store(
+        "appends",
+        {
+            "before_ms": before,
+            "worst_ms": max(during),
+            "after_ms": latency(),
+            "write_p50_ms": float(np.percentile(writes, 50)),
+            "write_p99_ms": float(np.percentile(writes, 99)),
+            "files": sum(path.is_file() for path in work.rglob("*")),
+        },
+    )
+    shutil.rmtree(work)
+
+
 def store(name: str, found: dict[str, Any]) -> None:
     """Put a measurement into the results, beside those of other kinds."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -350,7 +401,7 @@ def cpu() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("vectors", "measure", "million"))
+    parser.add_argument("what", choices=("vectors", "measure", "million", "appends"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--set", choices=("real", "synthetic"), default="synthetic")
@@ -362,7 +413,7 @@ def main() -> None:
     elif options.what == "measure":
         measure(options.set, options.folder, options.kinds)
     else:
-        million(options.folder)
+        {"million": million, "appends": appends}[options.what](options.folder)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,13 @@ os.environ.setdefault("LANCEDB_LOG", "error")
 try:
     import lancedb  # noqa: F401
     import pyarrow as pa
-    from lancedb.index import FTS, BTree, IvfRq
+    from lancedb.index import FTS, BTree
     from lancedb.query import MatchQuery
 except ImportError:
     raise MissingExtraError(
         "lancedb", "index", "an index of this kind (plain files need none: --plain)"
     ) from None
+from polyvec.index.engines import lance_ann as ann
 from polyvec.index.engines import lance_rows as arrow
 from polyvec.index.engines.lance_folder import (
     Stored,
@@ -48,16 +49,12 @@ from polyvec.index.engines.lance_folder import (
 )
 
 ANN_ROWS = 20_000  # below, all vectors are compared: as quick as an index, and exact
-# IVF_RQ's settings at search. Measured in docs/search.md: recall@10 at least 0.98, where the
-# library's own defaults gave 0.74.
-NPROBES, REFINE = 20, 10
-GROWTH = 4  # the vector index is trained again when the table has grown so many times
-MAX_FRAGMENTS = 40  # files of rows, one more for each write; queries slow down with their number
+GROWTH = 2  # the vector index is trained again when the table has grown so many times
+MAX_FRAGMENTS = 20  # files of rows, one more for each write; queries slow down with their number
 MAX_FRAGMENTS_INSIDE = 400  # the same inside `writing`, whose end brings it down to one
 KEPT_S = 60  # versions of the table that readers may still use are kept so long
 BATCH = 1024
 IDS = 500  # in one condition
-ROTATED = 8  # Lance's RaBitQ takes widths that are a multiple of this; others get no index
 T = TypeVar("T")
 
 
@@ -248,7 +245,9 @@ class LanceEngine(Engine):
             indexed = self._num_indexed()
             # New rows are searched without the vector index until they are in it.
             late = stats["num_rows"] - indexed >= max(ANN_ROWS, indexed // 4)
-            if stats["fragment_stats"]["num_fragments"] > most or (self._has_ann and late):
+            if stats["fragment_stats"]["num_fragments"] > most or (
+                ann.is_possible(self._stored.description) and late
+            ):
                 self._optimize(timedelta(seconds=KEPT_S))
 
     def _optimize(self, kept: timedelta) -> None:
@@ -256,20 +255,29 @@ class LanceEngine(Engine):
             # It warns that readers of older versions fail; ours read again.
             warnings.simplefilter("ignore")
             rows = self._table.count_rows()
-            if self._has_ann and rows >= max(ANN_ROWS, GROWTH * self._stored.trained_rows):
-                metric = METRICS[self._stored.description.similarity]
-                config = IvfRq(distance_type=metric, num_partitions=max(1, round(rows**0.5)))
-                self._table.create_index("dense", config=config, replace=True)
-                self._store(replace(self._stored, trained_rows=rows))
+            if ann.is_possible(self._stored.description) and rows >= max(
+                ANN_ROWS, GROWTH * self._stored.trained_rows
+            ):
+                self._train(rows)
             # Unverified files are those of writers that were killed: the lock says that none runs.
             self._table.optimize(cleanup_older_than=kept, delete_unverified=True)
 
-    @property
-    def _has_ann(self) -> bool:
-        """Whether the vectors get an approximate index once there are enough of them."""
+    def _train(self, rows: int) -> None:
+        """Make the vector index, and find settings with which it gives what exact search gives."""
         made = self._stored.description
-        width = made.dimensions.get("dense", 1)
-        return made.similarity in METRICS and width % ROTATED == 0
+        self._table.create_index("dense", config=ann.config(made, rows), replace=True)
+        places = np.random.default_rng(rows).choice(rows, min(ann.SAMPLE, rows), replace=False)
+        search = self._table.take_offsets(places.tolist()).select(["id", "dense"])
+        sample = search.to_arrow()
+        queries = arrow.vectors_of(sample, "dense", made.dimensions["dense"])
+
+        def nearest(settings: tuple[int, int]) -> list[list[str]]:
+            nprobes, refine = settings
+            self._stored = replace(self._stored, trained_rows=rows, nprobes=nprobes, refine=refine)
+            return [[each.id for each in one] for one in self.near(queries, ann.NEAREST + 1)]
+
+        nprobes, refine = ann.settings(nearest, sample.column("id").to_pylist())
+        self._store(replace(self._stored, nprobes=nprobes, refine=refine))
 
     def _num_indexed(self) -> int:
         stats = self._table.index_stats("dense_idx") if self._stored.trained_rows else None
@@ -322,8 +330,10 @@ class LanceEngine(Engine):
         for query_E in queries.values_NE:
             search = self._table.search(query_E, vector_column_name="dense")
             search = search.distance_type(METRICS[made.similarity]).limit(k)
-            search = search.bypass_vector_index() if exact else search.nprobes(NPROBES)
-            search = search if exact else search.refine_factor(REFINE)
+            if exact or not self._stored.nprobes:
+                search = search.bypass_vector_index()
+            else:
+                search = search.nprobes(self._stored.nprobes).refine_factor(self._stored.refine)
             rows = self._rows(search, filter)
             # Computed again from what was stored: the library's distance is of another scale, and
             # of an index without refinement an estimate.

@@ -30,6 +30,8 @@ class Stored:
     description: Description
     table: str
     trained_rows: int = 0  # that the vector index was trained on
+    nprobes: int = 0  # partitions of it that a query reads; 0: it is not used
+    refine: int = 0  # for each text that is asked for, so many are compared by their floats
 
     def as_json(self) -> str:
         """With a checksum of the rest."""
@@ -37,6 +39,8 @@ class Stored:
             "description": self.description.as_dict(),
             "table": self.table,
             "trained_rows": self.trained_rows,
+            "nprobes": self.nprobes,
+            "refine": self.refine,
         }
         return json.dumps({**raw, "crc32": _sum(raw)}, indent=2, ensure_ascii=False)
 
@@ -62,7 +66,12 @@ class Stored:
         # One from elsewhere could point outside its folder.
         if not isinstance(table, str) or Path(table).name != table:
             raise IndexStoreError(f"{path}: {table!r} is not the name of a table")
-        return cls(description, table, raw.get("trained_rows", 0))
+        found: tuple[Any, ...] = tuple(
+            raw.get(key) for key in ("trained_rows", "nprobes", "refine")
+        )
+        if not all(isinstance(value, int) for value in found):
+            raise IndexStoreError(f"{path}: damaged (not a number); build the index again")
+        return cls(description, table, *found)
 
 
 def _sum(raw: dict[str, Any]) -> str:
