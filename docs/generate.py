@@ -14,6 +14,7 @@ from typing import Any
 import clustering_tables
 import compression_tables
 import inversion_tables
+import search_tables
 import synthesis_tables
 import text_compression_tables
 
@@ -545,6 +546,7 @@ PARTS = {
         "personal": inversion_tables.personal_table,
         "audits": inversion_tables.audits_table,
     },
+    ROOT / "docs" / "search.md": {"index kinds": search_tables.kinds_table},
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {
         "trained": trained_table,
