@@ -10,6 +10,7 @@ from polyvec import Index
 from polyvec.data.texts import Record
 from polyvec.errors import DataError, IndexStoreError, InputError, ModelError
 from polyvec.index.plain import PlainIndex
+from polyvec.interfaces import DenseVectors
 from polyvec.rerank.reranker import Reranker
 
 pytest.importorskip("lancedb")
@@ -81,6 +82,31 @@ def test_equal_texts_are_encoded_once_and_known_ones_never(index, model):
     assert index.get(["a"])[0].metadata == {"place": 0, "year": 7}
     vectors = {record.id: row for record, row in zip(index, index.vectors_NE, strict=True)}
     np.testing.assert_array_equal(vectors["f"], vectors["c"])
+
+
+def test_vectors_that_were_made_elsewhere(index, model):
+    vectors = DenseVectors(model.encode(["zebra", "lion"]))
+    seen = model.seen
+    with pytest.raises(InputError, match="2 vectors for 1 records"):
+        index.add([Record("z", "a text")], vectors=vectors)
+    index.add([Record("z", "a text", {"new": 1}), Record("l", "a text")], vectors=vectors)
+    assert model.seen == seen
+    assert ids(index.search("zebra", top_k=1)[0]) == ["z"]
+    with pytest.raises(DataError, match="'y' holds NaN"):
+        index.add([Record("y", "t")], vectors=DenseVectors(np.full((1, 64), np.nan, np.float32)))
+    assert len(index) == 7
+
+
+def test_a_chunk_is_read_with_its_header_and_reused_only_with_it(index, model):
+    chunk = {"document": "book", "start": 0, "end": 9}
+    index.add([Record("book#0", "moon bread", {**chunk, "header": "stone"})])
+    assert index.get(["book#0"])[0].text == "moon bread"
+    (hits,) = index.search("stone moon bread", top_k=1)
+    assert (hits[0].id, hits[0].score) == ("book#0", pytest.approx(1))
+    report = index.add([Record("x#0", "moon bread", {**chunk, "header": "stone"})])
+    assert report.num_embedded == 0
+    report = index.add([Record("y#0", "moon bread", {**chunk, "header": "river"})])
+    assert report.num_embedded == 1
 
 
 def test_update_and_delete(index):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from polyvec.data.texts import Record
-from polyvec.errors import DataError, ModelError
+from polyvec.errors import DataError, InputError, ModelError
 from polyvec.index.engines.checks import form_of, not_finite
 from polyvec.index.engines.interface import Description, Engine, Form, Rows
 from polyvec.index.records import BuildReport, grown, read_as
@@ -69,6 +69,21 @@ def add(
                 engine.upsert(_rows(new[part], picked(vectors, places[part])))
             written += len(new)
     return BuildReport(len(items), len(todo), report, num_written=written)
+
+
+def add_given(engine: Engine, items: Sequence[Record], vectors: Vectors) -> BuildReport:
+    """Store records with vectors that were made elsewhere; InputError for another number."""
+    if len(vectors) != len(items):
+        raise InputError(f"{len(vectors)} vectors for {len(items)} records; give one each")
+    description = engine.description
+    fields = grown(description.fields, items)
+    with engine.writing():
+        if fields != description.fields:
+            engine.describe(replace(description, fields=fields))
+        for start in range(0, len(items), CHUNK):
+            places = range(start, min(start + CHUNK, len(items)))
+            engine.upsert(_rows(items[start : start + CHUNK], picked(vectors, places)))
+    return BuildReport(len(items), 0, EncodeReport(), num_written=len(items))
 
 
 def _sorted_out(engine: Engine, items: Sequence[Record]) -> tuple[Rows, list[Record]]:

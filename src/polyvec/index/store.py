@@ -18,7 +18,7 @@ from polyvec.index.engines.checks import form_of
 from polyvec.index.engines.interface import Description, Engine
 from polyvec.index.filters import Filter, check_fields, read_filter
 from polyvec.index.records import BuildReport, Hit, as_records, check_embedder
-from polyvec.interfaces import PromptChoice, RunOptions, TextEncoder, Truncate
+from polyvec.interfaces import PromptChoice, RunOptions, TextEncoder, Truncate, Vectors
 
 __all__ = ["BuildReport", "Hit", "Index"]
 
@@ -194,16 +194,20 @@ class Index:
         records: Iterable[Record],
         embedder: TextEncoder | None = None,
         *,
+        vectors: Vectors | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         truncate: Truncate = "warn",
     ) -> BuildReport:
         """Add records, in place of those of equal ids, with the prompt of the index.
 
-        Texts whose vectors are there, under whatever id, are not encoded again.
+        Texts whose vectors are there, under whatever id, are not encoded again. `vectors`: one for
+        each record, which the index's model has made elsewhere, as late chunking does.
         Raises DataError for a duplicate id or metadata of another kind, IndexStoreError for
         another model or while another process is writing.
         """
+        if vectors is not None:
+            return adding.add_given(self.engine, as_records(records), vectors)
         model = self._model(embedder)
         how = RunOptions(batch_size, show_progress_bar=show_progress_bar, truncate=truncate)
         return adding.add(self.engine, as_records(records), model, how, _choice(self.description))
