@@ -310,7 +310,7 @@ def million(folder: Path) -> None:
             start += len(part_NE)
     engine.optimize()
     build_s = time.perf_counter() - began
-    queries, seconds, hits = mixture.draw(50, seed=999_999_999), [], 0
+    queries, seconds, hits = mixture.draw(25, seed=999_999_999), [], 0
     for query_E in queries:
         asked = DenseVectors(query_E[None])
         at = time.perf_counter()

@@ -77,6 +77,10 @@ class DamagedCacheWarning(UserWarning):
     """A file of a cache was unreadable in part; its texts are encoded, or asked, again."""
 
 
+class CompactionWarning(UserWarning):
+    """An index holds what was written, but could not be compacted."""
+
+
 class SkippedColumnWarning(UserWarning):
     """A column of a data file cannot be metadata, and is left out."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from engine_suite import WIDTH, EngineSuite, rows_of
 
-from polyvec.errors import DataError, IndexStoreError, InputError
+from polyvec.errors import CompactionWarning, DataError, IndexStoreError, InputError
 from polyvec.index.engines.interface import Rows
 from polyvec.index.filters import read_filter
 from polyvec.interfaces import DenseVectors
@@ -121,9 +121,27 @@ class TestLance(EngineSuite):
         assert exact[0][0].id not in {e.id for e in engine.near(queries, 10)[0]}
         engine.close()
 
+    def test_a_compaction_that_fails_is_a_warning(self, engine, monkeypatch):
+        monkeypatch.setattr(lance, "MAX_FRAGMENTS", 3)
+
+        def full(self, kept):
+            raise IndexStoreError("the disk is full")
+
+        monkeypatch.setattr(lance.LanceEngine, "_optimize", full)
+        for number in range(3):
+            engine.upsert(rows_of([number]))
+        with pytest.warns(CompactionWarning, match="the disk is full .*all is written"):
+            engine.upsert(rows_of([3]))
+        assert engine.count() == 4
+
     def test_a_full_disk_loses_nothing(self, engine, small_files):
         engine.upsert(rows_of(range(20)))
-        with small_files(2000), pytest.raises(IndexStoreError, match="the disk is full; nothing"):
+        with (
+            small_files(2000),
+            pytest.raises(
+                IndexStoreError, match="the disk is full; what was stored before is there"
+            ),
+        ):
             engine.upsert(rows_of(range(20, 400)))
         for each in (engine, lance.LanceEngine.open(str(engine.folder))):
             assert each.count() == 20

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import filelock
 import numpy as np
 
-from polyvec.errors import IndexStoreError, MissingExtraError
+from polyvec.errors import CompactionWarning, IndexStoreError, MissingExtraError
 from polyvec.index.engines.checks import check_query, check_rows, form_of
 from polyvec.index.engines.interface import Candidate, Description, Engine, Form, Rows
 from polyvec.index.engines.scoring import METRICS, similarities
@@ -201,7 +201,7 @@ class LanceEngine(Engine):
             self._depth += 1
             try:
                 yield
-                self._compact_if(MAX_FRAGMENTS if self._depth == 1 else MAX_FRAGMENTS_INSIDE)
+                self._compact_if(last=self._depth == 1)
             finally:
                 self._depth -= 1
 
@@ -238,13 +238,22 @@ class LanceEngine(Engine):
         with self.writing():
             self._optimize(timedelta(0))
 
-    def _compact_if(self, most: int) -> None:
+    def _compact_if(self, *, last: bool) -> None:
         """Lance never compacts by itself: 500 writes of one row made a query ten times as slow."""
+        try:
+            self._compact_late(last)
+        except IndexStoreError as error:
+            # No error of the write, which is stored: a full disk, mostly.
+            warnings.warn(f"{error} (all is written, but not compacted)", CompactionWarning, 3)
+
+    def _compact_late(self, last: bool) -> None:
         with errors(self.folder):
             stats = self._table.stats()
             indexed = self._num_indexed()
-            # New rows are searched without the vector index until they are in it.
-            late = stats["num_rows"] - indexed >= max(ANN_ROWS, indexed // 4)
+            # New rows are searched without the vector index until they are in it. Only at the end:
+            # a long addition would train it again at every doubling.
+            late = last and stats["num_rows"] - indexed >= max(ANN_ROWS, indexed // 4)
+            most = MAX_FRAGMENTS if last else MAX_FRAGMENTS_INSIDE
             if stats["fragment_stats"]["num_fragments"] > most or (
                 ann.is_possible(self._stored.description) and late
             ):

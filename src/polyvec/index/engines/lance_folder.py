@@ -113,8 +113,8 @@ def errors(folder: Path) -> Iterator[None]:
         told = " ".join(str(error).split())
         if any(sign in told.lower() for sign in FULL):
             raise IndexStoreError(
-                f"{folder}: the disk is full; nothing of this write is stored, and what was there "
-                "before is. Free some space and run it again"
+                f"{folder}: the disk is full; what was stored before is there. Free some space "
+                "and run it again"
             ) from None
         reason = told.split(", /root/")[0].split(", /home/")[0][:300]
         raise IndexStoreError(f"{folder}: {type(error).__name__} ({reason})") from None
