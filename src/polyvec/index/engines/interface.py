@@ -111,6 +111,8 @@ class Engine(abc.ABC):
     name: str
     forms: frozenset[Form]  # which it can store and search
     has_words: bool  # whether `words` works: BM25 or the engine's own ranking
+    # How far a number may differ from what was written, beside the largest of its vector.
+    precision: float = 1e-5
 
     @classmethod
     @abc.abstractmethod

@@ -13,6 +13,7 @@ of the URL are libpq's (sslmode, host for a socket's folder) and `vectors=half`,
 bytes a number when the table is created.
 """
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,7 @@ class PostgresEngine(Engine):
         self._lock = threading.RLock()
         self._connection: psycopg.Connection[Any] | None = None
         self._made: Description | None = None
+        self._indexed = False  # whether this process has looked after the HNSW index
 
     # ---- open and close -------------------------------------------------------------------------
 
@@ -147,6 +149,10 @@ class PostgresEngine(Engine):
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
+
+    @property
+    def precision(self) -> float:  # type: ignore[override]
+        return 1e-3 if self._half else 1e-5
 
     # ---- the connection -------------------------------------------------------------------------
 
@@ -289,6 +295,16 @@ class PostgresEngine(Engine):
         slots += [sql.SQL(f"%s::{self._type(form, made)}") for form in rows.vectors]
         return slots + [sql.SQL("%s")] * len(made.fields)
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Other processes may write, too; at the end the HNSW index is built if it is time."""
+        yield
+        if not self._indexed:
+            most = sql.SQL("SELECT EXISTS (SELECT FROM {} OFFSET {})")
+            asked = most.format(self._table, sql.Literal(ANN_ROWS - 1))
+            if self._fetch(asked, [])[0][0]:
+                self.optimize()
+
     def delete(self, ids: Sequence[str]) -> int:
         statement = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._table)
         wanted = storable(ids)
@@ -305,6 +321,7 @@ class PostgresEngine(Engine):
                 f"{CLASSES[made.similarity]}_ops) WITH (m = 16, ef_construction = 128)"
             ).format(sql.Identifier(convert.short(f"{self.place.name}_hnsw_idx")), self._table)
             self._run(lambda connection: connection.execute(index))
+            self._indexed = True
         self._run(lambda connection: None)  # connects
         assert self._connection is not None
         with self._lock:  # not in a transaction, which VACUUM refuses

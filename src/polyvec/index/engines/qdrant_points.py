@@ -50,7 +50,7 @@ def points(rows: Rows, made: Description) -> list[models.PointStruct]:
         vector: dict[str, Any] = {WORDS: bm25_vector(text)}
         for form, (vectors, lengths) in columns.items():
             vector[form] = vectors[row]
-            if lengths is not None and np.any(np.abs(lengths[row] - 1) > NEAR_1):
+            if np.any(np.abs(lengths[row] - 1) > NEAR_1):
                 payload.setdefault("lengths", {})[form] = np.asarray(lengths[row]).tolist()
         # A vector without numbers is left out, which Qdrant takes.
         vector = {each: value for each, value in vector.items() if is_full(value)}
@@ -67,17 +67,27 @@ def _stored(vectors: Vectors, made: Description) -> tuple[list[Any], Any]:
     """What is stored for each text, and the lengths that Qdrant does not keep."""
     cosine = made.similarity == "cosine"
     match vectors:
+        # Divided here: the local mode gives back its own quotient, or, once it was opened again,
+        # what it was given.
         case DenseVectors(values_NE):
-            lengths_N = np.linalg.norm(values_NE, axis=1) if cosine else None
-            return values_NE.astype(np.float32).tolist(), lengths_N
+            lengths_N = _lengths(values_NE) if cosine else np.ones(len(vectors), np.float32)
+            stored_NE = values_NE.astype(np.float32) / lengths_N[:, None]
+            return stored_NE.tolist(), lengths_N
         case MultiVectors():
             texts = [vectors[row] for row in range(len(vectors))]
-            lengths = [np.linalg.norm(each, axis=1) for each in texts] if cosine else None
-            return [each.tolist() for each in texts], lengths
+            lengths = [_lengths(each) if cosine else np.ones(len(each)) for each in texts]
+            pairs = zip(texts, lengths, strict=True)
+            return [(each / size[:, None]).tolist() for each, size in pairs], lengths
         case SparseVectors():
             # Qdrant has only the product of sparse vectors, which of unit vectors is the cosine.
             lengths_N = sparse_lengths(vectors) if cosine else np.ones(len(vectors), np.float32)
-            return sparse_vectors(vectors, lengths_N), lengths_N if cosine else None
+            return sparse_vectors(vectors, lengths_N), lengths_N
+
+
+def _lengths(values_NE: np.ndarray) -> np.ndarray:
+    """The length of each vector; 1 for one of zeros."""
+    lengths_N = np.linalg.norm(values_NE.astype(np.float32), axis=1)
+    return np.where(lengths_N > 0, lengths_N, np.float32(1))
 
 
 def sparse_lengths(vectors: SparseVectors) -> np.ndarray:
