@@ -1,17 +1,29 @@
-"""An embedder as LlamaIndex's `BaseEmbedding`."""
+"""An embedder as LlamaIndex's `BaseEmbedding`, an index as its `BaseRetriever`."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polyvec.data.texts import Record
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.sources import DEFAULT_MODEL
 from polyvec.errors import InputError, ModelError, known
-from polyvec.integrations.texts import document_vectors, embedder_of, missing, query_vector, table
+from polyvec.index.store import Index
+from polyvec.integrations.texts import (
+    document_vectors,
+    embedder_of,
+    index_of,
+    missing,
+    query_vector,
+    table,
+)
 
 try:
+    from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.bridge.pydantic import Field, PrivateAttr, ValidationError
+    from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 except ModuleNotFoundError:
     raise missing("llama-index-core", "PolyvecEmbedding") from None
 
@@ -110,3 +122,56 @@ class PolyvecEmbedding(BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+
+class PolyvecRetriever(BaseRetriever):
+    """Searches an index, in a folder or on a server by its URL, which embeds texts and queries.
+
+    >>> from polyvec.integrations.llama_index import PolyvecRetriever
+    >>> retriever = PolyvecRetriever("my-index", filter='lang = "en"')      # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        index: str | Path | Index,
+        model: str | Path | Embedder | None = None,
+        *,
+        similarity_top_k: int = 10,
+        filter: str | Mapping[str, Any] | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        callback_manager: Any = None,
+        **search: Any,
+    ) -> None:
+        """The index of a place, or a new one there; its own model if none is given.
+
+        `search` are options of `Index.search`: mode="hybrid", rerank, exact.
+        """
+        self.index = index_of(index, model, **table("model_kwargs", model_kwargs))
+        self._search = {"top_k": similarity_top_k, "filter": filter, **search}
+        super().__init__(callback_manager=callback_manager)
+
+    def add(self, nodes: Sequence[BaseNode]) -> list[str]:
+        """Add nodes, such as documents, in place of those of equal ids; their ids.
+
+        What is embedded is the text without its metadata. Raises DataError for metadata that is
+        not text, a number, true or false.
+        """
+        records = [
+            Record(each.node_id, each.get_content(MetadataMode.NONE), dict(each.metadata))
+            for each in nodes
+        ]
+        self.index.add(records, show_progress_bar=False)
+        return [record.id for record in records]
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        (hits,) = self.index.search([query_bundle.query_str], **self._search)
+        return [
+            NodeWithScore(
+                node=TextNode(id_=hit.id, text=hit.text, metadata=dict(hit.metadata)),
+                score=hit.score,
+            )
+            for hit in hits
+        ]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)

@@ -1,4 +1,4 @@
-"""What the three adapters share: an embedder by name, and vectors as lists of numbers."""
+"""What the three adapters share: an embedder or an index by name, vectors as lists of numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from polyvec.embed.embedder import Embedder
 from polyvec.errors import InputError, MissingExtraError, known
+from polyvec.index.engines import engine_of
+from polyvec.index.store import Index
 
 FORMS = ("output_value", "convert_to_numpy", "convert_to_tensor")  # options of encode
 
@@ -75,3 +77,36 @@ def _quiet(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in allowed:
             raise InputError(f"encode has no option {name!r}.{known(name, allowed)}")
     return {"show_progress_bar": False, **options}
+
+
+# ---- indexes ------------------------------------------------------------------------------------
+
+
+def index_of(
+    index: str | Path | Index, model: str | Path | Embedder | None, **options: Any
+) -> Index:
+    """The index itself, or that of a folder or a URL, with the model that its texts are read by.
+
+    Without a model it is the one that the index names. A place that has no index gets a new one,
+    if there is a model. Raises InputError for an index without a model, IndexStoreError for
+    another model than the one that made it.
+    """
+    if isinstance(index, Index):
+        if model is not None:
+            index.embedder = embedder_of(model, options)
+            index.check(index.embedder)
+        if index.embedder is None:
+            raise InputError("the index was opened without an embedder; give one as `model`")
+        return index
+    if not isinstance(index, str | Path):
+        raise InputError(f"index is {type(index).__name__}, expected an Index, a folder or a URL")
+    if model is not None and not engine_of(index).exists(str(index)):
+        name = str(model) if isinstance(model, str | Path) else ""
+        return Index.create(index, embedder_of(model, options), model=name)
+    found = Index.open(index)
+    made = found.description
+    if model is None and (made.scale or made.options or not made.model):
+        raise InputError(f"{index}: built with {made.built_with or 'a model'}; give it as `model`")
+    found.embedder = embedder_of(made.model if model is None else model, options)
+    found.check(found.embedder)
+    return found
