@@ -48,8 +48,8 @@ def test_options_and_documents(prompted, retriever, tmp_path):
     retriever.index.close()
     words = PolyvecRetriever(tmp_path / "index", mode="words", filter="page >= 1")
     assert [each.node_id for each in words.retrieve("rain cats")] == ["2"]
-    splitter = SentenceSplitter(chunk_size=16, chunk_overlap=0, include_metadata=False)
-    text = "One sentence about volcanoes. " * 4
+    splitter = SentenceSplitter(chunk_size=60, chunk_overlap=0)
+    text = "One sentence about volcanoes. " * 20
     nodes = splitter.get_nodes_from_documents([Document(text=text, metadata={"page": 7})])
     assert len(words.add(nodes)) > 1
     assert {each.node.metadata["page"] for each in words.retrieve("volcanoes")} == {7}

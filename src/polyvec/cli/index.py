@@ -2,7 +2,8 @@
 
 The index holds the texts of the files afterwards, and no others; with --add, besides those that it
 has. Texts that it already holds are not embedded again. An interrupted build resumes where it
-stopped. Without polyvec[index], --plain writes plain files.
+stopped. Without polyvec[index], --plain writes plain files. --from and --to copy an index to another
+place and compare the two.
 
 example: printf 'a cat\\na dog\\n' | polyvec index /tmp/pets
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="write the index to this folder, or to this URL")
+    parser.add_argument("folder", nargs="?", help="write the index to this folder, or to this URL")
     common.input_options(parser, many=True)
     parser.add_argument(
         "--metadata",
@@ -44,6 +45,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write plain files, which need no polyvec[index]; searched exactly, built as a whole",
     )
+    done.add_argument(
+        "--from",
+        dest="source",
+        metavar="PLACE",
+        help="copy the index of this folder or URL to that of --to; run again, it goes on",
+    )
+    parser.add_argument(
+        "--to", dest="target", metavar="PLACE", help="the folder or URL that --from is copied to"
+    )
     parser.set_defaults(later="file")
     common.prompt_options(parser)
     parser.add_argument("--truncate-dim", type=common.positive, help="keep this many dimensions")
@@ -53,6 +63,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from polyvec.index.engines import engine_of
 
+    if options.source is not None or options.target is not None:
+        _move(options)
+        return
+    if options.folder is None:
+        raise InputError("which index? Give a folder or a URL: polyvec index FOLDER FILE")
     if not options.plain:
         engine_of(options.folder)  # a package that is missing is known before the model loads
     if options.delete or options.compact:
@@ -69,6 +84,24 @@ def run(options: argparse.Namespace) -> None:
     trust = ["--trust-remote-code"] if options.trust_remote_code else []
     command = shlex.join(["polyvec", "search", folder, "your question", *trust])
     print(f"next: {command}", file=sys.stderr)
+
+
+def _move(options: argparse.Namespace) -> None:
+    """--from and --to."""
+    from polyvec.index.engines.places import shown
+    from polyvec.index.move import move
+
+    if options.source is None or options.target is None:
+        raise InputError("--from and --to go together: the place of an index, and another one")
+    if options.folder is not None:
+        raise InputError(f"--from and --to copy an index, and read no FILE: {options.folder}")
+    moved = move(options.source, options.target)
+    print(
+        f"{shown(options.target)}: {moved.num_texts} texts, {moved.num_sent} sent now, "
+        f"all compared; {moved.num_searched} searches of both agree on {moved.agreement:.1%} "
+        "of the nearest",
+        file=sys.stderr,
+    )
 
 
 def _change(options: argparse.Namespace) -> None:

@@ -163,7 +163,7 @@ class PolyvecVectorStore(VectorStore):
         return lambda score: min(1.0, max(0.0, score))
 
     @classmethod
-    def from_texts(  # type: ignore[override]
+    def from_texts(
         cls,
         texts: list[str],
         embedding: str | Path | Embedder | PolyvecEmbeddings,
