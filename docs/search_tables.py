@@ -51,7 +51,7 @@ def _table(measured: dict[str, Any]) -> str:
             cells = [
                 kind,
                 row["setting"],
-                f"{row['recall']:.3f}",
+                f"{row['recall']:.4f}",
                 f"{row['p50_ms']:.1f}",
                 f"{row['p95_ms']:.1f}",
                 f"{row['build_s']:.0f}",

@@ -79,3 +79,10 @@ def test_fields_are_checked_against_the_index():
         check_fields(read_filter("yaer = 3"), fields)
     with pytest.raises(InputError, match="lang is text, compared with 3"):
         check_fields(read_filter("lang in (3)"), fields)
+
+
+def test_a_dict_may_be_json():
+    text = '{"lang": "en", "year": {"$gte": 2020}}'
+    assert read_filter(f" {text}") == read_filter({"lang": "en", "year": {"$gte": 2020}})
+    with pytest.raises(InputError, match="not JSON"):
+        read_filter("{lang: 1}")

@@ -8,8 +8,9 @@
     value      := "text" | 'text' | number | true | false
 
 A dict is LangChain's and Pinecone's form: {"lang": "en", "year": {"$gte": 2020}}, with $and, $or
-and $not. A text without the field fits no comparison with it, `!=` and `not in` neither, but
-`not (field = value)` holds for it: the same in every engine.
+and $not; a string that begins with { is one as JSON. A text without the field fits no comparison
+with it, `!=` and `not in` neither, but `not (field = value)` holds for it: the same in every
+engine.
 """
 
 import math
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from polyvec.data.strict_json import strict_json
 from polyvec.errors import InputError, known
 
 Value = str | int | float | bool
@@ -106,6 +108,12 @@ def read_filter(given: "str | Mapping[str, Any] | Filter | None") -> Filter | No
         return _of_dict(given, 0)
     if not isinstance(given, str):
         raise InputError(f"filter is {type(given).__name__}, expected a string or a dict")
+    if given.lstrip().startswith("{"):  # a dict on the command line
+        try:
+            found = strict_json(given)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"filter {given!r}: not JSON ({error})") from None
+        return _of_dict(found, 0)
     return _Reader(given).read() if given.strip() else None
 
 
