@@ -91,13 +91,14 @@ def test_several_files_have_ids_of_their_own(run, one_line, tiny_bert, tmp_path)
 def test_interactive(run, one_line, folder):
     lines = [
         "cat", ":words", "river", ":filter lang = 'en'", "river", ":filter yaer = 1", ":filter",
-        ":k 1", ":hybrid", "dog", ":explain", "dog", ":nope", ":k x", "", ":help", ":quit", "cat",
+        ":k 1", ":hybrid", "dog", ":explain", "dog", ":explain", "dog", ":nope", ":k x", "",
+        ":help", ":quit", "cat",
     ]  # fmt: skip
     done = run("search", folder, "-i", "--json", stdin="\n".join(lines).encode())
     rows = found(done)
     queries = [row["query"] for row in rows]
-    assert queries == ["cat"] * 3 + ["river"] + ["dog"] * 2
-    assert ["explanation" in row for row in rows[-2:]] == [False, True]
+    assert queries == ["cat"] * 3 + ["river"] + ["dog"] * 3
+    assert ["explanation" in row for row in rows[-3:]] == [False, True, False]
     errors = [line for line in done.err.splitlines() if "polyvec: " in line]
     assert len(errors) == 3 and "no field 'yaer'" in errors[0]
     assert ":hybrid" in done.err

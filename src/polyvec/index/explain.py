@@ -99,7 +99,7 @@ def _of_states(
     The mean's product with the query is the sum of the states' products, divided by their number,
     and by the lengths for cosine.
     """
-    tokenizer = getattr(getattr(embedder, "text_tokenizer", None), "hf", None)
+    tokenizer = getattr(embedder, "text_tokenizer", None)
     is_mean = getattr(embedder, "pooling", None) == ("mean",)
     if tokenizer is None or not is_mean or description.similarity not in ("cosine", "dot"):
         return None
@@ -111,9 +111,9 @@ def _of_states(
     (query_E,) = np.asarray(query.to_dense(), np.float64)
     if states_TD.shape[1] != len(query_E):
         return None
-    places = tokenizer(
-        text, return_offsets_mapping=True, truncation=True, max_length=embedder.max_seq_length
-    )["offset_mapping"]
+    first, last = len(tokenizer.contract.prefix), len(tokenizer.contract.suffix)
+    own = tokenizer.spans(text)[: len(states_TD) - first - last]
+    places = [(0, 0)] * first + own + [(0, 0)] * last
     if len(places) != len(states_TD):  # a prompt or a template is read, too
         return None
     mean_D = states_TD.astype(np.float64).mean(axis=0)

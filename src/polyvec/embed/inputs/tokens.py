@@ -185,6 +185,14 @@ class TextTokenizer:
         found = self._data.encode_batch_fast(content_words(text), add_special_tokens=False)
         return np.unique([token for word in found for token in word.ids]).astype(np.int64)
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Start and end, in characters, of each token of a text without a prompt, none cut off.
+
+        Not by `hf`, whose calls change settings that belong to the model's fingerprint.
+        """
+        found = self._data.encode(text, add_special_tokens=False).offsets
+        return [(int(start), int(end)) for start, end in found]
+
     def special_tokens(self) -> dict[str, str | None]:
         """What a template writes for {bos}, {eos} and {mask}: None where the tokenizer adds it."""
         hf, contract = self.hf, self.contract
