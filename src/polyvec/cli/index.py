@@ -1,9 +1,9 @@
 """Build an index that `polyvec search` reads: a folder, or a collection of a server by its URL.
 
-The index holds the texts of the files afterwards, and no others; with --add, besides those that it
-has. Texts that it already holds are not embedded again. An interrupted build resumes where it
-stopped. Without polyvec[index], --plain writes plain files. --from and --to copy an index to another
-place and compare the two.
+The index holds the texts of the files afterwards, and no others; with --add, besides those that
+it has. Texts that it already holds are not embedded again. An interrupted build resumes where it
+stopped. Without polyvec[index], --plain writes plain files. --from and --to copy an index to
+another place and compare the two.
 
 example: printf 'a cat\\na dog\\n' | polyvec index /tmp/pets
 """
