@@ -88,6 +88,29 @@ def test_several_files_have_ids_of_their_own(run, one_line, tiny_bert, tmp_path)
     assert "two FILEs have one name" in error
 
 
+def test_chunks_name_their_document_and_characters(run, one_line, tiny_bert, tmp_path):
+    text = "The cat sleeps. The dog barks loudly at night. The river flows to the sea."
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "book", "text": text, "year": 1}))
+    cut = ("--chunk", "sentence size=8")
+    done = run("index", tmp_path / "i", tmp_path / "long.jsonl", "--model", tiny_bert, *cut)
+    assert done.status == 0, done.err
+    for row in found(run("search", tmp_path / "i", "river", "--json")):
+        held = row["metadata"]
+        assert (held["document"], held["year"]) == ("book", 1)
+        assert text[held["start"] : held["end"]] == row["text"]
+    (line, *_) = run("search", tmp_path / "i", "river sea", "--words").out.splitlines()
+    assert f"book [{text.index('The river')}:{len(text)}]" in line
+    many = len(found(run("search", tmp_path / "i", "river", "--json", "-k", 50)))
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "book", "text": text[:15], "year": 1}))
+    done = run("index", tmp_path / "i", tmp_path / "long.jsonl", "--add")
+    assert f"1 texts, 0 newly embedded, {many - 1} deleted" in done.err
+    error = one_line(
+        run("index", tmp_path / "i", tmp_path / "long.jsonl", "--add", "--chunk", "fixed")
+    )
+    assert "built with --chunk 'sentence" in error
+    assert "0 texts, 1 deleted" in run("index", tmp_path / "i", "--delete", "book").err
+
+
 def test_interactive(run, one_line, folder):
     lines = [
         "cat", ":words", "river", ":filter lang = 'en'", "river", ":filter yaer = 1", ":filter",

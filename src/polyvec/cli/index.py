@@ -11,6 +11,7 @@ example: printf 'a cat\\na dog\\n' | polyvec index /tmp/pets
 import argparse
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from polyvec.cli import common
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
+    from polyvec.data.chunking import Chunker
     from polyvec.data.texts import Record
 
 
@@ -31,6 +33,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=_names,
         metavar="FIELD,...",
         help="keep these columns beside the texts, for filters; default: all but text and id; none",
+    )
+    parser.add_argument(
+        "--chunk",
+        metavar="KIND",
+        help="cut texts into chunks: fixed, sentence or recursive, with settings in quotes: "
+        "'sentence size=128 overlap=16 header=title'",
     )
     done = parser.add_mutually_exclusive_group()
     done.add_argument(
@@ -106,6 +114,7 @@ def _move(options: argparse.Namespace) -> None:
 
 def _change(options: argparse.Namespace) -> None:
     """--delete and --compact, which need no model and no texts."""
+    from polyvec.index.chunked import chunks_from
     from polyvec.index.store import Index
 
     if options.file:
@@ -117,11 +126,15 @@ def _change(options: argparse.Namespace) -> None:
             index.compact()
             print(f"{options.folder}: {len(index)} texts", file=sys.stderr)
             return
-        num_deleted = index.delete(options.delete)
+        names = options.delete
+        if index.description.chunking:  # an id may be a document's
+            names = [*names, *(n for each in names for n in chunks_from(index.engine, each))]
+        num_deleted = index.delete(list(dict.fromkeys(names)))
         print(f"{options.folder}: {len(index)} texts, {num_deleted} deleted", file=sys.stderr)
 
 
 def _add(options: argparse.Namespace) -> tuple[int, Any]:
+    from polyvec.index.chunked import chunks_from
     from polyvec.index.store import Index
 
     if any(common.prompt_choice(options).values()):
@@ -131,13 +144,23 @@ def _add(options: argparse.Namespace) -> tuple[int, Any]:
         )
     with Index.open(options.folder) as index:
         records = list(_records(options))
-        common.as_built(options, index.description)
+        made = index.description
+        common.as_built(options, made)
+        embedder = common.load_truncated(options)
+        chunker = _chunker(options.chunk or made.chunking, embedder)
+        if (chunker.name if chunker else "") != made.chunking:
+            raise InputError(
+                f"{options.folder}: built with --chunk {made.chunking or 'not given'!r}; leave it "
+                "out, or build the index again"
+            )
+        parts = _cut(records, chunker)
         report = index.add(
-            records,
-            common.load_truncated(options),
-            batch_size=options.batch_size,
-            truncate=options.truncate,
+            parts, embedder, batch_size=options.batch_size, truncate=options.truncate
         )
+        if chunker:  # of a document that had more chunks before
+            counts = Counter(each.metadata["document"] for each in parts)
+            gone = [n for r in records for n in chunks_from(index.engine, r.id, counts[r.id])]
+            report = replace(report, num_deleted=index.delete(gone))
         return len(index), report
 
 
@@ -146,11 +169,17 @@ def _build(options: argparse.Namespace) -> tuple[int, Any]:
     from polyvec.index.store import Index
 
     records = list(_records(options))
+    embedder = common.load_truncated(options)
+    chunker = _chunker(options.chunk, embedder)
+    if chunker and options.plain:
+        raise InputError("--plain keeps no chunks; leave out --chunk")
     kind: Any = PlainIndex if options.plain else Index
+    told = {} if options.plain else {"chunking": chunker.name if chunker else ""}
     index, report = kind.build(
         options.folder,
-        records,
-        common.load_truncated(options),
+        _cut(records, chunker),
+        embedder,
+        **told,
         model=common.model_name(options),
         scale=(options.scale or "full") if common.is_recipe(options) else "",
         attention=options.attention or "",
@@ -174,6 +203,23 @@ def _records(options: argparse.Namespace) -> "Iterator[Record]":
             yield (
                 record if len(files) == 1 else replace(record, id=f"{Path(each).name}:{record.id}")
             )
+
+
+def _chunker(text: str | None, embedder: Any) -> "Chunker | None":
+    """What --chunk says, with sizes in the model's tokens, if its tokens are known."""
+    from polyvec.data.chunking import load_chunker
+
+    if not text:
+        return None
+    tokenizer = getattr(embedder, "text_tokenizer", None)
+    spans = tokenizer.spans if tokenizer is not None else None
+    return load_chunker(common.kind_table("--chunk", text), spans)
+
+
+def _cut(records: "list[Record]", chunker: "Chunker | None") -> "list[Record]":
+    from polyvec.index.chunked import chunk_records
+
+    return list(chunk_records(records, chunker)) if chunker else records
 
 
 def _names(value: str) -> list[str]:
