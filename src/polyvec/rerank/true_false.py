@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.encoding import BATCH_TOKENS, check_text
+from polyvec.embed.encoding import BATCH_TOKENS
 from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import load_tokenizer
@@ -30,9 +30,9 @@ from polyvec.embed.formats.transformer import (
 from polyvec.embed.inputs.contract import check_rows
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.tokens import TextTokenizer, Tokens, budget_batches
-from polyvec.errors import InputError, ModelError, SettingsError
+from polyvec.errors import ModelError, SettingsError
 from polyvec.rerank.prompts import RerankPrompt, rerank_prompt
-from polyvec.rerank.reranker import Reranker, with_instruction
+from polyvec.rerank.reranker import Reranker, instructed, warn_truncated
 from polyvec.storage.files import atomic_folder
 
 FILE, KIND = "reranker.json", "true_false"
@@ -137,6 +137,8 @@ class TrueFalse(nn.Module, Reranker):
     ) -> np.ndarray:
         """log p(true) of each pair, float32 [P], in nats."""
         texts = self.tokens(pairs, instructions)
+        cut = sum(text.truncated for text in texts)
+        warn_truncated(cut, len(texts), f"{self.max_length} tokens")
         found_P = np.empty(len(texts), np.float32)
         budget = BATCH_TOKENS.get(self.device.type, 8192)
         was_training = self.training
@@ -158,13 +160,7 @@ class TrueFalse(nn.Module, Reranker):
         instructions: Sequence[str | None] | None = None,
     ) -> list[Tokens]:
         """What the model reads of each pair. Raises InputError, naming it, for what is no text."""
-        given = [None] * len(pairs) if instructions is None else list(instructions)
-        if len(given) != len(pairs):
-            raise InputError(f"{len(given)} instructions for {len(pairs)} pairs")
-        batch = []
-        for place, ((query, document), instruction) in enumerate(zip(pairs, given, strict=True)):
-            asked = with_instruction(check_text(query, place), instruction)
-            batch.append(self._spans(asked, check_text(document, place)))
+        batch = [self._spans(*pair) for pair in instructed(pairs, instructions)]
         return [self._open(each) for each in self.words.encode(batch)]
 
     def _spans(self, query: str, document: str) -> tuple[Span, ...]:

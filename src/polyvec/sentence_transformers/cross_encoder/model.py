@@ -5,7 +5,6 @@ N pairs, K labels, T tokens of the longest.
 
 import contextlib
 import importlib
-import json
 import logging
 import tempfile
 import warnings
@@ -16,29 +15,23 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from polyvec import __version__
-from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.encoding import check_text
-from polyvec.embed.formats.checksums import check_files, write_checksums
-from polyvec.embed.formats.schema import listed_modules, read_json, write_json
+from polyvec.embed.formats.schema import read_json
 from polyvec.embed.formats.sources import model_folder
-from polyvec.embed.formats.tokenizer import check_length
 from polyvec.embed.formats.transformer import (
     best_device,
     check_device,
     check_dtype,
     chosen_dtype,
     dtype_name,
-    load_config,
-    odd_keys,
 )
-from polyvec.embed.formats.weights import find_weights
 from polyvec.embed.inputs.contract import NO_LIMIT, check_count
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.progress import progress
-from polyvec.errors import InputError, ModelError, PolyvecError
+from polyvec.errors import InputError, ModelError
+from polyvec.rerank.classifier import SETTINGS, load_classifier, write_classifier
 from polyvec.sentence_transformers import arguments, workers
 from polyvec.sentence_transformers.as_modules import written
 from polyvec.sentence_transformers.common import Common
@@ -48,19 +41,6 @@ from polyvec.sentence_transformers.saving import beside
 from polyvec.sentence_transformers.util import batch_to_device
 
 logger = logging.getLogger(__name__)
-SETTINGS = "config_sentence_transformers.json"
-# What sentence-transformers 5.4 and later read of a sequence classifier.
-CLASSIFIER = {
-    "transformer_task": "sequence-classification",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-    "module_output_name": "scores",
-}
-MODULE = {
-    "idx": 0,
-    "name": "0",
-    "path": "",
-    "type": "sentence_transformers.base.modules.transformer.Transformer",
-}
 # The constructor's arguments under their names of sentence-transformers 2 and 3.
 OLDER = {
     "automodel_args": "model_kwargs",
@@ -186,7 +166,7 @@ class CrossEncoder(Common, Classifier, nn.Module):
         dtype = check_dtype(
             chosen_dtype(dtype_name(options.get("dtype")), None, folder), str(device)
         )
-        self.model, self.tokenizer = _loaded(folder, config, dtype, trusted)
+        self.model, self.tokenizer = load_classifier(folder, config, dtype, trusted)
         self.tokenizer.truncation_side = options.get(
             "truncation_side", self.tokenizer.truncation_side
         )
@@ -515,16 +495,7 @@ class CrossEncoder(Common, Classifier, nn.Module):
             "activation_fn": f"{kind.__module__}.{kind.__qualname__}",
         }
         with beside(Path(path)) as folder:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-            config = read_json(folder / "config.json")
-            # Where versions before 5.4 look for it.
-            config["sentence_transformers"] = {"activation_fn": settings["activation_fn"]}
-            write_json(folder / "config.json", config)
-            write_json(folder / SETTINGS, settings)
-            write_json(folder / "sentence_bert_config.json", CLASSIFIER)
-            (folder / "modules.json").write_text(json.dumps([MODULE], indent=2) + "\n", "utf-8")
-            write_checksums(folder)
+            write_classifier(folder, self.model, self.tokenizer, settings)
 
     save = save_pretrained
 
@@ -551,58 +522,3 @@ def _listed(inputs: Any) -> Any:
 def _check_function(activation_fn: Any) -> None:
     if activation_fn is not None and not callable(activation_fn):
         raise InputError(f"activation_fn is {activation_fn!r}, expected a function of the logits")
-
-
-@torch.no_grad()
-def _check_scores(model: Any, tokenizer: Any) -> None:
-    """Scores a pair, so that settings that do not fit are an error of the folder's, not later."""
-    read = tokenizer("a", "b", truncation=True, return_tensors="pt")
-    if not bool(model.eval()(**read).logits.isfinite().all()):
-        raise ValueError("the score of a pair is not finite; the weights are damaged")
-
-
-def _loaded(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, trusted: bool) -> Any:
-    """Model and tokenizer; ModelError for another kind of model."""
-    own = read_json(folder / SETTINGS, {}).get("model_type") == "CrossEncoder"
-    if own and (folder / "modules.json").is_file() and len(listed_modules(folder)) > 1:
-        raise ModelError(
-            f"{folder}: scores come from several modules (modules.json); polyvec's CrossEncoder "
-            "runs sequence classifiers only"
-        )
-    check_files(folder)
-    find_weights(folder)  # raises ModelError for damage that transformers reads over
-    settings = load_config(folder, trusted, **config)
-    try:
-        with quiet_transformers():
-            named = " ".join(settings.architectures or ())
-            if not named.endswith("ForSequenceClassification") and not config.get("num_labels"):
-                settings.num_labels = 1
-            if "ForCausalLM" in named:
-                raise ModelError(
-                    f"{folder}: a language model that writes its judgement; polyvec's CrossEncoder "
-                    "runs sequence classifiers only"
-                )
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                config=settings,
-                dtype=dtype,
-                trust_remote_code=trusted,
-                output_loading_info=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
-            check_length(tokenizer.model_max_length, folder / "tokenizer_config.json")
-            _check_scores(model, tokenizer)
-    except PolyvecError:
-        raise
-    except Exception as error:  # noqa: BLE001 - settings of another type raise anything
-        raise ModelError(
-            f"{folder}: {' '.join(str(error).split())[:300]}{odd_keys(settings, folder)}"
-        ) from None
-    missing = sorted(info["missing_keys"])
-    if missing:
-        warnings.warn(
-            f"{folder}: {len(missing)} weights are not stored and start at random, the first "
-            f"{missing[0]}; train the model before it scores pairs",
-            stacklevel=3,
-        )
-    return model, tokenizer

@@ -11,6 +11,7 @@ from polyvec.registry import Registry
 from polyvec.train.tasks import (
     bottleneck,
     contrastive,
+    cross_encoder,
     deliberation,
     denoising,
     eba,
@@ -25,6 +26,7 @@ TASKS: Registry[Callable[..., Any]] = Registry(
     "stage",
     {
         "bottleneck": bottleneck.Bottleneck,
+        "cross_encoder": cross_encoder.CrossEncoderStage,
         "csit": multi_task.SessionTuned,
         "deliberation": deliberation.Deliberation,
         "denosent": denoising.DenoSent,

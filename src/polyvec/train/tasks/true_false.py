@@ -19,21 +19,24 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.encoding import BATCH_TOKENS
 from polyvec.embed.formats.adapters import is_adapted, merge_adapter
 from polyvec.embed.inputs.tokens import TokenBatch, Tokens
-from polyvec.errors import DataError, SettingsError
 from polyvec.registry import Fact
 from polyvec.rerank.true_false import TrueFalse
 from polyvec.train.adapter_kinds import ADAPTERS
 from polyvec.train.adapters import Trained
-from polyvec.train.engine import Piece, Rows, Terms
+from polyvec.train.engine import Rows, Terms
 from polyvec.train.meter import Cost
-from polyvec.train.predicting import split
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Job, Share, Work
+from polyvec.train.tasks.reranking import (
+    FOLDER,
+    check_reranker_stage,
+    pairs_of,
+    work_of_pairs,
+)
 
 OfEmbedder = Annotated[Embedder, Fact("embedder")]
 OfStage = Annotated[StageSettings, Fact("stage")]
 JOB = "answers"
-FOLDER = "reranker"  # of the run, where the trained one is
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,7 @@ class TrueFalseStage:
         folder: str = FOLDER,
     ) -> None:
         where = stage.where
-        for name in ("losses", "adapter", "matryoshka", "dropout", "attention_dropout"):
-            if getattr(stage, name):
-                instead = "; set lora" if name == "adapter" else ""
-                raise SettingsError(
-                    f"{where}: {name} is of stages that train the embedder; this one trains a "
-                    f"reranker{instead}"
-                )
-        if Path(folder).name != folder or folder in ("model", "stages", ".", ".."):
-            raise SettingsError(f"{where}: folder {folder!r} is no name of a folder in the run")
+        check_reranker_stage(stage, folder)
         self.where, self.over, self.lora, self.folder = where, over, lora, folder
         self.embedder, self.budget = embedder, stage.gradient_cache
         self.reranker = TrueFalse.load(
@@ -111,7 +106,7 @@ class TrueFalseStage:
         return Cost(count * (3 if self.lora is None else 2), 0.0, count)
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
-        pairs = [_pairs(row) for row in rows]
+        pairs = [pairs_of(row) for row in rows]
         own = rows[shares[mine].start : shares[mine].stop]
         chosen = pairs[shares[mine].start : shares[mine].stop]
         asked = [
@@ -119,26 +114,14 @@ class TrueFalseStage:
         ]
         given = [row.instruction for row, each in zip(own, chosen, strict=True) for _ in each]
         texts = self.reranker.tokens(asked, given)
-        lengths = [len(text) for text in texts]
-        order = sorted(range(len(texts)), key=lambda place: -lengths[place])
-        budget = self.budget or BATCH_TOKENS.get(self.reranker.device.type, 8192)
-        pieces, num_computed = [], 0
-        for start, stop in split([lengths[place] for place in order], budget, padded=True):
-            group = tuple(texts[place] for place in order[start:stop])
-            payload = Pairs(TokenBatch.of(range(len(group)), group), group)
-            pieces.append(Piece(JOB, payload, len(group)))
-            num_computed += len(group) * len(group[0])
-        sizes = [sum(len(each) for each in pairs[s.start : s.stop]) for s in shares]
         relevant = [is_positive for each in pairs for _, is_positive in each]
-        return Work(
-            tuple(pieces),
-            {JOB: torch.tensor(order)},
-            {JOB: tuple(sizes)},
+        return work_of_pairs(
+            JOB,
+            texts,
+            [sum(len(each) for each in pairs[s.start : s.stop]) for s in shares],
             torch.tensor(relevant),
-            sum(lengths),
-            num_computed,
-            num_texts=len(texts),
-            num_cut=sum(text.truncated for text in texts),
+            self.budget or BATCH_TOKENS.get(self.reranker.device.type, 8192),
+            lambda group: Pairs(TokenBatch.of(range(len(group)), group), tuple(group)),
         )
 
     def _answers(self, embedder: Embedder, payload: Pairs) -> Tensor:
@@ -157,16 +140,3 @@ class TrueFalseStage:
         if is_adapted(lm):
             merge_adapter(lm)
         self.reranker.save_pretrained(output / self.folder)
-
-
-def _pairs(row: TrainingRow) -> list[tuple[str, bool]]:
-    """The documents of a row, and whether each answers it."""
-    if not row.matches:
-        raise DataError(
-            f"{row.place or 'row'}: the pair has a score or a class, so whether it matches is not "
-            "known; make matches of it with min_score"
-        )
-    found = [(text, True) for text in row.positives] + [(text, False) for text in row.negatives]
-    if not found:
-        raise DataError(f"{row.place or 'row'}: no document to say true or false of")
-    return found
