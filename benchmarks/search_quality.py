@@ -1,0 +1,284 @@
+"""Does it pay to search by words and by meaning together, and to rerank? nDCG@10 on four sets.
+
+    python benchmarks/search_quality.py train --data DATA --folder WORK     # the cross-encoder
+    python benchmarks/search_quality.py measure --data DATA --folder WORK   # every cell, resumed
+
+Test queries of SciFact, NFCorpus, Cranfield and CISI, each searched in an index as `polyvec index`
+makes it, by all-MiniLM-L6-v2. Nothing is tuned: fusion takes the best 100 of both, rerankers the
+best 50 of reciprocal rank fusion. No released cross-encoder was at hand, so `train` makes one of
+all-MiniLM-L6-v2's weights by the stage "cross_encoder", on training queries only: of SciFact and
+NFCorpus (whose documents the test queries are asked of, too), MedQuAD, and SQuAD's questions with
+their sentences. Query likelihood reads the best 20 of the first 50 queries.
+
+A cell is a file in WORK/cells; a second run measures what is missing. `measure` writes
+docs/results/search-quality.json, which docs/generate.py makes a table of.
+"""
+
+import argparse
+import json
+import random
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from index_kinds import cpu
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "search-quality.json"
+SETS = ("scifact", "nfcorpus", "cranfield", "cisi")
+DEPTH, TOP, LLM_DEPTH, LLM_QUERIES = 100, 50, 20, 50
+ROWS = {"scifact": 800, "nfcorpus": 1500, "medquad": 700, "squad": 1000}
+NEGATIVES, SKIPPED, CANDIDATES = 3, 3, 50  # of a query's candidates, the first are skipped
+RECIPE = """[system]
+name = "cross-encoder"
+[embedder]
+backbone = "sentence-transformers/all-MiniLM-L6-v2"
+pooling = "mean"
+[[stage]]
+kind = "cross_encoder"
+model = "sentence-transformers/all-MiniLM-L6-v2"
+data = [{{ name = "pairs", path = "{path}" }}]
+positive_weight = 3.0
+batch_size = 16
+max_length = 192
+learning_rate = 5e-5
+warmup_steps = 0.1
+num_train_epochs = 1
+"""
+
+Ranked = list[str]  # ids, best first
+
+
+def read_set(name: str, data: Path, qrels: str = "") -> Any:
+    """A task's data; of another split with `qrels`, the folder's file of judgements."""
+    from polyvec.data.tasks.folder import read_folder
+    from polyvec.evaluate.selection import select
+
+    if qrels:
+        return read_folder(data / name, qrels)
+    (chosen,) = select([name], data=str(data), split="test", kind=None, subsets=())
+    return chosen.read()
+
+
+# ---- the cross-encoder --------------------------------------------------------------------------
+
+
+def training_pairs(data: Path) -> "dict[str, tuple[list[tuple[str, set[str]]], dict[str, str]]]":
+    """Of each source: queries with the ids of what matches them, and the documents by id."""
+    from polyvec.data.texts import read_rows
+
+    found = {}
+    for name in ("scifact", "nfcorpus"):
+        made = read_set(name, data, "train")
+        pairs = [
+            (text, {doc for doc, grade in made.qrels[query].items() if grade > 0})
+            for query, text in made.queries.items()
+            if any(grade > 0 for grade in made.qrels.get(query, {}).values())
+        ]
+        found[name] = (pairs, made.corpus)
+    for name, file, query, document in (
+        ("medquad", "medquad/pairs.jsonl.gz", "question", "answer"),
+        ("squad", "squad_qg_pairs/dev.jsonl.gz", "question", "sentence"),
+    ):
+        rows = [row for _, row in read_rows(data / file) if row[query] and row[document]]
+        corpus = dict.fromkeys(row[document] for row in rows)
+        of_text = {text: str(place) for place, text in enumerate(corpus)}
+        found[name] = (
+            [(row[query], {of_text[row[document]]}) for row in rows],
+            {key: text for text, key in of_text.items()},
+        )
+    return found
+
+
+def train(data: Path, folder: Path) -> None:
+    """WORK/run/reranker, by one epoch over pairs with negatives that both searches found."""
+    from polyvec import Embedder
+    from polyvec.index.exact import top_k
+    from polyvec.recipe import load_recipe
+    from polyvec.train.run import train_recipe
+
+    rng = random.Random(0)
+    embedder = Embedder.from_pretrained()
+    lines = []
+    for name, (pairs, corpus) in training_pairs(data).items():
+        chosen = rng.sample(pairs, min(ROWS[name], len(pairs)))
+        names = list(corpus)
+        if len(names) > 6000:  # of MedQuAD, so that its documents are encoded in minutes
+            needed = {each for _, matching in chosen for each in matching}
+            names = [*needed, *rng.sample([n for n in names if n not in needed], 4000)]
+        print(f"{name}: {len(chosen)} queries, {len(names)} documents", flush=True)
+        texts = [corpus[each] for each in names]
+        documents_NE = embedder.encode_document(texts, truncate="silent")
+        queries = [query for query, _ in chosen]
+        queries_QE = embedder.encode_query(queries, truncate="silent")
+        _, dense_QK = top_k(queries_QE, documents_NE, CANDIDATES)
+        for (query, matching), dense, words in zip(
+            chosen, dense_QK.tolist(), by_words(texts, queries, CANDIDATES), strict=True
+        ):
+            pool = [
+                row
+                for row in dict.fromkeys([*dense[SKIPPED:], *words[SKIPPED:]])
+                if row >= 0 and names[row] not in matching
+            ]
+            if len(pool) >= NEGATIVES:
+                rows = rng.sample(pool, NEGATIVES)
+                positive = corpus[rng.choice(sorted(matching))]
+                lines.append({"query": query, "pos": [positive], "neg": [texts[r] for r in rows]})
+    rng.shuffle(lines)
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "cross-encoder.toml").write_text(RECIPE.format(path=path.absolute()))
+    train_recipe(load_recipe(str(folder / "cross-encoder.toml")), "full", folder / "run")
+
+
+def by_words(texts: Sequence[str], queries: Sequence[str], depth: int) -> list[list[int]]:
+    """BM25 of bm25s over words in lower case, as polyvec mine searches: rows, best first."""
+    import bm25s
+
+    from polyvec.data.words import words
+
+    index = bm25s.BM25()
+    index.index([words(text.lower()) for text in texts], show_progress=False)
+    found = []
+    for query in queries:
+        scores_N = index.get_scores(words(query.lower()))
+        rows = np.argsort(-scores_N, kind="stable")[:depth]
+        found.append([int(row) for row in rows if scores_N[row] > 0])
+    return found
+
+
+# ---- cells --------------------------------------------------------------------------------------
+
+
+def methods(folder: Path) -> "dict[str, Callable[[Any, Any], tuple[list[Ranked], list[float]]]]":
+    """What is measured, by name: a function from a set and its index to rankings and seconds."""
+
+    def bm25s_words(made: Any, index: Any) -> tuple[list[Ranked], list[float]]:
+        names, began = list(made.corpus), time.perf_counter()
+        found = by_words(list(made.corpus.values()), asked(made), DEPTH)
+        second = (time.perf_counter() - began) / len(found)
+        return [[names[row] for row in rows] for rows in found], [second] * len(found)
+
+    def searched(num: int | None = None, **how: Any) -> Any:
+        return lambda made, index: timed(index, asked(made)[:num], **how)
+
+    def reranked(num: int | None = None, depth: int = TOP, **table: Any) -> Any:
+        def search(made: Any, index: Any) -> tuple[list[Ranked], list[float]]:
+            from polyvec.rerank.table import load_reranker
+
+            reranker = load_reranker(table, where="benchmark")
+            return timed(
+                index, asked(made)[:num], mode="hybrid", rerank=reranker, rerank_depth=depth
+            )
+
+        return search
+
+    few = LLM_QUERIES
+    return {
+        "words, bm25s": bm25s_words,
+        "words": searched(mode="words"),
+        "dense": searched(mode="dense"),
+        "hybrid, ranks": searched(mode="hybrid"),
+        "hybrid, scores": searched(mode="hybrid", fusion="score", weights=(0.5, 0.5)),
+        "late interaction": reranked(kind="late_interaction", vectors="states"),
+        "late interaction, factor 2": reranked(kind="late_interaction", vectors="states", factor=2),
+        "late interaction, factor 3": reranked(kind="late_interaction", vectors="states", factor=3),
+        "cross-encoder": reranked(
+            kind="cross_encoder", model=str(folder / "run" / "reranker"), max_length=256
+        ),
+        f"hybrid, ranks, {few} queries": searched(num=few, mode="hybrid"),
+        f"query likelihood, {few} queries": reranked(
+            num=few, depth=LLM_DEPTH, kind="query_likelihood", max_words=150
+        ),
+    }
+
+
+def asked(made: Any) -> list[str]:
+    """The texts of the queries with judgements."""
+    return [text for query, text in made.queries.items() if made.qrels.get(query)]
+
+
+def timed(index: Any, queries: Sequence[str], **how: Any) -> tuple[list[Ranked], list[float]]:
+    """The best documents of each query, searched one at a time, and the seconds of each."""
+    found, seconds = [], []
+    for query in queries:
+        began = time.perf_counter()
+        (hits,) = index.search([query], top_k=20, depth=DEPTH, **how)
+        seconds.append(time.perf_counter() - began)
+        found.append([hit.id for hit in hits])
+    return found, seconds
+
+
+def measure(data: Path, folder: Path, sets: Sequence[str], only: Sequence[str]) -> None:
+    """Every cell that is not there, and the results of all that are."""
+    from polyvec import Embedder, Index
+    from polyvec.data.texts import Record
+    from polyvec.evaluate.measures import per_query
+
+    cells = folder / "cells"
+    cells.mkdir(exist_ok=True)
+    embedder = Embedder.from_pretrained()
+    for method, search in methods(folder).items():
+        if only and method not in only:
+            continue
+        for name in sets:
+            path = cells / f"{name} {method}.json".replace(", ", "-").replace(" ", "_")
+            if path.exists():
+                continue
+            made = read_set(name, data)
+            records = [Record(key, text) for key, text in made.corpus.items()]
+            index, _ = Index.build(folder / "indexes" / name, records, embedder, truncate="silent")
+            index = Index.open(folder / "indexes" / name, embedder)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # texts that a reranker reads in part
+                found, seconds = search(made, index)
+            queries = [query for query in made.queries if made.qrels.get(query)][: len(found)]
+            run = {
+                query: {each: float(-rank) for rank, each in enumerate(ids)}
+                for query, ids in zip(queries, found, strict=True)
+            }
+            qrels = {query: made.qrels[query] for query in queries}
+            values = per_query(qrels, run, "ndcg@10")
+            cell = {
+                "set": name,
+                "method": method,
+                "ndcg@10": float(np.mean([values[query] for query in queries])),
+                "num_queries": len(queries),
+                "p50_ms": 1000 * float(np.median(seconds)),
+                "per_query": [round(values[query], 5) for query in queries],
+            }
+            path.write_text(json.dumps(cell) + "\n")
+            print(f"{name}  {method}  {cell['ndcg@10']:.4f}  {cell['p50_ms']:.0f} ms", flush=True)
+    gather(cells)
+
+
+def gather(cells: Path) -> None:
+    """docs/results/search-quality.json of all cells."""
+    found = [json.loads(path.read_text()) for path in sorted(cells.glob("*.json"))]
+    order = list(methods(cells.parent))
+    found.sort(key=lambda cell: (order.index(cell["method"]), SETS.index(cell["set"])))
+    result = {"cpu": cpu(), "cells": [{**cell, "per_query": None} for cell in found]}
+    for cell in result["cells"]:
+        del cell["per_query"]
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("train", "measure"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--methods", nargs="+", default=())
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.what == "train":
+        train(options.data, options.folder)
+    else:
+        measure(options.data, options.folder, options.sets, options.methods)
+
+
+if __name__ == "__main__":
+    main()
