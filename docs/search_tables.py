@@ -33,10 +33,11 @@ def kinds_table() -> str:
     if "appends" in found:
         row = found["appends"]
         parts.append(
-            "500 writes of one row to an index of 25,000: a query takes "
+            "500 writes of one row to an index of 25,000, in CPU time of a query: "
             f"{row['before_ms']:.1f} ms before, at most {row['worst_ms']:.1f} ms between (median "
             f"of 20 queries after every tenth write), {row['after_ms']:.1f} ms after; a write "
-            f"{row['write_p50_ms']:.0f} ms, with a compaction {row['write_p99_ms']:.0f} ms (p99)."
+            f"{row['write_p50_ms']:.0f} ms of wall time (p50), with a compaction "
+            f"{row['write_p99_ms']:.0f} ms (p99)."
         )
     return "\n\n".join(parts)
 
