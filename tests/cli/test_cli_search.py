@@ -61,6 +61,17 @@ def test_the_shares_of_a_mean_add_up_to_its_score(run, folder):
     assert [each["text"] for each in why["shares"]] == row["text"].replace(".", "").split()
 
 
+def test_a_reranker_orders_the_best(run, one_line, folder, tiny_bert):
+    kind = f"late_interaction vectors=states model={tiny_bert}"
+    rows = found(run("search", folder, "a cat", "--rerank", kind, "--explain", "--json"))
+    last = [row["explanation"]["components"][-1] for row in rows]
+    assert [each["name"] for each in last] == ["reranked"] * 3
+    assert [each["rank"] for each in last] == [1, 2, 3]
+    assert [row["score"] for row in rows] == [each["score"] for each in last]
+    error = one_line(run("search", folder, "a", "--rerank", "cross_encodr"))
+    assert "'cross_encodr' is not known" in error
+
+
 def test_add_delete_compact(run, one_line, folder, tmp_path):
     (tmp_path / "more.txt").write_text("a violin\na dog\n")
     assert "5 texts, 2 newly embedded" in run("index", folder, tmp_path / "more.txt", "--add").err

@@ -47,6 +47,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--words", action="store_true", help="rank by the words that are shared, BM25"
     )
     parser.add_argument(
+        "--rerank",
+        metavar="KIND",
+        help="order the best 50 anew by a reranker, with settings in quotes: "
+        "'cross_encoder model=FOLDER'",
+    )
+    parser.add_argument(
         "--explain", action="store_true", help="say what each component scored, and by which words"
     )
     parser.add_argument("--exact", action="store_true", help="use no approximate index")
@@ -71,6 +77,7 @@ class Searcher:
     filter: str
     top_k: int
     explain: bool
+    rerank: Any = None
 
     def search(self, queries: list[str]) -> "list[list[Hit]]":
         """Hits of each query."""
@@ -81,6 +88,7 @@ class Searcher:
             top_k=self.top_k,
             filter=self.filter,
             explain=self.explain,
+            rerank=self.rerank,
             exact=self.options.exact,
             truncate=self.options.truncate,
             **how,
@@ -137,6 +145,10 @@ def run(options: argparse.Namespace) -> None:
         searcher = Searcher(
             index, embedder, options, mode, options.filter or "", options.top_k, options.explain
         )
+        if options.rerank:
+            from polyvec.rerank.table import load_reranker
+
+            searcher.rerank = load_reranker(common.kind_table("--rerank", options.rerank))
         if options.interactive:
             _interactive(searcher)
             return
