@@ -17,6 +17,7 @@ from polyvec.cli import common
 from polyvec.errors import InputError
 
 if TYPE_CHECKING:
+    from polyvec.index.store import Index
     from polyvec.interfaces import TextEncoder
     from polyvec.serve.settings import ServerSettings
 
@@ -29,6 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="[NAME=]MODEL",
         help="serve these; the first is the default; default: all-MiniLM-L6-v2",
+    )
+    parser.add_argument(
+        "--index",
+        action="append",
+        default=[],
+        metavar="[NAME=]WHERE",
+        help="search this index, with the model that made it; repeatable",
     )
     parser.add_argument("--host", default="127.0.0.1", help="listen here; default: %(default)s")
     parser.add_argument(
@@ -75,7 +83,8 @@ def run(options: argparse.Namespace) -> None:
     # Before the models are loaded, which takes longer.
     at = listening(options.host, options.port)
     try:
-        app = create_app(_models(options), settings)
+        models = _models(options)
+        app = create_app(models, settings, indexes=_indexes(options, models))
         _show_logs()
         host, port = at.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -127,6 +136,33 @@ def _models(options: argparse.Namespace) -> "dict[str, TextEncoder]":
         if name in found:
             raise InputError(f"{name}: two models of this name; write NAME=MODEL")
         found[name] = model
+    return found
+
+
+def _indexes(
+    options: argparse.Namespace, models: "dict[str, TextEncoder]"
+) -> "dict[str, tuple[Index, TextEncoder]]":
+    """Indexes with the models that made them: one that is served, or loaded for it."""
+    from polyvec.index.store import Index
+
+    found: dict[str, tuple[Index, TextEncoder]] = {}
+    for each in options.index:
+        name, where = None, each
+        if "=" in each and not Path(each).exists() and "://" not in each.partition("=")[0]:
+            name, _, where = each.partition("=")
+        name = name or where.rstrip("/").rpartition("/")[2]
+        if name in found:
+            raise InputError(f"{name}: two indexes of this name; write NAME=WHERE")
+        index = Index.open(where)
+        made = index.description.model_sha256
+        model = next((one for one in models.values() if one.fingerprint() == made), None)
+        if model is None:
+            own = argparse.Namespace(**{**vars(options), "model": None, "recipe": None})
+            own.scale, own.attention, own.truncate_dim = None, None, None
+            common.as_built(own, index.description)
+            model = common.load_truncated(own)
+        index.check(model)
+        found[name] = index, model
     return found
 
 

@@ -13,12 +13,15 @@ from typing import Any
 
 from polyvec import __version__
 from polyvec.errors import InputError, MissingExtraError
+from polyvec.index.store import Index
 from polyvec.interfaces import TextEncoder
 from polyvec.serve.errors import AnswerError, answer_of
 from polyvec.serve.guard import GONE, ClientGoneError, Guard
+from polyvec.serve.indexes import ServedIndex
 from polyvec.serve.metrics import Metrics
 from polyvec.serve.models import ServedModel
 from polyvec.serve.routes import add_routes
+from polyvec.serve.search_routes import add_search_routes
 from polyvec.serve.server import Server
 from polyvec.serve.settings import ServerSettings
 
@@ -34,8 +37,10 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     rerankers: Mapping[str, Any] | None = None,
+    indexes: Mapping[str, tuple[Index, TextEncoder]] | None = None,
 ) -> Guard:
-    """An application that serves these embedders by their names; rerankers are `Reranker`s.
+    """An application that serves these embedders by their names; rerankers are `Reranker`s, and
+    an index stands beside the model that made it.
 
     Raises InputError without a model.
     """
@@ -55,7 +60,11 @@ def create_app(
         )
         for name, embedder in models.items()
     }
-    server = Server(served, settings, metrics, rerankers or {})
+    searched = {
+        name: ServedIndex(name, index, embedder)
+        for name, (index, embedder) in (indexes or {}).items()
+    }
+    server = Server(served, settings, metrics, rerankers or {}, searched)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,6 +73,8 @@ def create_app(
         warming.cancel()
         for model in server.models.values():
             model.close()
+        for index in server.indexes.values():
+            index.close()
 
     app = FastAPI(
         title="polyvec",
@@ -79,6 +90,7 @@ def create_app(
     app.add_exception_handler(404, _no_route)
     app.add_exception_handler(405, _no_route)
     add_routes(app, server)
+    add_search_routes(app, server)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

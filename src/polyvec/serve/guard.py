@@ -23,7 +23,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 LOG = logging.getLogger("polyvec.serve")
-OPEN = frozenset({"/health", "/ready", "/metrics"})  # for probes, which have no key
+# For probes, which have no key, and the page, which asks for one.
+OPEN = frozenset({"/health", "/ready", "/metrics", "/", "/page.css", "/page.js"})
 GONE = 499  # nginx's status of a client that hung up, for logs
 CHALLENGE = [(b"www-authenticate", b"Bearer")]
 

@@ -48,8 +48,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_routes(app: FastAPI, server: Server) -> None:
-    """Every route of the server."""
+def posting(app: FastAPI) -> Callable[..., Callable[[Route], Route]]:
+    """A decorator for routes of a request and a response, which the documents describe."""
 
     def post(
         path: str, request: type[BaseModel], response: type[BaseModel]
@@ -64,11 +64,19 @@ def add_routes(app: FastAPI, server: Server) -> None:
             openapi_extra={"requestBody": body},
         )
 
+    return post
+
+
+def add_routes(app: FastAPI, server: Server) -> None:
+    """Every route of the server."""
+
+    post = posting(app)
+
     @post("/v1/embeddings", EmbeddingRequest, EmbeddingResponse)
     @app.post("/embeddings", include_in_schema=False)
     async def embeddings(request: Request) -> Response:
         """Vectors of texts, as OpenAI gives them."""
-        asked = await _body(request, EmbeddingRequest)
+        asked = await read_body(request, EmbeddingRequest)
         model = server.model(asked.model)
         _check_dimensions(asked.dimensions, model)
         read, ticket, headers = await _computed(request, server, model, asked, asked.input)
@@ -77,14 +85,14 @@ def add_routes(app: FastAPI, server: Server) -> None:
             {"object": "embedding", "index": index, "embedding": each}
             for index, each in enumerate(_written(vectors_NE, asked.encoding_format))
         ]
-        return _json(
+        return as_json(
             {"object": "list", "data": data, "model": model.name, "usage": _usage(read)}, headers
         )
 
     @post("/v1/sparse", SparseRequest, SparseResponse)
     async def sparse(request: Request) -> Response:
         """Vectors of a sparse model, as places and numbers."""
-        asked = await _body(request, SparseRequest)
+        asked = await read_body(request, SparseRequest)
         model = server.model(asked.model)
         if not model.is_sparse:
             raise AnswerError(
@@ -100,7 +108,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
             for index, vector_E in enumerate(ticket.answer.result())
             for places in [np.flatnonzero(vector_E)]
         ]
-        return _json(
+        return as_json(
             {"object": "list", "data": data, "model": model.name, "usage": _usage(read)}, headers
         )
 
@@ -108,7 +116,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.post("/rerank", include_in_schema=False)
     async def rerank(request: Request) -> Response:
         """Documents by their relevance to a query: of a reranker, or by similarity."""
-        asked = await _body(request, RerankRequest)
+        asked = await read_body(request, RerankRequest)
         model = server.model(asked.model)
         texts = [asked.query, *asked.documents]
         cut = server.settings.truncate if asked.truncate is None else asked.truncate
@@ -135,7 +143,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
             for place in best
         ]
         total = query.total + documents.total
-        return _json(
+        return as_json(
             {
                 "id": request.state.request_id,
                 "model": model.name,
@@ -148,7 +156,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @post("/tokenize", TokenizeRequest, TokenizeResponse)
     async def tokenize(request: Request) -> Response:
         """What the model reads of each text."""
-        asked = await _body(request, TokenizeRequest)
+        asked = await read_body(request, TokenizeRequest)
         model = server.model(asked.model)
         if not isinstance(model.embedder, EncodeMethods):
             raise AnswerError(400, f"{model.name} has no tokenizer here", param="model")
@@ -166,7 +174,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
                     "truncated": any(each.truncated for each in inputs),
                 }
             )
-        return _json(
+        return as_json(
             {"object": "list", "data": data, "model": model.name, "usage": _usage(read)}, {}
         )
 
@@ -174,26 +182,26 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.get("/models", include_in_schema=False)
     async def models() -> Response:
         """The models of this server."""
-        return _json({"object": "list", "data": [_card(each) for each in server.models.values()]})
+        return as_json({"object": "list", "data": [_card(each) for each in server.models.values()]})
 
     @app.get("/v1/models/{name:path}", responses={401: ERRORS[401], 404: ERRORS[404]})
     async def one_model(name: str) -> Response:
         """One model."""
         if name not in server.models:
             server.model(name)
-        return _json(_card(server.models[name]))
+        return as_json(_card(server.models[name]))
 
     @app.get("/health")
     async def health() -> Response:
         """Whether the process answers."""
-        return _json({"status": "ok"})
+        return as_json({"status": "ok"})
 
     @app.get("/ready", responses={503: ERRORS[503]})
     async def ready() -> Response:
         """Whether the models are loaded and warm."""
         if not server.ready:
             server.model(None)
-        return _json({"status": "ready"})
+        return as_json({"status": "ready"})
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -205,7 +213,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
 # ---- steps of a request -------------------------------------------------------------------------
 
 
-async def _body(request: Request, kind: type[Body]) -> Body:
+async def read_body(request: Request, kind: type[Body]) -> Body:
     return kind.model_validate_json(await request.body() or b"null")
 
 
@@ -309,6 +317,6 @@ def _card(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _json(value: Any, headers: dict[str, str] | None = None) -> Response:
+def as_json(value: Any, headers: dict[str, str] | None = None) -> Response:
     content = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(content, media_type=JSON, headers=headers)

@@ -126,6 +126,68 @@ class RerankRequest(Request):
     user: str | None = None
 
 
+class SearchRequest(Request):
+    """POST /v1/search."""
+
+    query: str
+    index: str | None = Field(None, description="default: the server's first index")
+    model: None = None
+    top_k: int = Field(10, ge=1, le=1000)
+    mode: Literal["dense", "words", "hybrid"] = "dense"
+    filter: str | dict[str, Any] | None = Field(
+        None, description='of the metadata: year >= 2020 and lang = "en"'
+    )
+    explain: bool = Field(False, description="which component and which words carried each result")
+
+
+class SearchResult(BaseModel):
+    """A text that was found."""
+
+    id: str
+    score: float
+    text: str
+    metadata: dict[str, str | int | float | bool]
+    explanation: dict[str, Any] | None = None
+
+
+class SearchResponse(BaseModel):
+    """The best texts first."""
+
+    object: Literal["list"] = "list"
+    index: str
+    results: list[SearchResult]
+
+
+class IndexCard(BaseModel):
+    """An index of the server."""
+
+    id: str
+    object: Literal["index"] = "index"
+    texts: int
+    model: str
+    dimensions: dict[str, int]
+    fields: dict[str, str]
+
+
+class IndexList(BaseModel):
+    """All indexes of the server."""
+
+    object: Literal["list"] = "list"
+    data: list[IndexCard]
+
+
+class MapResponse(BaseModel):
+    """Texts of an index as places in a square from 0 to 1."""
+
+    x: list[float]
+    y: list[float]
+    id: list[str]
+    text: list[str]
+    value: list[str | int | float | bool | None]
+    how: str
+    total: int
+
+
 class Usage(BaseModel):
     """Tokens that the model has read."""
 

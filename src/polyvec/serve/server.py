@@ -6,6 +6,7 @@ from typing import Any
 
 from polyvec.errors import known
 from polyvec.serve.errors import AnswerError
+from polyvec.serve.indexes import ServedIndex
 from polyvec.serve.metrics import Metrics
 from polyvec.serve.models import ServedModel
 from polyvec.serve.settings import ServerSettings
@@ -19,6 +20,7 @@ class Server:
     settings: ServerSettings
     metrics: Metrics
     rerankers: Mapping[str, Any] = field(default_factory=dict)
+    indexes: dict[str, ServedIndex] = field(default_factory=dict)
     ready: bool = False
 
     def model(self, name: str | None) -> ServedModel:
@@ -39,3 +41,17 @@ class Server:
                 retry_after=5,
             )
         return self.models[next(iter(self.models)) if name is None else name]
+
+    def index(self, name: str | None) -> ServedIndex:
+        """The index of a request; 404 for an unknown name, and where there is none."""
+        if not self.indexes:
+            raise AnswerError(404, "the server has no index; start it with --index FOLDER")
+        if name is not None and name not in self.indexes:
+            raise AnswerError(
+                404,
+                f"the index {name[:100]!r} is not here.{known(name[:100], self.indexes)}",
+                param="index",
+                code="index_not_found",
+            )
+        self.model(None)  # 503 before the models are warm
+        return self.indexes[next(iter(self.indexes)) if name is None else name]
