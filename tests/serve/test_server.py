@@ -23,9 +23,9 @@ TEXTS = ["a cat sleeps", "the stock market fell", "ein Text mit Ümläuten 日�
 
 
 @contextlib.contextmanager
-def running(models, **settings):
+def running(models, indexes=None, **settings):
     """The address of a server in a thread."""
-    server = server_of(create_app(models, ServerSettings(**settings)))
+    server = server_of(create_app(models, ServerSettings(**settings), indexes=indexes))
     at = listening("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
     thread.start()
