@@ -1,6 +1,7 @@
 """The server on a port: uvicorn, with limits that it does not have itself."""
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
@@ -99,4 +100,6 @@ def server_of(app: Guard, **options: Any) -> uvicorn.Server:
 
 def serve(app: Guard, at: socket.socket) -> None:
     """Answer on a bound socket until a signal ends it."""
-    server_of(app).run(sockets=[at])
+    # uvicorn raises the signal again once it has ended; for a server that is no interruption.
+    with contextlib.suppress(KeyboardInterrupt):
+        server_of(app).run(sockets=[at])
