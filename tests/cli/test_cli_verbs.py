@@ -198,7 +198,7 @@ def test_index_then_search(run, model, tiny, tmp_path):
     assert [row["query"] for row in found] == ["a dog"] * 3
 
 
-def test_results_are_lines_of_score_id_and_first_line(run, model, tmp_path):
+def test_results_are_lines_of_score_id_and_the_part_that_fits(run, model, tmp_path):
     (tmp_path / "x.jsonl").write_text(
         '{"id": "os.walk", "text": "os.walk: \\n\\nGo through folders.\\nMore."}\n'
         '{"id": "b\\nc", "text": "bell \\u0007 and \\u001b[31mred"}\n'
@@ -207,7 +207,7 @@ def test_results_are_lines_of_score_id_and_first_line(run, model, tmp_path):
     done = run("search", tmp_path / "index", "os.walk: Go through folders. More.", "other", "-k", 2)
     lines = done.out.splitlines()
     assert [lines[0], lines[3]] == ["os.walk: Go through folders. More.", "other"]
-    assert lines[1].split(maxsplit=1)[1] == "os.walk  Go through folders."
+    assert lines[1].split(maxsplit=1)[1] == "os.walk  Go through folders. More."
     assert lines[2].split(maxsplit=1)[1] == "b c  bell   and  [31mred"
 
 
