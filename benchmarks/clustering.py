@@ -2,6 +2,7 @@
 
     python benchmarks/clustering.py --data DATA --part oracle     (some minutes a data set)
     python benchmarks/clustering.py --data DATA --part model      (half an hour a data set)
+    python benchmarks/clustering.py --data DATA --part k          (how many groups)
     python benchmarks/clustering.py --data DATA --part size       (100,000 vectors)
 
 The oracle knows the gold groups and answers every prompt from the texts in it; at a rate it
@@ -37,6 +38,14 @@ RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
 ORACLE_SEEDS, MODEL_SEEDS = 3, 5
 MOST_TEXTS = 1500  # of a set, drawn once; CLINC150 with LSA is whole, as its reference figures
 SMALL_TEXTS, SMALL_GROUPS = 400, 20  # that SmolLM2 is asked about
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+TRIPLET_RATES = RATES[:3]  # each is a training
+WAYS = (
+    "silhouette",
+    "stability",
+    *(f"oracle, {100 * lies:.0f} % lies" for lies in TRIPLET_RATES),
+    "SmolLM2-135M-Instruct",
+)
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 
@@ -62,12 +71,41 @@ SETS = {
 }
 
 
+def stage(temperature: float, **length: Any) -> dict[str, Any]:
+    """That of the recipes clusterllm and loop at scale small."""
+    losses = [{"kind": "info_nce", "temperature": temperature}]
+    return {"learning_rate": 2e-5, "losses": losses, **length}
+
+
 def methods(num: int) -> dict[str, list[dict[str, Any]]]:
-    """What is asked of so many texts: a label each, three pairs a text, a fifth corrected."""
+    """What is asked of so many texts: a label or keyphrases each, two pairs a text, triplets about
+    a fifth, a fifth corrected.
+    """
     return {
         "k-means": [],
         "label": [{"kind": "label", "smooth": ()}],
         "label, smoothed": [{"kind": "label", "smooth": (5, 15)}],
+        "keyphrase": [{"kind": "keyphrase"}],
+        "triplet, ClusterLLM": [
+            {
+                "kind": "triplet",
+                "num_queries": num // 5,
+                "stage": stage(0.05, batch_size=16, num_train_epochs=3.0),
+            }
+        ],
+        "triplet, LOOP": [
+            {
+                "kind": "triplet",
+                "num_queries": num // 5,
+                "select": "boundary",
+                "share": 1.0,
+                "candidates": "neighbours",
+                "num_neighbours": 50,
+                "self_pairs": num // 2,
+                "prompt": "loop_triplet",
+                "stage": stage(0.07, batch_size=32, max_steps=40),
+            }
+        ],
         "pair, contracted": [{"kind": "pair", "num_queries": 2 * num, "use": "contract"}],
         "pair, PCKMeans": [{"kind": "pair", "num_queries": 2 * num}],
         "reassign": [
@@ -122,9 +160,9 @@ class Oracle:
 
     def answer(self, prompt: str) -> str:
         lie = self.draw.random() < self.lies
-        if "\nChoice 1: " in prompt:
-            query = self.group[re.search(r"\nQuery: (.*)", prompt).group(1)]
-            choices = [self.group[each] for each in re.findall(r"\nChoice \d+: (.*)", prompt)]
+        if re.search("\n ?Choice 1: ", prompt):  # the space is LOOP's
+            query = self.group[re.search(r"\n ?Query: (.*)", prompt).group(1)]
+            choices = [self.group[each] for each in re.findall(r"\n ?Choice \d+: (.*)", prompt)]
             if lie:
                 return f"Choice {1 + int(self.draw.integers(len(choices)))}"
             return f"Choice {1 + choices.index(query)}" if query in choices else "none of them"
@@ -148,9 +186,9 @@ def lsa(texts: Sequence[str]) -> Embed:
     return lambda each: normalize(model.transform(words.transform(each)))
 
 
-def minilm(folder: Path) -> Embed:
+def minilm() -> Embed:
     """all-MiniLM-L6-v2, each text once."""
-    embedder = Embedder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    embedder = Embedder.from_pretrained(MINILM)
     known: dict[str, np.ndarray] = {}
 
     def embed(texts: Sequence[str]) -> np.ndarray:
@@ -169,12 +207,14 @@ def oracle_part(data: Path, names: Sequence[str], vectors: Sequence[str], work: 
             texts, gold = read(data, name, whole=how == "lsa" and name == "clinc150")
             embed: Embed | None = None
             for method, feedback in methods(len(texts)).items():
-                for lies in RATES[: 3 if how == "lsa" else None] if feedback else (0.0,):
+                if "triplet" in method and how == "lsa":
+                    continue  # nothing that can be trained
+                for lies in rates(method, how):
                     for seed in range(ORACLE_SEEDS):
                         key = ("oracle", how, name, method, f"{lies:g}", str(seed))
                         if work.path(*key).exists() or not work.claim(*key):
                             continue
-                        embed = embed or (lsa(texts) if how == "lsa" else minilm(work.folder))
+                        embed = embed or (lsa(texts) if how == "lsa" else minilm())
                         model = Oracle(texts, gold, lies, seed).model()
                         cell = run(name, texts, gold, feedback, embed, model, seed)
                         work.keep(cell, *key)
@@ -182,20 +222,29 @@ def oracle_part(data: Path, names: Sequence[str], vectors: Sequence[str], work: 
                         print(*key, cell["accuracy"], cell["calls"], cell["s"], flush=True)
 
 
-def model_part(data: Path, names: Sequence[str], work: Work) -> None:
+def rates(method: str, how: str) -> Sequence[float]:
+    """Of lies, that a method is measured with."""
+    if method == "k-means":
+        return RATES[:1]
+    return TRIPLET_RATES if "triplet" in method or how == "lsa" else RATES
+
+
+def model_part(
+    data: Path, names: Sequence[str], chosen: Sequence[str], seeds: int | None, work: Work
+) -> None:
     """SmolLM2 by the likelihood of the choices; its labels are what it writes."""
     language_model = CachedLanguageModel(
         load_language_model("HuggingFaceTB/SmolLM2-135M-Instruct"), work.folder / "answers"
     )
-    embed = minilm(work.folder)
+    embed = minilm()
     for name in names:
         texts, gold = small(*read(data, name))
         asked = methods(len(texts))
         asked["pair, contracted"][0]["num_queries"] = len(texts) // 2
         asked["pair, PCKMeans"][0]["num_queries"] = len(texts) // 2
-        for method, feedback in asked.items():
-            # A label for each text is dear, and another seed asks in another order.
-            for seed in range(1 if method.startswith("label") else MODEL_SEEDS):
+        for method in chosen or asked:
+            feedback = asked[method]
+            for seed in range(seeds or MODEL_SEEDS):
                 key = ("model", "minilm", name, method, str(seed))
                 if work.path(*key).exists() or not work.claim(*key):
                     continue
@@ -219,18 +268,19 @@ def run(
 ) -> dict[str, Any]:
     """Scores of a method; `right`: the share of its answers that an honest oracle would give."""
     began = time.perf_counter()
+    trains = any(each["kind"] == "triplet" for each in feedback)
     clusterer = TextClusterer(
         k=len(set(gold)),
         feedback=feedback,
         noun=SETS[name].noun,
         facet=SETS[name].facet,
-        embedder=embed,
+        embedder=Embedder.from_pretrained(MINILM) if trains else embed,
         language_model=model,
         name=False,
         seed=seed,
         **more,
     )
-    found = clusterer.fit(texts)
+    found = clusterer.fit(texts, vectors=embed(texts))
     answered = [call for call in found.calls if call.value is not None]
     rights = [is_right(call, gold) for call in answered]
     judged = [each for each in rights if each is not None]
@@ -246,11 +296,56 @@ def run(
 def is_right(call: Any, gold: Sequence[str]) -> bool | None:
     """Whether a choice is of the same gold group; None for labels, and where none is."""
     own, *others = (gold[each] for each in call.texts)
+    if call.feedback == "triplet" and own in others:
+        return bool(others[call.value] == own) if others[0] != others[1] else None
     if call.feedback == "pair":
         return (call.value == 0) == (own == others[0])
     if call.feedback == "reassign" and own in others:
         return bool(others[call.value] == own)
     return None
+
+
+def k_part(data: Path, names: Sequence[str], work: Work) -> None:
+    """How many groups each way finds in 400 texts of 20 groups and in 1,500 of all."""
+    judge = CachedLanguageModel(
+        load_language_model("HuggingFaceTB/SmolLM2-135M-Instruct"), work.folder / "answers"
+    )
+    embed = minilm()
+    for name in names:
+        whole = read(data, name)
+        for size, (texts, gold) in (("all", whole), ("small", small(*whole))):
+            vectors = embed(texts)
+            judges: dict[str, Any] = {
+                f"oracle, {100 * lies:.0f} % lies": Oracle(texts, gold, lies, 0).model()
+                for lies in TRIPLET_RATES
+            }
+            judges["SmolLM2-135M-Instruct"] = judge
+            ways = [("silhouette", None), ("stability", None), *judges.items()]
+            for way, model in ways:
+                key = ("k", name, size, way)
+                if work.path(*key).exists() or not work.claim(*key):
+                    continue
+                clusterer = TextClusterer(
+                    k="auto",
+                    choose_by=way if model is None else "granularity",
+                    noun=SETS[name].noun,
+                    facet=SETS[name].facet,
+                    embedder=embed,
+                    language_model=model,
+                    answers="likelihood" if model is judge else "text",
+                    name=False,
+                )
+                found = clusterer.fit(texts, vectors=vectors)
+                assert found.choice is not None
+                cell = {
+                    "texts": len(texts),
+                    "gold": len(set(gold)),
+                    "k": found.choice.k,
+                    "calls": len(found.calls),
+                }
+                work.keep(cell, *key)
+                work.release(*key)
+                print(*key, cell, flush=True)
 
 
 def size_part(work: Work) -> None:
@@ -297,6 +392,11 @@ def collect(work: Work) -> None:
                 ]
                 if cells:
                     found["model"].setdefault(name, {})[method] = summary(cells)
+    for name in SETS:
+        for size in ("all", "small"):
+            for way in WAYS:
+                if (cell := work.read("k", name, size, way)) is not None:
+                    found.setdefault("k", {}).setdefault(name, {}).setdefault(size, {})[way] = cell
     if (cell := work.read("size")) is not None:
         found["size"] = cell
     with atomic_file(RESULTS, "w") as file:
@@ -323,9 +423,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="default: polyvec's cache folder")
-    parser.add_argument("--part", choices=("oracle", "model", "size"), default="oracle")
+    parser.add_argument("--part", choices=("oracle", "model", "k", "size"), default="oracle")
     parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--vectors", nargs="*", default=["lsa"], choices=("lsa", "minilm"))
+    parser.add_argument("--methods", nargs="*", help="of part model; default: all")
+    parser.add_argument("--seeds", type=int, help="of part model; default: 5")
     parser.add_argument("--collect", action="store_true", help="write what is finished, and end")
     options = parser.parse_args()
     work = Work(options.folder or cache_folder("clustering"))
@@ -333,7 +435,9 @@ def main() -> None:
         if options.part == "oracle":
             oracle_part(options.data, options.only, options.vectors, work)
         elif options.part == "model":
-            model_part(options.data, options.only, work)
+            model_part(options.data, options.only, options.methods, options.seeds, work)
+        elif options.part == "k":
+            k_part(options.data, options.only, work)
         else:
             size_part(work)
     collect(work)
