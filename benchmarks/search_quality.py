@@ -5,7 +5,7 @@
 
 Test queries of SciFact, NFCorpus, Cranfield and CISI, each searched in an index as `polyvec index`
 makes it, by all-MiniLM-L6-v2. Nothing is tuned: fusion takes the best 100 of both, rerankers the
-best 50 of reciprocal rank fusion. No released cross-encoder was at hand, so `train` makes one of
+best 30 of reciprocal rank fusion. No released cross-encoder was at hand, so `train` makes one of
 all-MiniLM-L6-v2's weights by the stage "cross_encoder", on training queries only: of SciFact and
 NFCorpus (whose documents the test queries are asked of, too), MedQuAD, and SQuAD's questions with
 their sentences. Query likelihood reads the best 20 of the first 50 queries.
@@ -15,6 +15,7 @@ docs/results/search-quality.json, which docs/generate.py makes a table of.
 """
 
 import argparse
+import functools
 import json
 import random
 import time
@@ -28,7 +29,7 @@ from index_kinds import cpu
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "search-quality.json"
 SETS = ("scifact", "nfcorpus", "cranfield", "cisi")
-DEPTH, TOP, LLM_DEPTH, LLM_QUERIES = 100, 50, 20, 50
+DEPTH, TOP, LLM_DEPTH, LLM_QUERIES = 100, 30, 20, 50
 ROWS = {"scifact": 800, "nfcorpus": 1500, "medquad": 700, "squad": 1000}
 NEGATIVES, SKIPPED, CANDIDATES = 3, 3, 50  # of a query's candidates, the first are skipped
 RECIPE = """[system]
@@ -134,16 +135,17 @@ def train(data: Path, folder: Path) -> None:
 
 
 def by_words(texts: Sequence[str], queries: Sequence[str], depth: int) -> list[list[int]]:
-    """BM25 of bm25s over words in lower case, as polyvec mine searches: rows, best first."""
+    """BM25 of bm25s, as it is by default: no stems, English stop words; rows, best first."""
     import bm25s
 
-    from polyvec.data.words import words
+    def words(several: Sequence[str]) -> Any:
+        return bm25s.tokenize(list(several), stopwords="en", return_ids=False, show_progress=False)
 
     index = bm25s.BM25()
-    index.index([words(text.lower()) for text in texts], show_progress=False)
+    index.index(words(texts), show_progress=False)
     found = []
-    for query in queries:
-        scores_N = index.get_scores(words(query.lower()))
+    for asked_words in words(queries):
+        scores_N = index.get_scores(asked_words) if asked_words else np.zeros(len(texts))
         rows = np.argsort(-scores_N, kind="stable")[:depth]
         found.append([int(row) for row in rows if scores_N[row] > 0])
     return found
@@ -175,6 +177,14 @@ def methods(folder: Path) -> "dict[str, Callable[[Any, Any], tuple[list[Ranked],
 
         return search
 
+    def late(factor: int) -> Any:
+        def search(made: Any, index: Any) -> tuple[list[Ranked], list[float]]:
+            states = token_states(made.name)
+            reranker = states if factor == 1 else pooled(states, factor)
+            return timed(index, asked(made), mode="hybrid", rerank=reranker, rerank_depth=TOP)
+
+        return search
+
     few = LLM_QUERIES
     return {
         "words, bm25s": bm25s_words,
@@ -182,9 +192,9 @@ def methods(folder: Path) -> "dict[str, Callable[[Any, Any], tuple[list[Ranked],
         "dense": searched(mode="dense"),
         "hybrid, ranks": searched(mode="hybrid"),
         "hybrid, scores": searched(mode="hybrid", fusion="score", weights=(0.5, 0.5)),
-        "late interaction": reranked(kind="late_interaction", vectors="states"),
-        "late interaction, factor 2": reranked(kind="late_interaction", vectors="states", factor=2),
-        "late interaction, factor 3": reranked(kind="late_interaction", vectors="states", factor=3),
+        "late interaction": late(1),
+        "late interaction, factor 2": late(2),
+        "late interaction, factor 3": late(3),
         "cross-encoder": reranked(
             kind="cross_encoder", model=str(folder / "run" / "reranker"), max_length=256
         ),
@@ -193,6 +203,27 @@ def methods(folder: Path) -> "dict[str, Callable[[Any, Any], tuple[list[Ranked],
             num=few, depth=LLM_DEPTH, kind="query_likelihood", max_words=150
         ),
     }
+
+
+@functools.lru_cache(1)
+def token_states(name: str) -> Any:
+    """The late interaction of all-MiniLM's token states, which keeps those of a whole set."""
+    from polyvec import Embedder
+    from polyvec.rerank.late_interaction import LateInteraction
+
+    return LateInteraction(Embedder.from_pretrained(), kept_tokens=2_000_000)
+
+
+def pooled(states: Any, factor: int) -> Any:
+    """The same with pooled tokens of documents; their states are not computed again."""
+    from polyvec.embed.projection.token_pooling import pool_tokens
+    from polyvec.rerank.late_interaction import LateInteraction
+
+    class Pooled(LateInteraction):
+        def document_vectors(self, documents: Sequence[str]) -> list[np.ndarray]:
+            return [pool_tokens(each, factor) for each in states.document_vectors(documents)]
+
+    return Pooled(states.embedder)
 
 
 def asked(made: Any) -> list[str]:
@@ -220,10 +251,9 @@ def measure(data: Path, folder: Path, sets: Sequence[str], only: Sequence[str]) 
     cells = folder / "cells"
     cells.mkdir(exist_ok=True)
     embedder = Embedder.from_pretrained()
-    for method, search in methods(folder).items():
-        if only and method not in only:
-            continue
-        for name in sets:
+    chosen = {name: each for name, each in methods(folder).items() if not only or name in only}
+    for name in sets:
+        for method, search in chosen.items():
             path = cells / f"{name} {method}.json".replace(", ", "-").replace(" ", "_")
             if path.exists():
                 continue

@@ -108,3 +108,30 @@ def test_training_texts_in_a_test_set_are_reported(run, tiny_bert, tmp_path, one
 def test_no_difference_has_no_minus():
     result = SimpleNamespace(published=0.82, difference=-1e-6, main_measure="spearman")
     assert _published(result, "spearman") == ["82.00", "+0.00"]
+
+
+def test_a_reranker_says_what_it_gains(run, tiny_bert, tmp_path):
+    folder = tmp_path / "toy"
+    (folder / "qrels").mkdir(parents=True)
+    texts = ["cats purr", "the sea is wide", "dogs bark", "a tree grows"]
+    for name, rows in (("corpus", texts), ("queries", ["purring cats", "barking dogs"])):
+        lines = [json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(rows)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n0\t0\t1\n1\t2\t1\n")
+    command = ("evaluate", tiny_bert, folder, "--no-cache")
+    kind = ("late_interaction", "vectors=states", f"model={tiny_bert}")
+    done = run(*command, "--rerank", *kind, "--rerank-depth", "3")
+    assert done.status == 0, done.err
+    found = {line.split("\t")[3]: line.split("\t")[4] for line in done.out.splitlines()}
+    gain = float(found["ndcg@10"]) - float(found["ndcg@10_before"])
+    assert float(found["ndcg@10_gain"]) == pytest.approx(gain, abs=0.011)
+    for more, says in (
+        (("--rerank", "cross_encodr"), "'cross_encodr' is not known"),
+        (("--rerank", "listwise", "windw=3"), "setting 'windw' is not known"),
+        (("--rerank-depth", "3"), "--rerank-depth needs a reranker"),
+    ):
+        done = run(*command, *more)
+        assert done.status == 2 and says in done.err
+    pairs_folder = pairs(tmp_path / "pairs")
+    done = run("evaluate", tiny_bert, pairs_folder, "--no-cache", "--rerank", *kind)
+    assert done.status == 2 and "sts is not reranked" in done.err

@@ -17,7 +17,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polyvec.cli import common
 from polyvec.errors import InputError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FORMATS = (".html", ".md")
 # Scores that the table shows; the file of --output has all.
 HEADLINE = (
+    *("ndcg@10_before", "ndcg@10_gain", "map_before", "map_gain"),
     *("spearman", "pearson", "accuracy", "f1", "max_ap", "v_measure", "p_mrr", "robustness@10"),
     *("ndcg@10", "recall@100", "map@1000", "mrr@10"),
 )
@@ -70,6 +71,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--table", metavar="FILE.md", help="write measured and published scores side by side"
     )
     parser.add_argument(
+        "--rerank",
+        nargs="+",
+        metavar=("KIND", "KEY=VALUE"),
+        help="order the best documents of retrieval tasks anew: cross_encoder, late_interaction, "
+        "true_false, query_likelihood or listwise, with settings such as model=FOLDER seconds=0.5",
+    )
+    parser.add_argument(
+        "--rerank-depth", type=common.positive, help="documents that --rerank reads; default: 100"
+    )
+    parser.add_argument(
         "--batch-size", type=common.positive, help="maximum texts in a batch (memory)"
     )
     common.how_to_run(parser)
@@ -93,7 +104,7 @@ def task_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from polyvec.evaluate.published import join, read_published, with_scores
     from polyvec.evaluate.selection import select
-    from polyvec.evaluate.tasks import Evaluator, check_scorable, write_results
+    from polyvec.evaluate.tasks import Evaluator, check_reranked, check_scorable, write_results
     from polyvec.storage.files import check_target
 
     check_pages(options)
@@ -117,6 +128,10 @@ def run(options: argparse.Namespace) -> None:
     sets = [each.read() for each in chosen] if len(chosen) <= 50 else None
     for data in sets or ():
         check_scorable(data)
+        if options.rerank:
+            check_reranked(data)
+    if options.rerank_depth and not options.rerank:
+        raise InputError("--rerank-depth needs a reranker; give it with --rerank")
     notes = _contaminated(options, chosen, sets) if options.trained_on else ()
     embedder = common.load_model(options, hybrid=True)
     evaluator = Evaluator(
@@ -124,6 +139,7 @@ def run(options: argparse.Namespace) -> None:
         cache=cache,
         batch_size=options.batch_size,
         geometry=bool(options.report),
+        **_reranking(options),
     )
     name = common.model_name(options)
     if common.is_recipe(options):
@@ -150,6 +166,17 @@ def run(options: argparse.Namespace) -> None:
         write_table(options, name, results)
     if options.report:
         write_report(options, name, evaluator, found, notes=notes)
+
+
+def _reranking(options: argparse.Namespace) -> dict[str, Any]:
+    """The reranker of --rerank and its depth, as Evaluator takes them."""
+    if not options.rerank:
+        return {}
+    from polyvec.rerank.table import load_reranker
+
+    table = common.kind_table("--rerank", " ".join(options.rerank))
+    depth = {"rerank_depth": options.rerank_depth} if options.rerank_depth else {}
+    return {"reranker": load_reranker(table), **depth}
 
 
 def task_name(chosen: "Chosen", data: "TaskSet") -> str:

@@ -16,7 +16,9 @@ from polyvec.errors import DataError
 from polyvec.evaluate import protocols
 from polyvec.evaluate.encoder import TaskEncoder
 from polyvec.evaluate.outcome import Outcome, Statistic
+from polyvec.evaluate.protocols.ranked import RERANKED
 from polyvec.interfaces import RunOptions, TextEncoder
+from polyvec.rerank.reranker import Reranker
 from polyvec.settings import check_seed
 from polyvec.storage.files import atomic_file
 from polyvec.storage.vector_cache import EmbeddingCache
@@ -92,8 +94,11 @@ class Evaluator:
         show_progress_bar: bool | None = None,
         seed: int = 42,
         geometry: bool = False,
+        reranker: Reranker | None = None,
+        rerank_depth: int = RERANKED,
     ) -> None:
         check_seed(seed)
+        self.reranker, self.rerank_depth = reranker, rerank_depth
         self.embedder, self.cache, self.seed, self.geometry = embedder, cache, seed, geometry
         self.options = RunOptions(
             batch_size, show_progress_bar=show_progress_bar, truncate="silent"
@@ -123,7 +128,11 @@ class Evaluator:
             options=self.options,
             model_sha256=self.vectors_sha256,
         )
-        outcome = protocols.run(encoder, data, **({"seed": self.seed} if kind.draws else {}))
+        options: dict[str, Any] = {"seed": self.seed} if kind.draws else {}
+        if self.reranker is not None:
+            check_reranked(data)
+            options |= {"reranker": self.reranker, "rerank_depth": self.rerank_depth}
+        outcome = protocols.run(encoder, data, **options)
         if not np.isfinite(outcome.main_score):
             raise DataError(f"{data.name}: {outcome.main_measure} is {outcome.main_score}")
         work = encoder.work
@@ -186,6 +195,20 @@ def check_scorable(data: TaskSet) -> None:
         labels = getattr(data, "train_labels", None) or getattr(data, "labels", ())
         if labels and len(set(labels)) == 1:
             raise DataError(f"{data.name}: only one label, {labels[0]!r}; expected 2 or more")
+
+
+def check_reranked(data: TaskSet) -> None:
+    """Raises DataError for a task that has no ranking of documents to be ordered anew."""
+    if "reranker" not in protocols.options_of(protocols.PROTOCOLS[data.kind]):
+        kinds = [
+            name
+            for name, protocol in protocols.PROTOCOLS.items()
+            if "reranker" in protocols.options_of(protocol)
+        ]
+        raise DataError(
+            f"{data.name}: a task of kind {data.kind} is not reranked; leave out --rerank, or give "
+            f"tasks of kind {' or '.join(kinds)}"
+        )
 
 
 def check_by_item(data: TaskSet) -> None:

@@ -193,6 +193,15 @@ class TextTokenizer:
         found = self._data.encode(text, add_special_tokens=False).offsets
         return [(int(start), int(end)) for start, end in found]
 
+    def ids_and_spans(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """The tokens of a text without special tokens around it, and their `spans`."""
+        encoding = self._data.encode(text, add_special_tokens=False)
+        return np.asarray(encoding.ids, np.int32), list(encoding.offsets)
+
+    def has_special(self, text: str) -> bool:
+        """Whether a text holds the string of a special token."""
+        return any(token in text for token in self._specials)
+
     def special_tokens(self) -> dict[str, str | None]:
         """What a template writes for {bos}, {eos} and {mask}: None where the tokenizer adds it."""
         hf, contract = self.hf, self.contract

@@ -14,7 +14,9 @@ from polyvec.errors import DataError
 from polyvec.evaluate.measures.ranking import CUTS
 from polyvec.evaluate.outcome import Encoder, Item
 from polyvec.evaluate.protocols.vectors import nearest
+from polyvec.rerank.reranker import Reranker
 
+RERANKED = 100  # documents of a query that a reranker reads
 DEPTH = 1000  # documents in each query's ranking, as in trec_eval's MAP and MTEB's runs
 SHOWN = 5  # documents that an item shows
 SHOWN_CHARACTERS = 300
@@ -89,6 +91,26 @@ def rerank(
             rows_QK[query, : len(rows)] = rows
     _varied(task, scores_QK, rows_QK >= 0)
     return in_order(scores_QK, rows_QK, documents.ids, depth)
+
+
+def reranked(
+    ranking: Ranking, queries: Queries, documents: Documents, reranker: Reranker, depth: int
+) -> Ranking:
+    """The best `depth` of each query in the order of a reranker, which reads their texts.
+
+    The others follow in the order in which they were. Scores are the reranker's; those of the
+    others say their order alone.
+    """
+    rows_QK, scores_QK = ranking.rows_QK.copy(), ranking.scores_QK.copy()
+    for query, text in enumerate(queries.texts):
+        num = int((rows_QK[query] >= 0).sum())
+        first = rows_QK[query, : min(num, depth)].copy()
+        found = reranker.rank(text, [documents.texts[row] for row in first])
+        rows_QK[query, : len(first)] = first[[place for place, _ in found]]
+        scores_QK[query, : len(first)] = [score for _, score in found]
+        lowest = scores_QK[query, len(first) - 1] if len(first) else 0
+        scores_QK[query, len(first) : num] = lowest - np.arange(1, num - len(first) + 1)
+    return Ranking(scores_QK, rows_QK)
 
 
 def in_order(scores_QK: np.ndarray, rows_QK: np.ndarray, ids: Sequence[str], depth: int) -> Ranking:

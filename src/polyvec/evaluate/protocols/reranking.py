@@ -13,14 +13,23 @@ from polyvec.evaluate.protocols.retrieval import (
     judged,
     outcome,
 )
+from polyvec.rerank.reranker import Reranker
 
 
-def reranking(encoder: Encoder, data: RetrievalSet, *, depth: int = ranked.DEPTH) -> Outcome:
+def reranking(
+    encoder: Encoder,
+    data: RetrievalSet,
+    *,
+    depth: int = ranked.DEPTH,
+    reranker: Reranker | None = None,
+    rerank_depth: int = ranked.RERANKED,
+) -> Outcome:
     """MAP (the main score) and retrieval's other measures, over the candidates of each query.
 
     MTEB's second version: only candidates are ranked, but a relevant document that is not a
     candidate counts as missed. A query without candidates scores 0. Raises DataError for a
-    candidate that is not in the corpus, or that the query excludes.
+    candidate that is not in the corpus, or that the query excludes. A reranker orders the best
+    `rerank_depth` candidates anew, as in `retrieval`.
     """
     names = judged(data)
     _check_excluded(data, names)
@@ -29,7 +38,16 @@ def reranking(encoder: Encoder, data: RetrievalSet, *, depth: int = ranked.DEPTH
     queries = encoded_queries(encoder, data, names)
     rows = [[documents.row_of[name] for name in each] for each in candidates]
     ranking = ranked.rerank(encoder, queries, documents, rows, data.name, depth=depth)
-    return outcome(KINDS["reranking"], encoder, data, queries, documents, ranking)
+    return outcome(
+        KINDS["reranking"],
+        encoder,
+        data,
+        queries,
+        documents,
+        ranking,
+        reranker=reranker,
+        rerank_depth=rerank_depth,
+    )
 
 
 def _check_excluded(data: RetrievalSet, queries: Sequence[str]) -> None:

@@ -8,17 +8,26 @@ from polyvec.errors import DataError
 from polyvec.evaluate.outcome import Encoder, Outcome
 from polyvec.evaluate.protocols import ranked
 from polyvec.evaluate.protocols.vectors import encode, mean
+from polyvec.rerank.reranker import Reranker
 
 REPEATED_SHARE = 0.1  # of the queries: fewer change the score by little
 REPEATED_WORDS = 5  # a shorter query occurs by chance
 
 
-def retrieval(encoder: Encoder, data: RetrievalSet, *, depth: int = ranked.DEPTH) -> Outcome:
+def retrieval(
+    encoder: Encoder,
+    data: RetrievalSet,
+    *,
+    depth: int = ranked.DEPTH,
+    reranker: Reranker | None = None,
+    rerank_depth: int = ranked.RERANKED,
+) -> Outcome:
     """nDCG@10 (the main score), MAP, recall, precision, hit rate and MRR at MTEB's cutoffs.
 
     Exact search for the `depth` nearest documents; queries and documents are encoded with their
     roles. A query's `excluded` documents do not count, nor does the query itself where it is one
-    of the documents (`identical`).
+    of the documents (`identical`). With a reranker, which orders the best `rerank_depth` anew,
+    the scores are those after it; "ndcg@10_before" and "ndcg@10_gain" say what it changed.
     """
     names = judged(data)
     documents = encoded_documents(encoder, data, list(data.corpus))
@@ -27,7 +36,16 @@ def retrieval(encoder: Encoder, data: RetrievalSet, *, depth: int = ranked.DEPTH
     ranking = ranked.search(
         encoder, queries, documents, data.name, depth=depth, excluded_rows=excluded_rows
     )
-    return outcome(KINDS["retrieval"], encoder, data, queries, documents, ranking)
+    return outcome(
+        KINDS["retrieval"],
+        encoder,
+        data,
+        queries,
+        documents,
+        ranking,
+        reranker=reranker,
+        rerank_depth=rerank_depth,
+    )
 
 
 def judged(data: RetrievalSet) -> list[str]:
@@ -68,19 +86,32 @@ def outcome(
     queries: ranked.Queries,
     documents: ranked.Documents,
     ranking: ranked.Ranking,
+    *,
+    reranker: Reranker | None = None,
+    rerank_depth: int = ranked.RERANKED,
 ) -> Outcome:
-    """Scores, items and similarities of a ranking; an item's value is the kind's main measure."""
-    grades_QK = ranked.grades(ranking, queries, documents)
+    """Scores, items and similarities of a ranking; an item's value is the kind's main measure.
+
+    With a reranker, of the ranking that it makes; similarities are still the encoder's.
+    """
+    main, first = kind.main_measure, ranking
+    first_QK = grades_QK = ranked.grades(first, queries, documents)
+    if reranker is not None:
+        ranking = ranked.reranked(first, queries, documents, reranker, rerank_depth)
+        grades_QK = ranked.grades(ranking, queries, documents)
     values = ranked.measured(grades_QK, queries.qrels)
-    main = kind.main_measure
+    scores = ranked.averages(values)
+    if reranker is not None:
+        before = float(ranked.measured(first_QK, queries.qrels)[main].mean())
+        scores |= {f"{main}_before": before, f"{main}_gain": scores[main] - before}
     return Outcome(
         kind.name,
         main,
-        ranked.averages(values),
+        scores,
         ranked.items(values[main], ranking, grades_QK, queries, documents, data.corpus),
         values[main][:, None],
         mean,
-        ranked.groups(encoder, ranking, grades_QK, queries, documents),
+        ranked.groups(encoder, first, first_QK, queries, documents),
         _notes(data, queries),
     )
 
