@@ -260,7 +260,7 @@ def measure(data: Path, folder: Path, sets: Sequence[str], only: Sequence[str]) 
             made = read_set(name, data)
             records = [Record(key, text) for key, text in made.corpus.items()]
             index, _ = Index.build(folder / "indexes" / name, records, embedder, truncate="silent")
-            index = Index.open(folder / "indexes" / name, embedder)
+            index.compact()  # which a small index does after many writes only
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # texts that a reranker reads in part
                 found, seconds = search(made, index)

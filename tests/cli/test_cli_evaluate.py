@@ -119,19 +119,19 @@ def test_a_reranker_says_what_it_gains(run, tiny_bert, tmp_path):
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n0\t0\t1\n1\t2\t1\n")
     command = ("evaluate", tiny_bert, folder, "--no-cache")
-    kind = ("late_interaction", "vectors=states", f"model={tiny_bert}")
-    done = run(*command, "--rerank", *kind, "--rerank-depth", "3")
+    kind = f"late_interaction vectors=states model={tiny_bert}"
+    done = run(*command, "--rerank", kind, "--rerank-depth", "3")
     assert done.status == 0, done.err
     found = {line.split("\t")[3]: line.split("\t")[4] for line in done.out.splitlines()}
     gain = float(found["ndcg@10"]) - float(found["ndcg@10_before"])
     assert float(found["ndcg@10_gain"]) == pytest.approx(gain, abs=0.011)
     for more, says in (
         (("--rerank", "cross_encodr"), "'cross_encodr' is not known"),
-        (("--rerank", "listwise", "windw=3"), "setting 'windw' is not known"),
+        (("--rerank", "listwise windw=3"), "setting 'windw' is not known"),
         (("--rerank-depth", "3"), "--rerank-depth needs a reranker"),
     ):
         done = run(*command, *more)
         assert done.status == 2 and says in done.err
     pairs_folder = pairs(tmp_path / "pairs")
-    done = run("evaluate", tiny_bert, pairs_folder, "--no-cache", "--rerank", *kind)
+    done = run("evaluate", tiny_bert, pairs_folder, "--no-cache", "--rerank", kind)
     assert done.status == 2 and "sts is not reranked" in done.err

@@ -72,10 +72,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rerank",
-        nargs="+",
-        metavar=("KIND", "KEY=VALUE"),
+        metavar="KIND",
         help="order the best documents of retrieval tasks anew: cross_encoder, late_interaction, "
-        "true_false, query_likelihood or listwise, with settings such as model=FOLDER seconds=0.5",
+        "true_false, query_likelihood or listwise, with settings in quotes: "
+        "'cross_encoder model=FOLDER'",
     )
     parser.add_argument(
         "--rerank-depth", type=common.positive, help="documents that --rerank reads; default: 100"
@@ -174,7 +174,7 @@ def _reranking(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     from polyvec.rerank.table import load_reranker
 
-    table = common.kind_table("--rerank", " ".join(options.rerank))
+    table = common.kind_table("--rerank", options.rerank)
     depth = {"rerank_depth": options.rerank_depth} if options.rerank_depth else {}
     return {"reranker": load_reranker(table), **depth}
 
