@@ -50,13 +50,13 @@ def test_a_recipe_file_and_an_attention_are_remembered(run, tmp_path, monkeypatc
 def test_a_folder_with_the_name_of_a_recipe_is_not_the_recipe(run, tmp_path, monkeypatch):
     (tmp_path / "prompteol").mkdir()
     monkeypatch.chdir(tmp_path)
-    run("index", "pets", *NANO, stdin=PETS)
+    run("index", "pets", "--plain", *NANO, stdin=PETS)
     assert json.loads((tmp_path / "pets" / "manifest.json").read_text())["model"] == "prompteol"
 
 
 def test_a_manifest_without_a_scale_is_searched(run, tmp_path, tiny_bert):
     """As all were before indexes knew of recipes, and those of models are."""
-    run("index", tmp_path / "pets", "--model", tiny_bert, stdin=PETS)
+    run("index", tmp_path / "pets", "--plain", "--model", tiny_bert, stdin=PETS)
     manifest = json.loads((tmp_path / "pets" / "manifest.json").read_text())
     assert not {"scale", "attention"} & set(manifest)
     assert run("search", tmp_path / "pets", "a dog").status == 0
