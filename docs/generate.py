@@ -546,7 +546,10 @@ PARTS = {
         "personal": inversion_tables.personal_table,
         "audits": inversion_tables.audits_table,
     },
-    ROOT / "docs" / "search.md": {"index kinds": search_tables.kinds_table},
+    ROOT / "docs" / "search.md": {
+        "index kinds": search_tables.kinds_table,
+        "quality": search_tables.quality_table,
+    },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "training_effects.md": {
         "trained": trained_table,

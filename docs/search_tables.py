@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "index-kinds.json"
+QUALITY = RESULTS.with_name("search-quality.json")
+SHOWN = {"scifact": "SciFact", "nfcorpus": "NFCorpus", "cranfield": "Cranfield", "cisi": "CISI"}
 SETS = {
     "synthetic": "Synthetic vectors, {} x {}, {} queries of the same mixture",
     "real": "Texts of SciFact, NFCorpus, Cranfield and 20 Newsgroups by all-MiniLM-L6-v2, at most "
@@ -40,6 +42,24 @@ def kinds_table() -> str:
             f"{row['write_p99_ms']:.0f} ms (p99)."
         )
     return "\n\n".join(parts)
+
+
+def quality_table() -> str:
+    """nDCG@10, times 100, a line for each method; the mean where all sets were measured."""
+    found = json.loads(QUALITY.read_text("utf-8"))
+    by_method: dict[str, dict[str, Any]] = {}
+    for cell in found["cells"]:
+        by_method.setdefault(cell["method"], {})[cell["set"]] = cell
+    lines = [
+        f"| method | {' | '.join(SHOWN.values())} | mean of the four |",
+        f"| --- |{' ---: |' * (len(SHOWN) + 1)}",
+    ]
+    for method, cells in by_method.items():
+        scores = [100 * cells[name]["ndcg@10"] for name in SHOWN if name in cells]
+        shown = [f"{100 * cells[n]['ndcg@10']:.2f}" if n in cells else "not yet" for n in SHOWN]
+        mean = f"{sum(scores) / len(scores):.2f}" if len(scores) == len(SHOWN) else "not yet"
+        lines.append(f"| {method} | {' | '.join(shown)} | {mean} |")
+    return "\n".join(lines)
 
 
 def _table(measured: dict[str, Any]) -> str:
