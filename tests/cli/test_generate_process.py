@@ -137,7 +137,7 @@ def test_a_model_that_is_killed_and_resumed_writes_what_it_writes_at_once(
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     pytest.importorskip("openai", reason="needs the extra 'llm'")
-    monkeypatch.setattr("polyvec.llm.server.requests.FIRST_WAIT_S", 0.005)
+    monkeypatch.setattr("polyvec.llm.server.retries.FIRST_WAIT_S", 0.005)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "POLYVEC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

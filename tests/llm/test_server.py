@@ -34,7 +34,7 @@ def no_key(monkeypatch):
 @pytest.fixture
 def fast(monkeypatch):
     """Waits between attempts are a hundredth."""
-    monkeypatch.setattr("polyvec.llm.server.requests.FIRST_WAIT_S", 0.005)
+    monkeypatch.setattr("polyvec.llm.server.retries.FIRST_WAIT_S", 0.005)
 
 
 def model_of(server, **options):

@@ -3,18 +3,41 @@
 import ipaddress
 import os
 import re
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from polyvec.errors import SettingsError
 
 KEY_VARIABLE = "POLYVEC_API_KEY"
-OPENAI_KEY_VARIABLE, OPENAI_URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OPENAI_HOST = "api.openai.com"
 NO_KEY = "none"  # what a server without keys is sent; the client insists on some text
 HIDDEN = "[key]"
 # Servers echo keys in part ("sk-abcd****wxyz"), which replacing the whole key does not find.
 MASKED = re.compile(r"\bsk-[\w*.-]{4,}|[\w-]*\*{3,}[\w-]*")
 MIN_ECHO = 8  # characters of the key that are hidden wherever they stand in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Which servers a provider's key is meant for.
+
+    host: the provider's own, and all below it, by https.
+    key_variables: of the environment, that may hold the key.
+    url_variable: names another server that gets the key, such as a proxy.
+    """
+
+    host: str
+    key_variables: tuple[str, ...]
+    url_variable: str
+
+    @property
+    def key_variable(self) -> str:
+        """The variable that is set, else the first."""
+        given = (name for name in self.key_variables if os.environ.get(name, "").strip())
+        return next(given, self.key_variables[0])
+
+
+OPENAI = Account(OPENAI_HOST, ("OPENAI_API_KEY",), "OPENAI_BASE_URL")
 
 
 def check_url(base_url: str) -> str:
@@ -44,51 +67,61 @@ def is_local(base_url: str) -> bool:
     return address.is_private or address.is_loopback
 
 
-def is_openais(base_url: str) -> bool:
-    """Whether OPENAI_API_KEY is meant for this server: OpenAI's own, or that of OPENAI_BASE_URL."""
+def is_own(base_url: str, account: Account) -> bool:
+    """Whether a server is the provider's own."""
     parts = urlsplit(base_url)
     host = parts.hostname or ""
-    if parts.scheme == "https" and (host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")):
+    return parts.scheme == "https" and (host == account.host or host.endswith(f".{account.host}"))
+
+
+def is_meant(base_url: str, account: Account = OPENAI) -> bool:
+    """Whether the account's key is meant for this server: its own, or that of `url_variable`."""
+    if is_own(base_url, account):
         return True
     try:
-        named = urlsplit(os.environ.get(OPENAI_URL_VARIABLE, "").strip())
+        named = urlsplit(os.environ.get(account.url_variable, "").strip())
     except ValueError:  # not a URL
         return False
-    return named[:2] == parts[:2]
+    return named[:2] == urlsplit(base_url)[:2]
 
 
-def key_variable(base_url: str) -> str:
+def key_variable(base_url: str, account: Account = OPENAI) -> str:
     """The environment variable with the key for this server."""
-    if is_openais(base_url) and os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
-        return OPENAI_KEY_VARIABLE
-    if urlsplit(base_url).hostname == OPENAI_HOST and not os.environ.get(KEY_VARIABLE):
-        return OPENAI_KEY_VARIABLE
+    own = account.key_variable
+    if is_meant(base_url, account) and os.environ.get(own, "").strip():
+        return own
+    if is_own(base_url, account) and not os.environ.get(KEY_VARIABLE):
+        return own
     return KEY_VARIABLE
 
 
-def find_key(base_url: str, api_key: str | None) -> str:
+def find_key(base_url: str, api_key: str | None, account: Account = OPENAI) -> str:
     """The key to send: the one given, else the environment's, else "none" to a local server.
 
-    OPENAI_API_KEY goes only to OpenAI and to the server of OPENAI_BASE_URL, so that naming another
-    server does not hand it over; POLYVEC_API_KEY goes to any server.
+    The account's key goes only to its own servers and to that of its URL's variable, so that naming
+    another server does not hand it over; POLYVEC_API_KEY goes to any server.
     """
-    variable = key_variable(base_url)
+    variable = key_variable(base_url, account)
     key = (api_key or os.environ.get(variable, "")).strip()
     if not key and is_local(base_url):
         return NO_KEY
     if not key:
         hint = ""
-        if os.environ.get(OPENAI_KEY_VARIABLE) and variable != OPENAI_KEY_VARIABLE:
-            hint = f"; {OPENAI_KEY_VARIABLE} goes only to {OPENAI_HOST} and {OPENAI_URL_VARIABLE}"
+        if os.environ.get(account.key_variable) and variable != account.key_variable:
+            hint = (
+                f"; {account.key_variable} goes only to {account.host} and {account.url_variable}"
+            )
         raise SettingsError(
             f"{base_url} needs a key: set the environment variable {variable} or pass api_key{hint}"
         )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise SettingsError(
-            f"the key for {base_url} (api_key or {variable}) has spaces or characters that "
-            "cannot be sent; copy it again"
-        )
+    check_key(key, f"the key for {base_url} (api_key or {variable})")
     return key
+
+
+def check_key(key: str, what: str) -> None:
+    """Raises SettingsError for a key that no header can hold."""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(f"{what} has spaces or characters that cannot be sent; copy it again")
 
 
 def without_key(text: str, key: str) -> str:

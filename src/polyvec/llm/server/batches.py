@@ -18,7 +18,8 @@ from polyvec.llm.answers import Completion, GenerationSettings
 from polyvec.llm.server.failures import RequestError, message_of, status_failure
 from polyvec.llm.server.pump import Emit
 from polyvec.llm.server.replies import read_reply
-from polyvec.llm.server.requests import UNSURE, Requester
+from polyvec.llm.server.requests import Requester
+from polyvec.llm.server.retries import UNSURE
 from polyvec.storage.files import atomic_file
 
 if TYPE_CHECKING:

@@ -60,14 +60,25 @@ class RequestError(Exception):
         return self.concerns_all or self.kind in ("broken", "timeout") or self.is_retried
 
 
-def status_failure(status: int, body: object, headers: Mapping[str, str]) -> RequestError:
-    """The failure of a reply whose status is an error."""
+def status_failure(
+    status: int,
+    body: object,
+    headers: Mapping[str, str],
+    *,
+    longer: re.Pattern[str] = LONGER,
+    too_long: str = "the prompt and max_new_tokens exceed the model's context",
+) -> RequestError:
+    """The failure of a reply whose status is an error.
+
+    longer: the words of an error that means `too_long`, which has the code TOO_LONG.
+    """
     details = error_details(body)
     code = str(details.get("code") or details.get("type") or "")
     message = message_of(body)
-    if status in (400, 413, 422, 500) and (LONGER.search(message) or "context" in code):
-        message = f"the prompt and max_new_tokens exceed the model's context: {message}"
-        return RequestError(f"status {status}: {message}", "status", status=status, code=TOO_LONG)
+    if status in (400, 413, 422, 500) and (longer.search(message) or "context" in code):
+        return RequestError(
+            f"status {status}: {too_long}: {message}", "status", status=status, code=TOO_LONG
+        )
     is_retried = (
         status in (408, 409, 429) or (status >= 500 and status not in NOT_RETRIED_5XX)
     ) and code not in USED_UP

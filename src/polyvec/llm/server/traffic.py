@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-from polyvec.llm.server.address import is_openais
+from polyvec.llm.server.address import is_meant
 
 MAX_REPLY_BYTES = 64 * 2**20  # hundreds of long answers; a server that never ends fills no memory
 OPENAI_HEADERS = ("OpenAI-Organization", "OpenAI-Project")
@@ -49,7 +49,7 @@ def http_client(base_url: str, key: str, timeout: Any) -> Any:
         if not response.request.url.path.endswith("/content"):
             response.stream = Limited(response.stream)
 
-    before = [] if is_openais(base_url) else [keep_private]
+    before = [] if is_meant(base_url) else [keep_private]
     hooks: dict[str, list[Any]] = {"request": before, "response": [limit]}
     return DefaultAsyncHttpxClient(timeout=timeout, event_hooks=hooks)
 
