@@ -15,6 +15,7 @@ import clustering_tables
 import compression_tables
 import inversion_tables
 import search_tables
+import services_tables
 import synthesis_tables
 import text_compression_tables
 
@@ -551,6 +552,7 @@ PARTS = {
         "quality": search_tables.quality_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
+    ROOT / "docs" / "serving.md": {"apis": services_tables.apis_table},
     ROOT / "docs" / "training_effects.md": {
         "trained": trained_table,
         "claims": effects_claims_table,

@@ -28,6 +28,7 @@ ORDER = [
         "train",
         "evaluate",
         "llm",
+        "services",
         "synthesize",
         "cluster",
         "compress",

@@ -52,6 +52,10 @@ class GenerationError(PolyvecError):
     """A language model gave no answer; the message says which, and whose fault it is."""
 
 
+class ServiceError(PolyvecError):
+    """A model behind an API gave no vectors; the message says why, and what is kept."""
+
+
 class TrainingError(PolyvecError):
     """Training cannot go on: a loss that is not a number, a checkpoint that cannot be written."""
 
@@ -71,6 +75,10 @@ class TruncationWarning(UserWarning):
 
 class AnswerWarning(UserWarning):
     """Answers of a language model were cut, refused, empty or missing; the message counts them."""
+
+
+class ServiceWarning(UserWarning):
+    """A model behind an API does not say what its answers cost, or they cannot be kept."""
 
 
 class DamagedCacheWarning(UserWarning):

@@ -30,7 +30,8 @@ def model_option(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument(
         "--model",
         metavar="NAME",
-        help="load this folder, hub id, GGUF file or recipe (.toml); default: all-MiniLM-L6-v2",
+        help="load this folder, hub id, GGUF file or recipe (.toml), or ask the API of "
+        "openai:NAME, cohere:NAME or http://host/v1#NAME; default: all-MiniLM-L6-v2",
     )
     chosen.add_argument(
         "--recipe", metavar="NAME", help="build this recipe, by name (prompteol) or file"
@@ -266,18 +267,22 @@ def check_model(options: argparse.Namespace) -> None:
     A model of the hub is downloaded.
     """
     from polyvec.embed.formats.sources import DEFAULT_MODEL, model_folder
+    from polyvec.embed.schemes import scheme_of
     from polyvec.recipe import load_recipe
 
     name = getattr(options, "recipe", None) or options.model or DEFAULT_MODEL
     if is_recipe(options):
         load_recipe(name)
+    elif scheme_of(name) is not None:
+        _from_pretrained(name, None, options)  # looks for a key, and asks nothing
     else:
         with _recipe_hint(name):
             model_folder(name, trust_remote_code=options.trust_remote_code)
 
 
 def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedder":
-    """The embedder of --model: a folder, a hub id, a GGUF file, a recipe file, or the default.
+    """The embedder of --model: a folder, a hub id, a GGUF file, a recipe file, a model behind an
+    API (a TextEncoder without weights), or the default.
 
     A recipe that fuses rankings has no single vectors: only with `hybrid=True` is it accepted.
     """
@@ -299,7 +304,10 @@ def load_model(options: argparse.Namespace, *, hybrid: bool = False) -> "Embedde
         embedder = _from_pretrained(name, device, options)
     if options.max_seq_length is not None:
         if not isinstance(embedder, nn.Module):
-            raise InputError("--max-seq-length: not for recipes that fuse several embedders")
+            raise InputError(
+                "--max-seq-length: not for models behind an API, nor recipes that fuse several "
+                "embedders"
+            )
         embedder.max_seq_length = options.max_seq_length
     if options.verbose:
         for line in embedder.described():

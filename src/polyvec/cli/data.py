@@ -137,7 +137,9 @@ def _counter(options: argparse.Namespace) -> tuple[Callable[[list[str]], list[in
 
     asked = {**vars(options), "model": options.tokenizer, "verbose": False}
     embedder = common.load_model(argparse.Namespace(**asked))
-    tokenizer = embedder.text_tokenizer
+    tokenizer = getattr(embedder, "text_tokenizer", None)
+    if tokenizer is None:
+        raise InputError(f"--tokenizer {options.tokenizer}: a model behind an API has none here")
 
     def count(texts: list[str]) -> list[int]:
         return [tokens.full_length for tokens in tokenizer.encode([(Span(t),) for t in texts])]

@@ -48,6 +48,12 @@ def run(options: argparse.Namespace, embedder: "Embedder", asked: dict[str, Any]
 
 def check(options: argparse.Namespace) -> None:
     """What is wrong with the options, before anything is loaded."""
+    from polyvec.embed.schemes import scheme_of
+
+    if options.ray is not None and scheme_of(options.model) is not None:
+        raise InputError(
+            f"--ray: {options.model} is behind an API and needs no devices; leave it out"
+        )
     if options.file in (None, "-"):
         raise InputError(
             f"-o {options.output}: a folder of shards needs a FILE or folder that can be read "

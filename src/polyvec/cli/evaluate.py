@@ -42,7 +42,9 @@ HEADLINE = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", help="folder, hub id, GGUF file, or recipe (file, or name with --scale)"
+        "model",
+        help="folder, hub id, GGUF file, openai:NAME or another API, or recipe (file, or name with "
+        "--scale)",
     )
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="folders, names, kinds, or all")
     parser.add_argument("--split", default="test", help="split of folders; default: test")

@@ -125,12 +125,19 @@ def _keys(file: Path | None) -> tuple[str, ...]:
 
 
 def _models(options: argparse.Namespace) -> "dict[str, TextEncoder]":
+    from polyvec.embed.schemes import scheme_of
+
     found: dict[str, TextEncoder] = {}
     for each in options.models or [None]:
         options.model, name = each, None
         # A path may hold "=", so what is there as it is written is a path.
         if each is not None and "=" in each and not Path(each).exists():
             name, _, options.model = each.partition("=")
+        if scheme_of(options.model) is not None:
+            raise InputError(
+                f"{options.model}: a model behind an API is not served again: its texts would be "
+                "sent, and paid for, without the client's knowledge"
+            )
         model = common.load_model(options)
         name = name or Path(common.model_name(options)).name.removesuffix(".toml")
         if name in found:

@@ -40,6 +40,7 @@ from polyvec.embed.projection import quantization
 from polyvec.embed.projection.dense import Normalize
 from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix, similarity_pairs
+from polyvec.embed.schemes import loader_of
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import CalibrationError, InputError, ModelError, known
 from polyvec.interfaces import DenseVectors, MultiVectors, Prompt, SparseVectors
@@ -153,7 +154,14 @@ class Embedder(EncodeMethods):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Self:
-        """`Embedder(name_or_path, **options)`, under the name that transformers uses."""
+        """`Embedder(name_or_path, **options)`, under the name that transformers uses.
+
+        "openai:NAME", google:, amazon:, alibaba:, voyage:, cohere: and "http://host/v1#NAME" give
+        a `services.ServiceEmbedder`: a TextEncoder without weights, with its own options.
+        """
+        load = loader_of(name_or_path) if cls is Embedder else None
+        if load is not None:
+            return cast("Self", load(name_or_path, **options))
         return cls(name_or_path, **options)
 
     @classmethod

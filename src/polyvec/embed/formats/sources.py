@@ -9,6 +9,7 @@ from polyvec.embed.formats.checksums import check_files
 from polyvec.embed.formats.gguf.loading import gguf_inside, is_gguf
 from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
+from polyvec.embed.schemes import scheme_of
 from polyvec.errors import InputError, MissingExtraError, ModelError, UnknownModelError
 from polyvec.storage.files import check_sha256
 
@@ -92,6 +93,12 @@ def _folder_of(
     if Path(name_or_path).is_file():
         raise ModelError(_not_a_folder(Path(name_or_path)))
     name = str(name_or_path)
+    if scheme_of(name) is not None:
+        raise ModelError(
+            f"{name}: a model behind an API, whose weights are not here: it can embed "
+            "(Embedder.from_pretrained; polyvec embed, index, search, evaluate), and cannot be "
+            "trained, changed or saved"
+        )
     if name in EMBEDDED:
         return _embedded(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
