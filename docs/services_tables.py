@@ -1,6 +1,6 @@
 """The table of docs/serving.md on models behind an API, from what the code sends."""
 
-from polyvec.services.providers import ANY_SERVER, PROVIDERS, Provider, Roles
+from polyvec.services.providers import ANY_SERVER, LITELLM, PROVIDERS, Provider, Roles
 
 
 def apis_table() -> str:
@@ -13,8 +13,10 @@ def apis_table() -> str:
     for each in (*PROVIDERS.values(), ANY_SERVER):
         lines.append("| " + " | ".join(_cells(each)) + " |")
     notes = [f"`{each.name}:` {each.note}." for each in PROVIDERS.values() if each.note]
-    sources = sorted({each.source for each in PROVIDERS.values()})
-    lines += ["", " ".join(notes), f"Prices as in {'; '.join(sources)}."]
+    others = [
+        f"of {each.name}: {each.source}" for each in PROVIDERS.values() if each.source != LITELLM
+    ]
+    lines += ["", " ".join(notes), f"Prices: {LITELLM}'s table; {'; '.join(others)}."]
     return "\n".join(lines)
 
 

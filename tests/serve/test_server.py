@@ -15,6 +15,7 @@ pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 import httpx
 
 from polyvec import Embedder
+from polyvec.errors import ServiceError
 from polyvec.serve.app import create_app
 from polyvec.serve.listening import listening, server_of
 from polyvec.serve.settings import ServerSettings
@@ -87,6 +88,19 @@ def test_the_client_of_openai_gets_the_models_vectors(address, embedder):
         client.embeddings.create(model="gpt", input="a")
     with pytest.raises(openai.BadRequestError, match="dimensions is 99"):
         client.embeddings.create(model="tiny", input="a", dimensions=99)
+
+
+def test_our_own_client_gets_the_models_vectors(address, embedder, tmp_path):
+    """More texts than the server takes at once: it learns to send fewer."""
+    model = Embedder.from_pretrained(f"{address}/v1#tiny", cache=tmp_path)
+    texts = [f"{text} {number}" for number in range(50) for text in TEXTS]
+    np.testing.assert_allclose(model.encode(texts), embedder.encode(texts), atol=1e-6)
+    assert model.get_embedding_dimension() == embedder.get_embedding_dimension()
+    assert model.usage.prompt_tokens > 3 * len(texts)
+    with pytest.raises(ServiceError, match=r"inputs\[1\] .*too much for one request.*split it"):
+        model.encode(["a cat", "word " * 5000])
+    with pytest.raises(ServiceError, match="'gpt' is not here"):
+        Embedder.from_pretrained(f"{address}/v1#gpt", cache=tmp_path).encode("a cat")
 
 
 def test_base64_is_little_endian_float32(address, embedder):

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     import httpx2
 
 MAX_REPLY_BYTES = 256 * 2**20  # 2048 vectors of 4096 numbers as text take 180 MB
-# What providers say of too many texts or tokens: "array too long", "batch size is invalid, it
-# should not be larger than 10", "at most 100 requests", "max 300000 tokens per request".
+# What servers say of too many texts or tokens: "array too long", "batch size is invalid, it should
+# not be larger than 10", "at most 100 requests", "max 300000 tokens per request", "must have less
+# than 512 tokens" (TEI), "5002 tokens, the model reads 64" (polyvec serve).
 LARGER = re.compile(
-    r"too (many|large|long)|larger than|at most|max(imum)?\b|exceed|context.?(length|size|window)",
+    r"too (many|large|long)|larger than|at most|max(imum)?\b|exceed|less than \d+ tokens"
+    r"|the model reads|context.?(length|size|window)",
     re.IGNORECASE,
 )
 

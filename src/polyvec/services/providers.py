@@ -91,7 +91,7 @@ GOOGLE_TASKS = Roles(
         "Clustering": "CLUSTERING",
     },
 )
-# gemini-embedding-2 ignores taskType, so a request that names one gets another vector in silence.
+# gemini-embedding-2 takes no taskType. Read in the documentation of resellers of Google's API.
 GOOGLE_PREFIXES = Roles(
     None,
     {
@@ -127,7 +127,7 @@ PROVIDERS: Mapping[str, Provider] = {
             ),
             "google",
             auth="x-goog-api-key",
-            max_texts=100,
+            max_texts=100,  # as clients have it; Google's own pages did not say
             dimensions_field="outputDimensionality",
             renormalize=True,
             roles={"": GOOGLE_TASKS, "gemini-embedding-2": GOOGLE_PREFIXES},
