@@ -30,7 +30,7 @@ def test_a_folder_is_embedded_verified_and_damage_is_told(tmp_path, tiny_bert):
     (tmp_path / "out" / "texts.txt-00001.parquet").unlink()
     done = polyvec("verify", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "texts.txt-00001.parquet: missing\n")
-    assert "1 problems" in done.stderr
+    assert "1 problem;" in done.stderr
     done = polyvec(*job, "--shard-rows", "20")
     assert "20 rows here" in done.stderr
     done = polyvec(*job, "--shard-rows", "10")

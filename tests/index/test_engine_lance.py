@@ -148,3 +148,14 @@ class TestLance(EngineSuite):
             assert len(each.near(rows_of([3]).vectors["dense"], 50)[0]) == 20
         engine.upsert(rows_of(range(20, 400)))
         assert engine.count() == 400
+
+
+def test_a_large_addition_leaves_no_rows_outside_the_index_of_words(tmp_path):
+    made = EngineSuite.description(("dense",))
+    engine = lance.LanceEngine.create(str(tmp_path / "index"), made)
+    with engine.writing():
+        for start in range(0, 1000, 250):
+            engine.upsert(rows_of(range(start, start + 250)))
+    assert engine._table.index_stats("text_idx").num_unindexed_rows == 0
+    assert len(engine.words(["violin"], 1000)[0]) == 167
+    engine.close()

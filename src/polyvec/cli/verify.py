@@ -26,11 +26,12 @@ def run(options: argparse.Namespace) -> None:
     for line in found.problems[:SHOWN]:
         print(line)
     if found.problems:
-        more = len(found.problems) - SHOWN
-        print(f"... and {more} more" if more > 0 else "", end="\n" if more > 0 else "")
+        num = len(found.problems)
+        if num > SHOWN:
+            print(f"... and {num - SHOWN} more")
         raise DataError(
-            f"{folder}: {len(found.problems)} problems; delete the shards that are named and run "
-            "the job's command again"
+            f"{folder}: {num} problem{'s' if num > 1 else ''}; delete the shards that are named "
+            "and run the job's command again"
         )
     print(
         f"{folder}: whole; {found.rows} x {found.dimension} in {found.shards} shards, "

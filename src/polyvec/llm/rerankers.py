@@ -14,7 +14,13 @@ from polyvec.errors import AnswerWarning, GenerationError, ModelError, SettingsE
 from polyvec.llm.language_model import LanguageModel
 from polyvec.llm.loading import DEFAULT_LANGUAGE_MODEL, load_language_model
 from polyvec.llm.prompts import Message, Prompt
-from polyvec.rerank.reranker import Reranker, check_asked, instructed, warn_truncated
+from polyvec.rerank.reranker import (
+    Reranker,
+    by_query,
+    check_asked,
+    instructed,
+    warn_truncated,
+)
 
 MAX_WORDS = 300  # of a document, as in RankGPT's code
 WINDOW, STEP = 20, 10
@@ -112,11 +118,8 @@ class Listwise(Reranker):
     ) -> np.ndarray:
         """N for the first of a query's N documents, 1 for its last, float32 [P]."""
         read = instructed(pairs, instructions)
-        places: dict[str, list[int]] = {}
-        for place, (query, _) in enumerate(read):
-            places.setdefault(query, []).append(place)
         found_P = np.empty(len(read), np.float32)
-        for query, mine in places.items():
+        for query, mine in by_query(read).items():
             order = self._order(query, [read[place][1] for place in mine])
             for rank, number in enumerate(order):
                 found_P[mine[number]] = len(mine) - rank

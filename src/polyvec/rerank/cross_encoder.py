@@ -13,19 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from polyvec import __version__
-from polyvec.embed.encoding import BATCH_TOKENS
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.transformer import best_device, check_device
 from polyvec.embed.inputs.contract import NO_LIMIT, bare, check_count
-from polyvec.embed.inputs.tokens import budget_batches
 from polyvec.errors import ModelError
+from polyvec.rerank.batches import batched_scores
 from polyvec.rerank.classifier import (
     SETTINGS,
     load_classifier,
     outline_classifier,
     write_classifier,
 )
-from polyvec.rerank.reranker import Reranker, instructed, warn_truncated
+from polyvec.rerank.reranker import Reranker, instructed
 from polyvec.storage.files import atomic_folder
 
 __all__ = ["CrossEncoder", "PairTokens"]
@@ -129,18 +128,7 @@ class CrossEncoder(nn.Module, Reranker):
     ) -> np.ndarray:
         """The logit of each pair, float32 [P]; an instruction stands behind the query."""
         texts = self.tokens(pairs, instructions)
-        warn_truncated(
-            sum(text.truncated for text in texts), len(texts), f"{self.max_length} tokens"
-        )
-        found_P = np.empty(len(texts), np.float32)
-        budget = BATCH_TOKENS.get(self.device.type, 8192)
-        was_training = self.training
-        self.eval()
-        with torch.inference_mode():
-            for rows in budget_batches([len(text) for text in texts], batch_tokens=budget):
-                found_P[rows] = self([texts[row] for row in rows]).cpu().numpy()
-        self.train(was_training)
-        return found_P
+        return batched_scores(self, texts, self, device=self.device, max_length=self.max_length)
 
     def tokens(
         self,

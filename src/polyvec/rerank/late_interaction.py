@@ -15,7 +15,7 @@ from polyvec.embed.projection.late_interaction import max_similarities
 from polyvec.embed.projection.token_pooling import pool_tokens
 from polyvec.errors import InputError
 from polyvec.interfaces import MultiVectors, RunOptions
-from polyvec.rerank.reranker import Reranker, instructed, warn_truncated
+from polyvec.rerank.reranker import Reranker, by_query, instructed, warn_truncated
 
 KEPT_TOKENS = 200_000  # vectors of documents that are kept, 0.3 GB of 384 numbers
 
@@ -57,9 +57,7 @@ class LateInteraction(Reranker):
     ) -> np.ndarray:
         """MaxSim of each pair, float32 [P]; an instruction stands behind the query."""
         read = instructed(pairs, instructions)
-        places: dict[str, list[int]] = {}
-        for place, (query, _) in enumerate(read):
-            places.setdefault(query, []).append(place)
+        places = by_query(read)
         queries = list(places)
         vectors = self._vectors(queries, "query")[0] if queries else []
         documents = self.document_vectors([document for _, document in read])

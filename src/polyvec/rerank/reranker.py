@@ -165,3 +165,11 @@ def instructed(
         (with_instruction(check_text(query, place), instruction), check_text(document, place))
         for place, ((query, document), instruction) in enumerate(zip(pairs, given, strict=True))
     ]
+
+
+def by_query(pairs: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
+    """The places of each query's pairs, in their order."""
+    found: dict[str, list[int]] = {}
+    for place, (query, _) in enumerate(pairs):
+        found.setdefault(query, []).append(place)
+    return found

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.encoding import BATCH_TOKENS
 from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import load_tokenizer
@@ -29,10 +28,11 @@ from polyvec.embed.formats.transformer import (
 )
 from polyvec.embed.inputs.contract import check_rows
 from polyvec.embed.inputs.spans import Span
-from polyvec.embed.inputs.tokens import TextTokenizer, Tokens, budget_batches
+from polyvec.embed.inputs.tokens import TextTokenizer, Tokens
 from polyvec.errors import ModelError, SettingsError
+from polyvec.rerank.batches import batched_scores
 from polyvec.rerank.prompts import RerankPrompt, rerank_prompt
-from polyvec.rerank.reranker import Reranker, instructed, warn_truncated
+from polyvec.rerank.reranker import Reranker, instructed
 from polyvec.storage.files import atomic_folder
 
 FILE, KIND = "reranker.json", "true_false"
@@ -136,19 +136,13 @@ class TrueFalse(nn.Module, Reranker):
         instructions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
         """log p(true) of each pair, float32 [P], in nats."""
+
+        def score(texts: list[Tokens]) -> Tensor:
+            logits_B2: Tensor = self([text.ids for text in texts])
+            return logits_B2.log_softmax(1)[:, 0]
+
         texts = self.tokens(pairs, instructions)
-        cut = sum(text.truncated for text in texts)
-        warn_truncated(cut, len(texts), f"{self.max_length} tokens")
-        found_P = np.empty(len(texts), np.float32)
-        budget = BATCH_TOKENS.get(self.device.type, 8192)
-        was_training = self.training
-        self.eval()
-        with torch.inference_mode():
-            for rows in budget_batches([len(text) for text in texts], batch_tokens=budget):
-                logs_B2 = self([texts[row].ids for row in rows])
-                found_P[rows] = logs_B2.log_softmax(1)[:, 0].cpu().numpy()
-        self.train(was_training)
-        return found_P
+        return batched_scores(self, texts, score, device=self.device, max_length=self.max_length)
 
     @property
     def device(self) -> torch.device:

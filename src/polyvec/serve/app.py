@@ -36,11 +36,10 @@ def create_app(
     models: Mapping[str, TextEncoder],
     settings: ServerSettings | None = None,
     *,
-    rerankers: Mapping[str, Any] | None = None,
     indexes: Mapping[str, tuple[Index, TextEncoder]] | None = None,
 ) -> Guard:
-    """An application that serves these embedders by their names; rerankers are `Reranker`s, and
-    an index stands beside the model that made it.
+    """An application that serves these embedders by their names; an index stands beside
+    the model that made it.
 
     Raises InputError without a model.
     """
@@ -64,7 +63,7 @@ def create_app(
         name: ServedIndex(name, index, embedder)
         for name, (index, embedder) in (indexes or {}).items()
     }
-    server = Server(served, settings, metrics, rerankers or {}, searched)
+    server = Server(served, settings, metrics, searched)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

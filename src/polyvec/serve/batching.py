@@ -69,7 +69,6 @@ class Report:
     tokens: int
     seconds: float
     waited: Sequence[float]
-    key: Any = None
 
 
 @dataclass(eq=False)
@@ -158,7 +157,7 @@ class Batcher:
             tokens, self.running_tokens = self.running_tokens, 0
             seconds = self.clock() - now
             self._learn(tokens, seconds)
-            self.on_batch(Report(len(batch), tokens, seconds, waited, batch[0].key))
+            self.on_batch(Report(len(batch), tokens, seconds, waited))
             for item in batch:
                 self._deliver(item, seconds)
 

@@ -1,8 +1,6 @@
 """What the routes of a server share."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from polyvec.errors import known
 from polyvec.serve.errors import AnswerError
@@ -19,7 +17,6 @@ class Server:
     models: dict[str, ServedModel]
     settings: ServerSettings
     metrics: Metrics
-    rerankers: Mapping[str, Any] = field(default_factory=dict)
     indexes: dict[str, ServedIndex] = field(default_factory=dict)
     ready: bool = False
 

@@ -5,6 +5,7 @@ N texts, Q queries, K found, E numbers a vector.
 
 import abc
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -53,6 +54,17 @@ class Description:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `Description.read` reads them."""
         return asdict(self)
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """`read` of JSON; IndexStoreError for a text that is none."""
+        try:
+            raw = json.loads(text)
+        except ValueError:
+            raise IndexStoreError(
+                f"{where}: its description is damaged; build the index again"
+            ) from None
+        return cls.read(raw, where)
 
     @classmethod
     def read(cls, raw: Mapping[str, Any], where: str) -> Self:

@@ -25,7 +25,7 @@ from polyvec.errors import IndexStoreError, InputError, MissingExtraError, Polyv
 from polyvec.index.engines import milvus_rows as convert
 from polyvec.index.engines.checks import check_query, check_rows, typed
 from polyvec.index.engines.interface import Candidate, Description, Engine, Form, Rows
-from polyvec.index.engines.places import OPEN_S, Place, check_storable, retried, storable
+from polyvec.index.engines.places import OPEN_S, Place, check_storable, one_line, retried, storable
 from polyvec.index.engines.scoring import similarities
 from polyvec.index.filters import Filter
 from polyvec.interfaces import DenseVectors, SparseVectors, Vectors
@@ -190,9 +190,9 @@ class MilvusEngine(Engine):
         except PolyvecError:
             raise
         except OSError as error:
-            raise IndexStoreError(f"{url}: cannot be reached: {_line(error)}") from None
+            raise IndexStoreError(f"{url}: cannot be reached: {one_line(error)}") from None
         except MilvusException as error:
-            told = _line(error.message)
+            told = one_line(error.message)
             if "Open local milvus failed" in told:
                 told = "cannot be opened; is it open in another process, or of another program?"
             elif "auth" in told.lower():
@@ -211,13 +211,10 @@ class MilvusEngine(Engine):
             raise IndexStoreError(
                 f"{self.place.url}: a collection of another program; give another name"
             )
-        try:
-            raw = json.loads(stored) if isinstance(stored, str) else stored
-        except ValueError:
-            raise IndexStoreError(
-                f"{self.place.url}: its description is damaged; build the index again"
-            ) from None
-        return Description.read(raw, self.place.url)
+        # A server gives the property as it was written, milvus-lite has read it as JSON.
+        if not isinstance(stored, str):
+            return Description.read(stored, self.place.url)
+        return Description.parse(stored, self.place.url)
 
     def describe(self, description: Description) -> None:
         properties = {META: json.dumps(description.as_dict())}
@@ -384,7 +381,3 @@ class MilvusEngine(Engine):
                 yield convert.rows_of(found, made, vectors)
         finally:
             iterator.close()
-
-
-def _line(told: object) -> str:
-    return " ".join(str(told).split())[:300] or type(told).__name__

@@ -91,6 +91,11 @@ def shown(where: str) -> str:
     return re.sub(rf"([?&](?:{secrets})=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
 
 
+def one_line(told: object) -> str:
+    """What a library says, for a message; the name of an error that says nothing."""
+    return " ".join(str(told).split())[:300] or type(told).__name__
+
+
 def retried(
     call: Callable[[], T],
     is_passing: Callable[[Exception], bool],

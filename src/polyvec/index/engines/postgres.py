@@ -28,6 +28,7 @@ from polyvec.index.engines.places import (
     WRITE_S,
     Place,
     check_storable,
+    one_line,
     retried,
     storable,
 )
@@ -98,7 +99,7 @@ class PostgresEngine(Engine):
         try:
             self._address = conninfo_to_dict(urlunsplit(address))
         except psycopg.Error as error:
-            raise InputError(f"{self.place.url}: {_line(error)}") from None
+            raise InputError(f"{self.place.url}: {one_line(error)}") from None
         self._table = sql.Identifier(self.place.name)
         self._lock = threading.RLock()
         self._connection: psycopg.Connection[Any] | None = None
@@ -187,14 +188,14 @@ class PostgresEngine(Engine):
             ) from None
         except (pg.UndefinedFile, pg.FeatureNotSupported) as error:
             raise IndexStoreError(
-                f"{url}: the server has no pgvector ({_line(error)}); install the extension"
+                f"{url}: the server has no pgvector ({one_line(error)}); install the extension"
             ) from None
         except psycopg.DataError as error:
-            raise InputError(f"{url}: {_line(error)}") from None
+            raise InputError(f"{url}: {one_line(error)}") from None
         except psycopg.Error as error:
             reached = not isinstance(error, psycopg.OperationalError)
             what = "refused" if reached else "cannot be reached"
-            raise IndexStoreError(f"{url}: {what}: {_line(error)}") from None
+            raise IndexStoreError(f"{url}: {what}: {one_line(error)}") from None
 
     def _once(self, work: Callable[[Any], T]) -> T:
         if self._connection is None or self._connection.closed:
@@ -244,18 +245,13 @@ class PostgresEngine(Engine):
             raise IndexStoreError(
                 f"{self.place.url}: a table of another program; give another name"
             )
-        try:
-            raw = json.loads(comment.removeprefix(MARK))
-        except ValueError:
-            raise IndexStoreError(
-                f"{self.place.url}: the comment of the table is damaged; build the index again"
-            ) from None
+        made = Description.parse(comment.removeprefix(MARK), self.place.url)
         types = sql.SQL(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
             "WHERE attrelid = {}::regclass AND attname IN ('dense', 'multi')"
         )
         kinds = [kind for (kind,) in connection.execute(types.format(name)).fetchall()]
-        return Description.read(raw, self.place.url), kinds
+        return made, kinds
 
     def describe(self, description: Description) -> None:
         self._run(lambda connection: self._describe(connection, description))
@@ -467,8 +463,3 @@ def _is_passing(error: Exception) -> bool:
     told = str(error).lower()
     lasting = ("authentication", "password", "does not exist", "timeout expired", "permission")
     return isinstance(error, PASSING) and not any(each in told for each in lasting)
-
-
-def _line(error: BaseException) -> str:
-    """What the server said, as one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -26,7 +26,15 @@ from typing import Any, ClassVar, Self, TypeVar
 from polyvec.errors import IndexStoreError, InputError, MissingExtraError, PolyvecError
 from polyvec.index.engines.checks import check_query, check_rows, form_of
 from polyvec.index.engines.interface import Candidate, Description, Engine, Form, Rows
-from polyvec.index.engines.places import OPEN_S, WRITE_S, Place, check_storable, retried, storable
+from polyvec.index.engines.places import (
+    OPEN_S,
+    WRITE_S,
+    Place,
+    check_storable,
+    one_line,
+    retried,
+    storable,
+)
 from polyvec.index.filters import Filter
 from polyvec.interfaces import Vectors
 from polyvec.storage.files import atomic_file
@@ -224,17 +232,17 @@ class QdrantEngine(Engine):
                 told = f"{url}: the server has no such collection; build it with: polyvec index"
             else:
                 body = (error.content or b"").decode(errors="replace")
-                told = f"{url}: refused with status {error.status_code}: {_line(body)}"
+                told = f"{url}: refused with status {error.status_code}: {one_line(body)}"
             raise IndexStoreError(told) from None
         except (ResponseHandlingException, ResourceExhaustedResponse, OSError) as error:
-            raise IndexStoreError(f"{url}: cannot be reached: {_line(error)}") from None
+            raise IndexStoreError(f"{url}: cannot be reached: {one_line(error)}") from None
         except Exception as error:  # noqa: BLE001 - the local mode raises whatever it meets
             told = str(error)
             if self._folder is not None and "already accessed" in told:
                 told = "another process has the folder open; close it, or use a server"
             elif "not found" in told:
                 told = "there is no such collection; build it with: polyvec index"
-            raise IndexStoreError(f"{url}: {_line(told)}") from None
+            raise IndexStoreError(f"{url}: {one_line(told)}") from None
 
     # ---- what it is -----------------------------------------------------------------------------
 
@@ -246,13 +254,7 @@ class QdrantEngine(Engine):
             raise IndexStoreError(
                 f"{self.place.url}: a collection of another program; give another name"
             )
-        try:
-            raw = json.loads(stored)
-        except ValueError:
-            raise IndexStoreError(
-                f"{self.place.url}: its description is damaged; build the index again"
-            ) from None
-        return Description.read(raw, self.place.url)
+        return Description.parse(stored, self.place.url)
 
     def describe(self, description: Description) -> None:
         metadata = {META: json.dumps(description.as_dict())}
@@ -454,7 +456,3 @@ def _is_passing(error: Exception) -> bool:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _line(told: object) -> str:
-    return " ".join(str(told).split())[:300] or type(told).__name__
