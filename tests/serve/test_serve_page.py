@@ -78,6 +78,7 @@ def test_wrong_searches_are_one_clear_line(address):
         ({"query": "a", "filter": "colour = 1"}, 400, "no field 'colour'"),
         ({"query": "a", "filter": "year >"}, 400, "got the end"),
         ({"query": "a", "top_k": 0}, 400, "top_k"),
+        ({"query": "word " * 900}, 400, "902 tokens, the model reads 64"),
         ({"query": "a", "mode": "magic"}, 400, "mode"),
         ({"query": "a", "index": "other"}, 404, "'other' is not here"),
     ):

@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 import httpx
 
 from polyvec import Embedder
-from polyvec.errors import ServiceError
+from polyvec.errors import InputError, ModelError, ServiceError
 from polyvec.serve.app import create_app
 from polyvec.serve.listening import listening, server_of
 from polyvec.serve.settings import ServerSettings
@@ -362,3 +362,42 @@ def test_what_was_accepted_is_answered_before_the_server_ends(slow):
     asking.join(30)
     thread.join(30)
     assert [each.status_code for each in answers] == [200]
+
+
+def test_a_small_queue_and_a_model_that_cannot_be_served(embedder):
+    with running({"tiny": embedder}, max_queued_tokens=10) as address:
+        assert post(address, {"input": "a cat"}).status_code == 200
+
+    class Tokens(Embedder):
+        """Gives a vector for each token."""
+
+        def encode_vectors(self, inputs, **options):
+            return super().encode_vectors(inputs, output_value="token_embeddings", **options)
+
+    several = Tokens.__new__(Tokens)
+    several.__dict__.update(embedder.__dict__)
+    with pytest.raises(InputError, match="several vectors a text"):
+        create_app({"several": several})
+
+
+def test_a_model_that_cannot_compute_is_told_and_never_ready(embedder, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ModelError("the weights hold NaN")
+
+    monkeypatch.setattr(type(embedder), "encode_tokens", broken)
+    app = create_app({"tiny": embedder})
+    server, at = server_of(app), listening("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
+    with caplog.at_level("INFO", "polyvec.serve"):
+        thread.start()
+        address = f"http://127.0.0.1:{at.getsockname()[1]}"
+        deadline = time.monotonic() + 20
+        status = 503
+        while status == 503 and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                status = httpx.get(f"{address}/ready").status_code
+            time.sleep(0.02)
+    assert status == 500
+    assert "the weights hold NaN" in caplog.text
+    server.should_exit = True
+    thread.join(30)

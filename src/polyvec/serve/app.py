@@ -7,6 +7,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from polyvec.errors import InputError, MissingExtraError
 from polyvec.index.store import Index
 from polyvec.interfaces import TextEncoder
 from polyvec.serve.errors import AnswerError, answer_of
-from polyvec.serve.guard import GONE, ClientGoneError, Guard
+from polyvec.serve.guard import GONE, LOG, ClientGoneError, Guard
 from polyvec.serve.indexes import ServedIndex
 from polyvec.serve.metrics import Metrics
 from polyvec.serve.models import ServedModel
@@ -101,8 +102,13 @@ def create_app(
 
 
 async def _warm(server: Server) -> None:
-    for model in server.models.values():
-        await model.warm_up()
+    try:
+        for model in server.models.values():
+            await model.warm_up()
+    except Exception as error:  # noqa: BLE001 - told, and /ready says so for as long as it runs
+        server.failed = True
+        LOG.error(json.dumps({"model": model.name, "warm_up": f"{type(error).__name__}: {error}"}))
+        return
     server.ready = True
 
 

@@ -88,7 +88,7 @@ class ServedIndex:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _search(self, query: str, options: dict[str, Any]) -> list[Hit]:
-        (hits,) = self.index.search([query], self.embedder, truncate="silent", **options)
+        (hits,) = self.index.search([query], self.embedder, truncate="error", **options)
         return hits
 
     def _made_map(self, total: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from polyvec.embed.encode_methods import EncodeMethods
 from polyvec.embed.projection.quantization import truncate
 from polyvec.errors import InputError
-from polyvec.interfaces import EncodeReport, RunOptions, TextEncoder
+from polyvec.interfaces import EncodeReport, MultiVectors, RunOptions, TextEncoder
 from polyvec.serve.batching import Batcher, Report, Ticket
 from polyvec.serve.settings import ServerSettings
 
@@ -43,8 +43,8 @@ class TextError(InputError):
 class Read:
     """Texts as a model reads them: what is computed, and how many tokens each has."""
 
-    payloads: Sequence[Any]
-    tokens: Sequence[int]
+    payloads: list[Any]
+    tokens: list[int]
     num_truncated: int = 0
 
     @property
@@ -69,6 +69,11 @@ class ServedModel:
     batcher: Batcher = field(init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.embedder.encode_vectors([])[0], MultiVectors):
+            raise InputError(
+                f"{self.name}: gives several vectors a text, which no route of the server answers "
+                "with; serve a model that pools its tokens"
+            )
         self.batcher = Batcher(self._run, self.settings, self.on_batch)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="polyvec-tokenizer")
 
@@ -86,10 +91,12 @@ class ServedModel:
 
     async def warm_up(self) -> None:
         """Compute one full batch, so that the rate is known and later requests find it quick."""
-        copies = max(1, self.settings.max_batch_tokens // 300)
-        texts = [f"{number} {WARM_UP}" for number in range(copies)]
-        read = await self.read(texts, Asked(), truncate=True)
-        await self.submit([(read, Asked())], timeout=float("inf")).answer
+        most = min(self.settings.max_batch_tokens, self.settings.max_queued_tokens)
+        text = await self.read([WARM_UP], Asked(), truncate=True)
+        copies = most // text.total
+        if copies:  # else the server takes less than this text, and the first request is the first
+            read = Read(text.payloads * copies, text.tokens * copies)
+            await self.submit([(read, Asked())], timeout=float("inf")).answer
 
     async def read(self, texts: Sequence[str], asked: Asked, *, truncate: bool) -> Read:
         """Tokens of the texts; TextError for one that is longer than the model reads."""

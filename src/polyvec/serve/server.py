@@ -19,6 +19,7 @@ class Server:
     metrics: Metrics
     indexes: dict[str, ServedIndex] = field(default_factory=dict)
     ready: bool = False
+    failed: bool = False  # a model could not compute its first batch
 
     def model(self, name: str | None) -> ServedModel:
         """The model of a request; 404 for an unknown name, 503 before the models are warm."""
@@ -28,6 +29,12 @@ class Server:
                 f"the model {name[:100]!r} is not here.{known(name[:100], self.models)}",
                 param="model",
                 code="model_not_found",
+            )
+        if self.failed:
+            raise AnswerError(
+                500,
+                "a model could not compute its first batch; the server's log says why",
+                kind="server_error",
             )
         if not self.ready:
             raise AnswerError(
