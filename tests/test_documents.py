@@ -66,3 +66,10 @@ def test_the_map_in_the_readme_is_the_tree():
     assert set(listed) == packages | files
     top = [name.removesuffix(".py") for name in listed if "/" not in name]
     assert top == [room for room in ORDER if not room.startswith("__")]
+
+
+def test_the_readme_names_every_verb():
+    from polyvec.cli import VERBS
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [verb for verb in VERBS if f"`{verb}`" not in readme] == []
