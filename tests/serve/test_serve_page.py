@@ -10,7 +10,7 @@ pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 pytest.importorskip("lancedb", reason="needs the extra 'index'")
 
 import httpx
-from test_server import error_of, post, running
+from test_serve_http import error_of, post, running
 
 from polyvec import Embedder
 from polyvec.data.texts import Record
