@@ -30,10 +30,13 @@ from index_kinds import cpu
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "search-quality.json"
 SETS = ("scifact", "nfcorpus", "cranfield", "cisi")
 DEPTH, TOP, LLM_DEPTH, LLM_QUERIES = 100, 30, 20, 50
-ROWS = {"scifact": 800, "nfcorpus": 1500, "medquad": 700, "squad": 1000}
+ROWS = {"scifact": 800, "nfcorpus": 1500, "medquad": 700, "squad": 1000}  # queries, times --share
+DOCUMENTS = 1500  # of MedQuAD and SQuAD, so that they are encoded in minutes
 NEGATIVES, SKIPPED, CANDIDATES = 3, 3, 50  # of a query's candidates, the first are skipped
 RECIPE = """[system]
 name = "cross-encoder"
+paper = "-"
+tasks = ["retrieval"]
 [embedder]
 backbone = "sentence-transformers/all-MiniLM-L6-v2"
 pooling = "mean"
@@ -43,10 +46,11 @@ model = "sentence-transformers/all-MiniLM-L6-v2"
 data = [{{ name = "pairs", path = "{path}" }}]
 positive_weight = 3.0
 batch_size = 16
-max_length = 192
+max_length = {max_length}
 learning_rate = 5e-5
 warmup_steps = 0.1
 num_train_epochs = 1
+bf16 = true
 """
 
 Ranked = list[str]  # ids, best first
@@ -93,45 +97,58 @@ def training_pairs(data: Path) -> "dict[str, tuple[list[tuple[str, set[str]]], d
     return found
 
 
-def train(data: Path, folder: Path) -> None:
-    """WORK/run/reranker, by one epoch over pairs with negatives that both searches found."""
-    from polyvec import Embedder
-    from polyvec.index.exact import top_k
+def train(data: Path, folder: Path, share: float, max_length: int) -> None:
+    """WORK/run/reranker, by one epoch over pairs with negatives that both searches found.
+
+    Pairs that are there are used again, and a training that was stopped goes on.
+    """
     from polyvec.recipe import load_recipe
+    from polyvec.storage.files import atomic_file
     from polyvec.train.run import train_recipe
+
+    path = folder / "pairs.jsonl"
+    if not path.exists():
+        lines = mined_pairs(data, folder, share)
+        with atomic_file(path, "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+    recipe = folder / "cross-encoder.toml"
+    recipe.write_text(RECIPE.format(path=path.absolute(), max_length=max_length))
+    run = folder / "run"
+    train_recipe(load_recipe(str(recipe)), "full", run, resume=run.exists())
+
+
+def mined_pairs(data: Path, folder: Path, share: float) -> list[dict[str, Any]]:
+    """Queries, each with a document that matches it and NEGATIVES that do not."""
+    from polyvec import Embedder, Index
+    from polyvec.data.texts import Record
 
     rng = random.Random(0)
     embedder = Embedder.from_pretrained()
     lines = []
     for name, (pairs, corpus) in training_pairs(data).items():
-        chosen = rng.sample(pairs, min(ROWS[name], len(pairs)))
-        names = list(corpus)
-        if len(names) > 6000:  # of MedQuAD, so that its documents are encoded in minutes
-            needed = {each for _, matching in chosen for each in matching}
-            names = [*needed, *rng.sample([n for n in names if n not in needed], 4000)]
-        print(f"{name}: {len(chosen)} queries, {len(names)} documents", flush=True)
-        texts = [corpus[each] for each in names]
-        documents_NE = embedder.encode_document(texts, truncate="silent")
+        chosen = rng.sample(pairs, min(round(share * ROWS[name]), len(pairs)))
+        if name not in SETS:
+            needed = sorted({each for _, matching in chosen for each in matching})
+            others = sorted(set(corpus) - set(needed))
+            names = [*needed, *rng.sample(others, max(0, DOCUMENTS - len(needed)))]
+            corpus = {each: corpus[each] for each in names}
+        print(f"{name}: {len(chosen)} queries, {len(corpus)} documents", flush=True)
+        records = [Record(key, text) for key, text in corpus.items()]
+        index, _ = Index.build(folder / "indexes" / name, records, embedder, truncate="silent")
         queries = [query for query, _ in chosen]
-        queries_QE = embedder.encode_query(queries, truncate="silent")
-        _, dense_QK = top_k(queries_QE, documents_NE, CANDIDATES)
-        for (query, matching), dense, words in zip(
-            chosen, dense_QK.tolist(), by_words(texts, queries, CANDIDATES), strict=True
-        ):
-            pool = [
-                row
-                for row in dict.fromkeys([*dense[SKIPPED:], *words[SKIPPED:]])
-                if row >= 0 and names[row] not in matching
-            ]
+        dense, words = (
+            [[hit.id for hit in hits] for hits in index.search(queries, top_k=CANDIDATES, mode=mode)]
+            for mode in ("dense", "words")
+        )
+        for (query, matching), *found in zip(chosen, dense, words, strict=True):
+            candidates = dict.fromkeys(each for ids in found for each in ids[SKIPPED:])
+            pool = [each for each in candidates if each not in matching]
             if len(pool) >= NEGATIVES:
-                rows = rng.sample(pool, NEGATIVES)
                 positive = corpus[rng.choice(sorted(matching))]
-                lines.append({"query": query, "pos": [positive], "neg": [texts[r] for r in rows]})
+                negatives = [corpus[each] for each in rng.sample(pool, NEGATIVES)]
+                lines.append({"query": query, "pos": [positive], "neg": negatives})
     rng.shuffle(lines)
-    path = folder / "pairs.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "cross-encoder.toml").write_text(RECIPE.format(path=path.absolute()))
-    train_recipe(load_recipe(str(folder / "cross-encoder.toml")), "full", folder / "run")
+    return lines
 
 
 def by_words(texts: Sequence[str], queries: Sequence[str], depth: int) -> list[list[int]]:
@@ -302,10 +319,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--methods", nargs="+", default=())
+    parser.add_argument("--share", type=float, default=1.0, help="of the training queries")
+    parser.add_argument("--max-length", type=int, default=192, help="tokens of a training pair")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.what == "train":
-        train(options.data, options.folder)
+        train(options.data, options.folder, options.share, options.max_length)
     else:
         measure(options.data, options.folder, options.sets, options.methods)
 

@@ -3,7 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
+
+from polyvec import Embedder, Index
+from polyvec.data.texts import Record
+from polyvec.embed.late_chunking import late_chunk_vectors
+from polyvec.errors import InputError
 
 pytest.importorskip("lancedb")
 
@@ -120,6 +126,44 @@ def test_chunks_name_their_document_and_characters(run, one_line, tiny_bert, tmp
     )
     assert "built with --chunk 'sentence" in error
     assert "0 texts, 1 deleted" in run("index", tmp_path / "i", "--delete", "book").err
+
+
+def test_late_chunks_have_the_vectors_of_the_function(run, one_line, tiny_bert, tmp_path):
+    texts = {
+        "book": "The cat sleeps. The dog barks loudly at night. The river flows to the sea.",
+        "page": "The cat sleeps. A boat is on the river.",  # its first chunk's text is the same
+    }
+    lines = [json.dumps({"id": name, "text": text}) for name, text in texts.items()]
+    (tmp_path / "two.jsonl").write_text("\n".join(lines))
+    cut = ("--chunk", "late by=sentence size=8")
+    done = run("index", tmp_path / "i", tmp_path / "two.jsonl", "--model", tiny_bert, *cut)
+    assert done.status == 0, done.err
+    embedder = Embedder.from_pretrained(tiny_bert)
+    with Index.open(tmp_path / "i", embedder) as index:
+        records, vectors_NE = list(index), index.vectors_NE
+    for name, text in texts.items():
+        own = [row for row, each in enumerate(records) if each.metadata["document"] == name]
+        places = [(records[row].metadata["start"], records[row].metadata["end"]) for row in own]
+        assert [text[start:end] for start, end in places] == [records[row].text for row in own]
+        (expected,) = late_chunk_vectors(embedder, [text], [places])
+        np.testing.assert_allclose(vectors_NE[own], expected, atol=1e-6)
+    alone = embedder.encode_document([each.text for each in records])
+    assert np.abs(vectors_NE - alone).max() > 1e-3, "the chunks were embedded by themselves"
+    (row, *_) = found(run("search", tmp_path / "i", "boat river", "--hybrid", "--json"))
+    held = row["metadata"]
+    assert texts[held["document"]][held["start"] : held["end"]] == row["text"]
+    # Nothing changed: nothing is read. A longer end of a document changes all of its chunks.
+    again = run("index", tmp_path / "i", tmp_path / "two.jsonl", "--add")
+    assert f"{len(records)} texts, 0 newly embedded" in again.err
+    (tmp_path / "one.jsonl").write_text(
+        json.dumps({"id": "page", "text": texts["page"] + " The dog swims to the boat."})
+    )
+    again = run("index", tmp_path / "i", tmp_path / "one.jsonl", "--add")
+    assert f"{len(records) + 1} texts, 3 newly embedded" in again.err
+    with Index.open(tmp_path / "i", embedder) as index, pytest.raises(InputError, match="late="):
+        index.add([Record("book#0", "alone")])
+    error = one_line(run("index", tmp_path / "j", "--chunk", "late header=title", stdin=b"a"))
+    assert "late chunks have no header" in error
 
 
 def test_interactive(run, one_line, folder):

@@ -9,6 +9,7 @@ from hashed_words import HashedWords, Several, Sparse
 from polyvec import Index
 from polyvec.data.texts import Record
 from polyvec.errors import DataError, IndexStoreError, InputError, ModelError
+from polyvec.index import adding
 from polyvec.index.plain import PlainIndex
 from polyvec.interfaces import DenseVectors
 from polyvec.rerank.reranker import Reranker
@@ -221,6 +222,7 @@ def test_a_build_that_fails_leaves_the_old_index_and_is_taken_up(tmp_path, index
         for number, chunk in enumerate(encode(self, inputs, **{**options, "chunk_size": 1})):
             yield chunk if number != 2 else np.full_like(chunk, np.nan)
 
+    monkeypatch.setattr(adding, "CHUNK", 1)  # texts that are stored at a time
     monkeypatch.setattr(HashedWords, "encode_iter", broken)
     with pytest.raises(ModelError, match="the vector of text 'c' holds NaN"):
         Index.build(where, records(), other)
@@ -302,3 +304,20 @@ def test_places(tmp_path, model):
         Index.open("ftp://host/texts")
     with pytest.raises(InputError, match="mode 'both' is not known"):
         Index.create(tmp_path / "index", model).search("a", mode="both")
+
+
+def test_an_addition_is_one_write(index, monkeypatch):
+    """A kill between the known texts and the new ones would leave a part of an addition."""
+    written = []
+    upsert = type(index.engine).upsert
+
+    def counted(engine, rows):
+        written.append(rows.ids)
+        upsert(engine, rows)
+
+    monkeypatch.setattr(type(index.engine), "upsert", counted)
+    (known, *_) = [record.text for record in index]
+    report = index.add([Record("again", known), Record("new", "a text that is new")])
+    assert [sorted(ids) for ids in written] == [["again", "new"]]
+    assert report.num_embedded == 1 and report.num_written == 2
+    assert {record.id for record in index.get(["again", "new"])} == {"again", "new"}

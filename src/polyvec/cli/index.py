@@ -38,7 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--chunk",
         metavar="KIND",
         help="cut texts into chunks: fixed, sentence or recursive, with settings in quotes: "
-        "'sentence size=128 overlap=16 header=title'",
+        "'sentence size=128 overlap=16 header=title'; 'late by=sentence size=128' pools their "
+        "vectors from the whole text's states",
     )
     done = parser.add_mutually_exclusive_group()
     done.add_argument(
@@ -155,7 +156,11 @@ def _add(options: argparse.Namespace) -> tuple[int, Any]:
             )
         parts = _cut(records, chunker)
         report = index.add(
-            parts, embedder, batch_size=options.batch_size, truncate=options.truncate
+            parts,
+            embedder,
+            late=_whole(records, chunker),
+            batch_size=options.batch_size,
+            truncate=options.truncate,
         )
         if chunker:  # of a document that had more chunks before
             counts = Counter(each.metadata["document"] for each in parts)
@@ -174,7 +179,10 @@ def _build(options: argparse.Namespace) -> tuple[int, Any]:
     if chunker and options.plain:
         raise InputError("--plain keeps no chunks; leave out --chunk")
     kind: Any = PlainIndex if options.plain else Index
-    told = {} if options.plain else {"chunking": chunker.name if chunker else ""}
+    told: dict[str, Any] = {"chunking": chunker.name if chunker else ""}
+    told["late"] = _whole(records, chunker)
+    if options.plain:
+        told = {}
     index, report = kind.build(
         options.folder,
         _cut(records, chunker),
@@ -220,6 +228,11 @@ def _cut(records: "list[Record]", chunker: "Chunker | None") -> "list[Record]":
     from polyvec.index.chunked import chunk_records
 
     return list(chunk_records(records, chunker)) if chunker else records
+
+
+def _whole(records: "list[Record]", chunker: "Chunker | None") -> dict[str, str] | None:
+    """The texts of the documents, by id, if their chunks are late ones."""
+    return {each.id: each.text for each in records} if chunker and chunker.late else None
 
 
 def _names(value: str) -> list[str]:

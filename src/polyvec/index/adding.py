@@ -38,8 +38,8 @@ def add(
     """Store the records, in place of those of equal ids.
 
     A record that is there as it is is not written again, and a text whose vectors are known is
-    not embedded again. Rows are stored as their vectors come, so that a process that is killed,
-    and run again, goes on.
+    not embedded again. Up to CHUNK records are one write; the rows of more are stored as their
+    vectors come, so that a process that is killed, and run again, goes on.
     Raises DataError for metadata of another kind, and naming the id for a vector with NaN.
     """
     description = engine.description
@@ -49,12 +49,10 @@ def add(
             description = replace(description, fields=fields)
             engine.describe(description)
         waiting: dict[str, list[Record]] = {}
-        written = 0
+        writes = Writes(engine)
         for chunk in _chunks(items):
             known, unknown = _sorted_out(engine, chunk)
-            written += len(known)
-            if len(known):
-                engine.upsert(known)
+            writes.add(known)
             for item in unknown:
                 waiting.setdefault(read_as(item.text, item.metadata), []).append(item)
         report, todo, done = EncodeReport(), list(waiting), 0
@@ -66,9 +64,31 @@ def add(
             new = list(itertools.chain.from_iterable(same))
             for start in range(0, len(new), CHUNK):
                 part = slice(start, start + CHUNK)
-                engine.upsert(_rows(new[part], picked(vectors, places[part])))
-            written += len(new)
-    return BuildReport(len(items), len(todo), report, num_written=written)
+                writes.add(_rows(new[part], picked(vectors, places[part])))
+        writes.flush()
+    return BuildReport(len(items), len(todo), report, num_written=writes.num_written)
+
+
+class Writes:
+    """Rows on their way to the engine, which get there CHUNK or more at a time.
+
+    A kill between two writes of a small addition would leave a part of it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.num_written = engine, 0
+        self._waiting: list[Rows] = []
+
+    def add(self, rows: Rows) -> None:
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        rows, self._waiting = joined_rows(self._waiting), []
+        if len(rows):
+            self.engine.upsert(rows)
+            self.num_written += len(rows)
 
 
 def add_given(engine: Engine, items: Sequence[Record], vectors: Vectors) -> BuildReport:

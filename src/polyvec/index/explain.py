@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from polyvec.data.chunking import is_late
 from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.index.adding import picked
 from polyvec.index.engines.interface import Description, Engine
@@ -47,6 +48,8 @@ def explained(
 
 
 def _is_known(description: Description) -> bool:
+    if is_late(description.chunking):  # the vector is not of the text alone
+        return False
     return description.similarity in (*SIMILARITIES, *OWN_SIMILARITIES)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack, cast
 
 import numpy as np
 
+from polyvec.data.chunking import is_late
 from polyvec.data.texts import Record
 from polyvec.embed.encoding import check_texts
 from polyvec.errors import IndexStoreError, InputError
@@ -17,6 +18,7 @@ from polyvec.index.engines import engine_of
 from polyvec.index.engines.checks import form_of
 from polyvec.index.engines.interface import Description, Engine
 from polyvec.index.filters import Filter, check_fields, read_filter
+from polyvec.index.late import add_late
 from polyvec.index.records import BuildReport, Hit, as_records, check_embedder
 from polyvec.interfaces import PromptChoice, RunOptions, TextEncoder, Truncate, Vectors
 
@@ -91,6 +93,7 @@ class Index:
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         truncate: Truncate = "warn",
+        late: Mapping[str, str] | None = None,
         **prompt: Unpack[PromptChoice],
     ) -> tuple[Self, BuildReport]:
         """Make the place hold exactly these records: changed ones are written, others deleted.
@@ -98,7 +101,7 @@ class Index:
         Texts whose vectors are there are not encoded again. An index of another model or prompt
         is replaced once the new one is complete; what a process that is killed had written is
         taken up by the next one. A folder of plain files stays one (`PlainIndex.build`).
-        The other arguments are those of `create`.
+        `late` is that of `add`, the other arguments are those of `create`.
         Raises DataError for a duplicate id, IndexStoreError if the folder contains other files or
         another process is writing.
         """
@@ -108,6 +111,8 @@ class Index:
         items = as_records(records)
         kind = engine_of(where)
         if kind.name == "plain":
+            if late is not None:
+                raise InputError(f"{where}: plain files have no late chunks; give another folder")
             from polyvec.index.engines.plain import PlainEngine
             from polyvec.index.plain import PlainIndex
 
@@ -119,7 +124,10 @@ class Index:
         description = describe(embedder, {**told, "chunking": chunking}, dict(prompt))
         engine = _to_fill(kind, str(where), description)
         with engine.writing():
-            report = adding.add(engine, items, embedder, how, _choice(description))
+            if late is None:
+                report = adding.add(engine, items, embedder, how, _choice(description))
+            else:
+                report = add_late(engine, items, late, embedder, _choice(description))
             wanted = {item.id for item in items}
             rows = engine.scan(vectors=False)
             gone = [each for part in rows for each in part.ids if each not in wanted]
@@ -195,6 +203,7 @@ class Index:
         embedder: TextEncoder | None = None,
         *,
         vectors: Vectors | None = None,
+        late: Mapping[str, str] | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         truncate: Truncate = "warn",
@@ -202,13 +211,24 @@ class Index:
         """Add records, in place of those of equal ids, with the prompt of the index.
 
         Texts whose vectors are there, under whatever id, are not encoded again. `vectors`: one for
-        each record, which the index's model has made elsewhere, as late chunking does.
+        each record, which the index's model has made elsewhere. `late`: the records are chunks of
+        these texts, by id, and their vectors are pooled from what the model makes of the whole
+        text (late chunking, `polyvec.index.late`).
         Raises DataError for a duplicate id or metadata of another kind, IndexStoreError for
         another model or while another process is writing.
         """
         if vectors is not None:
             return adding.add_given(self.engine, as_records(records), vectors)
         model = self._model(embedder)
+        if late is not None:
+            return add_late(
+                self.engine, as_records(records), late, model, _choice(self.description)
+            )
+        if is_late(self.description.chunking):
+            raise InputError(
+                f"{self._where}: vectors of late chunks depend on the whole texts; pass them as "
+                "late="
+            )
         how = RunOptions(batch_size, show_progress_bar=show_progress_bar, truncate=truncate)
         return adding.add(self.engine, as_records(records), model, how, _choice(self.description))
 

@@ -189,6 +189,19 @@ def test_bm25_finds_what_shares_words():
     assert found.num_short == 2
 
 
+def test_bm25_reads_words_without_case_marks_endings_and_stop_words():
+    records = [
+        {"anchor": "Are rivers flooding?", "positive": "It is the river, which floods."},
+        {"anchor": "the of", "positive": "the of"},
+        {"anchor": "川", "positive": "川の水"},
+    ]
+    corpus = ["A flooded (RIVER)!", "The who are it.", "大川水"]
+    found = mined(records, corpus=corpus, candidates="bm25", num_negatives=2)
+    assert found.texts_of(0) == ["A flooded (RIVER)!"]
+    assert found.texts_of(1) == [], "stop words alone find nothing"
+    assert found.texts_of(2) == ["大川水"], "letters of scripts without spaces are words"
+
+
 def test_bm25_scores_are_those_of_the_formula():
     """Lucene's: idf tf / (tf + k1 (1 - b + b |d| / avgdl)), idf ln(1 + (N - n + .5) / (n + .5))."""
     records = [
@@ -271,7 +284,7 @@ def test_half_of_the_positives_hidden():
     records = [
         {"anchor": f"{word} only", "positive": f"{word} {i}"} for word in WORDS for i in range(4)
     ]
-    corpus = [f"only {word} {word} not this" for word in "abc"]
+    corpus = [f"only {word} {word} something else" for word in "xyz"]
     found = mined(records, corpus=corpus, candidates="bm25", num_negatives=2)
     assert found.hidden_taken == found.hidden_negatives == 2 * len(WORDS)
 

@@ -6,7 +6,8 @@ from polyvec.data.chunking.chunker import (
     Chunk,
     Chunker,
     chunks,
+    is_late,
     load_chunker,
 )
 
-__all__ = ["CHUNKERS", "HEADERS", "Chunk", "Chunker", "chunks", "load_chunker"]
+__all__ = ["CHUNKERS", "HEADERS", "Chunk", "Chunker", "chunks", "is_late", "load_chunker"]

@@ -1,7 +1,7 @@
 """Documents in, chunks out."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polyvec.data.chunking.headers import Header, headings, no_header, title
@@ -12,6 +12,7 @@ from polyvec.data.units import Span
 from polyvec.errors import DataError, SettingsError
 from polyvec.registry import Registry
 
+LATE = "late"  # the kind of chunks that are cut by one of CHUNKERS
 # A text's spans: in order, each a stretch of it that is not empty.
 Splitter = Callable[[str], list[Span]]
 CHUNKERS: Registry[Callable[..., Splitter]] = Registry(
@@ -48,12 +49,14 @@ class Chunker:
 
     `header` is a name in HEADERS, or a function from a document and a chunk's first character to
     a text, such as what a language model writes on it (contextual retrieval). `name` says both,
-    for an index that must know how it was made.
+    for an index that must know how it was made. `late`: a chunk's vector is pooled from the states
+    of the whole document (late chunking), which has no header.
     """
 
     split: Splitter
     header: str | Callable[[Record, int], str] = "none"
     name: str = "a function"
+    late: bool = False
 
     def chunks(self, record: Record) -> Iterator[Chunk]:
         """The chunks of a document, "ID#0", "ID#1", ...; none of one that is blank."""
@@ -75,20 +78,32 @@ def load_chunker(
     """The chunker of {"kind": name, setting: value ...}; `header` is a setting of every kind.
 
     token_spans: the places of the model's tokens in a text (`TextTokenizer.spans`), which sizes
-    count; without it words and marks. Raises SettingsError for an unknown kind or setting.
+    count; without it words and marks. {"kind": "late"} is late chunking of what another kind
+    cuts, its setting `by`. Raises SettingsError for an unknown kind or setting.
 
     >>> chunker = load_chunker({"kind": "sentence", "size": 4})
     >>> [each.text for each in chunker.chunks(Record("d", "A cat sat. It left."))]
     ['A cat sat.', 'It left.']
     """
     if not isinstance(table.get("kind"), str):
-        raise SettingsError(f"{where}: no kind of chunker. Known: {', '.join(CHUNKERS)}.")
+        raise SettingsError(f"{where}: no kind of chunker. Known: {', '.join(CHUNKERS)}, {LATE}.")
     settings = dict(table)
     kind, header = settings.pop("kind"), settings.pop("header", "none")
     HEADERS.find(header, where=where)
+    if kind == LATE:
+        if header != "none":
+            raise SettingsError(f"{where}: late chunks have no header; the model reads all before")
+        by = settings.pop("by", "recursive")
+        cut = load_chunker({**settings, "kind": by}, token_spans, where=f"{where} {LATE}")
+        return replace(cut, name=f"{LATE} by={cut.name}", late=True)
     split = CHUNKERS.build(kind, settings, {"token_spans": token_spans}, where=where)
     words = [kind, *(f"{name}={value}" for name, value in sorted(settings.items()))]
     return Chunker(split, header, " ".join([*words, f"header={header}"]))
+
+
+def is_late(name: str) -> bool:
+    """Whether a chunker of this name is one of late chunks."""
+    return name.split(" ")[0] == LATE
 
 
 def chunks(records: Iterable[Record], chunker: Chunker) -> Iterator[Chunk]:

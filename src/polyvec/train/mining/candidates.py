@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from polyvec.embed.inputs.demonstrations import words
+from polyvec.data.words import normalized, words
 from polyvec.embed.projection.similarity import SIMILARITIES
 from polyvec.errors import DataError, MissingExtraError, ModelError, SettingsError
 from polyvec.index import exact
@@ -124,21 +124,33 @@ class NearestVectors:
 
 
 class SharedWords:
-    """BM25 (Lucene's form, k1 1.5, b 0.75) over lower-case words, without stemming or stop words.
+    """BM25 (Lucene's form, k1 1.5, b 0.75) over words as `polyvec index` counts them.
 
-    A document that shares no word with the query is no candidate.
+    Without case, marks and English stop words, in Snowball's English stems; of scripts without
+    spaces each letter is a word. A document that shares no word with the query is no candidate.
     """
 
     def __init__(self, documents: Sequence[Text], tools: Tools) -> None:
+        what = "mining with candidates = 'bm25'"
         try:
             import bm25s
+            from bm25s.stopwords import STOPWORDS_EN
         except ImportError:
-            raise MissingExtraError("bm25s", "index", "mining with candidates = 'bm25'") from None
-        corpus = [words(each.text) for each in documents]
+            raise MissingExtraError("bm25s", "index", what) from None
+        try:
+            import Stemmer
+        except ImportError:
+            raise MissingExtraError("PyStemmer", "index", what) from None
+        self.stop_words, self.stems = frozenset(STOPWORDS_EN), Stemmer.Stemmer("english").stemWords
+        corpus = [self.words(each.text) for each in documents]
         if not any(corpus):
             raise DataError("bm25: no document has a word")
         self.index = bm25s.BM25()
         self.index.index(corpus, show_progress=False)
+
+    def words(self, text: str) -> list[str]:
+        found = (each for each in words(normalized(text)) if each not in self.stop_words)
+        return list(self.stems(list(found)))
 
     def find(self, queries: Sequence[Text], k: int, wanted: Sequence[Sequence[int]]) -> Found:
         num = self.index.scores["num_docs"]
@@ -147,7 +159,7 @@ class SharedWords:
         rows_QK = np.full((len(queries), width), -1, np.int64)
         asked = []
         for row, (query, places) in enumerate(zip(queries, wanted, strict=True)):
-            found = words(query.text)
+            found = self.words(query.text)
             scores_N = self.index.get_scores(found) if found else np.zeros(num, np.float32)
             best = _best(scores_N, width)
             best = best[scores_N[best] > 0]
