@@ -50,6 +50,7 @@ max_length = {max_length}
 learning_rate = 5e-5
 warmup_steps = 0.1
 num_train_epochs = 1
+max_steps = {max_steps}
 bf16 = true
 """
 
@@ -97,7 +98,7 @@ def training_pairs(data: Path) -> "dict[str, tuple[list[tuple[str, set[str]]], d
     return found
 
 
-def train(data: Path, folder: Path, share: float, max_length: int) -> None:
+def train(data: Path, folder: Path, share: float, max_length: int, max_steps: int) -> None:
     """WORK/run/reranker, by one epoch over pairs with negatives that both searches found.
 
     Pairs that are there are used again, and a training that was stopped goes on.
@@ -112,7 +113,9 @@ def train(data: Path, folder: Path, share: float, max_length: int) -> None:
         with atomic_file(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
     recipe = folder / "cross-encoder.toml"
-    recipe.write_text(RECIPE.format(path=path.absolute(), max_length=max_length))
+    recipe.write_text(
+        RECIPE.format(path=path.absolute(), max_length=max_length, max_steps=max_steps)
+    )
     run = folder / "run"
     train_recipe(load_recipe(str(recipe)), "full", run, resume=run.exists())
 
@@ -137,7 +140,10 @@ def mined_pairs(data: Path, folder: Path, share: float) -> list[dict[str, Any]]:
         index, _ = Index.build(folder / "indexes" / name, records, embedder, truncate="silent")
         queries = [query for query, _ in chosen]
         dense, words = (
-            [[hit.id for hit in hits] for hits in index.search(queries, top_k=CANDIDATES, mode=mode)]
+            [
+                [hit.id for hit in hits]
+                for hits in index.search(queries, top_k=CANDIDATES, mode=mode)
+            ]
             for mode in ("dense", "words")
         )
         for (query, matching), *found in zip(chosen, dense, words, strict=True):
@@ -321,10 +327,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=())
     parser.add_argument("--share", type=float, default=1.0, help="of the training queries")
     parser.add_argument("--max-length", type=int, default=192, help="tokens of a training pair")
+    parser.add_argument("--max-steps", type=int, default=-1, help="of 16 queries; -1: one epoch")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.what == "train":
-        train(options.data, options.folder, options.share, options.max_length)
+        train(options.data, options.folder, options.share, options.max_length, options.max_steps)
     else:
         measure(options.data, options.folder, options.sets, options.methods)
 

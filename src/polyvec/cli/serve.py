@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polyvec.cli import common
 from polyvec.errors import InputError
@@ -19,6 +19,7 @@ from polyvec.errors import InputError
 if TYPE_CHECKING:
     from polyvec.index.store import Index
     from polyvec.interfaces import TextEncoder
+    from polyvec.rerank.reranker import Reranker
     from polyvec.serve.settings import ServerSettings
 
 KEYS = "POLYVEC_API_KEY"
@@ -37,6 +38,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[NAME=]WHERE",
         help="search this index, with the model that made it; repeatable",
+    )
+    parser.add_argument(
+        "--reranker",
+        action="append",
+        default=[],
+        metavar="NAME=MODEL",
+        help="rank documents by this cross-encoder where a request names it as its model, or by "
+        "another kind: 'NAME=KIND KEY=VALUE ...', as search --rerank; repeatable",
     )
     parser.add_argument("--host", default="127.0.0.1", help="listen here; default: %(default)s")
     parser.add_argument(
@@ -84,7 +93,8 @@ def run(options: argparse.Namespace) -> None:
     at = listening(options.host, options.port)
     try:
         models = _models(options)
-        app = create_app(models, settings, indexes=_indexes(options, models))
+        rerankers = _rerankers(options)
+        app = create_app(models, settings, indexes=_indexes(options, models), rerankers=rerankers)
         _show_logs()
         host, port = at.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -143,6 +153,36 @@ def _models(options: argparse.Namespace) -> "dict[str, TextEncoder]":
         if name in found:
             raise InputError(f"{name}: two models of this name; write NAME=MODEL")
         found[name] = model
+    return found
+
+
+def _rerankers(options: argparse.Namespace) -> "dict[str, Reranker]":
+    """What --reranker says: NAME=MODEL of a cross-encoder, or NAME=KIND KEY=VALUE ..."""
+    from polyvec.embed.schemes import scheme_of
+    from polyvec.rerank.table import load_reranker
+
+    found: dict[str, Reranker] = {}
+    for each in options.reranker:
+        name, equals, what = each.partition("=")
+        if not equals or not name or not what:
+            raise InputError(f"--reranker {each!r}: expected NAME=MODEL")
+        if name in found:
+            raise InputError(f"{name}: two rerankers of this name")
+        is_folder = " " not in what or Path(what).exists()
+        table: dict[str, Any] = {"kind": "cross_encoder", "model": what}
+        table = table if is_folder else common.kind_table("--reranker", what)
+        model = table.get("model")
+        if isinstance(model, str) and ("://" in model or scheme_of(model) is not None):
+            raise InputError(
+                f"--reranker {name}: a model behind an API is not served again: its texts would "
+                "be sent, and paid for, without the client's knowledge"
+            )
+        if "seconds" in table:
+            raise InputError(
+                f"--reranker {name}: seconds is a budget of one query alone; a server shares its "
+                "batches, see --timeout"
+            )
+        found[name] = load_reranker(table, where=f"--reranker {name}")
     return found
 
 

@@ -16,11 +16,13 @@ from polyvec import __version__
 from polyvec.errors import InputError, MissingExtraError
 from polyvec.index.store import Index
 from polyvec.interfaces import TextEncoder
+from polyvec.rerank.reranker import Reranker
 from polyvec.serve.errors import AnswerError, answer_of
 from polyvec.serve.guard import GONE, LOG, ClientGoneError, Guard
 from polyvec.serve.indexes import ServedIndex
 from polyvec.serve.metrics import Metrics
 from polyvec.serve.models import ServedModel
+from polyvec.serve.rerankers import ServedReranker
 from polyvec.serve.routes import add_routes
 from polyvec.serve.search_routes import add_search_routes
 from polyvec.serve.server import Server
@@ -38,14 +40,18 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     indexes: Mapping[str, tuple[Index, TextEncoder]] | None = None,
+    rerankers: Mapping[str, Reranker] | None = None,
 ) -> Guard:
-    """An application that serves these embedders by their names; an index stands beside
-    the model that made it.
+    """An application that serves these embedders and rerankers by their names; an index stands
+    beside the model that made it.
 
-    Raises InputError without a model.
+    Raises InputError without a model, or for a name of a model and a reranker.
     """
     if not models:
         raise InputError("a server needs a model")
+    for name in rerankers or {}:
+        if name in models:
+            raise InputError(f"{name}: a model and a reranker of this name; write NAME=MODEL")
     settings = settings or ServerSettings()
     metrics = Metrics()
     created = int(time.time())
@@ -64,14 +70,18 @@ def create_app(
         name: ServedIndex(name, index, embedder)
         for name, (index, embedder) in (indexes or {}).items()
     }
-    server = Server(served, settings, metrics, searched)
+    ranking = {
+        name: ServedReranker(name, reranker, settings, metrics.on_batch(name), created)
+        for name, reranker in (rerankers or {}).items()
+    }
+    server = Server(served, settings, metrics, searched, ranking)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.create_task(_warm(server))
         yield
         warming.cancel()
-        for model in server.models.values():
+        for model in (*server.models.values(), *server.rerankers.values()):
             model.close()
         for index in server.indexes.values():
             index.close()
@@ -103,7 +113,7 @@ def create_app(
 
 async def _warm(server: Server) -> None:
     try:
-        for model in server.models.values():
+        for model in (*server.models.values(), *server.rerankers.values()):
             await model.warm_up()
     except Exception as error:  # noqa: BLE001 - told, and /ready says so for as long as it runs
         server.failed = True

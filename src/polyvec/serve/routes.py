@@ -16,6 +16,7 @@ from polyvec.serve.batching import Ticket
 from polyvec.serve.errors import AnswerError
 from polyvec.serve.guard import ClientGoneError
 from polyvec.serve.models import Asked, Read, ServedModel
+from polyvec.serve.rerankers import ServedReranker
 from polyvec.serve.schemas import (
     EmbeddingRequest,
     EmbeddingResponse,
@@ -117,9 +118,22 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def rerank(request: Request) -> Response:
         """Documents by their relevance to a query: of a reranker, or by similarity."""
         asked = await read_body(request, RerankRequest)
-        model = server.model(asked.model)
+        reranker = server.reranker(asked.model)
         texts = [asked.query, *asked.documents]
         cut = server.settings.truncate if asked.truncate is None else asked.truncate
+        if reranker is not None:
+            _check_texts(texts, server)
+            began = time.perf_counter()
+            read = await reranker.read(asked.query, texts[1:], truncate=cut)
+            spent = time.perf_counter() - began
+            server.metrics.truncated.labels(reranker.name).inc(read.num_truncated)
+            ticket = reranker.submit(read, server.settings.timeout)
+            await _answered(request, ticket)
+            return as_json(
+                _ranking(request, asked, reranker.name, reranker.relevance(ticket), read.total),
+                _timing(ticket, spent, read.num_truncated),
+            )
+        model = server.model(asked.model)
         _check_texts(texts, server)
         began = time.perf_counter()
         query = await model.read(texts[:1], Asked("query"), truncate=cut)
@@ -133,23 +147,9 @@ def add_routes(app: FastAPI, server: Server) -> None:
         scores_N = np.asarray(model.embedder.similarity(first[None], np.stack(others)), np.float64)[
             0
         ]
-        best = np.argsort(-scores_N, kind="stable")[: asked.top_n].tolist()
-        results = [
-            {
-                "index": place,
-                "relevance_score": float(scores_N[place]),
-                **({"document": {"text": texts[1 + place]}} if asked.return_documents else {}),
-            }
-            for place in best
-        ]
         total = query.total + documents.total
         return as_json(
-            {
-                "id": request.state.request_id,
-                "model": model.name,
-                "results": results,
-                "usage": {"prompt_tokens": total, "total_tokens": total},
-            },
+            _ranking(request, asked, model.name, scores_N, total),
             _timing(ticket, spent, query.num_truncated + documents.num_truncated),
         )
 
@@ -181,15 +181,17 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.get("/v1/models", response_model=ModelList, responses={401: ERRORS[401]})
     @app.get("/models", include_in_schema=False)
     async def models() -> Response:
-        """The models of this server."""
-        return as_json({"object": "list", "data": [_card(each) for each in server.models.values()]})
+        """The models of this server, and its rerankers."""
+        served = [*server.models.values(), *server.rerankers.values()]
+        return as_json({"object": "list", "data": [_card(each) for each in served]})
 
     @app.get("/v1/models/{name:path}", responses={401: ERRORS[401], 404: ERRORS[404]})
     async def one_model(name: str) -> Response:
         """One model."""
-        if name not in server.models:
+        served = {**server.models, **server.rerankers}
+        if name not in served:
             server.model(name)
-        return as_json(_card(server.models[name]))
+        return as_json(_card(served[name]))
 
     @app.get("/health")
     async def health() -> Response:
@@ -206,7 +208,8 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counters, for Prometheus."""
-        queued = [(name, each.batcher.queued_tokens) for name, each in server.models.items()]
+        served = [*server.models.values(), *server.rerankers.values()]
+        queued = [(each.name, each.batcher.queued_tokens) for each in served]
         return Response(server.metrics.page(queued), media_type="text/plain; version=0.0.4")
 
 
@@ -289,6 +292,27 @@ def _written(vectors_NE: np.ndarray, how: str) -> Sequence[Any]:
     return [base64.b64encode(each.astype("<f4").tobytes()).decode() for each in vectors_NE]
 
 
+def _ranking(
+    request: Request, asked: RerankRequest, model: str, scores_N: np.ndarray, num_tokens: int
+) -> dict[str, Any]:
+    """The best documents of a request, as Cohere and Jina answer."""
+    best = np.argsort(-scores_N, kind="stable")[: asked.top_n].tolist()
+    results = [
+        {
+            "index": place,
+            "relevance_score": float(scores_N[place]),
+            **({"document": {"text": asked.documents[place]}} if asked.return_documents else {}),
+        }
+        for place in best
+    ]
+    return {
+        "id": request.state.request_id,
+        "model": model,
+        "results": results,
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+    }
+
+
 def _usage(read: Read) -> dict[str, int]:
     return {"prompt_tokens": read.total, "total_tokens": read.total}
 
@@ -305,15 +329,16 @@ def _timing(ticket: Ticket, tokenized: float, num_truncated: int) -> dict[str, s
     return found
 
 
-def _card(model: ServedModel) -> dict[str, Any]:
+def _card(model: ServedModel | ServedReranker) -> dict[str, Any]:
+    ranks = isinstance(model, ServedReranker)
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "polyvec",
-        "dimensions": model.dimension,
+        "dimensions": None if ranks else model.dimension,
         "max_tokens": model.max_tokens,
-        "kind": "sparse" if model.is_sparse else "dense",
+        "kind": "reranker" if ranks else "sparse" if model.is_sparse else "dense",
     }
 
 

@@ -278,15 +278,15 @@ class TokenizeResponse(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model of the server."""
+    """A model of the server; a reranker has no dimensions."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "polyvec"
-    dimensions: int
+    dimensions: int | None
     max_tokens: int | None
-    kind: Literal["dense", "sparse"]
+    kind: Literal["dense", "sparse", "reranker"]
 
 
 class ModelList(BaseModel):

@@ -7,6 +7,7 @@ from polyvec.serve.errors import AnswerError
 from polyvec.serve.indexes import ServedIndex
 from polyvec.serve.metrics import Metrics
 from polyvec.serve.models import ServedModel
+from polyvec.serve.rerankers import ServedReranker
 from polyvec.serve.settings import ServerSettings
 
 
@@ -18,6 +19,7 @@ class Server:
     settings: ServerSettings
     metrics: Metrics
     indexes: dict[str, ServedIndex] = field(default_factory=dict)
+    rerankers: dict[str, ServedReranker] = field(default_factory=dict)
     ready: bool = False
     failed: bool = False  # a model could not compute its first batch
 
@@ -45,6 +47,13 @@ class Server:
                 retry_after=5,
             )
         return self.models[next(iter(self.models)) if name is None else name]
+
+    def reranker(self, name: str | None) -> ServedReranker | None:
+        """The reranker of this name, if it is one; 503 before the models are warm."""
+        if name not in self.rerankers:
+            return None
+        self.model(None)
+        return self.rerankers[name]
 
     def index(self, name: str | None) -> ServedIndex:
         """The index of a request; 404 for an unknown name, and where there is none."""

@@ -1,0 +1,113 @@
+"""Rerankers in a server: the pairs of a request pass the same kind of queue as texts do.
+
+P pairs.
+"""
+
+import asyncio
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from polyvec.errors import TruncationWarning
+from polyvec.rerank.cross_encoder import CrossEncoder
+from polyvec.rerank.reranker import Reranker, check_scores
+from polyvec.serve.batching import Batcher, Report, Ticket
+from polyvec.serve.errors import AnswerError
+from polyvec.serve.models import CHARACTERS_A_TOKEN, WARM_UP, Read
+from polyvec.serve.settings import ServerSettings
+
+Pair = tuple[str, str]
+
+
+@dataclass(eq=False)
+class ServedReranker:
+    """A reranker under a name, with its queue and its threads.
+
+    An item of the queue is a pair; of a reranker that orders lists, all pairs of a request.
+    """
+
+    name: str
+    reranker: Reranker
+    settings: ServerSettings
+    on_batch: Callable[[Report], None] = lambda report: None
+    created: int = 0
+    batcher: Batcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batcher = Batcher(self._run, self.settings, self.on_batch)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="polyvec-tokenizer")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Of a query with a document, where the reranker says."""
+        return getattr(self.reranker, "max_length", None)
+
+    async def warm_up(self) -> None:
+        """Score one full batch, so that the rate is known; one pair, where lists are ordered."""
+        read = await self.read("warm", [WARM_UP], truncate=True)
+        most = min(self.settings.max_batch_tokens, self.settings.max_queued_tokens)
+        copies = most // read.total
+        if self.reranker.orders_lists:
+            copies = int(read.total <= self.settings.max_queued_tokens)
+        if copies:
+            read = Read(read.payloads * copies, read.tokens * copies)
+            await self.submit(read, timeout=float("inf")).answer
+
+    async def read(self, query: str, documents: Sequence[str], *, truncate: bool) -> Read:
+        """The pairs; AnswerError for one that is longer than the reranker reads."""
+        pairs = [(query, document) for document in documents]
+        loop = asyncio.get_running_loop()
+        lengths, cut = await loop.run_in_executor(self._reader, self._lengths, pairs)
+        if any(cut) and not truncate:
+            place = cut.index(True)
+            raise AnswerError(
+                400,
+                f"documents[{place}]: with the query it is longer than the {self.max_tokens} "
+                "tokens that the reranker reads; split the text, or ask for truncate=true",
+                param="documents",
+            )
+        if self.reranker.orders_lists:
+            return Read([pairs], [sum(lengths)], sum(cut))
+        return Read([[pair] for pair in pairs], lengths, sum(cut))
+
+    def submit(self, read: Read, timeout: float) -> Ticket:
+        """Into the queue, as one request; errors are those of `Batcher.submit`."""
+        return self.batcher.submit(read.payloads, read.tokens, [None] * len(read.tokens), timeout)
+
+    def relevance(self, ticket: Ticket) -> np.ndarray:
+        """Scores of the request's documents: of a cross-encoder the sigmoid, else its own."""
+        scores_P = np.concatenate(ticket.answer.result()).astype(np.float64)
+        if isinstance(self.reranker, CrossEncoder):
+            # As tanh, which does not overflow.
+            scores_P = 0.5 * (1 + np.tanh(scores_P / 2))
+        return scores_P
+
+    def close(self) -> None:
+        """Ends its threads after what they do now."""
+        self.batcher.close()
+        self._reader.shutdown(wait=True)
+
+    # ---- in the threads ---------------------------------------------------------------------
+
+    def _lengths(self, pairs: list[Pair]) -> tuple[list[int], list[bool]]:
+        """Tokens of each pair, and whether more was cut; a guess, where the reranker says none."""
+        tokens: Any = getattr(self.reranker, "tokens", None)
+        if tokens is None:
+            lengths = [1 + sum(map(len, pair)) // CHARACTERS_A_TOKEN for pair in pairs]
+            return lengths, [False] * len(pairs)
+        read = tokens(pairs)
+        return [len(each) for each in read], [bool(each.truncated) for each in read]
+
+    def _run(self, _: Any, payloads: list[list[Pair]]) -> Sequence[np.ndarray]:
+        pairs = [pair for part in payloads for pair in part]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # the answer's header says so
+            # A reranker that orders lists knows them by their query, so one list at a time.
+            parts = payloads if self.reranker.orders_lists else [pairs]
+            scores_P = np.concatenate([self.reranker.scores(part) for part in parts])
+        check_scores(scores_P, pairs)
+        return np.split(scores_P, np.cumsum([len(part) for part in payloads])[:-1])
