@@ -45,9 +45,9 @@ kind = "cross_encoder"
 model = "sentence-transformers/all-MiniLM-L6-v2"
 data = [{{ name = "pairs", path = "{path}" }}]
 positive_weight = 3.0
-batch_size = 16
+batch_size = 4
 max_length = {max_length}
-learning_rate = 5e-5
+learning_rate = 2e-4
 warmup_steps = 0.1
 num_train_epochs = 1
 max_steps = {max_steps}
@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=())
     parser.add_argument("--share", type=float, default=1.0, help="of the training queries")
     parser.add_argument("--max-length", type=int, default=192, help="tokens of a training pair")
-    parser.add_argument("--max-steps", type=int, default=-1, help="of 16 queries; -1: one epoch")
+    parser.add_argument("--max-steps", type=int, default=-1, help="of 4 queries; -1: one epoch")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.what == "train":

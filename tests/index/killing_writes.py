@@ -122,11 +122,13 @@ def main(folder: Path, kills: int) -> None:
             counts["kept in flight" if told == b"1" else "lost in flight"] += 1
         state = possible[int(told)]
         if seed < kills:
-            # Some of the writes are acknowledged; then it is killed within one, if it takes long.
-            most, signs = chance.randrange(1, 20), b""
+            # Some of the writes are acknowledged; then it is killed anywhere within the next one,
+            # which takes about as long as those did.
+            most, signs, first = chance.randrange(2, 20), b"", 0.0
             while signs.count(b"a") < most:
                 signs += os.read(reading, 1)
-            time.sleep(chance.random() * 0.02)
+                first = first or (time.perf_counter() if b"a" in signs else 0.0)
+            time.sleep(chance.random() * 1.5 * (time.perf_counter() - first) / (most - 1))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         while part := os.read(reading, 4096):

@@ -32,4 +32,5 @@ def test_20_kills(tmp_path):
 def test_200_kills(tmp_path):
     counts = killed(tmp_path / "index", 200)
     assert counts["kills"] == 200 and counts["writes"] > 1000
-    assert counts["lost in flight"] > 20 < counts["kept in flight"]
+    # Of the writes that were killed; most of those that are kept had yet to be compacted.
+    assert counts["lost in flight"] > 20 and counts["kept in flight"] > 5

@@ -150,3 +150,23 @@ def test_a_vector_of_zeros_has_cosine_zero():
     scores, rows = exact.top_k(np.eye(3)[:1], np.zeros((2, 3)), 1)
     assert (scores.tolist(), rows.tolist()) == ([[0]], [[0]])
     assert exact.top_k(np.zeros((1, 3)), np.eye(3), 1)[0].tolist() == [[0]]
+
+
+@pytest.mark.parametrize("block", [7, 100_000])
+def test_lengths_that_are_known_change_nothing(monkeypatch, block):
+    monkeypatch.setattr(exact, "BLOCK", block)
+    generator = np.random.default_rng(3)
+    queries = generator.standard_normal((9, 16)).astype(np.float32)
+    documents = generator.standard_normal((150, 16)).astype(np.float32)
+    documents *= 10.0 ** generator.integers(-6, 6, (150, 1))
+    documents[5] = 0
+    known = exact.inverse_lengths(documents)
+    scores, rows = exact.top_k(queries, documents, 150, inverse_lengths_N=known)
+    expected_scores, expected_rows = exact.top_k(queries, documents, 150)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+    for value in (np.nan, np.inf, -np.inf):
+        documents[7, 3] = value
+        known = exact.inverse_lengths(documents)
+        with pytest.raises(exact.NotFiniteError, match="document 7 is NaN or infinite"):
+            exact.top_k(queries, documents, 3, inverse_lengths_N=known)

@@ -7,12 +7,13 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from polyvec import Embedder
 from polyvec.data.texts import Record
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.errors import DamagedCacheWarning, DataError, IndexStoreError, InputError, ModelError
-from polyvec.index import plain
+from polyvec.index import exact, plain
 from polyvec.index.folder import Manifest, locked
 from polyvec.index.plain import PlainIndex
 from polyvec.storage.vector_cache import Entries
@@ -64,6 +65,32 @@ def test_search_finds_what_brute_force_finds(tmp_path, embedder):
     assert len(index.search(["a cat"], embedder, top_k=99)[0]) == len(TEXTS)
     with pytest.raises(InputError, match="top_k must be at least 1"):
         index.search(["a cat"], embedder, top_k=0)
+
+
+def test_vectors_are_normalised_once_and_never_copied(tmp_path, embedder, monkeypatch):
+    """Of four searches: lengths of all vectors once, and no vector normalised but the queries'."""
+    build(tmp_path, embedder, ["a cat", "a dog", "a boat"])
+    lengths, num_normalised = [], []
+    inverse_lengths, normalize = exact.inverse_lengths, torch.nn.functional.normalize
+
+    def counted(vectors_NE):
+        lengths.append(len(vectors_NE))
+        return inverse_lengths(vectors_NE)
+
+    def copied(vectors_NE, **options):
+        num_normalised.append(len(vectors_NE))
+        return normalize(vectors_NE, **options)
+
+    index = PlainIndex.open(tmp_path)
+    queries = [embedder.encode_query([text]) for text in ("cat", "dog", "boat", "a")]
+    monkeypatch.setattr(exact, "inverse_lengths", counted)
+    monkeypatch.setattr(torch.nn.functional, "normalize", copied)
+    for query_1E in queries:
+        index.nearest(query_1E, 2)
+    index.nearest(queries[0], 2, rows=[0, 2])
+    assert sorted(lengths) == [1, 1, 1, 1, 1, 3], "one of all texts, one of each query"
+    assert not num_normalised
+    assert isinstance(index.vectors_NE, np.memmap), "the file stays on the disk"
 
 
 def test_an_index_of_nothing_finds_nothing(tmp_path, embedder):

@@ -42,6 +42,18 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
+def inverse_lengths(documents_NE: Rows) -> np.ndarray:
+    """1 over each document's length, float32 [N], which `top_k` takes to compute none again."""
+    found_N = np.empty(len(documents_NE), np.float32)
+    for start in range(0, len(documents_NE), BLOCK):
+        block_NE = np.asarray(documents_NE[start : start + BLOCK], np.float32)
+        with np.errstate(over="ignore"):
+            lengths_N = np.linalg.norm(block_NE, axis=1)
+        # As torch's normalize: a vector of zeros has similarity 0 with all.
+        found_N[start : start + BLOCK] = 1 / np.maximum(lengths_N, 1e-12)
+    return found_N
+
+
 # Scores [Q, N] of queries [Q, E] with documents [N, E]; larger is more similar.
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -53,12 +65,14 @@ def top_k(
     similarity: str | Similarity = "cosine",
     *,
     skip_own_row: bool = False,
+    inverse_lengths_N: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows of each query's nearest documents, best first, both [Q, min(k, N)].
 
     Equal scores come in the order of their rows. `similarity` is a name, or a function, which is
     given all documents at once because its scores may depend on them all. With `skip_own_row`,
-    query i is document i and not among its own neighbours.
+    query i is document i and not among its own neighbours. `inverse_lengths_N`: those of the
+    documents, of which cosine then makes no normalised copies.
     Raises ShapeError for vectors of different widths, InputError for a k below 1 or an unknown
     similarity or quantised vectors, NotFiniteError for a similarity that is NaN or infinite.
     """
@@ -87,7 +101,10 @@ def top_k(
     step = QUERY_BLOCK if isinstance(similarity, str) else max(1, SCORES // max(1, num_documents))
     for start in range(0, len(queries_QE) if width else 0, step):
         part = slice(start, start + step)
-        blocks = _scored(queries_QE[part], documents_NE, similarity)
+        if similarity == "cosine" and inverse_lengths_N is not None:
+            blocks = _cosines(queries_QE[part], documents_NE, inverse_lengths_N)
+        else:
+            blocks = _scored(queries_QE[part], documents_NE, similarity)
         own_row = start if skip_own_row else None
         scores_QK[part], rows_QK[part] = _best_of(blocks, width, start, own_row)
     return scores_QK, rows_QK
@@ -106,6 +123,18 @@ def _scored(
         # A copy, because torch warns of a read-only array such as an index's memmap.
         block = torch.from_numpy(np.array(documents_NE[start : start + BLOCK], np.float32))
         yield similarity_matrix(queries, block, similarity)
+
+
+def _cosines(
+    queries_QE: np.ndarray, documents_NE: Rows, inverse_lengths_N: np.ndarray
+) -> Iterator[Tensor]:
+    """Cosines of the queries with each block of documents, which are read where they are."""
+    queries_QE = queries_QE.astype(np.float32) * inverse_lengths(queries_QE)[:, None]
+    for start in range(0, len(documents_NE), BLOCK):
+        part = slice(start, start + BLOCK)
+        block_NE = np.asarray(documents_NE[part], np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN is found, and named, later
+            yield torch.from_numpy((queries_QE @ block_NE.T) * inverse_lengths_N[part])
 
 
 def _best_of(

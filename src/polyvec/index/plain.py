@@ -7,6 +7,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -68,6 +69,27 @@ class PlainIndex:
     def vectors_NE(self) -> np.ndarray:  # noqa: N802 - carries its shape in its name
         """All vectors, of an opened index a memmap; IndexStoreError if some are damaged."""
         return self.rows_NE[:]
+
+    @cached_property
+    def inverse_lengths_N(self) -> np.ndarray:  # noqa: N802 - carries its shape in its name
+        """1 over the length of each vector: 4 bytes a text, in place of a normalised copy."""
+        return exact.inverse_lengths(self.rows_NE)
+
+    def nearest(
+        self, queries_QE: np.ndarray, k: int, rows: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`exact.top_k` of the queries, of these rows or of all, by a similarity that has a name.
+
+        Places in `rows`, if they are given.
+        """
+        documents_NE: np.ndarray | CheckedRows = self.rows_NE
+        lengths_N = self.inverse_lengths_N if self.manifest.similarity == "cosine" else None
+        if rows is not None:
+            documents_NE = self.vectors_NE[rows]
+            lengths_N = None if lengths_N is None else lengths_N[rows]
+        return exact.top_k(
+            queries_QE, documents_NE, k, self.manifest.similarity, inverse_lengths_N=lengths_N
+        )
 
     @classmethod
     def open(cls, folder: str | Path) -> "PlainIndex":
@@ -187,14 +209,13 @@ class PlainIndex:
                 f"{queries_QE.shape} for {len(queries)} queries of {self.manifest.dimension} "
                 "dimensions"
             )
-        similarity: str | exact.Similarity = self.manifest.similarity
-        documents_NE: np.ndarray | CheckedRows = self.rows_NE
-        if self.manifest.similarity not in SIMILARITIES:
-            # The model's own function scores all documents at once, so all are read now.
-            documents_NE = np.array(self.vectors_NE)
-            similarity = lambda a, b: np.asarray(embedder.similarity(a, b))  # noqa: E731
         try:
-            found = exact.top_k(queries_QE, documents_NE, top_k, similarity)
+            if self.manifest.similarity in SIMILARITIES:
+                found = self.nearest(queries_QE, top_k)
+            else:
+                # The model's own function scores all documents at once, so all are read now.
+                similarity = lambda a, b: np.asarray(embedder.similarity(a, b))  # noqa: E731
+                found = exact.top_k(queries_QE, np.array(self.vectors_NE), top_k, similarity)
         except exact.NotFiniteError as error:
             raise ModelError(
                 f"{self.folder}: the similarity of query {queries[error.query][:60]!r} and text "

@@ -11,7 +11,7 @@ import numpy as np
 from polyvec.errors import IndexStoreError, InputError
 from polyvec.index.engines.checks import check_query
 from polyvec.index.engines.interface import Candidate, Description, Engine, Form, Rows
-from polyvec.index.exact import NotFiniteError, top_k
+from polyvec.index.exact import NotFiniteError
 from polyvec.index.filters import Filter, matches
 from polyvec.index.plain import PlainIndex
 from polyvec.index.records import grown
@@ -85,9 +85,8 @@ class PlainEngine(Engine):
         rows, queries_QE = self._passing(filter), queries.to_dense()
         if not len(rows):
             return [[] for _ in queries_QE]
-        documents_NE = self.index.rows_NE if filter is None else self.index.vectors_NE[rows]
         try:
-            found = top_k(queries_QE, documents_NE, k, self._description.similarity)
+            found = self.index.nearest(queries_QE, k, None if filter is None else rows)
         except NotFiniteError as error:
             raise IndexStoreError(
                 f"{self.index.folder}: the similarity of query {error.query} and text "
