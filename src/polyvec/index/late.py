@@ -50,7 +50,7 @@ def add_late(
         for group in _groups(chunks):
             changed = _changed(engine, group)
             ranges = [
-                [(int(c.metadata["start"]), int(c.metadata["end"])) for c in own]  # type: ignore[arg-type]
+                [(int(c.metadata["start"]), int(c.metadata["end"])) for c in own]
                 for own in changed.values()
             ]
             texts = [documents[name] for name in changed]

@@ -81,7 +81,7 @@ def create_app(
         warming = asyncio.create_task(_warm(server))
         yield
         warming.cancel()
-        for model in (*server.models.values(), *server.rerankers.values()):
+        for model in server.served.values():
             model.close()
         for index in server.indexes.values():
             index.close()
@@ -113,7 +113,7 @@ def create_app(
 
 async def _warm(server: Server) -> None:
     try:
-        for model in (*server.models.values(), *server.rerankers.values()):
+        for model in server.served.values():
             await model.warm_up()
     except Exception as error:  # noqa: BLE001 - told, and /ready says so for as long as it runs
         server.failed = True

@@ -182,16 +182,14 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.get("/models", include_in_schema=False)
     async def models() -> Response:
         """The models of this server, and its rerankers."""
-        served = [*server.models.values(), *server.rerankers.values()]
-        return as_json({"object": "list", "data": [_card(each) for each in served]})
+        return as_json({"object": "list", "data": [_card(each) for each in server.served.values()]})
 
     @app.get("/v1/models/{name:path}", responses={401: ERRORS[401], 404: ERRORS[404]})
     async def one_model(name: str) -> Response:
         """One model."""
-        served = {**server.models, **server.rerankers}
-        if name not in served:
+        if name not in server.served:
             server.model(name)
-        return as_json(_card(served[name]))
+        return as_json(_card(server.served[name]))
 
     @app.get("/health")
     async def health() -> Response:
@@ -208,8 +206,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counters, for Prometheus."""
-        served = [*server.models.values(), *server.rerankers.values()]
-        queued = [(each.name, each.batcher.queued_tokens) for each in served]
+        queued = [(name, each.batcher.queued_tokens) for name, each in server.served.items()]
         return Response(server.metrics.page(queued), media_type="text/plain; version=0.0.4")
 
 
@@ -330,15 +327,17 @@ def _timing(ticket: Ticket, tokenized: float, num_truncated: int) -> dict[str, s
 
 
 def _card(model: ServedModel | ServedReranker) -> dict[str, Any]:
-    ranks = isinstance(model, ServedReranker)
+    kind, dimensions = "reranker", None
+    if isinstance(model, ServedModel):
+        kind, dimensions = "sparse" if model.is_sparse else "dense", model.dimension
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "polyvec",
-        "dimensions": None if ranks else model.dimension,
+        "dimensions": dimensions,
         "max_tokens": model.max_tokens,
-        "kind": "reranker" if ranks else "sparse" if model.is_sparse else "dense",
+        "kind": kind,
     }
 
 

@@ -23,6 +23,11 @@ class Server:
     ready: bool = False
     failed: bool = False  # a model could not compute its first batch
 
+    @property
+    def served(self) -> "dict[str, ServedModel | ServedReranker]":
+        """All that has a queue, by name."""
+        return {**self.models, **self.rerankers}
+
     def model(self, name: str | None) -> ServedModel:
         """The model of a request; 404 for an unknown name, 503 before the models are warm."""
         if name is not None and name not in self.models:
