@@ -177,3 +177,15 @@ def test_an_unknown_kind_or_folder_is_refused_before_anything_is_written(tmp_pat
         check_kind(tmp_path / "gone" / "x.npy")
     assert check_kind(tmp_path / "x.NPY") == "npy"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
+def test_a_row_of_parquet_takes_its_numbers_and_little_more(tmp_path, dtype):
+    pytest.importorskip("pyarrow", reason="needs the extra 'parquet'")
+    draw, path = np.random.default_rng(0), tmp_path / "v.parquet"
+    vectors_NE = draw.standard_normal((4096, 64), np.float32)
+    if dtype != "float32":
+        vectors_NE = (40 * vectors_NE + 100).clip(0, 127).astype(dtype)
+    with vector_file(path) as write:
+        write([f"texts.txt:{row}" for row in range(4096)], vectors_NE)
+    assert path.stat().st_size / 4096 < vectors_NE[0].nbytes + 16

@@ -1,7 +1,7 @@
 """Is a folder of vectors whole? Every shard against the manifest."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,20 @@ def verify(folder: Path) -> Verified:
     """
     manifest = _manifest(folder)
     problems: list[str] = []
-    seen: set[int] = set()
-    rows, size, width = 0, 0, int(manifest["dimension"])
+    ids: dict[str, list[np.ndarray]] = {}
+    width, whole = int(manifest["dimension"]), set[str]()
     for each in manifest["shards"]:
         path = folder / str(each["name"])
-        found = list(_wrong(path, each, width, seen))
+        found = list(_wrong(path, each, width, ids.setdefault(path.name, [])))
         problems += found
-        if path.is_file():
-            size += path.stat().st_size
-            rows += 0 if found else int(each["rows"])
+        if not found:
+            whole.add(path.name)
+    for name in _with_repeated(ids):
+        problems.append(f"{name}: an id occurs twice")
+        whole.discard(name)
+    rows = sum(int(each["rows"]) for each in manifest["shards"] if each["name"] in whole)
+    paths = [folder / str(each["name"]) for each in manifest["shards"]]
+    size = sum(path.stat().st_size for path in paths if path.is_file())
     known = {str(each["name"]) for each in manifest["shards"]}
     problems += [
         f"{path.name}: not in the manifest"
@@ -69,7 +74,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _wrong(path: Path, said: dict[str, Any], width: int, seen: set[int]) -> Iterator[str]:
+def _wrong(path: Path, said: dict[str, Any], width: int, ids: list[np.ndarray]) -> Iterator[str]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -86,12 +91,12 @@ def _wrong(path: Path, said: dict[str, Any], width: int, seen: set[int]) -> Iter
         if file.metadata.num_rows != said["rows"]:
             yield f"{path.name}: {file.metadata.num_rows} rows, expected {said['rows']}"
         for batch in file.iter_batches(batch_size=BLOCK):
-            yield from _wrong_rows(path.name, batch, width, seen)
+            yield from _wrong_rows(path.name, batch, width, ids)
     except (pyarrow.ArrowException, OSError, KeyError) as error:
         yield f"{path.name}: cannot be read ({next(iter(str(error).splitlines()), 'damaged')})"
 
 
-def _wrong_rows(name: str, batch: Any, width: int, seen: set[int]) -> Iterator[str]:
+def _wrong_rows(name: str, batch: Any, width: int, ids: list[np.ndarray]) -> Iterator[str]:
     vectors = batch.column("embedding")
     found = vectors.type.list_size
     if found != width and len(batch):
@@ -100,9 +105,21 @@ def _wrong_rows(name: str, batch: Any, width: int, seen: set[int]) -> Iterator[s
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0]) // max(1, found)
         yield f"{name}: the vector of {batch.column('id')[row].as_py()!r} holds NaN or infinity"
-    ids = batch.column("id").to_pylist()
     # Hashes, as a billion ids would not fit into memory; two of 64 bits collide once in 10^10 ids.
-    hashes = {hash(each) for each in ids}
-    if len(hashes) < len(ids) or hashes & seen:
-        yield f"{name}: an id occurs twice"
-    seen |= hashes
+    ids.append(np.fromiter(map(hash, batch.column("id").to_pylist()), np.int64, len(batch)))
+
+
+def _with_repeated(ids: Mapping[str, Sequence[np.ndarray]]) -> Iterator[str]:
+    """The shards with an id that they have twice, or that a shard before them has."""
+    all_parts = [part for parts in ids.values() for part in parts]
+    found_N = np.concatenate([np.empty(0, np.int64), *all_parts])
+    found_N.sort()
+    repeated = found_N[1:][found_N[1:] == found_N[:-1]]
+    if not len(repeated):
+        return
+    seen: set[int] = set()
+    for name, parts in ids.items():
+        own = [int(each) for part in parts for each in part[np.isin(part, repeated)]]
+        if len(set(own)) < len(own) or seen & set(own):
+            yield name
+        seen |= set(own)

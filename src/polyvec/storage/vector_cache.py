@@ -27,6 +27,7 @@ from safetensors.numpy import load, save
 from polyvec.errors import DamagedCacheWarning, DataError
 from polyvec.storage.checksums import crc32
 from polyvec.storage.files import atomic_file, cache_folder
+from polyvec.storage.key_table import KeyTable, Place
 
 KEY_BYTES = 16  # of a text's hash: among a billion texts a collision has a chance of 1e-21
 ENVIRONMENT = "POLYVEC_CACHE"
@@ -65,7 +66,7 @@ class Entries:
     def __init__(self, folder: Path, dimension: int) -> None:
         self.folder, self.dimension = folder, dimension
         self._sources: list[Path | np.ndarray] = []
-        self._places: dict[bytes, tuple[int, int, bool]] = {}  # source, row, truncated
+        self._places = KeyTable()
         for path in sorted(folder.glob(f"*{SHARD}")):
             try:
                 raw, cut = self._read_keys(path)
@@ -86,19 +87,20 @@ class Entries:
     def get(self, texts: Sequence[str]) -> Hits:
         """Those of the texts that have an entry, in their order."""
         keys = map(text_key, texts)
-        found = [(row, self._places[key]) for row, key in enumerate(keys) if key in self._places]
+        places = ((row, self._places.get(key)) for row, key in enumerate(keys))
+        found = [(row, place) for row, place in places if place is not None]
         vectors_NE = np.empty((len(found), self.dimension), np.float32)
         by_source: dict[int, list[int]] = {}
-        for number, (_, (source, _, _)) in enumerate(found):
-            by_source.setdefault(source, []).append(number)
+        for number, (_, place) in enumerate(found):
+            by_source.setdefault(place.source, []).append(number)
         whole_N = np.ones(len(found), bool)
         for source, numbers in by_source.items():
             stored = self._vectors(source)
             if stored is None:
                 whole_N[numbers] = False
             else:
-                vectors_NE[numbers] = stored[[found[number][1][1] for number in numbers]]
-        truncated = np.array([place[2] for _, place in found], bool)
+                vectors_NE[numbers] = stored[[found[number][1].row for number in numbers]]
+        truncated = np.array([place.truncated for _, place in found], bool)
         rows = np.array([row for row, _ in found], np.int64)
         return Hits(rows[whole_N], vectors_NE[whole_N], truncated[whole_N])
 
@@ -135,7 +137,7 @@ class Entries:
         self._sources.append(source)
         # A text in several sources is read from the last: all have the same vector.
         for row, (key, flag) in enumerate(zip(keys, truncated, strict=True)):
-            self._places[key] = (number, row, bool(flag))
+            self._places.set(key, Place(number, row, bool(flag)))
 
     def _vectors(self, number: int) -> np.ndarray | None:
         """The vectors of a source; None, and its entries forgotten, if it is damaged or gone."""
@@ -148,7 +150,7 @@ class Entries:
             pass
         except DataError as error:
             warnings.warn(str(error), DamagedCacheWarning, stacklevel=3)
-        self._places = {key: at for key, at in self._places.items() if at[0] != number}
+        self._places.forget(number)
         return None
 
     def _read_keys(self, path: Path) -> tuple[bytes, list[int]]:
