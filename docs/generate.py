@@ -14,6 +14,7 @@ from typing import Any
 import clustering_tables
 import compression_tables
 import inversion_tables
+import scale_tables
 import search_tables
 import services_tables
 import synthesis_tables
@@ -550,6 +551,12 @@ PARTS = {
     ROOT / "docs" / "search.md": {
         "index kinds": search_tables.kinds_table,
         "quality": search_tables.quality_table,
+    },
+    ROOT / "docs" / "scale.md": {
+        "million": scale_tables.million_table,
+        "plan": scale_tables.plan_table,
+        "rates": scale_tables.figures_table,
+        "predicted": scale_tables.predicted_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "serving.md": {"apis": services_tables.apis_table},

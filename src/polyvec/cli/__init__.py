@@ -29,6 +29,7 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 VERBS = {
     "embed": "embed texts from a file or standard input",
     "verify": "check a folder of vectors that embed wrote",
+    "plan": "calculate what a corpus costs: hours, money, disk, memory, machines",
     "index": "build an index on disk",
     "search": "find the nearest texts of an index",
     "serve": "serve models over HTTP, as OpenAI's embeddings",
