@@ -117,7 +117,7 @@ def _embedding(wanted: Wanted, model: Model) -> list[Line]:
             hours,
             _hours(hours),
             EXTRAPOLATED,
-            "one device's rate times their number, and each block's overhead after another",
+            "one device's rate times their number, and what each block costs the driver",
         ),
         Line(
             "device_hours",
