@@ -53,14 +53,18 @@ def add_late(
                 [(int(c.metadata["start"]), int(c.metadata["end"])) for c in own]
                 for own in changed.values()
             ]
-            texts = [documents[name] for name in changed]
-            vectors = late_chunk_vectors(embedder, texts, ranges, **choice)  # type: ignore[arg-type]
+            whole = [documents[name] for name in changed]
+            vectors = late_chunk_vectors(embedder, whole, ranges, **choice)  # type: ignore[arg-type]
             for own, vectors_CE in zip(changed.values(), vectors, strict=True):
                 num_embedded += len(own)
-                dense = DenseVectors(np.asarray(vectors_CE, np.float32))
-                metadata = [dict(each.metadata) for each in own]
-                ids, texts = [each.id for each in own], [each.text for each in own]
-                writes.add(Rows(ids, texts, metadata, {"dense": dense}))
+                writes.add(
+                    Rows(
+                        [each.id for each in own],
+                        [each.text for each in own],
+                        [dict(each.metadata) for each in own],
+                        {"dense": DenseVectors(np.asarray(vectors_CE, np.float32))},
+                    )
+                )
         writes.flush()
     return BuildReport(len(chunks), num_embedded, EncodeReport(), num_written=writes.num_written)
 
