@@ -96,11 +96,17 @@ def load(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def plain(documents_NE: np.ndarray, folder: Path) -> Iterator[tuple[str, Search]]:
     """The plain files of `polyvec index --plain`."""
-    from polyvec.index.exact import top_k
+    from polyvec.index.exact import inverse_lengths, top_k
 
     np.save(folder / "vectors.npy", documents_NE)
     stored_NE = np.load(folder / "vectors.npy", mmap_mode="r")
-    yield "exact", lambda query_E: top_k(query_E[None], stored_NE, K)[1][0].tolist()
+    lengths_N = inverse_lengths(stored_NE)
+
+    def search(query_E: np.ndarray) -> list[int]:
+        rows_QK = top_k(query_E[None], stored_NE, K, inverse_lengths_N=lengths_N)[1]
+        return rows_QK[0].tolist()
+
+    yield "exact", search
 
 
 def lance(documents_NE: np.ndarray, folder: Path) -> Iterator[tuple[str, Search]]:
