@@ -2,6 +2,7 @@
 
 import functools
 import math
+import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Model:
 class Curve:
     """A quantity against the number of rows, as it was measured at some.
 
-    form: "line", a fixed part and a share of each row, or "power" of the rows.
+    form: "line", a fixed part and a share of each row, through the two nearest points; or "power"
+    of the rows, by least squares of the logarithms of all points.
     """
 
     points: Sequence[tuple[float, float]]
@@ -46,20 +48,20 @@ class Curve:
     source: str
 
     def at(self, rows: float, *, below: float = math.inf) -> Figure:
-        """The quantity at so many rows, by the form through the two nearest points.
+        """The quantity at so many rows: what was measured there, or else by the form.
 
         below: leave the points from there on out, to compare a prediction with what they say.
         """
         points = [point for point in self.points if point[0] < below]
         if rows in dict(points):
             return Figure(dict(points)[rows], MEASURED, self.source)
-        near = sorted(points, key=lambda point: abs(math.log(point[0] / rows)))[:2]
-        (x, y), (other_x, other_y) = near
         if self.form == "line":
-            value = y + (rows - x) * (other_y - y) / (other_x - x)
-        else:
-            value = y * (rows / x) ** (math.log(other_y / y) / math.log(other_x / x))
-        return Figure(max(value, 0.0), EXTRAPOLATED, self.source)
+            near = sorted(points, key=lambda point: abs(math.log(point[0] / rows)))[:2]
+            slope, fixed = statistics.linear_regression(*zip(*near, strict=True))
+            return Figure(max(fixed + slope * rows, 0.0), EXTRAPOLATED, self.source)
+        logs = [(math.log(x), math.log(y)) for x, y in points]
+        power, start = statistics.linear_regression(*zip(*logs, strict=True))
+        return Figure(math.exp(start + power * math.log(rows)), EXTRAPOLATED, self.source)
 
 
 @dataclass(frozen=True, slots=True)
