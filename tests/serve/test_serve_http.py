@@ -144,9 +144,13 @@ def test_tokens_are_those_that_the_model_reads(address, embedder):
 
 
 def test_long_texts_are_refused_unless_the_request_says_cut(address, embedder):
-    long = "word " * 2000
-    found = error_of(post(address, {"input": ["a", long]}))
-    assert found["message"].startswith("input[1]: 2002 tokens, the model reads")
+    for number, says in (
+        (500, "502 tokens, the model reads 64"),
+        (20_000, "100000 characters, 64 tokens are"),
+    ):
+        found = error_of(post(address, {"input": ["a", "word " * number]}))
+        assert found["message"].startswith(f"input[1]: {says}")
+    long = "word " * 20_000
     response = post(address, {"input": ["a", long], "truncate": True})
     assert response.headers["x-truncated-texts"] == "1"
     expected = embedder.encode(["a", long], truncate="silent")
@@ -162,7 +166,7 @@ def test_long_texts_are_refused_unless_the_request_says_cut(address, embedder):
         (b"[]", "object"),
         (b"null", "object"),
         (b'{"input": "a"} x', "not JSON"),
-        (b'{"input": NaN}', "input"),
+        (b'{"input": NaN}', "not JSON"),
         (b'{"input": "\\ud800"}', "not JSON"),
         (b"\xff\xfe{", "not JSON"),
         (b'{"input": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "JSON"),
@@ -177,8 +181,11 @@ def test_long_texts_are_refused_unless_the_request_says_cut(address, embedder):
         ({"input": [-1]}, "expected a string"),
         ({"input": [2**80]}, "expected a string"),
         ({"input": {"text": "a"}}, "expected a string"),
-        ({"input": ""}, r"input\[0\] is empty"),
-        ({"input": ["a", " \n"]}, r"input\[1\] is empty"),
+        ({"input": ""}, r"input\[0\]: the text is empty"),
+        ({"input": ["a", " \n"]}, r"input\[1\]: the text is empty"),
+        ({"input": "a", "prompt": "b", "prompt_name": "c"}, "exclude one another"),
+        ({"input": "a", "a\nb\x1b": 1}, r"'a\\nb\\x1b' is not a field"),
+        ({"input": [5, 101]}, "not what the model's tokenizer makes"),
         ({"input": ["a"] * 51}, "51 texts, at most 50"),
         ({"input": "a", "dimensions": 0}, "dimensions"),
         ({"input": "a", "dimensions": "8"}, "dimensions"),
@@ -203,7 +210,14 @@ def test_other_routes_refuse_alike(address):
     error_of(post(address, {"query": "a"}, "/v1/rerank"))
     error_of(post(address, {"query": "a", "documents": []}, "/v1/rerank"))
     error_of(post(address, {"query": "a", "documents": [3]}, "/v1/rerank"))
-    error_of(post(address, {"query": "", "documents": ["a"]}, "/v1/rerank"))
+    assert (
+        error_of(post(address, {"query": "", "documents": ["a"]}, "/v1/rerank"))["param"] == "query"
+    )
+    found = error_of(post(address, {"query": "a", "documents": ["b", ""]}, "/v1/rerank"))
+    assert found["message"].startswith("documents[1]: ")
+    assert found["param"] == "documents"
+    found = error_of(post(address, {"query": "a", "documents": ["b"] * 51}, "/v1/rerank"))
+    assert "51 texts, at most 50" in found["message"]
     error_of(httpx.get(f"{address}/nothing/../here"), 404)
     error_of(httpx.get(f"{address}/v1/embeddings"), 405)
     error_of(httpx.get(f"{address}/v1/models/{'x' * 500}"), 404)
@@ -275,8 +289,9 @@ def slow(embedder, monkeypatch):
 
 def test_a_full_queue_answers_429_and_when_to_come_back(slow):
     with running({"tiny": slow}, max_queued_tokens=2000) as address:
-        found = error_of(post(address, {"input": ["many words " * 20] * 49}), 413)
-        assert "2058 tokens, the server takes 2000" in found["message"]
+        found = error_of(post(address, {"input": ["many words " * 20] * 49}))
+        assert found["message"].startswith("Requested 2058 tokens, max 2000 tokens per request")
+        assert found["type"] == found["code"] == "max_tokens_per_request"
         statuses = []
 
         def ask():

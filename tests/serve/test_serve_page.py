@@ -74,7 +74,7 @@ def test_indexes_and_the_map_are_described(address):
 
 def test_wrong_searches_are_one_clear_line(address):
     for body, status, says in (
-        ({"query": ""}, 400, "query is empty"),
+        ({"query": ""}, 400, "query: the text is empty"),
         ({"query": "a", "filter": "colour = 1"}, 400, "no field 'colour'"),
         ({"query": "a", "filter": "year >"}, 400, "got the end"),
         ({"query": "a", "top_k": 0}, 400, "top_k"),

@@ -189,7 +189,9 @@ class _Reader:
         if kind == "text":
             return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
         if kind == "number":
-            return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
+            # Python reads no whole number of over 4,300 digits; a float of so many is infinite.
+            whole = len(text) < 400 and re.fullmatch(r"-?\d+", text)
+            return int(text) if whole else float(text)
         if kind == "word" and text.lower() in ("true", "false"):
             return text.lower() == "true"
         self.place -= 1
@@ -255,6 +257,8 @@ def _check_value(field: Any, value: Any) -> None:
             f"filter: {field} is compared with {type(value).__name__} {value!r}, expected text, a "
             "number, true or false"
         )
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"filter: {field} is compared with a whole number of more than 64 bits")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"filter: {field} is compared with {value}, expected a finite number")
 

@@ -17,6 +17,7 @@ from polyvec.errors import InputError, MissingExtraError
 from polyvec.index.store import Index
 from polyvec.interfaces import TextEncoder
 from polyvec.rerank.reranker import Reranker
+from polyvec.serve.documents import DocumentedApp
 from polyvec.serve.errors import AnswerError, answer_of
 from polyvec.serve.guard import GONE, LOG, ClientGoneError, Guard
 from polyvec.serve.indexes import ServedIndex
@@ -86,13 +87,17 @@ def create_app(
         for index in server.indexes.values():
             index.close()
 
-    app = FastAPI(
+    app = DocumentedApp(
         title="polyvec",
         version=__version__,
         description="Texts to vectors: OpenAI's embeddings, reranking, sparse vectors, tokens.",
         lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.server = server
+    app.needs_key = bool(settings.api_keys)
     app.add_exception_handler(Exception, _answered)
     for kind in (AnswerError, InputError):
         app.add_exception_handler(kind, _answered)
@@ -133,7 +138,7 @@ async def _unheard(_: Request, __: Exception) -> Response:
 
 async def _no_route(request: Request, error: Any) -> Response:
     status = error.status_code
-    what = "not found" if status == 404 else "does not take this method"
+    what = "is not found; see /docs" if status == 404 else "does not take this method"
     # Not the path: a client may have put anything there.
-    answer = AnswerError(status, f"this address is {what}" if status == 404 else f"it {what}")
+    answer = AnswerError(status, f"this address {what}")
     return Response(answer.content, status, headers={**(error.headers or {}), **answer.headers})

@@ -107,9 +107,13 @@ class Batcher:
         """
         total, waiting = sum(tokens), self.queued_tokens
         limit = self.settings.max_queued_tokens
-        if total > limit:
+        most = int(min(limit, timeout * self.rate)) if self.rate else limit
+        if total > most:
+            # OpenAI's words, by which clients know that fewer texts will do.
             raise TooLargeError(
-                f"the request has {total} tokens, the server takes {limit} at a time; send fewer"
+                f"Requested {total} tokens, max {most} tokens per request"
+                + (f" (what is computed in {timeout:g} s)" if most < limit else "")
+                + "; send fewer texts"
             )
         wait = self._seconds(waiting)
         if waiting + total > limit:

@@ -8,9 +8,10 @@ from pydantic import ValidationError
 
 from polyvec.errors import InputError, PolyvecError
 from polyvec.serve.batching import OverloadedError, TooLargeError
-from polyvec.serve.models import TextError
+from polyvec.serve.reading import TextError
 
 INVALID = "invalid_request_error"
+TOO_MANY_TOKENS = "max_tokens_per_request"  # both OpenAI's type and its code
 
 
 class AnswerError(Exception):
@@ -57,9 +58,9 @@ def answer_of(error: Exception) -> AnswerError:
             retry_after=error.seconds,
         )
     if isinstance(error, TooLargeError):
-        return AnswerError(413, str(error), code="request_too_large")
+        return AnswerError(400, str(error), kind=TOO_MANY_TOKENS, code=TOO_MANY_TOKENS)
     if isinstance(error, TextError):
-        return AnswerError(400, str(error), param="input")
+        return AnswerError(400, str(error), param=error.field)
     if isinstance(error, InputError):
         return AnswerError(400, str(error))
     if isinstance(error, PolyvecError):
@@ -69,10 +70,6 @@ def answer_of(error: Exception) -> AnswerError:
 
 def _invalid(error: ValidationError) -> AnswerError:
     found: Any = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, found["loc"]))
+    where = ".".join(map(str, found["loc"]))[:100]
     message = found["msg"].removeprefix("Value error, ")
-    if found["type"] == "json_invalid":
-        return AnswerError(400, f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}")
-    if found["type"] == "extra_forbidden":
-        return AnswerError(400, f"{where[:100]} is not a field of this request", param=where[:100])
-    return AnswerError(400, f"{where[:100]}: {message}" if where else message, param=where or None)
+    return AnswerError(400, f"{where}: {message}" if where else message, param=where or None)

@@ -1,7 +1,8 @@
 """What stands before every route: limits of size and time, keys, logs, and no traceback.
 
 The body is read whole before a route sees it, at most so many bytes in at most so many seconds, so
-slow clients and endless bodies cost a bounded buffer and no thread.
+slow clients and endless bodies cost a bounded buffer and no thread. Large bodies of all clients
+together have a bound, too.
 """
 
 import asyncio
@@ -11,8 +12,10 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from polyvec.serve.batching import OverloadedError
 from polyvec.serve.errors import AnswerError, answer_of
 from polyvec.serve.metrics import Metrics
 from polyvec.serve.settings import ServerSettings
@@ -24,7 +27,11 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 LOG = logging.getLogger("polyvec.serve")
 # For probes, which have no key, and the page, which asks for one.
-OPEN = frozenset({"/health", "/ready", "/metrics", "/", "/page.css", "/page.js"})
+OPEN = frozenset(
+    ("/health", "/ready", "/metrics", "/", "/page.css", "/page.js", "/docs", "/openapi.json")
+)
+SMALL = 64 * 1024  # bytes of a body that are not counted among those of large ones
+MOST_LARGE = 4  # as many bodies of the greatest size may be held at a time
 GONE = 499  # nginx's status of a client that hung up, for logs
 CHALLENGE = [(b"www-authenticate", b"Bearer")]
 
@@ -39,6 +46,7 @@ class Guard:
     def __init__(self, app: App, settings: ServerSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self._keys = [key.encode() for key in settings.api_keys]
+        self._held = 0  # bytes of large bodies that were not answered yet
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,10 +67,16 @@ class Guard:
                 ]
             await send(message)
 
+        # A HEAD is a GET whose content the protocol does not send.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        body = _Body()
         try:
-            self._check_key(scope)
-            body = await self._body(scope, receive)
-            await self.app(scope, _replayed(body, receive), sending)
+            headers = dict(scope["headers"])
+            self._check_key(scope, headers)
+            self._check_origin(headers)
+            await self._read_in_time(body, headers, receive)
+            whole, body.content = bytes(body.content), bytearray()
+            await self.app(inner, _replayed(whole, receive), sending)
         except ClientGoneError:
             state["status"] = state["status"] or GONE
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
@@ -73,13 +87,13 @@ class Guard:
             if state["status"] is None:
                 await _send(sending, answer)
         finally:
-            self._log(scope, state["status"] or 500, time.perf_counter() - began, number)
+            self._held -= body.held
+            self._log(inner, state["status"] or 500, time.perf_counter() - began, number)
 
-    def _check_key(self, scope: MutableMapping[str, Any]) -> None:
+    def _check_key(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
         if not self._keys or scope["path"] in OPEN or scope["method"] == "OPTIONS":
             return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        kind, _, key = given.partition(b" ")
+        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
         # Every key is compared, so that the time says nothing of which came close.
         fits = [hmac.compare_digest(key.strip(), each) for each in self._keys]
         if kind.lower() != b"bearer" or not any(fits):
@@ -90,32 +104,56 @@ class Guard:
                 code="invalid_api_key",
             )
 
-    async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
+    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
+        """Refuse what a page of another origin makes a browser send.
+
+        CORS only keeps such a page from reading the answer.
+        """
+        if headers.get(b"sec-fetch-site") not in (b"cross-site", b"same-site"):
+            return
+        # A link to this server, followed from elsewhere.
+        if headers.get(b"sec-fetch-mode") == b"navigate" and b"origin" not in headers:
+            return
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin not in self.settings.origins and "*" not in self.settings.origins:
+            raise AnswerError(
+                403, "pages of other origins may not call; see --allow-origin", code="origin"
+            )
+
+    async def _read_in_time(
+        self, body: "_Body", headers: dict[bytes, bytes], receive: Receive
+    ) -> None:
         limit = self.settings.max_bytes
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limit:
+        if headers.get(b"content-encoding", b"identity") not in (b"", b"identity"):
+            raise AnswerError(415, "the body is compressed; send it as it is")
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and (len(length) > 20 or int(length) > limit):
             self._refuse_size(limit)
         try:
             async with asyncio.timeout(self.settings.body_timeout):
-                return await self._read(receive, limit)
+                await self._read(body, receive, limit)
         except TimeoutError:
             self.metrics.rejected.labels("slow").inc()
             raise AnswerError(
                 408, f"the request did not arrive within {self.settings.body_timeout:g} s"
             ) from None
 
-    async def _read(self, receive: Receive, limit: int) -> bytes:
-        parts, total = [], 0
+    async def _read(self, body: "_Body", receive: Receive, limit: int) -> None:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            parts.append(message.get("body", b""))
-            total += len(parts[-1])
-            if total > limit:
+            part = message.get("body", b"")
+            if len(body.content) + len(part) > limit:
                 self._refuse_size(limit)
+            body.content += part
+            if len(body.content) > SMALL:
+                self._held += len(body.content) - body.held
+                body.held = len(body.content)
+                if self._held > max(MOST_LARGE * limit, SMALL):
+                    raise OverloadedError("too many large requests arrive; try later", 1.0)
             if not message.get("more_body"):
-                return b"".join(parts)
+                return
 
     def _refuse_size(self, limit: int) -> None:
         self.metrics.rejected.labels("size").inc()
@@ -143,6 +181,14 @@ class Guard:
         LOG.info(json.dumps(line))
 
 
+@dataclass(slots=True)
+class _Body:
+    """A request's body; `held` of its bytes are counted among those of large ones."""
+
+    content: bytearray = field(default_factory=bytearray)
+    held: int = 0
+
+
 def _replayed(body: bytes, receive: Receive) -> Receive:
     """The body in one message, then what the connection says, such as that it has ended."""
     given = False
@@ -161,7 +207,9 @@ async def _send(send: Send, answer: AnswerError) -> None:
     headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
     if answer.status == 401:
         headers += CHALLENGE
-    if answer.status in (408, 413):  # the rest of the body is not waited for
+    # The rest is not waited for. That of a body which is too large is read past instead: a client
+    # that still sends when the connection ends would not see the answer.
+    if answer.status == 408:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.content})

@@ -18,6 +18,7 @@ from polyvec.index.records import Hit
 from polyvec.index.store import Index
 from polyvec.interfaces import TextEncoder
 from polyvec.serve.batching import OverloadedError
+from polyvec.serve.reading import TextError
 
 MOST_POINTS = 5000
 MOST_CHARACTERS = 240  # of a text on a map
@@ -54,6 +55,14 @@ class ServedIndex:
             "fields": dict(made.fields),
         }
 
+    def check_filter(self, given: str | dict[str, Any] | None, field: str) -> None:
+        """Raises TextError, of this field of the request, for a filter that the index refuses."""
+        try:
+            if (found := read_filter(given)) is not None:
+                check_fields(found, self.index.description.fields)
+        except InputError as error:
+            raise TextError(None, str(error).removeprefix("filter: "), field) from None
+
     async def search(self, query: str, **options: Any) -> list[dict[str, Any]]:
         """Hits as plain values; errors are those of `Index.search`, and OverloadedError."""
         if self._waiting >= MOST_WAITING:
@@ -67,9 +76,6 @@ class ServedIndex:
 
     async def map(self, colour_by: str | None) -> dict[str, Any]:
         """Places of the texts in a square, and their values of a field of the metadata."""
-        known = self.index.description.fields
-        if colour_by is not None:
-            check_fields(read_filter({colour_by: {"$exists": True}}), known)  # type: ignore[arg-type]
         async with self._making:
             total = await self._run(lambda: len(self.index))
             if self._map is None or self._map["total"] != total:
@@ -88,7 +94,13 @@ class ServedIndex:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _search(self, query: str, options: dict[str, Any]) -> list[Hit]:
-        (hits,) = self.index.search([query], self.embedder, truncate="error", **options)
+        try:
+            (hits,) = self.index.search([query], self.embedder, truncate="error", **options)
+        except InputError as error:
+            if (message := str(error)).startswith("inputs[0] has "):
+                length = message.removeprefix("inputs[0] has ").partition(";")[0]
+                raise TextError(None, f"{length}; shorten it", "query") from None
+            raise
         return hits
 
     def _made_map(self, total: int) -> dict[str, Any]:

@@ -16,7 +16,16 @@ from polyvec.embed.encode_methods import EncodeMethods
 from polyvec.embed.projection.quantization import truncate
 from polyvec.errors import InputError
 from polyvec.interfaces import EncodeReport, MultiVectors, RunOptions, TextEncoder
-from polyvec.serve.batching import Batcher, Report, Ticket
+from polyvec.serve.batching import Batcher, Report, Ticket, TooLargeError
+from polyvec.serve.reading import (
+    Given,
+    TextError,
+    check_text,
+    ids_to_text,
+    most_characters,
+    parts,
+    too_large,
+)
 from polyvec.serve.settings import ServerSettings
 
 WARM_UP = "The server reads some text before it is ready, to know how fast it is. " * 20
@@ -31,25 +40,27 @@ class Asked(NamedTuple):
     prompt_name: str | None = None
 
 
-class TextError(InputError):
-    """A text of a request cannot be embedded; `place` is its index."""
-
-    def __init__(self, place: int, message: str) -> None:
-        super().__init__(f"input[{place}]: {message}")
-        self.place = place
-
-
 @dataclass(slots=True)
 class Read:
     """Texts as a model reads them: what is computed, and how many tokens each has."""
 
     payloads: list[Any]
     tokens: list[int]
-    num_truncated: int = 0
+    truncated: list[bool]
 
     @property
     def total(self) -> int:
         return sum(self.tokens)
+
+    @property
+    def num_truncated(self) -> int:
+        return sum(self.truncated)
+
+    def add(self, other: "Read") -> None:
+        """Further texts behind these."""
+        self.payloads += other.payloads
+        self.tokens += other.tokens
+        self.truncated += other.truncated
 
 
 @dataclass(eq=False)
@@ -92,24 +103,32 @@ class ServedModel:
     async def warm_up(self) -> None:
         """Compute one full batch, so that the rate is known and later requests find it quick."""
         most = min(self.settings.max_batch_tokens, self.settings.max_queued_tokens)
-        text = await self.read([WARM_UP], Asked(), truncate=True)
+        try:
+            text = await self.read([WARM_UP], Asked(), truncate=True)
+        except TooLargeError:
+            return  # the server takes less than this text, and the first request is the first
         copies = most // text.total
-        if copies:  # else the server takes less than this text, and the first request is the first
-            read = Read(text.payloads * copies, text.tokens * copies)
-            await self.submit([(read, Asked())], timeout=float("inf")).answer
+        read = Read(text.payloads * copies, text.tokens * copies, text.truncated * copies)
+        await self.submit([(read, Asked())], timeout=float("inf")).answer
 
-    async def read(self, texts: Sequence[str], asked: Asked, *, truncate: bool) -> Read:
-        """Tokens of the texts; TextError for one that is longer than the model reads."""
-        loop = asyncio.get_running_loop()
-        read = await loop.run_in_executor(self._reader, self._read, list(texts), asked)
-        if read.num_truncated and not truncate:
-            lengths = self._full_lengths(read)
-            place = next(i for i, length in enumerate(lengths) if length > read.tokens[i])
-            raise TextError(
-                place,
-                f"{lengths[place]} tokens, the model reads {self.max_tokens}; split the text, or "
-                "ask for truncate=true",
+    async def read(
+        self, given: Sequence[Given], asked: Asked, *, truncate: bool, field: str = "input"
+    ) -> Read:
+        """Tokens of texts, or of texts as token ids.
+
+        Raises TextError for one that is longer than the model reads or has no token, TooLargeError
+        for more tokens than may wait. Other requests are read between the parts of a large one.
+        """
+        loop, most = asyncio.get_running_loop(), self.settings.max_queued_tokens
+        read = Read([], [], [])
+        for first, part in parts(given):
+            read.add(
+                await loop.run_in_executor(
+                    self._reader, self._read, part, asked, truncate, first, field
+                )
             )
+            if read.total > most:
+                raise too_large(read.total, most)
         return read
 
     def submit(self, parts: Sequence[tuple[Read, Asked]], timeout: float) -> Ticket:
@@ -123,21 +142,6 @@ class ServedModel:
             [asked for read, asked in parts for _ in read.payloads],
             timeout,
         )
-
-    def ids_to_text(self, ids: Sequence[int]) -> str:
-        """The text of a client's tokens; InputError for ids that the model does not have."""
-        if not isinstance(self.embedder, EncodeMethods):
-            raise InputError("this model takes no token ids; send texts")
-        tokenizer = self.embedder.text_tokenizer.hf
-        worst = max(ids, default=0)
-        if worst >= len(tokenizer) or min(ids, default=0) < 0:
-            raise InputError(
-                f"token id {worst if worst >= len(tokenizer) else min(ids)} is not one of this "
-                f"model's {len(tokenizer)}; ids of another tokenizer (such as OpenAI's, which "
-                "LangChain sends unless check_embedding_ctx_length=False) would be other words: "
-                "send texts"
-            )
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def finished(self, vectors: Sequence[Any], dimensions: int | None) -> np.ndarray:
         """Vectors [N, E], with so many of their first dimensions, again of length 1."""
@@ -154,19 +158,55 @@ class ServedModel:
 
     # ---- in the threads ---------------------------------------------------------------------
 
-    def _read(self, texts: list[str], asked: Asked) -> Read:
+    def _read(
+        self, given: Sequence[Given], asked: Asked, truncate: bool, first: int, field: str
+    ) -> Read:
+        texts, cut = [], []
+        most = most_characters(self.max_tokens, self.settings)
+        for place, each in enumerate(given, first):
+            text = self._as_text(each, place, field)
+            check_text(text, None if truncate else most, _index(place, field), field)
+            cut.append(len(text) > most)
+            texts.append(text[-most:] if self._keeps_the_end else text[:most])
         if not isinstance(self.embedder, EncodeMethods):
-            return Read(texts, [1 + len(text) // CHARACTERS_A_TOKEN for text in texts])
+            return Read(texts, [1 + len(text) // CHARACTERS_A_TOKEN for text in texts], cut)
         found = self.embedder.tokenize(texts, **asked._asdict())
         if not self.embedder.for_role(asked.role).zero_if_empty:
-            for place, inputs in enumerate(found):
+            for place, inputs in enumerate(found, first):
                 if not all(each.pooled.any() for each in inputs):
-                    raise TextError(place, "no token is left of it; leave it out")
-        num = sum(any(each.truncated for each in inputs) for inputs in found)
-        return Read(found, [sum(map(len, inputs)) for inputs in found], num)
+                    raise TextError(
+                        _index(place, field), "no token is left of the text; leave it out", field
+                    )
+        cut = [
+            was or any(each.truncated for each in inputs)
+            for was, inputs in zip(cut, found, strict=True)
+        ]
+        if any(cut) and not truncate:
+            place = cut.index(True)
+            raise TextError(
+                _index(first + place, field),
+                f"{sum(each.full_length for each in found[place])} tokens, the model reads "
+                f"{self.max_tokens}; split the text, or ask for truncate=true",
+                field,
+            )
+        return Read(found, [sum(map(len, inputs)) for inputs in found], cut)
 
-    def _full_lengths(self, read: Read) -> list[int]:
-        return [sum(each.full_length for each in inputs) for inputs in read.payloads]
+    def _as_text(self, given: Given, place: int, field: str) -> str:
+        if isinstance(given, str):
+            return given
+        if not isinstance(self.embedder, EncodeMethods):
+            raise TextError(place, "this model takes no token ids; send texts", field)
+        try:
+            return ids_to_text(self.embedder.text_tokenizer, given)
+        except InputError as error:
+            raise TextError(place, str(error), field) from None
+
+    @property
+    def _keeps_the_end(self) -> bool:
+        return (
+            isinstance(self.embedder, EncodeMethods)
+            and self.embedder.text_tokenizer.hf.truncation_side == "left"
+        )
 
     def _run(self, asked: Asked, payloads: list[Any]) -> Sequence[Any]:
         options = RunOptions(
@@ -184,3 +224,8 @@ class ServedModel:
             found_NE = vectors.to_dense()
         self.on_computed(report)
         return list(found_NE)
+
+
+def _index(place: int, field: str) -> int | None:
+    """The place of a text in a field, if that holds a list."""
+    return None if field == "query" else place

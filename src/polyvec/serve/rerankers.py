@@ -15,9 +15,9 @@ import numpy as np
 from polyvec.errors import TruncationWarning
 from polyvec.rerank.cross_encoder import CrossEncoder
 from polyvec.rerank.reranker import Reranker, check_scores
-from polyvec.serve.batching import Batcher, Report, Ticket
-from polyvec.serve.errors import AnswerError
+from polyvec.serve.batching import Batcher, Report, Ticket, TooLargeError
 from polyvec.serve.models import CHARACTERS_A_TOKEN, WARM_UP, Read
+from polyvec.serve.reading import TextError, check_text, most_characters, parts, too_large
 from polyvec.serve.settings import ServerSettings
 
 Pair = tuple[str, str]
@@ -48,31 +48,50 @@ class ServedReranker:
 
     async def warm_up(self) -> None:
         """Score one full batch, so that the rate is known; one pair, where lists are ordered."""
-        read = await self.read("warm", [WARM_UP], truncate=True)
+        try:
+            read = await self.read("warm", [WARM_UP], truncate=True)
+        except TooLargeError:
+            return  # the server takes less than this pair, and the first request is the first
         most = min(self.settings.max_batch_tokens, self.settings.max_queued_tokens)
         copies = most // read.total
         if self.reranker.orders_lists:
-            copies = int(read.total <= self.settings.max_queued_tokens)
+            copies = 1
         if copies:
-            read = Read(read.payloads * copies, read.tokens * copies)
+            read = Read(read.payloads * copies, read.tokens * copies, read.truncated)
             await self.submit(read, timeout=float("inf")).answer
 
     async def read(self, query: str, documents: Sequence[str], *, truncate: bool) -> Read:
-        """The pairs; AnswerError for one that is longer than the reranker reads."""
-        pairs = [(query, document) for document in documents]
-        loop = asyncio.get_running_loop()
-        lengths, cut = await loop.run_in_executor(self._reader, self._lengths, pairs)
-        if any(cut) and not truncate:
-            place = cut.index(True)
-            raise AnswerError(
-                400,
-                f"documents[{place}]: with the query it is longer than the {self.max_tokens} "
-                "tokens that the reranker reads; split the text, or ask for truncate=true",
-                param="documents",
-            )
+        """The pairs.
+
+        Raises TextError for one that is longer than the reranker reads, TooLargeError for more
+        tokens than may wait.
+        """
+        most = most_characters(self.max_tokens, self.settings)
+        check_text(query, None if truncate else most, None, "query")
+        for place, document in enumerate(documents):
+            check_text(document, None if truncate else most, place, "documents")
+        loop, pairs, lengths, cut = asyncio.get_running_loop(), [], [], []
+        for first, part in parts(documents, beside=min(most, len(query))):
+            found = [(query[:most], str(document)[:most]) for document in part]
+            part_lengths, part_cut = await loop.run_in_executor(self._reader, self._lengths, found)
+            if any(part_cut) and not truncate:
+                raise TextError(
+                    first + part_cut.index(True),
+                    f"with the query it is longer than the {self.max_tokens} tokens that the "
+                    "reranker reads; split the text, or ask for truncate=true",
+                    "documents",
+                )
+            pairs += found
+            lengths += part_lengths
+            cut += [
+                was or max(len(query), len(document)) > most
+                for was, document in zip(part_cut, part, strict=True)
+            ]
+            if sum(lengths) > self.settings.max_queued_tokens:
+                raise too_large(sum(lengths), self.settings.max_queued_tokens)
         if self.reranker.orders_lists:
-            return Read([pairs], [sum(lengths)], sum(cut))
-        return Read([[pair] for pair in pairs], lengths, sum(cut))
+            return Read([pairs], [sum(lengths)], cut)
+        return Read([[pair] for pair in pairs], lengths, cut)
 
     def submit(self, read: Read, timeout: float) -> Ticket:
         """Into the queue, as one request; errors are those of `Batcher.submit`."""

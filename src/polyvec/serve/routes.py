@@ -4,23 +4,28 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from polyvec.embed.encode_methods import EncodeMethods
-from polyvec.serve.batching import Ticket
-from polyvec.serve.errors import AnswerError
-from polyvec.serve.guard import ClientGoneError
+from polyvec.serve.batching import Ticket, TooLargeError
+from polyvec.serve.errors import AnswerError, answer_of
+from polyvec.serve.guard import SMALL, ClientGoneError
 from polyvec.serve.models import Asked, Read, ServedModel
 from polyvec.serve.rerankers import ServedReranker
 from polyvec.serve.schemas import (
     EmbeddingRequest,
     EmbeddingResponse,
     ErrorResponse,
+    Limits,
+    ModelCard,
     ModelList,
     RerankRequest,
     RerankResponse,
@@ -35,14 +40,17 @@ from polyvec.serve.server import Server
 Body = TypeVar("Body", bound=BaseModel)
 Route = TypeVar("Route", bound=Callable[..., Any])
 JSON = "application/json"
+PARSER = ThreadPoolExecutor(1, thread_name_prefix="polyvec-json")
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": what}
     for status, what in (
         (400, "The request is wrong."),
         (401, "No valid key."),
+        (403, "From a page of another origin."),
         (404, "No such model."),
         (408, "The request did not arrive in time."),
         (413, "The request is too large."),
+        (415, "The body is compressed."),
         (429, "Too much is waiting; see Retry-After."),
         (503, "The models are being loaded."),
     )
@@ -77,7 +85,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.post("/embeddings", include_in_schema=False)
     async def embeddings(request: Request) -> Response:
         """Vectors of texts, as OpenAI gives them."""
-        asked = await read_body(request, EmbeddingRequest)
+        asked = await read_body(request, EmbeddingRequest, server)
         model = server.model(asked.model)
         _check_dimensions(asked.dimensions, model)
         read, ticket, headers = await _computed(request, server, model, asked, asked.input)
@@ -93,7 +101,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @post("/v1/sparse", SparseRequest, SparseResponse)
     async def sparse(request: Request) -> Response:
         """Vectors of a sparse model, as places and numbers."""
-        asked = await read_body(request, SparseRequest)
+        asked = await read_body(request, SparseRequest, server)
         model = server.model(asked.model)
         if not model.is_sparse:
             raise AnswerError(
@@ -117,14 +125,12 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.post("/rerank", include_in_schema=False)
     async def rerank(request: Request) -> Response:
         """Documents by their relevance to a query: of a reranker, or by similarity."""
-        asked = await read_body(request, RerankRequest)
+        asked = await read_body(request, RerankRequest, server)
         reranker = server.reranker(asked.model)
-        texts = [asked.query, *asked.documents]
         cut = server.settings.truncate if asked.truncate is None else asked.truncate
         if reranker is not None:
-            _check_texts(texts, server)
             began = time.perf_counter()
-            read = await reranker.read(asked.query, texts[1:], truncate=cut)
+            read = await reranker.read(asked.query, asked.documents, truncate=cut)
             spent = time.perf_counter() - began
             server.metrics.truncated.labels(reranker.name).inc(read.num_truncated)
             ticket = reranker.submit(read, server.settings.timeout)
@@ -134,10 +140,11 @@ def add_routes(app: FastAPI, server: Server) -> None:
                 _timing(ticket, spent, read.num_truncated),
             )
         model = server.model(asked.model)
-        _check_texts(texts, server)
         began = time.perf_counter()
-        query = await model.read(texts[:1], Asked("query"), truncate=cut)
-        documents = await model.read(texts[1:], Asked("document"), truncate=cut)
+        query = await model.read([asked.query], Asked("query"), truncate=cut, field="query")
+        documents = await model.read(
+            asked.documents, Asked("document"), truncate=cut, field="documents"
+        )
         spent = time.perf_counter() - began
         ticket = model.submit(
             [(query, Asked("query")), (documents, Asked("document"))], server.settings.timeout
@@ -156,22 +163,24 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @post("/tokenize", TokenizeRequest, TokenizeResponse)
     async def tokenize(request: Request) -> Response:
         """What the model reads of each text."""
-        asked = await read_body(request, TokenizeRequest)
+        asked = await read_body(request, TokenizeRequest, server)
         model = server.model(asked.model)
         if not isinstance(model.embedder, EncodeMethods):
             raise AnswerError(400, f"{model.name} has no tokenizer here", param="model")
         how = Asked(asked.input_type, asked.prompt, asked.prompt_name)
-        read = await model.read(_texts(asked.input, model, server), how, truncate=True)
+        read = await model.read(asked.input, how, truncate=True)
         words = model.embedder.text_tokenizer.hf
         data = []
-        for index, inputs in enumerate(read.payloads):
+        for index, (inputs, truncated) in enumerate(
+            zip(read.payloads, read.truncated, strict=True)
+        ):
             ids = [int(number) for each in inputs for number in each.ids]
             data.append(
                 {
                     "index": index,
                     "ids": ids,
                     "tokens": words.convert_ids_to_tokens(ids),
-                    "truncated": any(each.truncated for each in inputs),
+                    "truncated": truncated,
                 }
             )
         return as_json(
@@ -184,7 +193,11 @@ def add_routes(app: FastAPI, server: Server) -> None:
         """The models of this server, and its rerankers."""
         return as_json({"object": "list", "data": [_card(each) for each in server.served.values()]})
 
-    @app.get("/v1/models/{name:path}", responses={401: ERRORS[401], 404: ERRORS[404]})
+    @app.get(
+        "/v1/models/{name:path}",
+        response_model=ModelCard,
+        responses={401: ERRORS[401], 404: ERRORS[404]},
+    )
     async def one_model(name: str) -> Response:
         """One model."""
         if name not in server.served:
@@ -203,7 +216,11 @@ def add_routes(app: FastAPI, server: Server) -> None:
             server.model(None)
         return as_json({"status": "ready"})
 
-    @app.get("/metrics")
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={200: {"description": "Prometheus' text format."}},
+    )
     async def metrics() -> Response:
         """Counters, for Prometheus."""
         queued = [(name, each.batcher.queued_tokens) for name, each in server.served.items()]
@@ -213,23 +230,54 @@ def add_routes(app: FastAPI, server: Server) -> None:
 # ---- steps of a request -------------------------------------------------------------------------
 
 
-async def read_body(request: Request, kind: type[Body]) -> Body:
-    return kind.model_validate_json(await request.body() or b"null")
+async def read_body(
+    request: Request, kind: type[Body], server: Server, most: int | None = None
+) -> Body:
+    """The request's body as a value of this kind; AnswerError says what is wrong with it.
+
+    most: bytes, for routes that need no large ones.
+    """
+    body = await request.body()
+    if most is not None and len(body) > most:
+        raise AnswerError(413, f"the body has more than {most} bytes", code="request_too_large")
+    limits = Limits(server.settings.max_texts, server.settings.max_queued_tokens)
+    if len(body) <= SMALL:
+        return parse(body, kind, limits)
+    # Other requests are answered meanwhile; one at a time, as values take many times the bytes.
+    return await asyncio.get_running_loop().run_in_executor(PARSER, parse, body, kind, limits)
+
+
+def parse(body: bytes, kind: type[Body], limits: Limits) -> Body:
+    """What `read_body` gives, of bytes."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise AnswerError(400, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise AnswerError(400, "the body is not a JSON object")
+    # Before pydantic, which would list all of them.
+    unknown = next((name for name in value if name not in kind.model_fields), None)
+    if unknown is not None:
+        name = unknown[:100] if unknown.isprintable() else repr(unknown[:100])
+        raise AnswerError(400, f"{name} is not a field of this request", param=name)
+    try:
+        return kind.model_validate(value, context=limits)
+    except (ValidationError, TooLargeError) as error:
+        raise answer_of(error) from None
 
 
 async def _computed(
     request: Request, server: Server, model: ServedModel, asked: TextRequest, given: Any
 ) -> tuple[Read, Ticket, dict[str, str]]:
     """The texts read and computed; a ticket whose answer is there, and headers about it."""
-    texts = _texts(given, model, server)
     how = Asked(asked.input_type, asked.prompt, asked.prompt_name)
     cut = server.settings.truncate if asked.truncate is None else asked.truncate
     began = time.perf_counter()
-    read = await model.read(texts, how, truncate=cut)
+    read = await model.read(given, how, truncate=cut)
     spent = time.perf_counter() - began
     server.metrics.tokenize_seconds.labels(model.name).observe(spent)
     server.metrics.truncated.labels(model.name).inc(read.num_truncated)
-    request.state.log = {"model": model.name, "texts": len(texts), "tokens": read.total}
+    request.state.log = {"model": model.name, "texts": len(given), "tokens": read.total}
     ticket = model.submit([(read, how)], server.settings.timeout)
     await _answered(request, ticket)
     return read, ticket, _timing(ticket, spent, read.num_truncated)
@@ -254,24 +302,6 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _texts(given: Any, model: ServedModel, server: Server) -> list[str]:
-    """The texts of a request, also of one that has token ids."""
-    texts = [each if isinstance(each, str) else model.ids_to_text(each) for each in given]
-    _check_texts(texts, server)
-    return texts
-
-
-def _check_texts(texts: Sequence[str], server: Server) -> None:
-    limit = server.settings.max_texts
-    if len(texts) > limit:
-        raise AnswerError(
-            400, f"{len(texts)} texts, at most {limit} a request; send several", param="input"
-        )
-    empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
-    if empty is not None:
-        raise AnswerError(400, f"input[{empty}] is empty; leave it out", param="input")
-
-
 def _check_dimensions(dimensions: int | None, model: ServedModel) -> None:
     if model.is_sparse:
         raise AnswerError(400, f"{model.name} gives sparse vectors; ask /v1/sparse", param="model")
@@ -283,8 +313,8 @@ def _check_dimensions(dimensions: int | None, model: ServedModel) -> None:
         )
 
 
-def _written(vectors_NE: np.ndarray, how: str) -> Sequence[Any]:
-    if how == "float":
+def _written(vectors_NE: np.ndarray, how: str | None) -> Sequence[Any]:
+    if how != "base64":
         return list(np.ascontiguousarray(vectors_NE, np.float32))
     return [base64.b64encode(each.astype("<f4").tobytes()).decode() for each in vectors_NE]
 

@@ -4,23 +4,43 @@ A request with a field that is not known is refused, as OpenAI does: a misspelt 
 change vectors in silence. Fields beyond OpenAI's: input_type, prompt, prompt_name, truncate.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from polyvec.serve.reading import too_large
 
 Inputs = list[str] | list[list[int]]
 MOST_IDS = 2**31
 
 
-def read_inputs(given: Any) -> Inputs:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may hold, as the context of its validation."""
+
+    texts: int
+    ids: int
+
+
+def read_inputs(given: Any, info: ValidationInfo) -> Inputs:
     """A list of texts or of token ids; of one text or one list of ids a list of one."""
     if isinstance(given, str):
         return [given]
     if isinstance(given, list) and given:
+        if _is_id(given[0]):
+            given = [given]
+        _check_number(given, info)
         if all(isinstance(each, str) for each in given):
             return given
-        if all(_is_id(each) for each in given):
-            return [given]
         if all(isinstance(each, list) and each and all(map(_is_id, each)) for each in given):
             return given
     raise ValueError(
@@ -29,12 +49,26 @@ def read_inputs(given: Any) -> Inputs:
     )
 
 
+def _check_number(given: list[Any], info: ValidationInfo) -> None:
+    """Refuse too many texts or ids before each is looked at."""
+    if not isinstance(info.context, Limits):
+        return
+    most = info.context
+    if len(given) > most.texts:
+        raise ValueError(f"{len(given)} texts, at most {most.texts} a request; send several")
+    ids = sum(len(each) for each in given if isinstance(each, list))
+    if ids > most.ids:
+        raise too_large(ids, most.ids)
+
+
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_IDS
 
 
-TEXT = {"type": "string"}
-IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+# A text holds more than blanks.
+TEXT = {"type": "string", "pattern": r"\S"}
+ID = {"type": "integer", "minimum": 0, "exclusiveMaximum": MOST_IDS}
+IDS = {"type": "array", "minItems": 1, "items": ID}
 Input = Annotated[
     Any,
     BeforeValidator(read_inputs),
@@ -51,7 +85,7 @@ Input = Annotated[
 ]
 Documents = Annotated[
     list[Any],
-    BeforeValidator(lambda given: read_documents(given)),
+    BeforeValidator(lambda given, info: read_documents(given, info)),
     WithJsonSchema(
         {
             "type": "array",
@@ -67,9 +101,10 @@ Documents = Annotated[
 ]
 
 
-def read_documents(given: Any) -> list[str]:
+def read_documents(given: Any, info: ValidationInfo) -> list[str]:
     """Texts; each a string, or an object with "text"."""
     if isinstance(given, list) and given:
+        _check_number(given, info)
         found = [each.get("text") if isinstance(each, dict) else each for each in given]
         texts = [each for each in found if isinstance(each, str)]
         if len(texts) == len(found):
@@ -77,15 +112,22 @@ def read_documents(given: Any) -> list[str]:
     raise ValueError('expected a list of strings, or of objects with "text"')
 
 
+Query = Annotated[str, WithJsonSchema(TEXT)]
+
+
 class Request(BaseModel):
     """Refuses what is not a field, and converts nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+
+class ModelRequest(Request):
+    """A request to a model."""
+
     model: str | None = Field(None, description="default: the server's first model")
 
 
-class TextRequest(Request):
+class TextRequest(ModelRequest):
     """Texts, and how they are read."""
 
     input: Input
@@ -98,12 +140,18 @@ class TextRequest(Request):
         None, description="cut texts that are longer than the model reads, in place of an error"
     )
 
+    @model_validator(mode="after")
+    def _one_prompt(self) -> "TextRequest":
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("prompt and prompt_name exclude one another")
+        return self
+
 
 class EmbeddingRequest(TextRequest):
     """POST /v1/embeddings, OpenAI's."""
 
     dimensions: int | None = Field(None, ge=1, description="keep the first ones, of length 1")
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="default: float")
     user: str | None = None
 
 
@@ -115,10 +163,10 @@ class TokenizeRequest(TextRequest):
     """POST /tokenize."""
 
 
-class RerankRequest(Request):
+class RerankRequest(ModelRequest):
     """POST /v1/rerank, Cohere's and Jina's."""
 
-    query: str
+    query: Query
     documents: Documents
     top_n: int | None = Field(None, ge=1)
     return_documents: bool = False
@@ -129,12 +177,11 @@ class RerankRequest(Request):
 class SearchRequest(Request):
     """POST /v1/search."""
 
-    query: str
+    query: Query
     index: str | None = Field(None, description="default: the server's first index")
-    model: None = None
     top_k: int = Field(10, ge=1, le=1000)
     mode: Literal["dense", "words", "hybrid"] = "dense"
-    filter: str | dict[str, Any] | None = Field(
+    filter: Annotated[str, Field(max_length=10_000)] | dict[str, Any] | None = Field(
         None, description='of the metadata: year >= 2020 and lang = "en"'
     )
     explain: bool = Field(False, description="which component and which words carried each result")

@@ -4,7 +4,8 @@ from importlib import resources
 
 from fastapi import FastAPI, Request, Response
 
-from polyvec.serve.errors import AnswerError
+from polyvec.serve.documents import page
+from polyvec.serve.reading import TextError
 from polyvec.serve.routes import ERRORS, as_json, posting, read_body
 from polyvec.serve.schemas import (
     IndexList,
@@ -14,6 +15,7 @@ from polyvec.serve.schemas import (
 )
 from polyvec.serve.server import Server
 
+MOST_BYTES = 2**20  # of a search
 FILES = {
     "": ("index.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
@@ -38,10 +40,11 @@ def add_search_routes(app: FastAPI, server: Server) -> None:
     @post("/v1/search", SearchRequest, SearchResponse)
     async def search(request: Request) -> Response:
         """Texts of an index, by meaning, by words or by both, with filters of the metadata."""
-        asked = await read_body(request, SearchRequest)
+        asked = await read_body(request, SearchRequest, server, MOST_BYTES)
         index = server.index(asked.index)
         if not asked.query.strip():
-            raise AnswerError(400, "query is empty", param="query")
+            raise TextError(None, "the text is empty", "query")
+        index.check_filter(asked.filter, "filter")
         found = await index.search(
             asked.query,
             top_k=asked.top_k,
@@ -66,7 +69,16 @@ def add_search_routes(app: FastAPI, server: Server) -> None:
     )
     async def texts_map(index: str | None = None, field: str | None = None) -> Response:
         """A part of an index's texts as places in a square, with a field of their metadata."""
-        return as_json(await server.index(index).map(field))
+        found = server.index(index)
+        if field is not None:
+            found.check_filter({field: {"$exists": True}}, "field")
+        return as_json(await found.map(field))
+
+    written = page(app.openapi()).encode()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(written, headers={"content-type": FILES[""][1], **HEADERS})
 
     for path, (name, kind) in FILES.items():
         _add_file(app, f"/{path}", name, kind)
