@@ -146,7 +146,7 @@ def test_tokens_are_those_that_the_model_reads(address, embedder):
 def test_long_texts_are_refused_unless_the_request_says_cut(address, embedder):
     for number, says in (
         (500, "502 tokens, the model reads 64"),
-        (20_000, "100000 characters, 64 tokens are"),
+        (20_000, "100000 characters, at most 64 tokens are"),
     ):
         found = error_of(post(address, {"input": ["a", "word " * number]}))
         assert found["message"].startswith(f"input[1]: {says}")

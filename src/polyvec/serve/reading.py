@@ -53,10 +53,11 @@ def most_characters(max_tokens: int | None, settings: ServerSettings) -> int:
 def check_text(text: str, most: int | None, place: int | None, field: str) -> None:
     """Raises TextError for a text of blanks, or of more than `most` characters."""
     if most is not None and len(text) > most:
+        tokens = most // MOST_CHARACTERS_A_TOKEN
         raise TextError(
             place,
-            f"{len(text)} characters, {most // MOST_CHARACTERS_A_TOKEN} tokens are read; split "
-            "the text, or ask for truncate=true",
+            f"{len(text)} characters, at most {tokens} tokens are read; split the text, or ask "
+            "for truncate=true",
             field,
         )
     if not text.strip():
