@@ -24,14 +24,15 @@ from polyvec.embed.formats.sources import offline_folder
 from polyvec.interfaces import RunOptions
 
 
-def mixed_texts(count: int, seed: int = 0) -> list[str]:
-    """Distinct texts of 8 to 256 words, log-uniform, from the docstrings of this Python."""
-    words = " ".join(record.text for record in standard_library()).split()
+def mixed_texts(count: int, seed: int = 0, words: tuple[int, int] = (8, 256)) -> list[str]:
+    """Distinct texts of so many words, log-uniform, from the docstrings of this Python."""
+    low, high = words
+    found = " ".join(record.text for record in standard_library()).split()
     draw = np.random.default_rng(seed)
-    lengths = np.exp(draw.uniform(np.log(8), np.log(256), count)).astype(int)
-    starts = draw.integers(0, len(words) - 256, count)
+    lengths = np.exp(draw.uniform(np.log(low), np.log(high), count)).astype(int)
+    starts = draw.integers(0, len(found) - 256, count)
     pairs = zip(starts, lengths, strict=True)
-    return [" ".join(words[start : start + length]) for start, length in pairs]
+    return [" ".join(found[start : start + length]) for start, length in pairs]
 
 
 def matmul_rate(model: Embedder, tokens: int = 2048) -> float:

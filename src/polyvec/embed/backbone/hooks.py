@@ -46,6 +46,11 @@ class LayerHook:
         return arguments
 
 
+def unchanged_layers() -> bool:
+    """Whether the forwards of this thread change nothing of what layers read."""
+    return not _changes.get()
+
+
 def install(model: PreTrainedModel) -> None:
     """Give every layer its hook, if it has none from an earlier backbone."""
     for number, layer in enumerate(decoder_layers(model)):

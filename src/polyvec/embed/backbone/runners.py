@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from polyvec.embed.backbone.attention import NAME, AttentionPlan, AttentionSpec
+from polyvec.embed.backbone.fused import Fused, FusedModel
 from polyvec.embed.backbone.hooks import LayerMasks, changing, install, open_buffers
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.backbone.rotary import texts_of
@@ -20,6 +22,11 @@ from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
 
 Needs = frozenset[str]
+OWN = AttentionSpec()
+# Side outputs that the fused layers can give: those that are made of the last states.
+FUSED_NEEDS = frozenset({"lm_head", "generate"})
+FUSED_TOLERANCE = 1e-5  # relative to the largest state
+PROBED_LENGTHS = (9, 9, 4)
 
 
 class Native:
@@ -81,14 +88,39 @@ class Planned(Native):
     def __init__(self, model: PreTrainedModel, pad_id: int, *, packed: bool, offset: int) -> None:
         super().__init__(model, pad_id)
         self.packed, self.offset = packed, offset
+        self.fused = FusedModel()
 
     def of(self, model: PreTrainedModel) -> "Native":
         set_attention(model, NAME)
         return Planned(model, self.pad_id, packed=self.packed, offset=self.offset)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
+        inputs = self.inputs(batch, spec, needs)
         with texts_of(batch.lengths):
-            return call(self.model, needs, **self.inputs(batch, spec, needs))
+            fused = self._fused(inputs["plan"], needs)
+            if fused is not None:
+                return BaseModelOutput(last_hidden_state=fused(**inputs)[None])
+            return call(self.model, needs, **inputs)
+
+    def _fused(self, plan: AttentionPlan, needs: Needs) -> Fused | None:
+        """The fused layers, where they can compute what is asked for."""
+        if torch.is_grad_enabled() or self.model.training:
+            self.fused.drop()  # an optimiser's step may follow
+            return None
+        if plan.runs is None or needs - FUSED_NEEDS:
+            return None
+        return self.fused.of(self.model, self._gives_states)
+
+    def _gives_states(self, fused: Fused) -> bool:
+        """Whether the fused layers give the states of the model itself."""
+        draw = np.random.default_rng(0)
+        rows = self.model.config.vocab_size
+        texts = [draw.integers(min(5, rows - 1), rows, length) for length in PROBED_LENGTHS]
+        inputs = self.inputs(TokenBatch.of_ids(texts), OWN, frozenset())
+        with texts_of(PROBED_LENGTHS):
+            own_TD = call(self.model, frozenset(), **inputs).last_hidden_state[0]
+            error = (fused(**inputs) - own_TD).abs().max()
+        return bool(error <= FUSED_TOLERANCE * own_TD.abs().max().clamp(min=1))
 
     def inputs(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> dict[str, Any]:
         """Arguments of the model's forward. The plan records the windows that layers ask for."""

@@ -1,0 +1,125 @@
+"""One embedder of speed_cpu.py in a process of its own: a question in, a line of figures out.
+
+It imports no more than its library, so a peer may live in another environment.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+RATE_TOKENS = 1024
+
+
+def polyvec(options: argparse.Namespace) -> Any:
+    from polyvec import Embedder
+
+    pooling = {"pooling": options.pooling} if options.pooling else {}
+    return Embedder.from_pretrained(options.model, device="cpu", **pooling)
+
+
+def sentence_transformers(options: argparse.Namespace) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    if options.pooling:
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+        body = Transformer(
+            options.model,
+            # Else the peer puts each text into the tokenizer's chat format.
+            modality_config={
+                "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+            },
+            module_output_name="token_embeddings",
+        )
+        if body.tokenizer.pad_token is None:
+            body.tokenizer.pad_token = body.tokenizer.eos_token
+        parts = [body, Pooling(body.get_embedding_dimension(), options.pooling)]
+        return SentenceTransformer(modules=parts, device="cpu")
+    return SentenceTransformer(options.model, device="cpu")
+
+
+def onnx(options: argparse.Namespace) -> Any:
+    import onnxruntime
+    from sentence_transformers import SentenceTransformer
+
+    session = onnxruntime.SessionOptions()
+    session.intra_op_num_threads = options.threads
+    settings = {"session_options": session, "provider": "CPUExecutionProvider"}
+    return SentenceTransformer(options.model, device="cpu", backend="onnx", model_kwargs=settings)
+
+
+def openvino(options: argparse.Namespace) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    settings = {"ov_config": {"INFERENCE_NUM_THREADS": options.threads}}
+    return SentenceTransformer(
+        options.model, device="cpu", backend="openvino", model_kwargs=settings
+    )
+
+
+LIBRARIES: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "polyvec": polyvec,
+    "sentence-transformers": sentence_transformers,
+    "onnx": onnx,
+    "openvino": openvino,
+}
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall seconds and CPU seconds, of all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def matmul_rate(width: int, inner: int) -> float:
+    """GFLOP a CPU-second of torch's product of these sizes: the best of 10."""
+    x, weight = torch.randn(RATE_TOKENS, width), torch.randn(inner, width)
+    with torch.inference_mode():
+        best = min(timed(lambda: torch.nn.functional.linear(x, weight))[1] for _ in range(10))
+    return 2 * RATE_TOKENS * width * inner / best / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library", choices=LIBRARIES)
+    parser.add_argument("model")
+    parser.add_argument("texts", help="JSON file with lists of texts, by name")
+    parser.add_argument("--pooling")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    with open(options.texts, encoding="utf-8") as file:
+        texts = json.load(file)
+    model = LIBRARIES[options.library](options)
+    model.max_seq_length = texts["max_seq_length"]
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries print, too
+    for line in sys.stdin:
+        asked = json.loads(line)
+        size = {} if asked.get("batch_size") is None else {"batch_size": asked["batch_size"]}
+
+        def encode(given: Any, size: dict[str, int] = size) -> np.ndarray:
+            found: np.ndarray = model.encode(given, show_progress_bar=False, **size)
+            return found
+
+        if asked["do"] == "vectors":
+            answer: Any = encode(texts["checked"]).tolist()
+        elif asked["do"] == "batch":
+            answer = timed(lambda: encode(texts["mixed"]))
+        elif asked["do"] == "queries":
+            answer = [timed(lambda each=each: encode(each)) for each in texts["queries"]]
+        else:
+            answer = matmul_rate(*asked["sizes"])
+        print(json.dumps(answer), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Fused layers give the model's own states, and are not used where they could not."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    BertConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from polyvec.embed.backbone import fused, runners
+from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.inputs.tokens import TokenBatch
+
+SMALL = {
+    "vocab_size": 90, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 64,
+}  # fmt: skip
+GROUPED = {**SMALL, "num_key_value_heads": 2}
+CONFIGS = {
+    "bert": BertConfig(**SMALL),
+    "bert relu": BertConfig(**SMALL, hidden_act="relu"),
+    "bert gelu_new": BertConfig(**SMALL, hidden_act="gelu_new"),
+    "roberta": RobertaConfig(**SMALL),
+    "xlm-r": XLMRobertaConfig(**SMALL),
+    "llama": LlamaConfig(**GROUPED),
+    "llama biased": LlamaConfig(**GROUPED, attention_bias=True, head_dim=16),
+    "llama scaled": LlamaConfig(
+        **GROUPED,
+        rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
+    ),
+    "mistral": MistralConfig(**GROUPED, sliding_window=None),
+    "qwen2": Qwen2Config(**GROUPED),
+}
+UNSUITED = {
+    "bert silent activation": BertConfig(**SMALL, hidden_act="mish"),
+    "mistral with windows": MistralConfig(**GROUPED, sliding_window=3),
+}
+
+
+@pytest.fixture(autouse=True)
+def with_onednn() -> None:
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("oneDNN's layouts are used on x86 processors with AVX2 only")
+
+
+def made(config: object, **options: object) -> Backbone:
+    torch.manual_seed(0)
+    model = AutoModel.from_config(copy.deepcopy(config)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bias" in name:  # zeros would hide a lost bias
+                parameter.normal_()
+    return Backbone(model, **options)
+
+
+def texts(*lengths: int) -> TokenBatch:
+    draw = np.random.default_rng(1)
+    return TokenBatch.of_ids([draw.integers(5, 90, length) for length in lengths])
+
+
+def states(backbone: Backbone, batch: TokenBatch) -> torch.Tensor:
+    with torch.no_grad():
+        found = backbone(batch)
+    return found.last_BTD[found.attention_mask_BT]
+
+
+def layers_of(backbone: Backbone) -> object:
+    made = backbone.runner.fused._made
+    return None if made is None else made[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        *((name, "native") for name in CONFIGS),
+        ("bert", "causal"),
+        ("llama", "bidirectional"),
+        ("llama scaled", "last-1"),
+    ],
+)
+def test_fused_layers_give_the_models_states(name, attention, monkeypatch):
+    backbone = made(CONFIGS[name], attention=attention)
+    batch = texts(11, 7, 7, 3, 1)
+    found = states(backbone, batch)
+    assert layers_of(backbone) is not None
+    monkeypatch.setattr(fused, "_may_be_fused", lambda model: False)
+    torch.testing.assert_close(found, states(backbone, batch), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", UNSUITED)
+def test_other_models_run_their_own_layers(name):
+    backbone = made(UNSUITED[name])
+    states(backbone, texts(5, 3))
+    assert layers_of(backbone) is None
+
+
+def test_layers_that_give_other_states_are_not_used(monkeypatch):
+    monkeypatch.setitem(fused.ACTIVATIONS, "gelu", ("relu", ""))
+    backbone = made(CONFIGS["bert"])
+    states(backbone, texts(5, 3))
+    assert layers_of(backbone) is None
+
+
+def edited(backbone: Backbone) -> None:
+    weight = backbone.model.encoder.layer[1].output.dense.weight
+    with torch.no_grad():
+        weight.mul_(2)
+
+
+def edited_past_the_counter(backbone: Backbone) -> None:
+    backbone.model.encoder.layer[0].intermediate.dense.weight.data *= 20
+
+
+def replaced(backbone: Backbone) -> None:
+    torch.manual_seed(1)
+    backbone.model.encoder.layer[0].intermediate.dense = nn.Linear(32, 48)
+
+
+def hooked(backbone: Backbone) -> None:
+    backbone.model.encoder.layer[0].register_forward_hook(lambda module, args, out: out * 2)
+
+
+@pytest.mark.parametrize("change", [edited, edited_past_the_counter, replaced, hooked])
+def test_changed_weights_are_seen(change, monkeypatch):
+    backbone = made(CONFIGS["bert"])
+    batch = texts(6, 4)
+    before = states(backbone, batch)
+    change(backbone)
+    after = states(backbone, batch)
+    assert (after - before).abs().max() > 1e-3
+    monkeypatch.setattr(fused, "_may_be_fused", lambda model: False)
+    torch.testing.assert_close(after, states(backbone, batch), atol=2e-5, rtol=1e-5)
+
+
+def test_gradients_and_all_layers_come_from_the_model():
+    backbone = made(CONFIGS["bert"])
+    assert backbone(texts(4)).last_BTD.requires_grad
+    with torch.no_grad():
+        assert len(backbone(texts(4), needs=frozenset({"all_layers"})).all_layers) == 3
+    assert backbone.runner.fused._made is None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_make_their_own_layers(copied):
+    backbone = made(CONFIGS["llama"])
+    batch = texts(6, 4)
+    before = states(backbone, batch)
+    other = copied(backbone)
+    with torch.no_grad():
+        backbone.model.layers[0].mlp.up_proj.weight.zero_()
+    torch.testing.assert_close(states(other, batch), before)
+
+
+def test_a_batch_is_one_product_a_layer_and_kind(monkeypatch):
+    """What speed rests on, counted: products, their rows, and calls of attention."""
+    backbone = made(CONFIGS["bert"])
+    batch = texts(9, 9, 4, 2)
+    states(backbone, batch)
+    rows: list[int] = []
+    own, other = fused.Linear.__call__, fused.Linear.with_other
+    monkeypatch.setattr(
+        fused.Linear, "__call__", lambda self, x, *rest: rows.append(len(x)) or own(self, x, *rest)
+    )
+    monkeypatch.setattr(
+        fused.Linear,
+        "with_other",
+        lambda self, name, x, y: rows.append(len(x)) or other(self, name, x, y),
+    )
+    monkeypatch.setattr(runners, "call", lambda *args, **inputs: pytest.fail("not fused"))
+    states(backbone, batch)
+    assert rows == [9 + 9 + 4 + 2] * 4 * 2  # no padding; 4 products in each of 2 layers
