@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    with open(options.texts, encoding="utf-8") as file:
-        texts = json.load(file)
+    texts = json.loads(Path(options.texts).read_text(encoding="utf-8"))
     model = LIBRARIES[options.library](options)
     model.max_seq_length = texts["max_seq_length"]
     out, sys.stdout = sys.stdout, sys.stderr  # libraries print, too

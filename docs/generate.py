@@ -17,6 +17,7 @@ import inversion_tables
 import scale_tables
 import search_tables
 import services_tables
+import speed_tables
 import synthesis_tables
 import text_compression_tables
 
@@ -557,6 +558,11 @@ PARTS = {
         "plan": scale_tables.plan_table,
         "rates": scale_tables.figures_table,
         "predicted": scale_tables.predicted_table,
+    },
+    ROOT / "docs" / "speed.md": {
+        "batches": speed_tables.batches_table,
+        "queries": speed_tables.queries_table,
+        "start": speed_tables.start_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
     ROOT / "docs" / "serving.md": {"apis": services_tables.apis_table},

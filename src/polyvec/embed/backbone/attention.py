@@ -10,6 +10,7 @@ B texts, T tokens of the longest or, packed, of all, H heads, D size of a head.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -230,14 +231,16 @@ def plan_attention(
     states = []
     # Split at once: the backward pass of a slice for each run would write the whole tensor
     # each time, which made training on a GPU 20 times as slow as encoding.
-    sizes = [count * length for count, length in plan.runs]
-    parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    parts: Iterable[Sequence[Tensor]] = [(query[0], key[0], value[0])]
+    if len(plan.runs) > 1:
+        sizes = [count * length for count, length in plan.runs]
+        parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
     for run, ((count, length), found) in enumerate(zip(plan.runs, parts, strict=True)):
         q, k, v = (_unpack(x, count, length) for x in found)
         mask = plan.mask(mode, sliding_window, run, query.device)
         out, _ = attend(q, k, v, mask, mode == "causal" and length > 1, **options)
         states.append(out.transpose(1, 2).reshape(1, count * length, *out.shape[1::2]))
-    return torch.cat(states, dim=1), None
+    return states[0] if len(states) == 1 else torch.cat(states, dim=1), None
 
 
 def attend(

@@ -50,7 +50,7 @@ class Linear:
 
     def __call__(self, x_TD: Tensor, activation: Activation = ("none", "")) -> Tensor:
         name, variant = activation
-        args = (x_TD, self.weight, self.bias, name, [], variant)
+        args: tuple[Any, ...] = (x_TD, self.weight, self.bias, name, [], variant)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(*args)
         return out
 

@@ -147,9 +147,10 @@ class Planned(Native):
         flat_TD = state.reshape(-1, state.shape[-1])
         if len(flat_TD) != len(batch.ids_T):
             return super().to_padded(state, batch)
+        shape = len(batch.lengths), max(batch.lengths)
+        if len(flat_TD) == shape[0] * shape[1]:
+            return flat_TD.view(*shape, -1)
         attention_mask_BT = attention_mask(batch, state.device)
-        if bool(attention_mask_BT.all()):
-            return flat_TD.view(*attention_mask_BT.shape, -1)
         out = flat_TD.new_zeros(*attention_mask_BT.shape, flat_TD.shape[-1])
         out[attention_mask_BT] = flat_TD
         return out
@@ -235,6 +236,8 @@ def padded_types(batch: TokenBatch, attention_mask_BT: Tensor) -> dict[str, Tens
 def flags(values_T: np.ndarray, attention_mask_BT: Tensor) -> Tensor:
     """A value of each token as [B, T], zero where there is padding."""
     values = torch.from_numpy(values_T).to(attention_mask_BT.device)
+    if values.numel() == attention_mask_BT.numel():
+        return values.view_as(attention_mask_BT)
     return torch.zeros_like(attention_mask_BT, dtype=values.dtype).masked_scatter(
         attention_mask_BT, values
     )

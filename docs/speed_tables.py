@@ -1,0 +1,103 @@
+"""Tables of docs/speed.md, from docs/results/encode-cpu.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results" / "encode-cpu.json"
+MODELS = {
+    "minilm": "all-MiniLM-L6-v2",
+    "nano-lm": "nano-lm (decoder, 3.9M)",
+    "smollm2": "SmolLM2-135M (decoder)",
+}
+LIBRARIES = {
+    "onnx": "sentence-transformers, ONNX Runtime",
+    "openvino": "sentence-transformers, OpenVINO",
+}
+MISSING = "Not measured."
+
+
+def batches_table() -> str:
+    """Mixed texts: CPU-seconds of every library, and how many times as fast polyvec is."""
+    lines = [
+        "| model | library | batch | texts a CPU-second | polyvec is faster by "
+        "| by wall time | of the matrix-product rate |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for task, found in _results():
+        ours = found["batches"][0]
+        for row in found["batches"]:
+            faster = [f"{row[unit] / ours[unit]:.2f}" for unit in ("cpu_s", "wall_s")]
+            faster = ["", ""] if row is ours else faster
+            size = row["batch_size"] or "by tokens"
+            lines.append(
+                f"| {_name(task)} | {_library(row['library'])} | {size} "
+                f"| {row['texts_per_cpu_s']:.1f} | {' | '.join(faster)} "
+                f"| {100 * row['of_matmul_rate']:.0f} % |"
+            )
+    return "\n".join([*lines, "", *_conditions()]) if len(lines) > 2 else MISSING
+
+
+def queries_table() -> str:
+    """One short query at a time: milliseconds of CPU and of wall time."""
+    lines = [
+        "| model | library | CPU p50 | CPU p99 | wall p50 | wall p99 "
+        "| polyvec is faster by (CPU p50, p99) |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    names = ("cpu_p50_ms", "cpu_p99_ms", "wall_p50_ms", "wall_p99_ms")
+    for task, found in _results():
+        ours = found["single"]["polyvec"]
+        for library, row in found["single"].items():
+            cells = " | ".join(f"{row[name]:.1f} ms" for name in names)
+            faster = ", ".join(f"{row[name] / ours[name]:.2f}" for name in names[:2])
+            lines.append(
+                f"| {_name(task)} | {_library(library)} | {cells} "
+                f"| {'' if row is ours else faster} |"
+            )
+    return "\n".join(lines) if len(lines) > 2 else MISSING
+
+
+def start_table() -> str:
+    """CPU-seconds of one process that embeds one text, and of the imports alone."""
+    found = {key: value for key, value in _all().items() if key.startswith("start-")}
+    if not found:
+        return MISSING
+    lines = ["| process | CPU-seconds |", "| --- | ---: |"]
+    (each,) = found.values()
+    spent = each["cpu_s"]
+    lines += [f"| {name} | {seconds:.2f} |" for name, seconds in spent.items()]
+    share = spent["polyvec"] / spent["sentence-transformers"]
+    return "\n".join(
+        [*lines, "", f"polyvec costs {share:.2f} of sentence-transformers; {each['processor']}, "
+         f"medians of {each['rounds']} runs."]
+    )  # fmt: skip
+
+
+def _all() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    return found
+
+
+def _results() -> list[tuple[str, dict[str, Any]]]:
+    return [(key, value) for key, value in _all().items() if "batches" in value]
+
+
+def _name(key: str) -> str:
+    task, _, threads = key.rpartition("-")
+    return f"{MODELS[task]}, {threads} thread{'s' if threads != '1' else ''}"
+
+
+def _library(name: str) -> str:
+    return LIBRARIES.get(name, name)
+
+
+def _conditions() -> list[str]:
+    """What was measured, a line for each model."""
+    return [
+        f"{_name(key)}: {found['texts']} texts, {found['tokens']:,} tokens, {found['rounds']} "
+        f"rounds; vectors differ by at most {max(found['differences'].values()):.0e} of the "
+        f"largest number; matrix products: {found['matmul_gflop_per_cpu_s']:.0f} GFLOP a "
+        f"CPU-second; {found['processor']}.  "
+        for key, found in _results()
+    ]
