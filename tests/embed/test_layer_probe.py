@@ -23,7 +23,7 @@ def test_each_depth_equals_a_model_of_so_many_layers(pooling):
     assert found.shape == (3, 6, 192)
     for depth in (1, 4, 6):
         cut = compose(dataclasses.replace(settings, num_layers=depth)).encode(TEXTS)
-        np.testing.assert_allclose(found[:, depth - 1], cut, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(found[:, depth - 1], cut, atol=1e-5)
 
 
 def test_gpt2s_final_norm_has_another_name():
@@ -38,7 +38,7 @@ def check_depths(settings):
     found = depth_vectors(compose(settings), TEXTS)
     for depth in range(1, found.shape[1] + 1):
         cut = compose(dataclasses.replace(settings, num_layers=depth)).encode(TEXTS)
-        np.testing.assert_allclose(found[:, depth - 1], cut, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(found[:, depth - 1], cut, atol=1e-5)
 
 
 def test_templates_are_kept():

@@ -69,7 +69,7 @@ def texts(*lengths: int) -> TokenBatch:
 
 
 def states(backbone: Backbone, batch: TokenBatch) -> torch.Tensor:
-    with torch.no_grad():
+    with torch.inference_mode():
         found = backbone(batch)
     return found.last_BTD[found.attention_mask_BT]
 
@@ -142,12 +142,28 @@ def test_changed_weights_are_seen(change, monkeypatch):
     torch.testing.assert_close(after, states(backbone, batch), atol=2e-5, rtol=1e-5)
 
 
-def test_gradients_and_all_layers_come_from_the_model():
+def test_gradients_come_from_the_model():
     backbone = made(CONFIGS["bert"])
     assert backbone(texts(4)).last_BTD.requires_grad
     with torch.no_grad():
-        assert len(backbone(texts(4), needs=frozenset({"all_layers"})).all_layers) == 3
-    assert backbone.runner.fused._made is None
+        backbone(texts(4))
+    assert layers_of(backbone) is None
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_all_layers_are_the_models(name, monkeypatch):
+    backbone = made(CONFIGS[name])
+    batch = texts(6, 4)
+
+    def layers() -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.stack(backbone(batch, needs=frozenset({"all_layers"})).all_layers)
+
+    found = layers()
+    assert len(found) == 3
+    assert layers_of(backbone) is not None
+    monkeypatch.setattr(fused, "_may_be_fused", lambda model: False)
+    torch.testing.assert_close(found, layers(), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from polyvec.embed.backbone import precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.fused import FusedModel
 from polyvec.embed.backbone.heads import has_own_head, head_modules, own_logits
 from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.prepending import TokenPrepending
@@ -77,6 +78,8 @@ class Backbone(nn.Module):
         else:  # a model without weights
             self.runner, self.layout_reason = runners.Native(model, pad_id), "not measured"
             self.verdict = None
+        if isinstance(self.runner, runners.Planned):
+            self.runner.fused = FusedModel()
 
     def prepare(self, needs: frozenset[str]) -> None:
         """Set the model up for a pooling's side outputs, once, before it computes batches.
@@ -179,7 +182,9 @@ class Backbone(nn.Module):
             )
         with contextlib.ExitStack() as stack:
             if self.prepending is not None:
-                stack.enter_context(changing(self.model, self.prepending.change(batch)))
+                change = self.prepending.change(batch)
+                if self.prepending.start < self.prepending.stop:
+                    stack.enter_context(changing(self.model, change))
             out = self.runner.run(batch, attention or self.spec, needs)
         return self._states(batch, out, needs, attention)
 

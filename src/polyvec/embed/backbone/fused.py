@@ -1,6 +1,6 @@
 """Float32 layers on the CPU in fewer and faster steps: oneDNN, with weights in its own layout.
 
-BERT's family and Llama's, packed, without gradients. Query, key and value are one matrix product,
+BERT's family and Llama's, packed, in inference mode. Query, key and value are one matrix product,
 and activations, products and residual sums are computed in the products that they follow. On
 a processor with AVX-512, oneDNN's products are a tenth faster than MKL's for many tokens and
 half as fast again for a query's.
@@ -106,11 +106,13 @@ class Bert:
         self.model = model
         self.layers = [BertLayer(each, activation) for each in model.encoder.layer]
 
-    def __call__(self, plan: AttentionPlan, **inputs: Tensor) -> Tensor:
+    def states(self, plan: AttentionPlan, **inputs: Tensor) -> Iterator[Tensor]:
+        """The embeddings and the states after each layer, [T, D]."""
         x_TD: Tensor = self.model.embeddings(**inputs)[0]
+        yield x_TD
         for layer in self.layers:
             x_TD = layer(x_TD, plan)
-        return x_TD
+            yield x_TD
 
 
 class LlamaLayer:
@@ -164,15 +166,18 @@ class Llama:
         self.model = model
         self.layers = [LlamaLayer(each, activation) for each in model.layers]
 
-    def __call__(self, plan: AttentionPlan, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def states(
+        self, plan: AttentionPlan, input_ids: Tensor, position_ids: Tensor
+    ) -> Iterator[Tensor]:
+        """The embeddings and the states after each layer, [T, D]; the last are normalised."""
         x_TD: Tensor = self.model.embed_tokens(input_ids)[0]
         cos, sin = self.model.rotary_emb(x_TD[None], position_ids=position_ids)
         half = cos.shape[-1] // 2
         turns_T1S = torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
         for layer in self.layers:
+            yield x_TD
             x_TD = layer(x_TD, turns_T1S, plan)
-        out: Tensor = self.model.norm(x_TD)
-        return out
+        yield self.model.norm(x_TD)
 
 
 Fused = Bert | Llama
@@ -224,7 +229,8 @@ def _may_be_fused(model: PreTrainedModel) -> bool:
     """What is quick to see at each batch."""
     return (
         type(model).__name__ in FAMILIES
-        and not torch.is_grad_enabled()
+        # Not in passes without gradients of a training step, whose weights are new each time.
+        and torch.is_inference_mode_enabled()
         and not model.training
         and model.device.type == "cpu"
         and model.dtype == torch.float32

@@ -5,6 +5,8 @@ B texts, T tokens of the longest or, packed, of all, D state size.
 
 import contextlib
 import inspect
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,8 @@ from polyvec.errors import ModelError
 
 Needs = frozenset[str]
 OWN = AttentionSpec()
-# Side outputs that the fused layers can give: those that are made of the last states.
-FUSED_NEEDS = frozenset({"lm_head", "generate"})
+# Side outputs that the fused layers can give: those that are made of states.
+FUSED_NEEDS = frozenset({"all_layers", "lm_head", "generate"})
 FUSED_TOLERANCE = 1e-5  # relative to the largest state
 PROBED_LENGTHS = (9, 9, 4)
 
@@ -88,7 +90,7 @@ class Planned(Native):
     def __init__(self, model: PreTrainedModel, pad_id: int, *, packed: bool, offset: int) -> None:
         super().__init__(model, pad_id)
         self.packed, self.offset = packed, offset
-        self.fused = FusedModel()
+        self.fused: FusedModel | None = None  # not while the probes look at the model itself
 
     def of(self, model: PreTrainedModel) -> "Native":
         set_attention(model, NAME)
@@ -99,11 +101,13 @@ class Planned(Native):
         with texts_of(batch.lengths):
             fused = self._fused(inputs["plan"], needs)
             if fused is not None:
-                return BaseModelOutput(last_hidden_state=fused(**inputs)[None])
+                return _output(fused.states(**inputs), needs)
             return call(self.model, needs, **inputs)
 
     def _fused(self, plan: AttentionPlan, needs: Needs) -> Fused | None:
         """The fused layers, where they can compute what is asked for."""
+        if self.fused is None:
+            return None
         if torch.is_grad_enabled() or self.model.training:
             self.fused.drop()  # an optimiser's step may follow
             return None
@@ -119,7 +123,8 @@ class Planned(Native):
         inputs = self.inputs(TokenBatch.of_ids(texts), OWN, frozenset())
         with texts_of(PROBED_LENGTHS):
             own_TD = call(self.model, frozenset(), **inputs).last_hidden_state[0]
-            error = (fused(**inputs) - own_TD).abs().max()
+            *_, last_TD = fused.states(**inputs)
+            error = (last_TD - own_TD).abs().max()
         return bool(error <= FUSED_TOLERANCE * own_TD.abs().max().clamp(min=1))
 
     def inputs(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> dict[str, Any]:
@@ -204,6 +209,15 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
     if "all_layers" in needs:
         inputs["output_hidden_states"] = True
     return body(**inputs)
+
+
+def _output(states: Iterable[Tensor], needs: Needs) -> BaseModelOutput:
+    """The output of a model with these states, [T, D] each, of the embeddings and every layer."""
+    if "all_layers" not in needs:
+        states = deque(states, maxlen=1)  # memory of the others is free at once
+    found = [state_TD[None] for state_TD in states]
+    layers = tuple(found) if "all_layers" in needs else None
+    return BaseModelOutput(last_hidden_state=found[-1], hidden_states=layers)
 
 
 def set_attention(model: PreTrainedModel, name: str) -> bool:
