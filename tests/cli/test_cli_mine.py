@@ -12,7 +12,7 @@ WORDS = ["sea", "river", "stone", "bird", "tree", "cloud", "fire", "bread"]
 @pytest.fixture
 def pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    lines = [{"anchor": f"a {word}", "positive": f"the {word} is a {word}"} for word in WORDS]
+    lines = [{"anchor": f"{word} here", "positive": f"here is the {word}"} for word in WORDS]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -49,7 +49,7 @@ def test_rows_are_what_training_reads(run, pairs, tiny_bert, tmp_path):
     assert done.status == 0, done.err
     assert done.err == f"{out}: 8 rows\n"
     rows = training_rows({"path": str(out)})
-    assert [row.query for row in rows] == [f"a {word}" for word in WORDS]
+    assert [row.query for row in rows] == [f"{word} here" for word in WORDS]
     assert all(len(row.negatives) == 2 and len(row.teacher_scores) == 3 for row in rows)
     table = dict(line.split("\t", 1) for line in done.out.splitlines())
     assert table["queries"] == "8" and table["negatives"] == "16"
