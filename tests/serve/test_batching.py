@@ -64,23 +64,59 @@ def test_results_come_back_in_the_order_of_the_request(model):
     assert all(sum(map(int, batch)) <= 5 for _, batch in model.batches)
 
 
-def test_short_texts_go_before_a_long_one_until_it_has_waited(model):
+def test_short_requests_go_before_a_long_one_until_it_has_waited(model):
+    """It has 9 s of work, they 4 s: it lets go first what comes within 2 * 5 s."""
+
     async def scenario(waited):
         clock = Clock()
-        queue = batcher(model, clock, max_batch_tokens=10, max_wait=0.5)
+        queue = batcher(model, clock, max_batch_tokens=10, batch_time=100, patience=2)
+        queue.rate = 1.0
         running = submit(queue, 1)
         await entered(model)
         long = submit(queue, 9)
-        shorts = [submit(queue, 4) for _ in range(2)]
         clock.now += waited
+        shorts = [submit(queue, 4) for _ in range(2)]
         model.go.set()
         await asyncio.gather(running.answer, long.answer, *(each.answer for each in shorts))
 
-    asyncio.run(scenario(0.1))
+    asyncio.run(scenario(9))
     assert [batch for _, batch in model.batches] == [["1"], ["4", "4"], ["9"]]
     model.__init__()
-    asyncio.run(scenario(0.6))
+    asyncio.run(scenario(11))
     assert [batch for _, batch in model.batches] == [["1"], ["9"], ["4", "4"]]
+
+
+def test_what_counts_is_the_work_of_a_request_not_of_its_texts(model):
+    async def scenario():
+        clock = Clock()
+        queue = batcher(model, clock, max_batch_tokens=6, batch_time=100)
+        queue.rate = 1.0
+        running = submit(queue, 1)
+        await entered(model)
+        clock.now += 1
+        several, one = submit(queue, 3, 3, 3), submit(queue, 5)
+        model.go.set()
+        await asyncio.gather(running.answer, several.answer, one.answer)
+
+    asyncio.run(scenario())
+    assert [batch for _, batch in model.batches] == [["1"], ["5"], ["3", "3"], ["3"]]
+
+
+def test_a_batch_takes_about_so_long():
+    async def scenario():
+        clock, batches = Clock(), []
+
+        def twenty_a_second(key, payloads):
+            batches.append(payloads)
+            clock.now += sum(map(int, payloads)) / 20
+            return list(payloads)
+
+        queue = batcher(twenty_a_second, clock, batch_time=0.5)
+        queue.rate = 20.0
+        await submit(queue, 4, 4, 4, 40).answer
+        return batches
+
+    assert asyncio.run(scenario()) == [["4", "4"], ["4"], ["40"]]
 
 
 def test_texts_of_different_prompts_never_share_a_batch(model):
@@ -121,6 +157,8 @@ def test_what_would_come_too_late_is_refused_at_once(model):
         with pytest.raises(OverloadedError, match="longer than 5 s") as error:
             submit(queue, 20, timeout=5)
         assert error.value.seconds == pytest.approx(4)
+        with pytest.raises(TooLargeError, match="60 tokens, which alone would take longer than 5"):
+            submit(queue, 60, timeout=5)
         accepted = submit(queue, 20, timeout=7)
         model.go.set()
         await asyncio.gather(running.answer, accepted.answer)
@@ -143,6 +181,24 @@ def test_what_was_not_answered_in_time_leaves_the_queue(model):
 
     asyncio.run(scenario())
     assert len(model.batches) == 1
+
+
+def test_what_cannot_be_computed_in_time_is_not_begun(model):
+    async def scenario():
+        clock = Clock()
+        queue = batcher(model, clock, batch_time=100)
+        queue.rate = 1.0
+        running = submit(queue, 1)
+        await entered(model)
+        late, soon = submit(queue, 5, timeout=7), submit(queue, 3, timeout=9)
+        clock.now += 3
+        model.go.set()
+        await asyncio.gather(running.answer, soon.answer)
+        with pytest.raises(OverloadedError, match="not answered in 3"):
+            await late.answer
+
+    asyncio.run(scenario())
+    assert [batch for _, batch in model.batches] == [["1"], ["3"]]
 
 
 def test_texts_of_a_client_that_hung_up_are_not_computed(model):
@@ -193,10 +249,27 @@ def test_the_rate_is_learned_from_full_batches(model):
     asyncio.run(scenario())
 
 
+def test_a_small_batch_tells_only_that_the_rate_is_higher(model):
+    async def scenario(seconds):
+        clock = Clock()
+
+        def slow(key, payloads):
+            clock.now += seconds
+            return payloads
+
+        queue = batcher(slow, clock, max_batch_tokens=100, batch_time=100)
+        queue.rate = 10.0
+        await submit(queue, 5).answer
+        return queue.rate
+
+    assert asyncio.run(scenario(5)) == 10
+    assert asyncio.run(scenario(0.1)) == pytest.approx(10 + 0.2 * 40)
+
+
 def test_hundreds_of_requests_in_any_order_are_answered_once(model):
     async def scenario():
         model.go.set()
-        queue = batcher(model, max_batch_tokens=37, clock=None, max_wait=0.0)
+        queue = batcher(model, max_batch_tokens=37, clock=None, patience=0)
         tickets = [submit(queue, *(1 + (i * j) % 30 for j in range(1, 4))) for i in range(200)]
         answers = await asyncio.gather(*(each.answer for each in tickets))
         for i, answer in enumerate(answers):

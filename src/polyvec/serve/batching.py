@@ -1,10 +1,10 @@
 """Texts of many requests in one pass: a queue that is cut into batches by tokens.
 
 A request is admitted or refused as a whole, by the tokens that wait before it. A batch is formed
-when the model is free, never waited for: the shortest texts of a window of the queue, unless its
-oldest text has waited for `max_wait`; then that one, with those of about its length. So a long text
-neither stalls short ones nor starves. Requests that have ended (the client hung up, the time is
-over) leave the queue.
+when the model is free, never waited for, and holds what takes about `batch_time`, so that nobody
+waits for long until it is over. Short requests go first: a request goes before those that arrived
+within `patience` times the difference of their work. So a long one neither stalls short ones nor
+starves. Requests that have ended (the client hung up, the time is over) leave the queue.
 """
 
 import asyncio
@@ -84,6 +84,7 @@ class Batcher:
     clock: Callable[[], float] = time.monotonic
     rate: float | None = None  # tokens a second, once it was measured
     queue: list[Item] = field(default_factory=list)
+    waiting_tokens: int = 0
     running_tokens: int = 0
     _work: "asyncio.Task[None] | None" = None
 
@@ -93,7 +94,13 @@ class Batcher:
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait or are computed now."""
-        return self.running_tokens + sum(each.tokens for each in self.queue)
+        return self.running_tokens + self.waiting_tokens
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch: what takes `batch_time`, once the rate is known."""
+        most = self.settings.max_batch_tokens
+        return most if self.rate is None else min(most, int(self.rate * self.settings.batch_time))
 
     def submit(
         self, payloads: Sequence[Any], tokens: Sequence[int], keys: Sequence[Any], timeout: float
@@ -103,7 +110,7 @@ class Batcher:
         keys: of each text; those of a batch are equal.
 
         Raises OverloadedError if they do not fit into the queue now or would not be answered in
-        `timeout` seconds, TooLargeError if they never would.
+        `timeout` seconds, TooLargeError if they would not with nothing before them either.
         """
         total, waiting = sum(tokens), self.queued_tokens
         limit = self.settings.max_queued_tokens
@@ -114,6 +121,11 @@ class Batcher:
                 f"Requested {total} tokens, max {most} tokens per request"
                 + (f" (what is computed in {timeout:g} s)" if most < limit else "")
                 + "; send fewer texts"
+            )
+        if self._seconds(total) > timeout:
+            raise TooLargeError(
+                f"the request has {total} tokens, which alone would take longer than {timeout:g} "
+                "s; send fewer"
             )
         wait = self._seconds(waiting)
         if waiting + total > limit:
@@ -135,6 +147,7 @@ class Batcher:
             Item(ticket, place, payload, count, key)
             for place, (payload, count, key) in enumerate(zip(payloads, tokens, keys, strict=True))
         ]
+        self.waiting_tokens += total
         if self._work is None or self._work.done():
             self._work = loop.create_task(self._until_empty())
         return ticket
@@ -167,37 +180,49 @@ class Batcher:
 
     def _next(self) -> list[Item]:
         """The next batch, taken from the queue; what has ended is dropped."""
-        now = self.clock()
-        for item in self.queue:
-            if not item.ticket.ended and now > item.ticket.deadline:
-                waited = now - item.ticket.arrived
-                item.ticket.answer.set_exception(
-                    OverloadedError(
-                        f"not answered in {waited:.1f} s; try later",
-                        max(1.0, self._seconds(self.queued_tokens)),
-                    )
-                )
-        self.queue = [item for item in self.queue if not item.ticket.ended]
+        self._drop_ended()
         if not self.queue:
             return []
-        oldest = self.queue[0]
-        window = [item for item in self.queue[:WINDOW] if item.key == oldest.key]
-        if now - oldest.ticket.arrived >= self.settings.max_wait:
-            window.sort(key=lambda item: abs(item.tokens - oldest.tokens))
-            window.remove(oldest)
-            window.insert(0, oldest)
-        else:
-            window.sort(key=lambda item: item.tokens)
-        chosen: list[Item] = []
-        total = 0
+        window = self.queue[:WINDOW]
+        work: dict[Ticket, int] = {}
         for item in window:
-            if chosen and total + item.tokens > self.settings.max_batch_tokens:
+            work[item.ticket] = work.get(item.ticket, 0) + item.tokens
+        rank = {
+            ticket: ticket.arrived + self.settings.patience * self._seconds(tokens)
+            for ticket, tokens in work.items()
+        }
+        window.sort(key=lambda item: rank[item.ticket])
+        chosen: list[Item] = []
+        total, most = 0, self.batch_tokens
+        for item in window:
+            if item.key != window[0].key:
+                continue
+            if chosen and total + item.tokens > most:
                 break
             chosen.append(item)
             total += item.tokens
         taken = set(map(id, chosen))
         self.queue = [item for item in self.queue if id(item) not in taken]
+        self.waiting_tokens -= total
         return chosen
+
+    def _drop_ended(self) -> None:
+        """Takes out what nobody waits for, and what will not be there in time."""
+        now = self.clock()
+        work: dict[Ticket, int] = {}
+        for item in self.queue:
+            work[item.ticket] = work.get(item.ticket, 0) + item.tokens
+        for ticket, tokens in work.items():
+            # Its own work counts: computed, and then late, it would have been for nothing.
+            if not ticket.ended and now + self._seconds(tokens) > ticket.deadline:
+                ticket.answer.set_exception(
+                    OverloadedError(
+                        f"not answered in {now - ticket.arrived:.1f} s; try later",
+                        max(1.0, self._seconds(self.queued_tokens)),
+                    )
+                )
+        self.queue = [item for item in self.queue if not item.ticket.ended]
+        self.waiting_tokens = sum(item.tokens for item in self.queue)
 
     def _computed(self, batch: Sequence[Item]) -> None:
         """In the model's thread: results, or the error, in place of the payloads.
@@ -237,10 +262,10 @@ class Batcher:
         return tokens / self.rate if self.rate else 0.0
 
     def _learn(self, tokens: int, seconds: float) -> None:
-        # A batch of a few tokens says little of the rate of full ones.
-        if tokens < self.settings.max_batch_tokens // 4 and self.rate is not None:
-            return
         found = tokens / max(seconds, 1e-6)
+        # A batch of a few tokens is slow for its size, and says how fast full ones are at least.
+        if self.rate is not None and tokens < self.batch_tokens / 4 and found < self.rate:
+            return
         self.rate = found if self.rate is None else self.rate + SMOOTHING * (found - self.rate)
 
 

@@ -101,15 +101,19 @@ class ServedModel:
         return self.embedder.max_seq_length
 
     async def warm_up(self) -> None:
-        """Compute one full batch, so that the rate is known and later requests find it quick."""
+        """Compute a full batch, so that later requests find the model quick, then one that takes
+        about `batch_time`: the first is slow, and its rate is forgotten."""
         most = min(self.settings.max_batch_tokens, self.settings.max_queued_tokens)
         try:
             text = await self.read([WARM_UP], Asked(), truncate=True)
         except TooLargeError:
             return  # the server takes less than this text, and the first request is the first
-        copies = most // text.total
-        read = Read(text.payloads * copies, text.tokens * copies, text.truncated * copies)
-        await self.submit([(read, Asked())], timeout=float("inf")).answer
+        for _ in range(2):
+            copies = max(1, most // text.total)
+            self.batcher.rate = None
+            read = Read(text.payloads * copies, text.tokens * copies, text.truncated * copies)
+            await self.submit([(read, Asked())], timeout=float("inf")).answer
+            most = self.batcher.batch_tokens
 
     async def read(
         self, given: Sequence[Given], asked: Asked, *, truncate: bool, field: str = "input"
@@ -209,9 +213,11 @@ class ServedModel:
         )
 
     def _run(self, asked: Asked, payloads: list[Any]) -> Sequence[Any]:
-        options = RunOptions(
-            batch_tokens=self.settings.max_batch_tokens, show_progress_bar=False, truncate="silent"
-        )
+        most = self.settings.max_batch_tokens
+        # Short texts are not padded to a long one that happened to come with them.
+        if isinstance(self.embedder, EncodeMethods) and self.embedder.backbone.layout != "packed":
+            most = min(most, sum(len(each) for inputs in payloads for each in inputs))
+        options = RunOptions(batch_tokens=most, show_progress_bar=False, truncate="silent")
         report = EncodeReport()
         if isinstance(self.embedder, EncodeMethods):
             found_NE = self.embedder.encode_tokens(

@@ -9,8 +9,10 @@ from polyvec.errors import SettingsError
 class ServerSettings:
     """Limits of a server; times in seconds.
 
-    max_batch_tokens: in one pass of a model. max_wait: after it a text is next, however long it is;
-        until then shorter ones go before it.
+    max_batch_tokens: in one pass of a model. batch_time: that a pass takes at most, about; longer
+        ones give no more on a CPU, and whoever arrives waits for the end of one.
+    patience: a request lets others go first that arrive later by at most so many times the time
+        that it takes more than they. 0: first come, first served.
     max_queued_tokens: waiting for a model. A request that would exceed it is refused as a whole.
     max_texts: of a request. max_bytes: of its body. body_timeout: until a request has arrived.
     timeout: until a request is answered; one that cannot be is refused at once.
@@ -20,7 +22,8 @@ class ServerSettings:
     """
 
     max_batch_tokens: int = 4096
-    max_wait: float = 0.25
+    batch_time: float = 0.1
+    patience: float = 10.0
     max_queued_tokens: int = 200_000
     max_texts: int = 2048
     max_bytes: int = 16 * 2**20
@@ -34,8 +37,8 @@ class ServerSettings:
         for name in ("max_batch_tokens", "max_queued_tokens", "max_texts", "max_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("max_wait", "body_timeout", "timeout"):
+        for name in ("batch_time", "patience", "body_timeout", "timeout"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise SettingsError(f"{name} is {getattr(self, name)}, expected seconds from 0")
+                raise SettingsError(f"{name} is {getattr(self, name)}, expected a number from 0")
         if any(len(key) < 8 for key in self.api_keys):
             raise SettingsError("an API key has fewer than 8 characters; anyone could guess it")
