@@ -22,7 +22,9 @@ import asyncio
 import json
 import math
 import os
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +39,12 @@ from serve_load_servers import DEADLINE_S, Server, cores
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "serve-load.json"
 SERVERS = ("polyvec", "infinity", "plain")
 ROUNDS = 3
+OVERLOAD = -1  # in place of a round
 LIMIT_MS = 250
 LOWEST, STEP = 5.0, 1.07  # rates are LOWEST * STEP**number, in requests a second
 MOST_RATES = 10  # that a search for the highest tries
 NUM_CLIENTS = 32
-SECONDS = {"closed": 10.0, "open": 20.0, "overload": 60.0}
+SECONDS = {"closed": 10.0, "open": 15.0, "overload": 60.0}
 GIVE_UP_S = 2.0 * DEADLINE_S  # the client's deadline; an answer after DEADLINE_S is late
 WARM_UP_S = 3.0
 NUM_REQUESTS = 5000  # distinct; longer runs begin again
@@ -163,14 +166,13 @@ def highest(tried: dict[int, bool]) -> int | None:
 
 
 def capacity(cells: Cells, server: str) -> float:
-    """Requests a second of the closed loop, the median of the rounds."""
-    found = [cells.read(server, turn, "closed") for turn in range(ROUNDS)]
-    return statistics.median(each[0]["requests_s"] for each in found if each)
+    """Requests a second of the closed loop, of the first round."""
+    return float(cells.read(server, 0, "closed")[0]["requests_s"])
 
 
 def missing(cells: Cells, server: str, turn: int) -> tuple[str, int, float] | None:
     """Kind, number and rate of the next cell of a server in a round."""
-    if turn == ROUNDS:  # after all rounds
+    if turn == OVERLOAD:
         if cells.read(server, 0, "overload"):
             return None
         return "overload", 0, 2 * capacity(cells, server)
@@ -188,10 +190,11 @@ def run(
     names: list[str],
     requests: list[Request],
     texts: list[str],
+    rounds: int,
     until: float,
 ) -> bool:
     """Measures what is missing, until all is there or the time is over."""
-    for turn in range(ROUNDS + 1):
+    for turn in (0, OVERLOAD, *range(1, rounds)):
         for name in names:
             if missing(cells, name, turn) is None:
                 continue
@@ -209,9 +212,9 @@ def run(
                         return False
                     time.sleep(1.0)  # what the cell before left is answered
                     # The same requests in the same order at every rate of every server.
-                    found = measure(server, kind, rate, requests, seed=turn)
+                    found = measure(server, kind, rate, requests, seed=turn + 1)
                     show(name, turn, kind, found)
-                    cells.write(found, name, 0 if turn == ROUNDS else turn, kind, number)
+                    cells.write(found, name, max(turn, 0), kind, number)
     return True
 
 
@@ -225,7 +228,7 @@ def show(name: str, turn: int, kind: str, cell: dict[str, Any]) -> None:
 # ---- results ------------------------------------------------------------------------------------
 
 
-def collect(cells: Cells, names: list[str], requests: list[Request]) -> dict[str, Any]:
+def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int) -> dict[str, Any]:
     """What docs/results/serve-load.json holds."""
     tokens = [each.tokens for each in requests]
     found: dict[str, Any] = {
@@ -236,15 +239,16 @@ def collect(cells: Cells, names: list[str], requests: list[Request]) -> dict[str
             "tokens": sum(tokens) / len(tokens),
             "tokens_of_a_text": sum(tokens) / sum(each.texts for each in requests),
         },
+        "rounds": rounds,
         "deadline_s": DEADLINE_S,
         "limit_ms": LIMIT_MS,
         "servers": {},
     }
     vectors = {name: np.load(cells.folder / f"{name}-vectors.npy") for name in names}
     for name in names:
-        closed = [cells.read(name, turn, "closed")[0] for turn in range(ROUNDS)]
+        closed = [cells.read(name, turn, "closed")[0] for turn in range(rounds)]
         rates, at_highest = [], []
-        for turn in range(ROUNDS):
+        for turn in range(rounds):
             opened = cells.read(name, turn, "open")
             number = highest({each: within(cell) for each, cell in opened.items()})
             rates.append(0.0 if number is None else LOWEST * STEP**number)
@@ -300,7 +304,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     until = time.monotonic() + options.budget
-    globals()["ROUNDS"] = options.rounds
+    # So that the server ends with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     from polyvec.embed.formats.sources import offline_folder
 
     model = offline_folder()
@@ -315,10 +320,10 @@ def main() -> None:
     def start(name: str) -> Server:
         return Server(name, model, options.folder, options.infinity)
 
-    if not run(cells, start, names, requests, texts, until):
+    if not run(cells, start, names, requests, texts, options.rounds, until):
         print("more is to be measured: run this again")
         return
-    RESULTS.write_text(json.dumps(collect(cells, names, requests), indent=1) + "\n")
+    RESULTS.write_text(json.dumps(collect(cells, names, requests, options.rounds), indent=1) + "\n")
     print(RESULTS)
 
 

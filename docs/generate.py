@@ -14,6 +14,7 @@ from typing import Any
 import clustering_tables
 import compression_tables
 import inversion_tables
+import load_tables
 import scale_tables
 import search_tables
 import services_tables
@@ -565,7 +566,11 @@ PARTS = {
         "start": speed_tables.start_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},
-    ROOT / "docs" / "serving.md": {"apis": services_tables.apis_table},
+    ROOT / "docs" / "serving.md": {
+        "load": load_tables.load_table,
+        "goodput": load_tables.goodput_line,
+        "apis": services_tables.apis_table,
+    },
     ROOT / "docs" / "training_effects.md": {
         "trained": trained_table,
         "claims": effects_claims_table,

@@ -18,6 +18,9 @@ from polyvec.errors import PolyvecError
 from polyvec.serve.settings import ServerSettings
 
 WINDOW = 1024  # texts of the queue that one batch is chosen from
+# What waits is at most so many batches: where all wait for long, larger ones give more and cost
+# little.
+WAITING_BATCHES = 8
 SMOOTHING = 0.2  # weight of the newest batch in the measured rate
 
 
@@ -98,9 +101,12 @@ class Batcher:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a batch: what takes `batch_time`, once the rate is known."""
+        """Tokens of a batch: what takes `batch_time`, or a part of the time of all that waits."""
         most = self.settings.max_batch_tokens
-        return most if self.rate is None else min(most, int(self.rate * self.settings.batch_time))
+        if self.rate is None:
+            return most
+        wanted = max(self.rate * self.settings.batch_time, self.waiting_tokens / WAITING_BATCHES)
+        return min(most, int(wanted))
 
     def submit(
         self, payloads: Sequence[Any], tokens: Sequence[int], keys: Sequence[Any], timeout: float

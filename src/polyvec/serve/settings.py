@@ -9,8 +9,8 @@ from polyvec.errors import SettingsError
 class ServerSettings:
     """Limits of a server; times in seconds.
 
-    max_batch_tokens: in one pass of a model. batch_time: that a pass takes at most, about; longer
-        ones give no more on a CPU, and whoever arrives waits for the end of one.
+    max_batch_tokens: in one pass of a model. batch_time: that a pass takes at most, about, unless
+        much waits; longer ones give little more on a CPU, and whoever arrives waits for their end.
     patience: a request lets others go first that arrive later by at most so many times the time
         that it takes more than they. 0: first come, first served.
     max_queued_tokens: waiting for a model. A request that would exceed it is refused as a whole.

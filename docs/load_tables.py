@@ -1,0 +1,86 @@
+"""The tables of docs/serving.md on load, from docs/results/serve-load.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results" / "serve-load.json"
+NAMES = {
+    "polyvec": "`polyvec serve`",
+    "infinity": "infinity-emb",
+    "plain": "FastAPI + sentence-transformers",
+}
+
+
+def load_table() -> str:
+    """What each server holds within the limit, and what it does at twice its capacity."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text("utf-8"))
+    servers = {name: found["servers"][name] for name in NAMES if name in found["servers"]}
+    limit, deadline = found["limit_ms"], found["deadline_s"]
+    requests, cores = found["requests"], found["cores"]
+    parts = [
+        f"{found['cpu']}, {_cores(cores['server'])} for the server and {_cores(cores['client'])} "
+        f"for the client; a request has {requests['texts']:.1f} texts and {requests['tokens']:.0f} "
+        "tokens on average.",
+        _rows(
+            f"| server | requests/s with p95 within {limit} ms | of each round | polyvec's, times "
+            "| 32 clients in a closed loop: requests/s | texts/s | tokens/s | CPU ms a request |",
+            [_capacity(name, each, found["ratios"]) for name, each in servers.items()],
+        ),
+        f"Twice the capacity for 60 s; an answer after {deadline} s is late, and no goodput:",
+        _rows(
+            "| server | arrivals/s | answered in time/s | tokens/s of these | p50 ms | p95 ms "
+            "| p99 ms | 429 | late | no answer in twice the time | errors "
+            "| memory first, most, last MiB |",
+            [_overload(name, each) for name, each in servers.items()],
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def goodput_line() -> str:
+    """polyvec's goodput at twice the capacity beside its most."""
+    ours = json.loads(RESULTS.read_text("utf-8"))["servers"]["polyvec"]
+    most, kept = ours["closed"]["good_tokens_s"], ours["overload"]["good_tokens_s"]
+    return (
+        f"Of polyvec's {most:,.0f} tokens/s in the closed loop, {kept:,.0f} "
+        f"({kept / most:.0%}) are answered in time at twice the capacity."
+    )
+
+
+def _capacity(name: str, found: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
+    closed = found["closed"]
+    done = closed["accepted"] or 1
+    return [
+        NAMES[name],
+        f"{found['highest_rate']:.1f}",
+        ", ".join(f"{each:.1f}" for each in found["highest_rates"]),
+        f"{ratios[name]['at_equal_p95']:.2f}" if name in ratios else "",
+        f"{closed['requests_s']:.1f}",
+        f"{closed['texts_s']:.1f}",
+        f"{closed['tokens_s']:,.0f}",
+        f"{1000 * closed['server_cpu_s'] / done:.0f}",
+    ]
+
+
+def _overload(name: str, found: dict[str, Any]) -> list[str]:
+    cell, memory = found["overload"], found["memory_mib"]
+    return [
+        NAMES[name],
+        f"{cell['rate']:.1f}",
+        f"{cell['good_requests_s']:.1f}",
+        f"{cell['good_tokens_s']:,.0f}",
+        *("" if cell[f"p{q}_ms"] is None else f"{cell[f'p{q}_ms']:,.0f}" for q in (50, 95, 99)),
+        *(str(cell[key]) for key in ("refused", "late", "timed_out", "errors")),
+        ", ".join(f"{memory[key]:,.0f}" for key in ("first", "most", "last")),
+    ]
+
+
+def _rows(head: str, rows: list[list[str]]) -> str:
+    columns = head.count("|") - 1
+    lines = [head, "| --- |" + " ---: |" * (columns - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _cores(num: int) -> str:
+    return "one core" if num == 1 else f"{num} cores"
