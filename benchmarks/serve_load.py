@@ -41,8 +41,9 @@ SERVERS = ("polyvec", "infinity", "plain")
 ROUNDS = 3
 OVERLOAD = -1  # in place of a round
 LIMIT_MS = 250
-LOWEST, STEP = 5.0, 1.07  # rates are LOWEST * STEP**number, in requests a second
+LOWEST, STEP = 0.657, 1.07  # rates are LOWEST * STEP**number, in requests a second
 MOST_RATES = 10  # that a search for the highest tries
+FEWEST_ARRIVALS, LONGEST_S = 150, 40.0  # low rates are measured for longer, for their p95
 NUM_CLIENTS = 32
 SECONDS = {"closed": 10.0, "open": 15.0, "overload": 60.0}
 GIVE_UP_S = 2.0 * DEADLINE_S  # the client's deadline; an answer after DEADLINE_S is late
@@ -82,9 +83,16 @@ def _percentile(answers: list[Answer], q: int) -> float | None:
     return 1000 * float(np.percentile([e.seconds for e in answers], q)) if answers else None
 
 
+def seconds_of(kind: str, rate: float) -> float:
+    """How long requests arrive."""
+    if kind != "open":
+        return SECONDS[kind]
+    return min(max(SECONDS[kind], FEWEST_ARRIVALS / rate), LONGEST_S)
+
+
 def measure(server: Server, kind: str, rate: float, requests: list[Request], seed: int) -> Any:
     """One cell: what came of the requests, and what the server's process used meanwhile."""
-    seconds = SECONDS[kind]
+    seconds = seconds_of(kind, rate)
 
     async def run() -> list[Answer]:
         client = Client(server.port, GIVE_UP_S)
@@ -153,7 +161,7 @@ def next_rate(tried: dict[int, bool], start: int) -> int | None:
         return max(tried) + 3
     held = [number for number, ok in tried.items() if ok and number < min(failed)]
     if not held:
-        return min(failed) - 3
+        return max(min(failed) - 3, 0) if min(failed) else None
     middle = (max(held) + min(failed)) // 2
     return None if middle == max(held) else middle
 
@@ -208,7 +216,7 @@ def run(
                 asyncio.run(warm)
                 while (cell := missing(cells, name, turn)) is not None:
                     kind, number, rate = cell
-                    if time.monotonic() + SECONDS[kind] + GIVE_UP_S > until:
+                    if time.monotonic() + seconds_of(kind, rate) + GIVE_UP_S > until:
                         return False
                     time.sleep(1.0)  # what the cell before left is answered
                     # The same requests in the same order at every rate of every server.

@@ -119,6 +119,22 @@ def test_a_batch_takes_about_so_long():
     assert asyncio.run(scenario()) == [["4", "4"], ["4"], ["40"]]
 
 
+def test_batches_are_larger_where_much_waits(model):
+    async def scenario():
+        clock = Clock()
+        queue = batcher(model, clock, batch_time=0.1)
+        queue.rate = 20.0
+        running = submit(queue, 1)
+        await entered(model)
+        waiting = submit(queue, *[1] * 80)
+        clock.now += 1
+        model.go.set()
+        await asyncio.gather(running.answer, waiting.answer)
+
+    asyncio.run(scenario())
+    assert [len(batch) for _, batch in model.batches][:2] == [1, 10]
+
+
 def test_texts_of_different_prompts_never_share_a_batch(model):
     async def scenario():
         queue = batcher(model)
