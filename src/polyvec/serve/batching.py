@@ -270,8 +270,10 @@ class Batcher:
     def _learn(self, tokens: int, seconds: float) -> None:
         found = tokens / max(seconds, 1e-6)
         # A batch of a few tokens is slow for its size, and says how fast full ones are at least.
-        if self.rate is not None and tokens < self.batch_tokens / 4 and found < self.rate:
-            return
+        if self.rate is not None and found < self.rate:
+            full = min(self.settings.max_batch_tokens, self.rate * self.settings.batch_time)
+            if tokens < full / 4:
+                return
         self.rate = found if self.rate is None else self.rate + SMOOTHING * (found - self.rate)
 
 
