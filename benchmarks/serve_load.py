@@ -8,8 +8,8 @@ in ten has 2 to 8 of them. By rounds in which the servers take turns:
 
     vectors    of the same texts are compared
     closed     32 clients that ask again at once: the capacity
-    open       Poisson arrivals at rates 7 % apart: the highest whose p95 is within 250 ms, where
-               a request that was refused or not answered counts as endless
+    open       Poisson arrivals at rates 7 % apart: the highest whose p95 is within 250 or 500 ms,
+               where a request that was refused or not answered counts as endless
     overload   Poisson arrivals at twice the capacity, for a minute
 
 Figures are medians of the rounds. A cell is a file in WORK/cells; a second run measures what is
@@ -40,9 +40,9 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results" / "serve-load.json"
 SERVERS = ("polyvec", "infinity", "plain")
 ROUNDS = 3
 OVERLOAD = -1  # in place of a round
-LIMIT_MS = 250
+LIMITS_MS = (250, 500)
 LOWEST, STEP = 0.657, 1.07  # rates are LOWEST * STEP**number, in requests a second
-MOST_RATES = 10  # that a search for the highest tries
+MOST_RATES = 6  # that a search for the highest tries at each limit
 FEWEST_ARRIVALS, LONGEST_S = 150, 40.0  # low rates are measured for longer, for their p95
 NUM_CLIENTS = 32
 SECONDS = {"closed": 10.0, "open": 15.0, "overload": 60.0}
@@ -146,30 +146,35 @@ class Cells:
         path.with_suffix(".part").replace(path)
 
 
-def within(cell: dict[str, Any]) -> bool:
-    return cell["p95_all_ms"] is not None and cell["p95_all_ms"] <= LIMIT_MS
+def tried(cells: dict[int, dict[str, Any]], limit_ms: int) -> dict[int, bool]:
+    """Whether each rate held, by its number."""
+    return {
+        number: each["p95_all_ms"] is not None and each["p95_all_ms"] <= limit_ms
+        for number, each in cells.items()
+    }
 
 
-def next_rate(tried: dict[int, bool], start: int) -> int | None:
-    """The number of the rate to try next; None once the highest that holds is between two."""
-    if len(tried) >= MOST_RATES:
+def next_rate(found: dict[int, bool], start: int, most: int) -> int | None:
+    """The number of the rate to try next; None once the highest that holds is between two, or
+    `most` were tried."""
+    if len(found) >= most:
         return None
-    if not tried:
+    if not found:
         return start
-    failed = [number for number, held in tried.items() if not held]
+    failed = [number for number, held in found.items() if not held]
     if not failed:
-        return max(tried) + 3
-    held = [number for number, ok in tried.items() if ok and number < min(failed)]
+        return max(found) + 3
+    held = [number for number, ok in found.items() if ok and number < min(failed)]
     if not held:
         return max(min(failed) - 3, 0) if min(failed) else None
     middle = (max(held) + min(failed)) // 2
     return None if middle == max(held) else middle
 
 
-def highest(tried: dict[int, bool]) -> int | None:
+def highest(found: dict[int, bool]) -> int | None:
     """The number of the highest rate that held, with all that were tried below it."""
-    failed = [number for number, held in tried.items() if not held]
-    held = [n for n, ok in tried.items() if ok and n < min(failed, default=10**6)]
+    failed = [number for number, held in found.items() if not held]
+    held = [n for n, ok in found.items() if ok and n < min(failed, default=10**6)]
     return max(held, default=None)
 
 
@@ -178,17 +183,20 @@ def capacity(cells: Cells, server: str) -> float:
     return float(cells.read(server, 0, "closed")[0]["requests_s"])
 
 
-def missing(cells: Cells, server: str, turn: int) -> tuple[str, int, float] | None:
-    """Kind, number and rate of the next cell of a server in a round."""
+def missing(cells: Cells, server: str, turn: int, limit: int) -> tuple[str, int, float] | None:
+    """Kind, number and rate of the next cell of a server in a round, at the limit of this place."""
     if turn == OVERLOAD:
         if cells.read(server, 0, "overload"):
             return None
         return "overload", 0, 2 * capacity(cells, server)
     if not cells.read(server, turn, "closed"):
         return "closed", 0, 0.0
-    tried = {number: within(cell) for number, cell in cells.read(server, turn, "open").items()}
     half = 0.5 * cells.read(server, turn, "closed")[0]["requests_s"]
-    number = next_rate(tried, max(0, round(math.log(max(half, LOWEST) / LOWEST, STEP))))
+    number = next_rate(
+        tried(cells.read(server, turn, "open"), LIMITS_MS[limit]),
+        max(0, round(math.log(max(half, LOWEST) / LOWEST, STEP))),
+        MOST_RATES * (limit + 1),
+    )
     return None if number is None else ("open", number, LOWEST * STEP**number)
 
 
@@ -202,9 +210,10 @@ def run(
     until: float,
 ) -> bool:
     """Measures what is missing, until all is there or the time is over."""
-    for turn in (0, OVERLOAD, *range(1, rounds)):
+    later = [(turn, limit) for turn in range(1, rounds) for limit in range(len(LIMITS_MS))]
+    for turn, limit in [(0, 0), (OVERLOAD, 0), (0, 1), *later]:
         for name in names:
-            if missing(cells, name, turn) is None:
+            if missing(cells, name, turn, limit) is None:
                 continue
             if time.monotonic() + 30 > until:
                 return False
@@ -214,7 +223,7 @@ def run(
                     np.save(cells.folder / f"{name}-vectors.npy", found)
                 warm = clients.closed_loop(Client(server.port, 60.0), requests, 8, WARM_UP_S)
                 asyncio.run(warm)
-                while (cell := missing(cells, name, turn)) is not None:
+                while (cell := missing(cells, name, turn, limit)) is not None:
                     kind, number, rate = cell
                     if time.monotonic() + seconds_of(kind, rate) + GIVE_UP_S > until:
                         return False
@@ -249,18 +258,15 @@ def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int
         },
         "rounds": rounds,
         "deadline_s": DEADLINE_S,
-        "limit_ms": LIMIT_MS,
+        "limits_ms": LIMITS_MS,
         "servers": {},
     }
     vectors = {name: np.load(cells.folder / f"{name}-vectors.npy") for name in names}
     for name in names:
         closed = [cells.read(name, turn, "closed")[0] for turn in range(rounds)]
-        rates, at_highest = [], []
-        for turn in range(rounds):
-            opened = cells.read(name, turn, "open")
-            number = highest({each: within(cell) for each, cell in opened.items()})
-            rates.append(0.0 if number is None else LOWEST * STEP**number)
-            at_highest += [opened[number]] if number is not None else []
+        opened = [cells.read(name, turn, "open") for turn in range(rounds)]
+        curve = [[each["rate"], each["p95_all_ms"]] for turn in opened for each in turn.values()]
+        numbers = {limit: [highest(tried(turn, limit)) for turn in opened] for limit in LIMITS_MS}
         overload = dict(cells.read(name, 0, "overload")[0])
         memory = [each["mib"] for each in overload.pop("memory")]
         del overload["answers"]
@@ -270,9 +276,8 @@ def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int
         found["servers"][name] = {
             "lowest_cosine": float(cosine_N.min()),
             "closed": _median(closed),
-            "highest_rates": rates,
-            "highest_rate": statistics.median(rates),
-            "at_highest": _median(at_highest),
+            "highest": {limit: _highest(numbers[limit]) for limit in LIMITS_MS},
+            "p95_by_rate": sorted(curve),
             "overload": overload,
             "memory_mib": {
                 "first": memory[0],
@@ -284,13 +289,21 @@ def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int
     ours = found["servers"]["polyvec"]
     found["ratios"] = {
         name: {
-            "at_equal_p95": ours["highest_rate"] / (each["highest_rate"] or math.nan),
+            "at_equal_p95": {
+                limit: ours["highest"][limit]["rate"] / row["rate"] if row["rate"] else None
+                for limit, row in each["highest"].items()
+            },
             "closed": ours["closed"]["requests_s"] / each["closed"]["requests_s"],
         }
         for name, each in found["servers"].items()
         if name != "polyvec"
     }
     return found
+
+
+def _highest(numbers: list[int | None]) -> dict[str, Any]:
+    rates = [0.0 if each is None else LOWEST * STEP**each for each in numbers]
+    return {"rate": statistics.median(rates), "rates": rates}
 
 
 def _median(cells: list[dict[str, Any]]) -> dict[str, float]:
