@@ -267,9 +267,9 @@ def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int
         opened = [cells.read(name, turn, "open") for turn in range(rounds)]
         curve = [[each["rate"], each["p95_all_ms"]] for turn in opened for each in turn.values()]
         numbers = {limit: [highest(tried(turn, limit)) for turn in opened] for limit in LIMITS_MS}
-        overload = dict(cells.read(name, 0, "overload")[0])
-        memory = [each["mib"] for each in overload.pop("memory")]
-        del overload["answers"]
+        overload = dict(cells.read(name, 0, "overload").get(0, {}))
+        memory = [each["mib"] for each in overload.pop("memory", ())]
+        overload.pop("answers", None)
         cosine_N = (vectors[name] * vectors["plain"]).sum(1) / (
             np.linalg.norm(vectors[name], axis=1) * np.linalg.norm(vectors["plain"], axis=1)
         )
@@ -279,12 +279,7 @@ def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int
             "highest": {limit: _highest(numbers[limit]) for limit in LIMITS_MS},
             "p95_by_rate": sorted(curve),
             "overload": overload,
-            "memory_mib": {
-                "first": memory[0],
-                "most": max(memory),
-                "last": memory[-1],
-                "every_5_s": memory[::5],
-            },
+            "memory_mib": memory,
         }
     ours = found["servers"]["polyvec"]
     found["ratios"] = {
@@ -323,6 +318,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=3600.0, help="seconds of this run")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--write", action="store_true", help="measure nothing, write what is there")
     options = parser.parse_args()
     until = time.monotonic() + options.budget
     # So that the server ends with this process.
@@ -341,7 +337,7 @@ def main() -> None:
     def start(name: str) -> Server:
         return Server(name, model, options.folder, options.infinity)
 
-    if not run(cells, start, names, requests, texts, options.rounds, until):
+    if not options.write and not run(cells, start, names, requests, texts, options.rounds, until):
         print("more is to be measured: run this again")
         return
     RESULTS.write_text(json.dumps(collect(cells, names, requests, options.rounds), indent=1) + "\n")
