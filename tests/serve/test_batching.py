@@ -202,7 +202,7 @@ def test_what_was_not_answered_in_time_leaves_the_queue(model):
 def test_what_cannot_be_computed_in_time_is_not_begun(model):
     async def scenario():
         clock = Clock()
-        queue = batcher(model, clock, batch_time=100)
+        queue = batcher(model, clock, batch_time=3)
         queue.rate = 1.0
         running = submit(queue, 1)
         await entered(model)

@@ -218,9 +218,11 @@ class Batcher:
         work: dict[Ticket, int] = {}
         for item in self.queue:
             work[item.ticket] = work.get(item.ticket, 0) + item.tokens
+        batch = min(self.batch_tokens, self.waiting_tokens)
         for ticket, tokens in work.items():
-            # Its own work counts: computed, and then late, it would have been for nothing.
-            if not ticket.ended and now + self._seconds(tokens) > ticket.deadline:
+            # Computed, and then late, it would have been for nothing; it is answered when all of
+            # it and of its last batch was computed.
+            if not ticket.ended and now + self._seconds(max(tokens, batch)) > ticket.deadline:
                 ticket.answer.set_exception(
                     OverloadedError(
                         f"not answered in {now - ticket.arrived:.1f} s; try later",
