@@ -67,9 +67,11 @@ def _capacity(name: str, found: dict[str, Any], ratios: dict[str, Any] | None) -
     for limit, row in found["highest"].items():
         times = ratios["at_equal_p95"][limit] if ratios else None
         lowest = found["p95_by_rate"][0][0]
-        rounds = [f"{each:.1f}" if each else f"below {lowest:.1f}" for each in row["rates"]]
+        # Where no higher rate was tried the search was not finished.
+        least = "at least " if row["rate"] >= found["p95_by_rate"][-1][0] - 0.1 else ""
+        rounds = [f"{least}{each:.1f}" if each else f"below {lowest:.1f}" for each in row["rates"]]
         cells.append(", ".join(rounds))
-        cells.append("" if times is None else f"{times:.2f}")
+        cells.append("" if times is None else f"{'at most ' if least else ''}{times:.2f}")
     return [
         NAMES[name],
         *cells,

@@ -128,11 +128,6 @@ class Batcher:
                 + (f" (what is computed in {timeout:g} s)" if most < limit else "")
                 + "; send fewer texts"
             )
-        if self._seconds(total) > timeout:
-            raise TooLargeError(
-                f"the request has {total} tokens, which alone would take longer than {timeout:g} "
-                "s; send fewer"
-            )
         wait = self._seconds(waiting)
         if waiting + total > limit:
             raise OverloadedError(f"{waiting} tokens wait, at most {limit} may; try later", wait)
