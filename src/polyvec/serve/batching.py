@@ -174,7 +174,8 @@ class Batcher:
                     item.payload = _Failed(error)
             tokens, self.running_tokens = self.running_tokens, 0
             seconds = self.clock() - now
-            self._learn(tokens, seconds)
+            if not any(isinstance(item.payload, _Failed) for item in batch):
+                self._learn(tokens, seconds)  # an error is no measure of speed
             self.on_batch(Report(len(batch), tokens, seconds, waited))
             for item in batch:
                 self._deliver(item, seconds)
