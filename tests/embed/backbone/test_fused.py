@@ -195,3 +195,14 @@ def test_a_batch_is_one_product_a_layer_and_kind(monkeypatch):
     monkeypatch.setattr(runners, "call", lambda *args, **inputs: pytest.fail("not fused"))
     states(backbone, batch)
     assert rows == [9 + 9 + 4 + 2] * 4 * 2  # no padding; 4 products in each of 2 layers
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
+def test_a_torch_without_these_products_uses_the_models_layers(error, monkeypatch):
+    def lacking(*_: object, **__: object) -> None:
+        raise error("no such product")
+
+    backbone = made(CONFIGS["bert"])
+    monkeypatch.setattr(fused.Linear, "with_other", lacking)
+    assert torch.isfinite(states(backbone, texts(6, 4))).all()
+    assert layers_of(backbone) is None

@@ -249,9 +249,10 @@ def _fused(model: PreTrainedModel, check: Callable[[Fused], bool]) -> Fused | No
         return None
     try:
         found = FAMILIES[type(model).__name__](model)
-    except UnsuitedError:
+        return found if check(found) else None
+    # The products are not torch's public interface: another version may lack or change them.
+    except (UnsuitedError, AttributeError, RuntimeError, TypeError):
         return None
-    return found if check(found) else None
 
 
 def _is_hooked(module: nn.Module) -> bool:
