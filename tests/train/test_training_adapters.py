@@ -68,7 +68,7 @@ def test_lora_changes_nothing_before_training_and_trains_only_itself():
     model = embedder()
     before = model.encode(TEXTS)
     found = prepare(model, LORA)
-    assert np.array_equal(model.encode(TEXTS), before)
+    same(model.encode(TEXTS), before)
     assert found.names and all(".lora_" in name for name in found.names)
     assert found.num_trained == sum(
         4 * (layer.in_features + layer.out_features)
@@ -180,7 +180,7 @@ def test_rows_of_added_tokens_are_trained_and_saved(tmp_path, kind):
     ids = adapters.new_rows(model)
     assert len(ids) == 16
     prepare(model, {**LORA} if kind == "lora" else {"kind": kind})
-    assert np.array_equal(model.encode(TEXTS), before)
+    same(model.encode(TEXTS), before)
     tokens = [n for n in trained_names(model) if "trainable_tokens" in n]
     assert len(tokens) == 1
     table = next(p for n, p in model.named_parameters() if n.endswith("base_layer.weight"))
@@ -420,7 +420,7 @@ def test_bottlenecks_are_nothing_at_first_are_trained_and_saved(tmp_path, backbo
     model = embedder(backbone)
     before = model.encode(TEXTS)
     found = prepare(model, {"kind": "bottleneck", "size": 3})
-    assert np.array_equal(model.encode(TEXTS), before)
+    same(model.encode(TEXTS), before)
     assert len(found.names) == 6 * 6 and all(".bottleneck." in name for name in found.names)
     model.train()
     model(tokens_of(model)).square().sum().backward()

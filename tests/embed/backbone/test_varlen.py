@@ -79,6 +79,7 @@ def test_one_call_a_layer_and_the_same_vectors(on_gpu, monkeypatch, attention):
         "polyvec/nano-lm", pooling="mean", attention=attention, device="cpu"
     )
     model.to(dtype=torch.float32).eval()
+    model.encode(TEXTS[:1], show_progress_bar=False)  # fused layers are made and checked
     on_gpu.clear()
     found = model.encode(TEXTS, show_progress_bar=False)
     assert on_gpu == [len(TEXTS)] * model.backbone.model.config.num_hidden_layers
