@@ -44,7 +44,9 @@ def test_sptar(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     gold = [{"query": f"what about {t.split()[1]}?", "pos": [t]} for t in SENTENCES]
     (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, gold)))
-    rows = trained("sptar", tmp_path, capsys, 'step.1.data={ path = "gold.jsonl" }')
+    # What nano-lm writes shares no word with the texts, so BM25 would keep nothing.
+    changed = ('step.1.data={ path = "gold.jsonl" }', 'step.5.by="embedder"')
+    rows = trained("sptar", tmp_path, capsys, *changed)
     assert {row["pos"][0] for row in rows} <= set(SENTENCES)
     assert (tmp_path / "synthesized/models/soft-prompt/soft_prompt.safetensors").is_file()
 

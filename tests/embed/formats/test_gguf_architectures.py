@@ -120,7 +120,7 @@ def test_transformers_own_load(arch, tmp_path):
         for module in theirs.modules():
             if hasattr(module, "attn_logit_softcapping"):
                 module.attn_logit_softcapping, module.scaling = 20.0, 32**-0.5
-    np.testing.assert_allclose(embedder.encode(TEXTS), by_hand(theirs, embedder), atol=1e-5)
+    np.testing.assert_allclose(embedder.encode(TEXTS), by_hand(theirs, embedder), atol=3e-5)
 
 
 @pytest.mark.medium
@@ -146,7 +146,7 @@ def test_roberta_under_the_name_of_bert(kind, tmp_path):
     assert embedder.tokenizer("a")["input_ids"][0] == 0
     assert len(embedder.tokenizer("a")["input_ids"]) == 3
     expected = by_hand(model, embedder, lambda states: states[0])
-    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=3e-5)
     assert embedder.max_seq_length == 96
 
 
@@ -160,7 +160,7 @@ def test_a_llama_with_a_window_is_a_mistral(tmp_path):
     gguf_files.write(tmp_path / "m.gguf", "llama", {**values, "pooling_type": 3}, tensors)
     embedder = Embedder.from_pretrained(tmp_path / "m.gguf")
     expected = by_hand(model, embedder, lambda states: states[-1])
-    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=3e-5)
 
 
 def test_dense_modules_behind_the_pooling(tmp_path):
@@ -210,7 +210,7 @@ def test_nemotron_as_transformers_loads_it(tmp_path):
         quantization_config=tf.GgufConfig(dequantize=True),
         dtype=torch.float32,
     )
-    np.testing.assert_allclose(embedder.encode(TEXTS), by_hand(theirs.eval(), embedder), atol=1e-5)
+    np.testing.assert_allclose(embedder.encode(TEXTS), by_hand(theirs.eval(), embedder), atol=3e-5)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_falcon_2(tmp_path):
     values = {**gguf_files.fields_of(model, "falcon"), **fields, "pooling_type": 1}
     gguf_files.write(tmp_path / "m.gguf", "falcon", values, tensors)
     embedder = Embedder.from_pretrained(tmp_path / "m.gguf")
-    np.testing.assert_allclose(embedder.encode(TEXTS), by_hand(model, embedder), atol=1e-5)
+    np.testing.assert_allclose(embedder.encode(TEXTS), by_hand(model, embedder), atol=3e-5)
     del values["rope.freq_base"]
     gguf_files.write(tmp_path / "m.gguf", "falcon", values, tensors)
     with pytest.raises(ModelError, match="Falcon 2's rotary base is not in the file"):
@@ -285,7 +285,7 @@ def test_the_encoder_of_a_whole_t5(tmp_path):
     embedder = Embedder.from_pretrained(tmp_path / "m.gguf")
     assert embedder.tokenizer("the").tokens() == ["\u2581the", "</s>"]
     expected = by_hand(model.encoder, embedder)
-    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=3e-5)
     with pytest.raises(ModelError, match="of t5 only the encoder is read"):
         loading.load_gguf_model(tmp_path / "m.gguf", torch.float32, kind="lm")
 
