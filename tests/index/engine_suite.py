@@ -7,7 +7,7 @@ import pytest
 
 from polyvec.errors import IndexStoreError
 from polyvec.index.engines.interface import Description, Engine, Rows
-from polyvec.index.filters import matches, read_filter
+from polyvec.index.filters import In, Not, matches, read_filter
 from polyvec.interfaces import DenseVectors, MultiVectors, SparseVectors
 
 WIDTH = 8
@@ -147,6 +147,31 @@ class EngineSuite:
             (found,) = engine.words(["kitten"], 100, filter=asked)
             held = {each for each in rows.ids if WORDS[int(each[3:-2]) % 6] == "kitten"}
             assert {each.id for each in found} == expected & held
+
+    @pytest.mark.parametrize("negated", [False, True])
+    def test_a_filter_has_very_many_values(self, engine: Engine, negated):
+        if engine.name in ("qdrant", "milvus"):
+            pytest.skip("its client in this process compares value by value, in Python")
+        engine.upsert(rows_of(range(30)))
+        many = In("year", (*range(10_000, 80_000), 2004.0, 2004.5, 2007))
+        assert engine.count(Not(many) if negated else many) == (24 if negated else 6)
+
+    def test_a_filter_changes_no_score_of_words(self, engine: Engine):
+        if not engine.has_words:
+            pytest.skip(f"{engine.name} ranks no words")
+        if engine.name == "milvus":
+            pytest.skip("in a file a word is as rare as in its segment, among what passes")
+        engine.upsert(rows_of(range(60)))
+        engine.upsert(rows_of(range(60, 64)))
+        whole, some = (
+            {each.id: each.score for each in engine.words(["violin river 9"], 64, filter=one)[0]}
+            for one in (None, read_filter("year >= 2000 and year < 2004"))
+        )
+        assert 5 < len(some) < len(whole)
+        assert some == pytest.approx({name: whole[name] for name in some}, rel=1e-5)
+        terms = engine.term_scores(["violin", "river", "9"], list(some))
+        for name, scores in zip(some, terms, strict=True):
+            assert not scores or sum(scores.values()) == pytest.approx(some[name], rel=1e-5)
 
     def test_words_find_texts_that_hold_them(self, engine: Engine):
         if not engine.has_words:

@@ -9,7 +9,7 @@ from engine_suite import WIDTH, EngineSuite, rows_of
 
 from polyvec.errors import CompactionWarning, DataError, IndexStoreError, InputError
 from polyvec.index.engines.interface import Rows
-from polyvec.index.filters import read_filter
+from polyvec.index.filters import Compare, Or, read_filter
 from polyvec.interfaces import DenseVectors
 
 lance = pytest.importorskip("polyvec.index.engines.lance")
@@ -23,6 +23,21 @@ class TestLance(EngineSuite):
     @pytest.fixture
     def where(self, tmp_path):
         return str(tmp_path / "index")
+
+    def test_a_long_chain_of_conditions_is_a_shallow_tree(self):
+        """Of a chain of 50,000 Lance's parser overflowed its stack, which ended the process."""
+        parts = tuple(Compare("year", "=", year) for year in range(50_000))
+        text, depth = lance.arrow.sql(Or(parts), {"year": "int"}), 0
+        most = max(depth := depth + (each == "(") - (each == ")") for each in text)
+        assert text.count(" OR ") == 49_999
+        assert most < 20
+
+    def test_the_least_whole_number_can_be_asked_for(self, engine):
+        rows = rows_of([1])
+        engine.upsert(Rows(rows.ids, rows.texts, [{"year": -(2**63)}], rows.vectors))
+        assert engine.count(read_filter({"year": -(2**63)})) == 1
+        assert engine.count(read_filter({"year": {"$in": [-(2**63), 1]}})) == 1
+        assert engine.count(read_filter({"year": {"$gt": -(2**63)}})) == 0
 
     @pytest.mark.medium
     def test_200_writes_of_a_row_leave_few_files(self, engine, monkeypatch):

@@ -11,6 +11,7 @@ from engine_suite import EngineSuite, rows_of
 
 from polyvec.errors import DataError, IndexStoreError, InputError
 from polyvec.index.engines.interface import Rows
+from polyvec.index.filters import Compare, Or
 from polyvec.interfaces import DenseVectors
 
 pgserver = pytest.importorskip(
@@ -46,6 +47,14 @@ def server(tmp_path_factory):
 @pytest.fixture
 def where(server):
     return f"{server.get_uri()}#texts_{next(TABLES)}".replace("postgres:@", "postgres@")
+
+
+def test_a_filter_of_more_values_than_a_statement_takes_is_told_at_once(where):
+    engine = PostgresEngine.create(where, EngineSuite.description(("dense",)))
+    parts = tuple(Compare("year", "=", year) for year in range(70_000))
+    with pytest.raises(InputError, match="70000 values, PostgreSQL takes at most 65000"):
+        engine.count(Or(parts))
+    engine.close()
 
 
 class TestPostgres(EngineSuite):

@@ -405,11 +405,13 @@ class LanceEngine(Engine):
         self._refresh()
         found = []
         for query in queries:
-            # Not the string itself, in which quotes and operators have a meaning.
-            match = MatchQuery(query, "text")  # type: ignore[call-arg] # mypy sees no defaults
-            search = self._table.search(match, query_type="fts").limit(k)
-            scores: list[float] = []
-            rows = self._rows(search, filter, scores)
+            if filter is not None and self._num_without_words():
+                score_of = dict(self._matches(query, self._condition(filter) or "true", k))
+                rows = self.get(list(score_of), vectors=True)
+                scores = [score_of[each] for each in rows.ids]
+            else:
+                scores = []
+                rows = self._rows(self._match(query).limit(k), filter, scores)
             found.append(_candidates(rows, range(len(rows)), scores))
         return found
 
@@ -418,14 +420,27 @@ class LanceEngine(Engine):
         found: list[dict[str, float]] = [{} for _ in ids]
         place_of = {name: place for place, name in enumerate(ids)}
         for term in terms:
-            match = MatchQuery(term, "text")  # type: ignore[call-arg] # mypy sees no defaults
-            search = self._table.search(match, query_type="fts").limit(len(ids))
-            search = search.where(arrow.is_in("id", ids), prefilter=True).select(["id", "_score"])
-            table = self._read(search.to_arrow)
-            columns = (table.column(name).to_pylist() for name in ("id", "_score"))
-            for name, score in zip(*columns, strict=True):
+            for name, score in self._matches(term, arrow.is_in("id", ids), len(ids)):
                 found[place_of[name]][term] = score
         return found
+
+    def _match(self, query: str) -> Any:
+        # Not the string itself, in which quotes and operators have a meaning.
+        match = MatchQuery(query, "text")  # type: ignore[call-arg] # mypy sees no defaults
+        return self._table.search(match, query_type="fts")
+
+    def _matches(self, query: str, condition: str, k: int) -> list[tuple[str, float]]:
+        """Ids of rows that share words and fit the condition, with their scores, best first.
+
+        Of rows that are not in its index of words yet, Lance counts how rare a word is among those
+        that a prefilter lets through; so while there are such, the filter comes after the scores.
+        """
+        late = self._num_without_words() > 0
+        search = self._match(query).limit(max(self._table.count_rows(), 1) if late else k)
+        search = search.where(condition, prefilter=not late).select(["id", "_score"])
+        table = self._read(search.to_arrow)
+        columns = (table.column(name).to_pylist() for name in ("id", "_score"))
+        return list(zip(*columns, strict=True))[:k]
 
     def scan(self, *, batch_size: int = BATCH, vectors: bool = True) -> Iterator[Rows]:
         self._refresh()

@@ -206,16 +206,17 @@ def sql(given: Filter, fields: Mapping[str, Kind]) -> str:
     """The filter as a condition that is true or false, and never null."""
     match given:
         case And(parts):
-            return "(" + " AND ".join(sql(part, fields) for part in parts) + ")"
+            return _balanced([sql(part, fields) for part in parts], "AND")
         case Or(parts):
-            return "(" + " OR ".join(sql(part, fields) for part in parts) + ")"
+            return _balanced([sql(part, fields) for part in parts], "OR")
         case Not(inside):
             return f"(NOT {sql(inside, fields)})"
         case Exists(field):
             return f"({_name(field)} IS NOT NULL)"
         case In(field, values):
-            options = [Compare(field, "=", value) for value in values]
-            return "(" + " OR ".join(sql(each, fields) for each in options) + ")"
+            fitting = [_fitting(value, fields[field]) for value in values]
+            known = [each for each in fitting if each is not None]
+            return f"({_name(field)} IS NOT NULL AND {is_in(FIELD + field, known)})"
         case Compare(field, sign, value):
             column = _name(field)
             # Lance turns a literal into the column's type, and fails for 2003.5 and a whole number.
@@ -226,6 +227,23 @@ def sql(given: Filter, fields: Mapping[str, Kind]) -> str:
             return f"({_name(field)} IS NOT NULL AND {column} {sign} {literal(value)})"
 
 
+def _balanced(parts: Sequence[str], word: str) -> str:
+    """The conditions joined in pairs, as a chain of 50,000 overflows the stack of Lance."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return f"({_balanced(parts[:half], word)} {word} {_balanced(parts[half:], word)})"
+
+
+def _fitting(value: Value, kind: Kind) -> Value | None:
+    """The value in the type of its column; None if no value of that type equals it."""
+    if kind == "float":
+        return float(value)
+    if kind == "int" and isinstance(value, float):
+        return int(value) if value.is_integer() and -(2**63) <= value < 2**63 else None
+    return value
+
+
 def _name(field: str) -> str:
     return f"`{FIELD}{field}`"
 
@@ -234,6 +252,8 @@ def literal(value: Value) -> str:
     """A value in SQL."""
     if isinstance(value, bool):
         return str(value).lower()
+    if value == -(2**63):  # the parser reads the sign by itself, and 2**63 as a float
+        return "(-9223372036854775807 - 1)"
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 

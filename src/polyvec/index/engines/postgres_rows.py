@@ -13,7 +13,7 @@ from pgvector import HalfVector, SparseVector
 from pgvector import Vector as PgVector
 from psycopg import sql
 
-from polyvec.errors import DataError
+from polyvec.errors import DataError, InputError
 from polyvec.index.engines.interface import Candidate, Description, Form, Rows
 from polyvec.index.filters import And, Compare, Exists, Filter, In, Kind, Not, Or, Value
 from polyvec.interfaces import DenseVectors, MultiVectors, SparseVectors, Vectors
@@ -26,6 +26,7 @@ TYPES: Mapping[Kind, str] = {
     "bool": "boolean",
 }
 MOST_NONZERO = 16_000  # numbers of a sparsevec
+MOST_VALUES = 65_000  # of a filter; a statement has at most 65,535 parameters
 
 # ---- statements ---------------------------------------------------------------------------------
 
@@ -55,6 +56,11 @@ def where(filter: Filter | None, made: Description) -> Part:
     if filter is None:
         return sql.SQL(""), []
     asked, values = condition(filter)
+    if len(values) > MOST_VALUES:
+        raise InputError(
+            f"filter: {len(values)} values, PostgreSQL takes at most {MOST_VALUES}; write: "
+            "field in (...)"
+        )
     return sql.SQL(" WHERE {}").format(asked), values
 
 
@@ -72,7 +78,15 @@ def condition(given: Filter) -> Part:
         case Exists(field):
             return sql.SQL("({} IS NOT NULL)").format(column(field)), []
         case In(field, options):
-            return condition(Or(tuple(Compare(field, "=", each) for each in options)))
+            # A list is one parameter, of values of one type.
+            lists = [
+                [each for each in options if type(each) is kind]
+                for kind in dict.fromkeys(map(type, options))
+            ]
+            name = column(field)
+            each_list = [sql.SQL("{} = ANY(%s)").format(name)] * len(lists)
+            equal = sql.SQL(" OR ").join([sql.SQL("false"), *each_list])
+            return sql.SQL("({} IS NOT NULL AND ({}))").format(name, equal), lists
         case Compare(field, sign, value):
             name = column(field)
             asked = sql.SQL("({} IS NOT NULL AND {} " + sign + " %s)").format(name, name)
