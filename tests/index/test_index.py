@@ -321,3 +321,23 @@ def test_an_addition_is_one_write(index, monkeypatch):
     assert [sorted(ids) for ids in written] == [["again", "new"]]
     assert report.num_embedded == 1 and report.num_written == 2
     assert {record.id for record in index.get(["again", "new"])} == {"again", "new"}
+
+
+def test_what_no_engine_can_take_is_told_before_it_is_asked(tmp_path, model):
+    with Index.create(tmp_path / "own", model) as index:
+        index.add([Record("a", "a cat", {"lang": "en"})])
+        broken = "\ud800"
+        for call in (
+            lambda: index.search([broken], mode="words"),
+            lambda: index.get([broken]),
+            lambda: index.delete(["a", broken]),
+            lambda: index.count({"lang": broken}),
+        ):
+            with pytest.raises(InputError, match="not valid"):
+                call()
+        with pytest.raises(InputError, match=r"expected DenseVectors\(array\)"):
+            index.add([Record("b", "b")], vectors=index.vectors_NE)
+        assert [record.id for record in index] == ["a"]
+        for mode in ("dense", "words", "hybrid"):
+            (hits,) = index.search(["cat"], mode=mode, top_k=10**12)
+            assert [hit.id for hit in hits] == ["a"]

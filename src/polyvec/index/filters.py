@@ -257,6 +257,8 @@ def _check_value(field: Any, value: Any) -> None:
             f"filter: {field} is compared with {type(value).__name__} {value!r}, expected text, a "
             "number, true or false"
         )
+    if isinstance(value, str) and value.encode(errors="ignore").decode() != value:
+        raise InputError(f"filter: {field} is compared with {value!r:.60}, not valid Unicode")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(f"filter: {field} is compared with a whole number of more than 64 bits")
     if isinstance(value, float) and not math.isfinite(value):

@@ -32,6 +32,7 @@ Mode = Literal["dense", "words", "hybrid"]
 MODES: tuple[Mode, ...] = ("dense", "words", "hybrid")
 Fusion = Literal["rank", "score"]
 DEPTH = 100  # texts of each component that are fused
+MOST = 2**31 - 1  # texts that an engine is asked for; more overflow their numbers
 RERANKED = 50  # best texts that a reranker reads
 OWN_SIMILARITIES = ("maxsim", "meanmaxsim")  # of multi-vectors, which engines know
 
@@ -83,6 +84,7 @@ def search(
         width = max(width, asked.depth)
     if asked.rerank is not None:
         width = max(width, asked.rerank_depth)
+    width = min(width, MOST)
     rankings: dict[str, list[list[Candidate]]] = {}
     if vectors is not None:
         rankings["dense"] = _near(engine, vectors, width, asked, embedder)

@@ -294,6 +294,8 @@ class Index:
         for place, query in enumerate(queries):
             if not isinstance(query, str):
                 raise InputError(f"inputs[{place}] is {type(query).__name__}, not a string")
+            if query.encode(errors="ignore").decode() != query:
+                raise InputError(f"inputs[{place}] has a lone surrogate, which is not valid text")
         if not queries or not len(self):
             return [[] for _ in queries]
         vectors, model = None, embedder
@@ -389,4 +391,7 @@ def _to_fill(kind: type[Engine], where: str, description: Description) -> Engine
 def _ids(ids: Sequence[str]) -> list[str]:
     if isinstance(ids, str) or not all(isinstance(each, str) for each in ids):
         raise InputError(f"ids is {ids!r:.60}, expected a list of strings")
+    for each in ids:
+        if each.encode(errors="ignore").decode() != each:
+            raise InputError(f"ids: {each!r:.60} is not valid Unicode")
     return list(ids)

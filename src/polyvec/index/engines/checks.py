@@ -108,8 +108,14 @@ def check_query(queries: Vectors, k: int, description: Description) -> None:
 
 
 def form_of(vectors: Vectors) -> Form:
-    """The name of the vectors' form."""
-    return next(form for form, kind in FORMS.items() if isinstance(vectors, kind))
+    """The name of the vectors' form; InputError for what is none, such as an array."""
+    for form, kind in FORMS.items():
+        if isinstance(vectors, kind):
+            return form
+    raise InputError(
+        f"vectors are {type(vectors).__name__}, expected DenseVectors(array), SparseVectors or "
+        "MultiVectors of polyvec.interfaces"
+    )
 
 
 def typed(metadata: Sequence[Mapping[str, Value]], fields: Mapping[str, Kind]) -> list[dict]:  # type: ignore[type-arg]
