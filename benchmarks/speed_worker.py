@@ -42,7 +42,8 @@ def sentence_transformers(options: argparse.Namespace) -> Any:
         if body.tokenizer.pad_token is None:
             body.tokenizer.pad_token = body.tokenizer.eos_token
         parts = [body, Pooling(body.get_embedding_dimension(), options.pooling)]
-        return SentenceTransformer(modules=parts, device="cpu")
+        # The weights are stored in bfloat16, and it would compute in that.
+        return SentenceTransformer(modules=parts, device="cpu").float()
     return SentenceTransformer(options.model, device="cpu")
 
 
