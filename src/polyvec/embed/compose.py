@@ -13,12 +13,12 @@ from polyvec.embed.embedder import Embedder
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.cards import read_card
 from polyvec.embed.formats.declared import Declared
+from polyvec.embed.formats.devices import best_device
 from polyvec.embed.formats.families import NV_EMBED, family_of, read_latents
 from polyvec.embed.formats.modules import read_modules
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
-    best_device,
     check_num_layers,
     keep_layers,
     load_config,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from polyvec.embed import encoding
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.encoding import EncodeRun, Output
-from polyvec.embed.formats.transformer import check_device
+from polyvec.embed.formats.devices import check_device
 from polyvec.embed.inputs.contract import check_count
 from polyvec.embed.inputs.demonstrations import Example
 from polyvec.embed.inputs.prompts import PromptTable

@@ -6,16 +6,16 @@ out what is peculiar to one wording.
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from polyvec.embed.backbone.backbone import Backbone
-from polyvec.embed.backbone.decoding import Request
-from polyvec.embed.backbone.drawing import Drawing
-from polyvec.embed.backbone.sampling import TOP_K, check_writes, writer
 from polyvec.embed.inputs.contract import bare
 from polyvec.embed.part import one_of
 from polyvec.errors import SettingsError
 from polyvec.registry import Fact
+
+if TYPE_CHECKING:
+    from polyvec.embed.backbone.decoding import Request
 
 # One request each, with a worked example so that a base model can follow. The four
 # transformations are the paper's, the wording is ours.
@@ -57,6 +57,9 @@ class TextVariants:
         max_new_tokens: int = 32,
         seed: int = 0,
     ) -> None:
+        # Here, since most embedders have none, and decoding needs transformers.
+        from polyvec.embed.backbone.sampling import check_writes
+
         for name in transforms:
             one_of("variants: transform", name, TRANSFORMS)
         if num_variants < 0 or temperature <= 0 or max_new_tokens < 1 or not transforms:
@@ -83,6 +86,8 @@ class TextVariants:
 
         An empty one is replaced by the text itself; so are those of a text that is too long.
         """
+        from polyvec.embed.backbone.sampling import writer
+
         requests = [
             [self._request(text, number) for number in range(self.num_variants)] for text in texts
         ]
@@ -94,7 +99,11 @@ class TextVariants:
             for text, each in zip(texts, requests, strict=True)
         ]
 
-    def _request(self, text: str, number: int) -> Request:
+    def _request(self, text: str, number: int) -> "Request":
+        from polyvec.embed.backbone.decoding import Request
+        from polyvec.embed.backbone.drawing import Drawing
+        from polyvec.embed.backbone.sampling import TOP_K
+
         request = TRANSFORMS[self.transforms[number % len(self.transforms)]]
         ids = self._encoder.encode(request.replace("{text}", text)).ids
         digest = hashlib.sha256(f"{self.seed} {number} {text}".encode()).digest()
@@ -104,7 +113,7 @@ class TextVariants:
             tuple(ids), self.max_new_tokens, drawing, lambda new: _is_closed(self._decoded(new))
         )
 
-    def _sentence(self, request: Request) -> str:
+    def _sentence(self, request: "Request") -> str:
         return self._decoded(request.new_ids).split('"')[0].split("\n")[0].strip()
 
     def _decoded(self, ids: list[int]) -> str:

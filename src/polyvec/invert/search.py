@@ -31,9 +31,10 @@ class Proposer:
     """Next tokens by a causal language model: a folder, a hub id, or "polyvec/nano-lm"."""
 
     def __init__(self, name: str) -> None:
+        from polyvec.embed.formats.devices import best_device
         from polyvec.embed.formats.sources import model_folder
         from polyvec.embed.formats.tokenizer import load_tokenizer
-        from polyvec.embed.formats.transformer import best_device, load_transformer
+        from polyvec.embed.formats.transformer import load_transformer
 
         folder = model_folder(name, namespace=None)
         self.lm: Any = load_transformer(folder, kind="lm").to(best_device()).eval()

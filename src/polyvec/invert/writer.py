@@ -18,9 +18,10 @@ from polyvec.compress.soft.decoder import token_ids
 from polyvec.compress.soft.paired import is_paired
 from polyvec.compress.soft.prefix import VectorPrefix
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.devices import best_device
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import load_tokenizer
-from polyvec.embed.formats.transformer import best_device, load_transformer
+from polyvec.embed.formats.transformer import load_transformer
 from polyvec.errors import ShapeError
 
 IGNORED = -100

@@ -12,11 +12,10 @@ from polyvec.embed.backbone.causal import CausalModel
 from polyvec.embed.backbone.decoding import Decoder, Request
 from polyvec.embed.backbone.drawing import Drawing
 from polyvec.embed.backbone.likelihood import log_probabilities
+from polyvec.embed.formats.devices import best_device, check_device
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import (
-    best_device,
-    check_device,
     check_dtype,
     chosen_dtype,
     is_masked,

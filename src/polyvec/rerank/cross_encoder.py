@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from polyvec import __version__
+from polyvec.embed.formats.devices import best_device, check_device
 from polyvec.embed.formats.sources import model_folder
-from polyvec.embed.formats.transformer import best_device, check_device
 from polyvec.embed.inputs.contract import NO_LIMIT, bare, check_count
 from polyvec.errors import ModelError
 from polyvec.rerank.batches import batched_scores

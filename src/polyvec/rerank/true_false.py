@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.devices import best_device, check_device
 from polyvec.embed.formats.schema import read_json, write_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.tokenizer import load_tokenizer
 from polyvec.embed.formats.transformer import (
-    best_device,
-    check_device,
     is_masked,
     load_config,
     load_transformer,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from polyvec.embed.formats.transformer import best_device
+from polyvec.embed.formats.devices import best_device
 from polyvec.embed.inputs.contract import check_count
 from polyvec.errors import InputError, known
 

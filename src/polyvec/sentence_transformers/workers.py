@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from polyvec.embed.formats.transformer import check_device
+from polyvec.embed.formats.devices import check_device
 from polyvec.embed.inputs.contract import check_count
 from polyvec.errors import InputError, PolyvecError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from decoders import DECODERS, LAYERS, VOCAB, build
 from torch.testing import assert_close
-from transformers import AutoModel, MambaConfig, T5Config
+from transformers import AttentionInterface, AutoModel, MambaConfig, T5Config
 
 from polyvec.embed.backbone import attention
 from polyvec.embed.backbone.attention import AttentionPlan, AttentionSpec
@@ -222,13 +222,13 @@ def test_blocked_parts_are_not_seen_but_through_others():
 
 def plant(function):
     """Register another attention function; the honest one is put back."""
-    attention.AttentionInterface.register(attention.NAME, function)
+    AttentionInterface.register(attention.NAME, function)
 
 
 @pytest.fixture
 def honest():
     yield attention.plan_attention
-    attention.AttentionInterface.register(attention.NAME, attention.plan_attention)
+    AttentionInterface.register(attention.NAME, attention.plan_attention)
 
 
 def test_a_model_that_stays_causal_is_refused(honest):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, build, tokenizer
 from numpy.testing import assert_allclose
+from transformers import AttentionInterface
 
 from polyvec import Embedder
 from polyvec.embed.backbone.backbone import Backbone
@@ -108,10 +109,10 @@ def test_the_probe_notices_a_packed_attention_that_lets_texts_see_each_other(mon
         everything = attention.AttentionPlan(plan.modes, runs=((1, query.shape[2]),))
         return honest(module, query, key, value, mask, plan=everything, **options)
 
-    attention.AttentionInterface.register(attention.NAME, leaky)
+    AttentionInterface.register(attention.NAME, leaky)
     try:
         backbone = Backbone(build("bert"), 0)
     finally:
-        attention.AttentionInterface.register(attention.NAME, honest)
+        AttentionInterface.register(attention.NAME, honest)
     assert backbone.layout == "padded"
     assert "differs" in backbone.layout_reason

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers as tf
 from decoders import build
+from transformers import AttentionInterface
 
 from polyvec.embed.backbone import attention, leak_probe
 from polyvec.embed.backbone.attention import AttentionPlan, AttentionSpec
@@ -31,9 +32,9 @@ def other_kernels():
         out, weights = honest(module, query, key, value, mask, **options)
         return rounded_by_shape(out, tuple(query.shape)), weights
 
-    attention.AttentionInterface.register(attention.NAME, rounding)
+    AttentionInterface.register(attention.NAME, rounding)
     yield
-    attention.AttentionInterface.register(attention.NAME, honest)
+    AttentionInterface.register(attention.NAME, honest)
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
@@ -50,11 +51,11 @@ def test_a_neighbour_that_is_seen_is_found_in_half_precision(dtype):
         everything = AttentionPlan(plan.modes, runs=((1, query.shape[2]),))
         return honest(module, query, key, value, mask, plan=everything, **options)
 
-    attention.AttentionInterface.register(attention.NAME, leaky)
+    AttentionInterface.register(attention.NAME, leaky)
     try:
         model = Backbone(build("llama").to(dtype), 0)
     finally:
-        attention.AttentionInterface.register(attention.NAME, honest)
+        AttentionInterface.register(attention.NAME, honest)
     assert model.layout == "padded" and "differs" in model.layout_reason
 
 

@@ -11,7 +11,7 @@ import transformers as tf
 from decoders import DECODERS
 from families import FAMILIES
 from torch import nn
-from transformers import AutoModel
+from transformers import AttentionInterface, AutoModel
 
 from polyvec.embed.backbone import attention, precision
 from polyvec.embed.backbone.attention import AttentionPlan
@@ -87,8 +87,8 @@ def test_rounding_that_depends_on_the_batch_is_no_leak(name, dtype):
 
 @pytest.fixture
 def plant():
-    yield lambda function: attention.AttentionInterface.register(attention.NAME, function)
-    attention.AttentionInterface.register(attention.NAME, attention.plan_attention)
+    yield lambda function: AttentionInterface.register(attention.NAME, function)
+    AttentionInterface.register(attention.NAME, attention.plan_attention)
 
 
 def deaf(module, query, key, value, mask, plan=None, **options):

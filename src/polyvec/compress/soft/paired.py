@@ -19,8 +19,8 @@ from polyvec.compress.soft.decoder import MEMORY, Asked, Predicted
 from polyvec.compress.soft.memory import MemoryBatch
 from polyvec.compress.soft.reading import Rows
 from polyvec.compress.soft.writing import Advance
+from polyvec.embed.formats.devices import best_device
 from polyvec.embed.formats.tokenizer import load_tokenizer
-from polyvec.embed.formats.transformer import best_device
 from polyvec.errors import InputError, SettingsError
 
 

@@ -26,9 +26,9 @@ def new_classifier(backbone: str | None = None, *, with_question: bool = False) 
     from transformers import AutoModelForTokenClassification
 
     from polyvec.embed.backbone.quiet import quiet_transformers
+    from polyvec.embed.formats.devices import best_device
     from polyvec.embed.formats.sources import DEFAULT_MODEL, model_folder
     from polyvec.embed.formats.tokenizer import load_tokenizer
-    from polyvec.embed.formats.transformer import best_device
 
     root = model_folder(backbone or DEFAULT_MODEL)
     names = {0: "drop", 1: "keep"}

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface
 
 from polyvec.embed.backbone import varlen
 from polyvec.errors import ModelError, SettingsError, known
@@ -285,4 +284,9 @@ def _unpack(x_HTD: Tensor, count: int, length: int) -> Tensor:
     return x_HTD.reshape(heads, count, length, size).transpose(0, 1)
 
 
-AttentionInterface.register(NAME, plan_attention)
+def register() -> None:
+    """Make `plan_attention` known to transformers, once, when a model first needs it."""
+    from transformers import AttentionInterface
+
+    if NAME not in AttentionInterface().valid_keys():
+        AttentionInterface.register(NAME, plan_attention)

@@ -3,24 +3,27 @@
 B texts, T tokens of the longest text, D state size, V vocabulary.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from polyvec.embed.backbone import precision, rotary, runners, selection
-from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.attention import AttentionSpec, register
 from polyvec.embed.backbone.fused import FusedModel
-from polyvec.embed.backbone.heads import has_own_head, head_modules, own_logits
 from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LAYOUTS = ("auto", "packed", "padded")
 
@@ -56,6 +59,8 @@ class Backbone(nn.Module):
         super().__init__()
         if layout not in LAYOUTS:
             raise ModelError(f"layout {layout!r} is not known. Known: {', '.join(LAYOUTS)}.")
+        from polyvec.embed.backbone.heads import head_modules
+
         self.model = model
         self.lm_head = head_modules(lm) if lm is not None else None
         object.__setattr__(self, "lm", lm)
@@ -106,6 +111,7 @@ class Backbone(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        register()  # in the process that unpickles
         for model in (self.model, self.lm, _full(self.runner)):
             if model is not None:
                 selection.register_recording(model)
@@ -260,6 +266,8 @@ class Backbone(nn.Module):
         """
         if self.lm_head is None:
             raise ModelError(f"{type(self.model).__name__} was loaded without its LM head")
+        from polyvec.embed.backbone.heads import has_own_head, own_logits
+
         if has_own_head(self.lm):
             return own_logits(self.lm, states)
         config = self.model.config.get_text_config()

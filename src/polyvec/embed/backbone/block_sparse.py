@@ -6,19 +6,23 @@ short texts, and pads longer batches to whole blocks, which moves the blocks tha
 B texts, T tokens of the longest text, D state size.
 """
 
+from __future__ import annotations
+
 import copy
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.runners import Native, Needs
 from polyvec.embed.inputs.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SPARSE, FULL = "block_sparse", "original_full"
 STATES = ("last_hidden_state", "encoder_last_hidden_state")

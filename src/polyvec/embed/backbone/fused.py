@@ -8,16 +8,20 @@ half as fast again for a query's.
 T tokens of all texts, D state size, H heads, S size of a head.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.attention import AttentionPlan, plan_attention
 from polyvec.embed.backbone.hooks import LayerHook, unchanged_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # The layout is a second copy of the weights.
 MOST_BYTES = 1_500_000_000

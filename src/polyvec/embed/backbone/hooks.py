@@ -7,19 +7,23 @@ while another forward runs.
 B texts, T tokens of the longest.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from polyvec.embed.backbone.attention import AttentionPlan
 from polyvec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Takes a layer's number, the layer and its arguments, and returns what it gets instead.

@@ -6,20 +6,25 @@ tolerance tells a leak from noise: right models were refused, and wrong offsets 
 the copy has decided, the model itself must not contradict it clearly.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from polyvec.embed.backbone import leak_probe as leaks
 from polyvec.embed.backbone import selection
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.runners import Native, set_attention
 from polyvec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HALVES = (torch.bfloat16, torch.float16)
 # A copy of a larger model may not fit; it is made only if the model itself seems to be wrong.
@@ -80,7 +85,7 @@ class _Sight:
     early: float
 
     @classmethod
-    def of(cls, runner: Native, spec: AttentionSpec) -> "_Sight":
+    def of(cls, runner: Native, spec: AttentionSpec) -> _Sight:
         """The smaller changes of two texts: rounding may send one token to another expert."""
         ids, other = leaks.probe_ids(runner.model.config.get_text_config().vocab_size)
         one, two = (cls._of_text(runner, spec, x, other) for x in (ids, ids.flip(0)))
@@ -88,7 +93,7 @@ class _Sight:
         return cls(one.dtype, finite, min(one.beside, two.beside), min(one.early, two.early))
 
     @classmethod
-    def _of_text(cls, runner: Native, spec: AttentionSpec, ids: Tensor, other: int) -> "_Sight":
+    def _of_text(cls, runner: Native, spec: AttentionSpec, ids: Tensor, other: int) -> _Sight:
         prefix = leaks.PREFIX_LENGTH if spec.kind == "prefix" else 0
         own = AttentionSpec(spec.kind, spec.layer)
         place = (prefix or leaks.PROBE_LENGTH) - 1

@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 
-from transformers.utils import logging
-
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Inside, transformers shows no warnings and no progress bars."""
+    from transformers.utils import logging
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -8,18 +8,22 @@ each text of a batch on a fresh copy of themselves.
 B texts, T tokens of the longest or, packed, of all.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from polyvec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBED = 4  # positions whose rotation is compared
 BEYOND = 8  # how far the probe reaches past the longest declared length

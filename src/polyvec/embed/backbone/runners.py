@@ -3,25 +3,29 @@
 B texts, T tokens of the longest or, packed, of all, D state size.
 """
 
+from __future__ import annotations
+
 import contextlib
 import inspect
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
 
-from polyvec.embed.backbone.attention import NAME, AttentionPlan, AttentionSpec
+from polyvec.embed.backbone.attention import NAME, AttentionPlan, AttentionSpec, register
 from polyvec.embed.backbone.fused import Fused, FusedModel
 from polyvec.embed.backbone.hooks import LayerMasks, changing, install, open_buffers
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.backbone.rotary import texts_of
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Needs = frozenset[str]
 OWN = AttentionSpec()
@@ -44,7 +48,7 @@ class Native:
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model, self.pad_id = model, pad_id
 
-    def of(self, model: PreTrainedModel) -> "Native":
+    def of(self, model: PreTrainedModel) -> Native:
         """The same way to run another copy of the model."""
         return type(self)(model, self.pad_id)
 
@@ -92,7 +96,7 @@ class Planned(Native):
         self.packed, self.offset = packed, offset
         self.fused: FusedModel | None = None  # not while the probes look at the model itself
 
-    def of(self, model: PreTrainedModel) -> "Native":
+    def of(self, model: PreTrainedModel) -> Native:
         set_attention(model, NAME)
         return Planned(model, self.pad_id, packed=self.packed, offset=self.offset)
 
@@ -173,7 +177,7 @@ class Hooked(Native):
         open_buffers(model)
         install(model)
 
-    def of(self, model: PreTrainedModel) -> "Native":
+    def of(self, model: PreTrainedModel) -> Native:
         return Hooked(model, self.pad_id, self.form)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
@@ -211,17 +215,18 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
     return body(**inputs)
 
 
-def _output(states: Iterable[Tensor], needs: Needs) -> BaseModelOutput:
+def _output(states: Iterable[Tensor], needs: Needs) -> SimpleNamespace:
     """The output of a model with these states, [T, D] each, of the embeddings and every layer."""
     if "all_layers" not in needs:
         states = deque(states, maxlen=1)  # memory of the others is free at once
     found = [state_TD[None] for state_TD in states]
     layers = tuple(found) if "all_layers" in needs else None
-    return BaseModelOutput(last_hidden_state=found[-1], hidden_states=layers)
+    return SimpleNamespace(last_hidden_state=found[-1], hidden_states=layers)
 
 
 def set_attention(model: PreTrainedModel, name: str) -> bool:
     """Switch a model's attention function; False if the model does not support it."""
+    register()
     with quiet_transformers(), contextlib.suppress(ValueError):
         model.set_attn_implementation(name)
     return bool(model.config._attn_implementation == name)

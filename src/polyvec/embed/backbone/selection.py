@@ -4,14 +4,16 @@ A way is used only if the texts in one batch then have the states that the model
 each of them alone. What the model sees is measured after that (leak_probe.py).
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from polyvec.embed.backbone import attention, block_sparse
 from polyvec.embed.backbone import leak_probe as leaks
@@ -22,6 +24,9 @@ from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.backbone.runners import Hooked, Native, Planned, call, set_attention
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Relative to the largest state; in half precision leak_probe.tolerance allows more.
 TOLERANCE = 1e-4
@@ -147,6 +152,7 @@ def register_recording(model: PreTrainedModel) -> None:
     A process that unpickles a model has not run the constructor; all layers and attention
     weights would be missing there (transformers 5.23).
     """
+    from transformers import PreTrainedModel
     from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
     for module in model.modules():

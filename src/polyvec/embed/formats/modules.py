@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from polyvec.embed.formats import sparse
 from polyvec.embed.formats.declared import Declared, part_kind
-from polyvec.embed.formats.gguf.loading import is_gguf, read_declared
+from polyvec.embed.formats.gguf.finding import is_gguf
+from polyvec.embed.formats.gguf.loading import read_declared
 from polyvec.embed.formats.own_modules import is_own, load_chain
 from polyvec.embed.formats.routing import Module, read_routing
 from polyvec.embed.formats.schema import (

@@ -25,6 +25,7 @@ from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.formats.adapters import find_adapters, load_adapters
 from polyvec.embed.formats.cards import read_card
 from polyvec.embed.formats.checksums import own_settings, write_checksums
+from polyvec.embed.formats.devices import best_device, check_device, device_name, dtype_name
 from polyvec.embed.formats.families import family_of
 from polyvec.embed.formats.late import (
     COLBERT_HEAD,
@@ -48,12 +49,8 @@ from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.sparse import load_head, read_tensors
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
-    best_device,
-    check_device,
     check_dtype,
     chosen_dtype,
-    device_name,
-    dtype_name,
     load_config,
     load_transformer,
 )

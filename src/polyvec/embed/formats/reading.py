@@ -11,6 +11,7 @@ from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.formats.cards import read_card
 from polyvec.embed.formats.checksums import replaced
 from polyvec.embed.formats.declared import Declared
+from polyvec.embed.formats.devices import check_device, device_name, dtype_name
 from polyvec.embed.formats.late import check_one_vector
 from polyvec.embed.formats.modules import read_modules
 from polyvec.embed.formats.options import check_options
@@ -21,11 +22,6 @@ from polyvec.embed.formats.settings import (
     excludes_instruction,
 )
 from polyvec.embed.formats.sources import model_folder
-from polyvec.embed.formats.transformer import (
-    check_device,
-    device_name,
-    dtype_name,
-)
 from polyvec.embed.inputs.contract import check_count
 from polyvec.embed.parts import build_pooling, model_facts
 from polyvec.embed.pooling.steps import TokenSteps

@@ -20,8 +20,9 @@ from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.formats.adapters import AdaptedModel, find_adapters, load_adapters
 from polyvec.embed.formats.checksums import own_settings, replaced
 from polyvec.embed.formats.declared import Declared
+from polyvec.embed.formats.devices import best_device
 from polyvec.embed.formats.families import Family, family_of, follow_family, warn_of_own_code
-from polyvec.embed.formats.gguf.loading import is_gguf
+from polyvec.embed.formats.gguf.finding import is_gguf
 from polyvec.embed.formats.modules import read_weights
 from polyvec.embed.formats.own_modules import (
     OwnChain,
@@ -40,7 +41,6 @@ from polyvec.embed.formats.sparse import limited, read_sparse_head, read_sparse_
 from polyvec.embed.formats.static import read_static
 from polyvec.embed.formats.tokenizer import has_tokenizer, load_tokenizer
 from polyvec.embed.formats.transformer import (
-    best_device,
     check_dtype,
     chosen_dtype,
     load_config,

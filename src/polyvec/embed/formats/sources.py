@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polyvec.embed.formats.checksums import check_files
-from polyvec.embed.formats.gguf.loading import gguf_inside, is_gguf
+from polyvec.embed.formats.gguf.finding import gguf_inside, is_gguf
 from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.small import INSTALL, SMALL_MODEL, small_folder
 from polyvec.embed.schemes import scheme_of

@@ -19,7 +19,8 @@ from transformers.models.auto.tokenization_auto import (
 )
 
 from polyvec.embed.backbone.quiet import quiet_transformers
-from polyvec.embed.formats.gguf.loading import is_gguf, load_gguf_tokenizer
+from polyvec.embed.formats.gguf.finding import is_gguf
+from polyvec.embed.formats.gguf.loading import load_gguf_tokenizer
 from polyvec.embed.formats.schema import check_pointer, read_json, write_json
 from polyvec.embed.formats.vocabularies import VOCABULARIES, convert, promised_by_class
 from polyvec.embed.inputs.contract import PROBES, bare, keep_promises, unlimited

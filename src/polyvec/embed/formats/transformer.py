@@ -23,13 +23,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from polyvec.embed.backbone.quiet import quiet_transformers
+from polyvec.embed.formats.devices import best_device
 from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
-from polyvec.embed.formats.gguf.loading import (
-    gguf_dtype,
-    is_gguf,
-    load_gguf_config,
-    load_gguf_model,
-)
+from polyvec.embed.formats.gguf.finding import is_gguf
+from polyvec.embed.formats.gguf.loading import gguf_dtype, load_gguf_config, load_gguf_model
 from polyvec.embed.formats.nomic import is_nomic, nomic_config
 from polyvec.embed.formats.precision import keep_stored_dtype
 from polyvec.embed.formats.refusals import check_quantised, no_model
@@ -347,32 +344,3 @@ def _cpu_computes(name: str) -> bool:
     if name == "bfloat16":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.cpu._is_amx_fp16_supported())
-
-
-def device_name(device: str | torch.device | None) -> str | None:
-    """The device by its name, as the readers pass it on."""
-    return str(device) if isinstance(device, torch.device) else device
-
-
-def dtype_name(dtype: str | torch.dtype | None) -> str | None:
-    """The dtype by its name: "bfloat16" for torch.bfloat16."""
-    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
-
-
-def check_device(name: str | torch.device) -> torch.device:
-    """The device; InputError if it is not known, or not in this machine."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        first = str(error).split("\n")[0][:120]
-        raise InputError(f"device {name!r} cannot be used ({first}); try 'cpu'") from None
-    if device.type == "meta":
-        raise InputError("device 'meta' holds no numbers; try 'cpu'")
-    return device
-
-
-def best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -4,18 +4,22 @@ It is read from the tokenizer by probes at load and stored with the model: a mis
 EOS is an error at load instead of a worse vector later (SILENT row 7).
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, normalizers, processors
-from transformers import PreTrainedTokenizerBase
 
 from polyvec.errors import InputError, TokenizerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # What tokenizers of all kinds split differently: spaces, lines, case, accents, digits, scripts.
 PROBES = (

@@ -4,17 +4,21 @@ They add no special tokens, so a text may have no tokens at all. It is then one 
 pooled, whose mean is zeros, as both libraries have it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.tokens import TextTokenizer, Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def never_empty(tokens: Tokens) -> Tokens:

@@ -4,21 +4,25 @@ Masks are made from lengths, never from ids, so a PAD that is also EOS does no h
 T tokens of all texts in a batch, one text after another.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from polyvec.embed.inputs.content_words import content_words
 from polyvec.embed.inputs.contract import bare, check_fast, check_rows, read_contract
 from polyvec.embed.inputs.spans import Span
 from polyvec.embed.inputs.templates import ROLES, Template
 from polyvec.errors import InputError, TokenizerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class NoRoomError(InputError):
@@ -78,7 +82,7 @@ class TokenBatch:
     types_T: np.ndarray | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> "TokenBatch":
+    def of(cls, rows: Sequence[int], tokens: Sequence[Tokens]) -> TokenBatch:
         """The batch of some texts' tokens."""
         return cls(
             tuple(rows),
@@ -91,7 +95,7 @@ class TokenBatch:
         )
 
     @classmethod
-    def of_ids(cls, texts: Sequence[np.ndarray]) -> "TokenBatch":
+    def of_ids(cls, texts: Sequence[np.ndarray]) -> TokenBatch:
         """The batch of bare ids: every token belongs to the text and is pooled."""
         ids = np.concatenate(texts).astype(np.int32)
         yes = np.ones(len(ids), bool)

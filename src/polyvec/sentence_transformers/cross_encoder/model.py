@@ -18,15 +18,10 @@ from torch import Tensor, nn
 
 from polyvec import __version__
 from polyvec.embed.encoding import check_text
+from polyvec.embed.formats.devices import best_device, check_device, dtype_name
 from polyvec.embed.formats.schema import read_json
 from polyvec.embed.formats.sources import model_folder
-from polyvec.embed.formats.transformer import (
-    best_device,
-    check_device,
-    check_dtype,
-    chosen_dtype,
-    dtype_name,
-)
+from polyvec.embed.formats.transformer import check_dtype, chosen_dtype
 from polyvec.embed.inputs.contract import NO_LIMIT, check_count
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.progress import progress

@@ -101,9 +101,10 @@ def _reader(name: str) -> tuple[Any, Any, Any]:
     from transformers import AutoModelForSeq2SeqLM
 
     from polyvec.embed.backbone.quiet import quiet_transformers
+    from polyvec.embed.formats.devices import best_device
     from polyvec.embed.formats.sources import model_folder
     from polyvec.embed.formats.tokenizer import load_tokenizer
-    from polyvec.embed.formats.transformer import best_device, load_config, load_transformer
+    from polyvec.embed.formats.transformer import load_config, load_transformer
     from polyvec.embed.inputs.contract import bare
 
     root = model_folder(name, namespace=None)

@@ -55,9 +55,10 @@ class TokenClassifier:
         from transformers import AutoModelForTokenClassification
 
         from polyvec.embed.backbone.quiet import quiet_transformers
+        from polyvec.embed.formats.devices import best_device
         from polyvec.embed.formats.sources import model_folder
         from polyvec.embed.formats.tokenizer import load_tokenizer
-        from polyvec.embed.formats.transformer import best_device, load_config
+        from polyvec.embed.formats.transformer import load_config
 
         if str(name).startswith("./") and not Path(name).is_dir():
             raise ModelError(
