@@ -6,7 +6,8 @@ given by its Python and a folder with its form of the weights. Figures are media
 added to docs/results/encode-cpu.json, of which docs/generate.py makes the tables of docs/speed.md.
 
     python benchmarks/speed_cpu.py minilm --texts 400 --rounds 3
-    python benchmarks/speed_cpu.py minilm --peer onnx PYTHON FOLDER --peer openvino PYTHON FOLDER
+    python benchmarks/speed_cpu.py minilm --fast --peer onnx PYTHON FOLDER \
+        --peer openvino-int8 PYTHON FOLDER
     python benchmarks/speed_cpu.py nano-lm
     python benchmarks/speed_cpu.py smollm2 --texts 60
     python benchmarks/speed_cpu.py start
@@ -39,6 +40,8 @@ WORKER = Path(__file__).with_name("speed_worker.py")
 BATCHES = (32, 8)
 QUERY_WORDS = (6, 12)
 TOLERANCE = 1e-4
+# Libraries that compute in fewer bits: how near they are is a figure, not a condition.
+FEWER_BITS = ("polyvec-fast", "onnx-int8", "openvino-int8", "openvino-bfloat16")
 TASKS = {
     "minilm": (lambda: offline_folder(), None, 256),
     "nano-lm": (lambda: model_folder("polyvec/nano-lm"), "mean", 256),
@@ -92,10 +95,13 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     commands = {
         "polyvec": (sys.executable, folder),
+        **({"polyvec-fast": (sys.executable, folder)} if options.fast else {}),
         "sentence-transformers": (sys.executable, folder),
         **{kind: (python, where) for kind, python, where in options.peer},
     }
-    ways = [("polyvec", None), *((k, b) for k in list(commands)[1:] for b in BATCHES)]
+    ways: list[tuple[str, int | None]] = []
+    for kind in commands:
+        ways += [(kind, None)] if kind.startswith("polyvec") else [(kind, b) for b in BATCHES]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         file = Path(temporary) / "texts.json"
         file.write_text(json.dumps(texts), encoding="utf-8")
@@ -106,7 +112,7 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
             worker = Worker(command + (["--pooling", pooling] if pooling else []), options.threads)
             workers[kind] = worker
             stack.callback(worker.close)
-        errors = _check(workers)
+        errors, cosines = _check(workers)
         figures: dict[tuple[str, int | None], list[Any]] = {way: [] for way in ways}
         asked: dict[str, list[Any]] = {kind: [] for kind in workers}
         rates = []
@@ -124,6 +130,7 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
         "query_tokens": [min(n), max(n)] if (n := _lengths(tokenizer, queries)) else [],
         "threads": options.threads, "rounds": options.rounds,
         "matmul_gflop_per_cpu_s": rate, "processor": processor(), "differences": errors,
+        "cosines": cosines,
         "batches": [_batch(way, runs, len(mixed), flop, rate) for way, runs in figures.items()],
         "single": {kind: _single(rounds) for kind, rounds in asked.items()},
     }  # fmt: skip
@@ -133,16 +140,25 @@ def _lengths(tokenizer: Any, texts: list[str]) -> list[int]:
     return [len(ids) for ids in tokenizer(texts)["input_ids"]]
 
 
-def _check(workers: dict[str, Worker]) -> dict[str, float]:
-    """The largest difference of each peer's vectors from ours, relative to the largest number."""
+def _check(workers: dict[str, Worker]) -> tuple[dict[str, float], dict[str, float]]:
+    """The largest difference from our vectors, relative to the largest number, of each library.
+
+    And the mean cosine with them, of those that compute in fewer bits.
+    """
     found = {kind: np.array(worker.ask(do="vectors")) for kind, worker in workers.items()}
     ours = found["polyvec"]
+    cosines = {kind: _cosine(found.pop(kind), ours) for kind in FEWER_BITS if kind in found}
     errors = {
         kind: float(abs(vectors - ours).max() / abs(ours).max()) for kind, vectors in found.items()
     }
     if max(errors.values()) > TOLERANCE:
         raise SystemExit(f"vectors differ, so that times cannot be compared: {errors}")
-    return errors
+    return errors, cosines
+
+
+def _cosine(a_NE: np.ndarray, b_NE: np.ndarray) -> float:
+    sizes = np.linalg.norm(a_NE, axis=1) * np.linalg.norm(b_NE, axis=1)
+    return float(((a_NE * b_NE).sum(axis=1) / sizes).mean())
 
 
 def _batch(
@@ -224,6 +240,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fast", action="store_true", help="dtype='fast', too")
     parser.add_argument("--peer", nargs=3, action="append", default=[])
     options = parser.parse_args()
     found = start(options) if options.task == "start" else compared(options)

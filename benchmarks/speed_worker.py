@@ -18,11 +18,15 @@ import torch
 RATE_TOKENS = 1024
 
 
-def polyvec(options: argparse.Namespace) -> Any:
+def polyvec(options: argparse.Namespace, dtype: str = "float32") -> Any:
     from polyvec import Embedder
 
     pooling = {"pooling": options.pooling} if options.pooling else {}
-    return Embedder.from_pretrained(options.model, device="cpu", **pooling)
+    return Embedder.from_pretrained(options.model, device="cpu", dtype=dtype, **pooling)
+
+
+def polyvec_fast(options: argparse.Namespace) -> Any:
+    return polyvec(options, "fast")
 
 
 def sentence_transformers(options: argparse.Namespace) -> Any:
@@ -57,22 +61,50 @@ def onnx(options: argparse.Namespace) -> Any:
     return SentenceTransformer(options.model, device="cpu", backend="onnx", model_kwargs=settings)
 
 
-def openvino(options: argparse.Namespace) -> Any:
+def openvino(options: argparse.Namespace, precision: str = "f32") -> Any:
     from sentence_transformers import SentenceTransformer
 
     # Its default is bfloat16 where the processor has it.
-    own = {"INFERENCE_NUM_THREADS": options.threads, "INFERENCE_PRECISION_HINT": "f32"}
+    own = {"INFERENCE_NUM_THREADS": options.threads, "INFERENCE_PRECISION_HINT": precision}
     settings = {"ov_config": own}
     return SentenceTransformer(
         options.model, device="cpu", backend="openvino", model_kwargs=settings
     )
 
 
+def openvino_bfloat16(options: argparse.Namespace) -> Any:
+    return openvino(options, "bf16")
+
+
+class FastEmbed:
+    """fastembed's model under `encode`; `max_seq_length` is its tokenizer's own limit."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from fastembed import TextEmbedding
+
+        name = "sentence-transformers/all-MiniLM-L6-v2"
+        self._model = TextEmbedding(
+            name, specific_model_path=options.model, threads=options.threads
+        )
+        self.max_seq_length = None
+
+    def encode(self, texts: Any, batch_size: int = 256, **_: Any) -> np.ndarray:
+        single = isinstance(texts, str)
+        self._model.model.tokenizer.enable_truncation(self.max_seq_length)
+        found = np.array(list(self._model.embed([texts] if single else texts, batch_size)))
+        return found[0] if single else found
+
+
 LIBRARIES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "polyvec": polyvec,
+    "polyvec-fast": polyvec_fast,
     "sentence-transformers": sentence_transformers,
     "onnx": onnx,
+    "onnx-int8": onnx,
     "openvino": openvino,
+    "openvino-int8": openvino,
+    "openvino-bfloat16": openvino_bfloat16,
+    "fastembed": FastEmbed,
 }
 
 

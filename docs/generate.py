@@ -563,6 +563,7 @@ PARTS = {
     ROOT / "docs" / "speed.md": {
         "batches": speed_tables.batches_table,
         "queries": speed_tables.queries_table,
+        "fast": speed_tables.fast_table,
         "start": speed_tables.start_table,
     },
     ROOT / "docs" / "losses.md": {"losses": losses_table},

@@ -11,14 +11,18 @@ MODELS = {
     "smollm2": "SmolLM2-135M (decoder)",
 }
 LIBRARIES = {
+    "polyvec-fast": "polyvec, dtype=fast",
     "onnx": "sentence-transformers, ONNX Runtime",
+    "onnx-int8": "sentence-transformers, ONNX Runtime, dynamic int8",
     "openvino": "sentence-transformers, OpenVINO",
+    "openvino-int8": "OpenVINO, static int8 (NNCF)",
+    "openvino-bfloat16": "sentence-transformers, OpenVINO, bfloat16",
 }
 MISSING = "Not measured."
 
 
 def batches_table() -> str:
-    """Mixed texts: CPU-seconds of every library, and how many times as fast polyvec is."""
+    """Mixed texts in float32: CPU-seconds of every library, how many times as fast polyvec is."""
     lines = [
         "| model | library | batch | texts a CPU-second | polyvec is faster by "
         "| by wall time | of the matrix-product rate |",
@@ -27,6 +31,8 @@ def batches_table() -> str:
     for task, found in _results():
         ours = found["batches"][0]
         for row in found["batches"]:
+            if row["library"] in found.get("cosines", {}):
+                continue
             faster = [f"{row[unit] / ours[unit]:.2f}" for unit in ("cpu_s", "wall_s")]
             faster = ["", ""] if row is ours else faster
             size = row["batch_size"] or "by tokens"
@@ -38,6 +44,30 @@ def batches_table() -> str:
     return "\n".join([*lines, "", *_conditions()]) if len(lines) > 2 else MISSING
 
 
+def fast_table() -> str:
+    """Mixed texts with dtype="fast", beside every library."""
+    lines = [
+        "| model | library | batch | texts a CPU-second | polyvec fast is faster by "
+        "| by wall time | mean cosine with float32 |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for task, found in _results():
+        rows = {row["library"]: row for row in found["batches"]}
+        ours = rows.get("polyvec-fast")
+        if ours is None:
+            continue
+        for row in [ours, *(row for row in found["batches"] if row is not ours)]:
+            faster = [f"{row[unit] / ours[unit]:.2f}" for unit in ("cpu_s", "wall_s")]
+            faster = ["", ""] if row is ours else faster
+            cosine = found["cosines"].get(row["library"])
+            lines.append(
+                f"| {_name(task)} | {_library(row['library'])} "
+                f"| {row['batch_size'] or 'by tokens'} | {row['texts_per_cpu_s']:.1f} "
+                f"| {' | '.join(faster)} | {f'{cosine:.4f}' if cosine else ''} |"
+            )
+    return "\n".join(lines) if len(lines) > 2 else MISSING
+
+
 def queries_table() -> str:
     """One short query at a time: milliseconds of CPU and of wall time."""
     lines = [
@@ -47,8 +77,10 @@ def queries_table() -> str:
     ]
     names = ("cpu_p50_ms", "cpu_p99_ms", "wall_p50_ms", "wall_p99_ms")
     for task, found in _results():
-        ours = found["single"]["polyvec"]
         for library, row in found["single"].items():
+            ours = found["single"][
+                "polyvec-fast" if library in found.get("cosines", {}) else "polyvec"
+            ]
             cells = " | ".join(f"{row[name]:.1f} ms" for name in names)
             faster = ", ".join(f"{row[name] / ours[name]:.2f}" for name in names[:2])
             lines.append(

@@ -97,6 +97,10 @@ class HalfPrecisionWarning(UserWarning):
     """Half precision was asked for on a processor that only emulates it."""
 
 
+class SlowPathWarning(UserWarning):
+    """Faster computation was asked for, and this model or processor has none."""
+
+
 class UndeclaredPoolingWarning(UserWarning):
     """A checkpoint does not say how it is pooled, so a default was taken."""
 

@@ -59,7 +59,9 @@ def how_to_run(parser: argparse.ArgumentParser) -> None:
         help="use causal, bidirectional, last-K, from-K or prefix; default: the model's own",
     )
     parser.add_argument(
-        "--dtype", help="compute in float32, bfloat16 or float16; auto: as the weights are stored"
+        "--dtype",
+        help="compute in float32, bfloat16 or float16; auto: as the weights are stored; fast: in "
+        "8-bit integers or bfloat16 where that is faster and near",
     )
     parser.add_argument(
         "--max-seq-length", type=positive, metavar="N", help="read this many tokens of a text"

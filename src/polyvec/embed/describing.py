@@ -73,6 +73,8 @@ def settings(embedder: Described) -> dict[str, Any]:
         described |= embedder.text_tokenizer.table_settings()
     if embedder.text_tokenizer.parses_texts:
         described["special_tokens"] = "parse"
+    if backbone.fast:
+        described["dtype"] = "fast"
     if embedder.routes:
         described["routes"] = {task: settings(route) for task, route in embedder.routes.items()}
         described["default_route"] = embedder.default_route
@@ -89,6 +91,7 @@ def lines(embedder: Described) -> list[str]:
         f"{embedder.get_embedding_dimension()} dimensions",
         f"attention {backbone.spec}; leak probe: {verdict}",
         f"batches {backbone.layout} ({backbone.mechanism}: {backbone.layout_reason})",
+        f"products of {backbone.products}",
         f"pooling {pooling}; template {embedder.template.name if embedder.template else 'none'}",
     ]
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from polyvec.embed import describing
 from polyvec.embed.assembly import EmbedderParts, check_assigned, check_parts
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.fast import FAST
 from polyvec.embed.backbone.states import States
 from polyvec.embed.encode_methods import EncodeMethods, Examples
 from polyvec.embed.encoding import check_texts
@@ -89,7 +90,9 @@ class Embedder(EncodeMethods):
         device: "cpu", "cuda", "cuda:1", "mps"; the fastest one available by default.
         dtype: "float32", "bfloat16" or "float16", whatever the weights are stored in; "auto" is
             what they are stored in. By default that of the folder's settings
-            (sentence_bert_config.json), else "float32".
+            (sentence_bert_config.json), else "float32". "fast": on the CPU float32 with products
+            of 8-bit integers or bfloat16, whichever is faster and gives near states (BERT's and
+            Llama's families; others warn and stay float32), on others bfloat16.
         max_seq_length: most tokens that are read, special tokens included.
         pooling: a name in POOLINGS, several (their vectors are concatenated), or
             "package.module:function".
@@ -147,8 +150,15 @@ class Embedder(EncodeMethods):
         )
         self._assemble(**parts.keywords())
         self.to(parts.backbone.device, parts.backbone.model.dtype)
+        if dtype == FAST:
+            self._compute_fast()
         if special_tokens is not None:
             self.special_tokens = special_tokens
+
+    def _compute_fast(self) -> None:
+        for each in self.modules():
+            if isinstance(each, Backbone):
+                each.compute_fast()
 
     # ---- in and out -------------------------------------------------------------------------
 

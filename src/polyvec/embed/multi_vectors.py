@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from polyvec.embed import describing
 from polyvec.embed.backbone import runners
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.fast import FAST
 from polyvec.embed.encoding import EncodeRun
 from polyvec.embed.fingerprints import Fingerprints
 from polyvec.embed.inputs.contract import TokenizerContract
@@ -127,7 +128,10 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
             trust_remote_code=trust_remote_code,
         )
         embedder = cls(**parts.keywords())
-        return embedder.to(parts.backbone.device, parts.backbone.model.dtype)
+        embedder.to(parts.backbone.device, parts.backbone.model.dtype)
+        if dtype == FAST:
+            embedder.backbone.compute_fast()
+        return embedder
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that this class and sentence-transformers' MultiVectorEncoder load."""

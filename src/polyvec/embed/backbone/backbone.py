@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 
 from polyvec.embed.backbone import precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec, register
-from polyvec.embed.backbone.fused import FusedModel
+from polyvec.embed.backbone.fast import fast_linears
+from polyvec.embed.backbone.fused import FusedModel, Linear
 from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
 from polyvec.embed.inputs.tokens import TokenBatch
-from polyvec.errors import ModelError
+from polyvec.errors import ModelError, SlowPathWarning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +45,7 @@ class Backbone(nn.Module):
     """
 
     lm: Any  # not a submodule: its weights are the model's
+    fast = False  # whether products are of fewer bits than the weights
     card: Any = None  # formats.cards.Card of the folder that the weights came from, if it had one
 
     def __init__(
@@ -93,6 +96,30 @@ class Backbone(nn.Module):
         """
         if "attentions" in needs and self.mechanism == "native":
             runners.set_attention(self.model, "eager")
+
+    def compute_fast(self) -> None:
+        """Compute in 8-bit integers or bfloat16, where that is faster and gives near states.
+
+        Warns where it is not, or not for this family: then all stays as it was.
+        """
+        found = None
+        if isinstance(self.runner, runners.Planned):
+            self.runner.fused = FusedModel(fast_linears)
+            found = self.runner.fused_products()
+        self.fast = found not in (None, Linear.name)
+        if not self.fast and self.device.type == "cpu":
+            warnings.warn(
+                f"dtype='fast': no products of this processor are faster for "
+                f"{type(self.model).__name__}, or none are near enough; computed in float32",
+                SlowPathWarning,
+                stacklevel=3,
+            )
+
+    @property
+    def products(self) -> str:
+        """The numbers that are multiplied: "int8", or those of the weights."""
+        found = self.runner.fused_products() if isinstance(self.runner, runners.Planned) else None
+        return found or str(self.model.dtype).removeprefix("torch.")
 
     def __getstate__(self) -> dict[str, Any]:
         """The state with its weights shared and without transformers' hooks.

@@ -11,7 +11,7 @@ T tokens of all texts, D state size, H heads, S size of a head.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The layout is a second copy of the weights.
 MOST_BYTES = 1_500_000_000
+BLOCK = 256  # tokens
 SAMPLE = 8  # numbers of each matrix; each is a read of cold memory
 # What oneDNN computes with a product: its name there, and a variant.
 ACTIVATIONS = {
@@ -35,6 +36,7 @@ ACTIVATIONS = {
     "silu": ("swish", ""),
 }
 Activation = tuple[str, str]
+ACTIVATION: Activation = ("none", "")
 
 
 class UnsuitedError(Exception):
@@ -42,30 +44,34 @@ class UnsuitedError(Exception):
 
 
 class Linear:
-    """Linear layers of one input, side by side, as one product."""
+    """Linear layers of one input, side by side, as one product.
+
+    name: of its numbers. bytes: of a weight. least_cosine: between a model's own states and those
+    made with such products, if they are not equal but for rounding.
+    """
+
+    name, bytes = "float32", 4
+    least_cosine: float | None = None
 
     def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
         """`order`: the order of the outputs, if it is another than the layers'."""
-        weight, bias = _joined(layers)
-        if order is not None:
-            weight, bias = weight[order], None if bias is None else bias[order]
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        self.bias = bias
+        weight, self.bias = joined(layers, order)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
-    def __call__(self, x_TD: Tensor, activation: Activation = ("none", "")) -> Tensor:
+    def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
         name, variant = activation
         args: tuple[Any, ...] = (x_TD, self.weight, self.bias, name, [], variant)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(*args)
         return out
 
-    def with_other(self, operation: str, x_TD: Tensor, other: Tensor) -> Tensor:
+    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
         """The outputs "add" (plus) or "mul" (times) `other`."""
-        args = (x_TD, other, self.weight, self.bias, operation)
+        args = (x_TD, other_TN, self.weight, self.bias, operation)
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(*args)
         return out
 
 
-def _joined(layers: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
+def joined(layers: tuple[Any, ...], order: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the layers side by side; UnsuitedError for other layers."""
     for layer in layers:
         # Adapters and quantised layers have types of their own.
@@ -73,22 +79,35 @@ def _joined(layers: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
             raise UnsuitedError(type(layer).__name__)
     weight = torch.cat([layer.weight.detach() for layer in layers])
     biases = [layer.bias for layer in layers]
-    if any(bias is None for bias in biases):
-        if not all(bias is None for bias in biases):
-            raise UnsuitedError("some biases")
-        return weight, None
-    return weight, torch.cat([bias.detach() for bias in biases])
+    if any(bias is None for bias in biases) and not all(bias is None for bias in biases):
+        raise UnsuitedError("some biases")
+    bias = None if biases[0] is None else torch.cat([each.detach() for each in biases])
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
+    return weight.contiguous(), bias
+
+
+def exact_linears() -> tuple[type[Linear], ...]:
+    """The kinds of products that give float32's vectors."""
+    return (Linear,)
+
+
+def in_blocks(step: Callable[[Tensor], Tensor], x_TD: Tensor) -> Tensor:
+    """A step of tokens alone, for a block of them at a time: its numbers stay in the cache."""
+    if len(x_TD) <= BLOCK:
+        return step(x_TD)
+    return torch.cat([step(block) for block in x_TD.split(BLOCK)])
 
 
 class BertLayer:
     """One layer of BERT, RoBERTa or XLM-R: norms follow the residual sums."""
 
-    def __init__(self, layer: Any, activation: Activation) -> None:
+    def __init__(self, layer: Any, activation: Activation, linear: type[Linear]) -> None:
         attention = layer.attention.self
         self.attention, self.activation = attention, activation
-        self.qkv = Linear(attention.query, attention.key, attention.value)
-        self.out = Linear(layer.attention.output.dense)
-        self.up, self.down = Linear(layer.intermediate.dense), Linear(layer.output.dense)
+        self.qkv = linear(attention.query, attention.key, attention.value)
+        self.out = linear(layer.attention.output.dense)
+        self.up, self.down = linear(layer.intermediate.dense), linear(layer.output.dense)
         self.norms = layer.attention.output.LayerNorm, layer.output.LayerNorm
 
     def __call__(self, x_TD: Tensor, plan: AttentionPlan) -> Tensor:
@@ -97,6 +116,9 @@ class BertLayer:
         query, key, value = qkv_THS.transpose(0, 1)[None].chunk(3, dim=1)
         states, _ = plan_attention(self.attention, query, key, value, None, plan=plan)
         x_TD = self.norms[0](self.out.with_other("add", states.reshape(len(x_TD), -1), x_TD))
+        return in_blocks(self._inner, x_TD)
+
+    def _inner(self, x_TD: Tensor) -> Tensor:
         inner_TD = self.up(x_TD, self.activation)
         out: Tensor = self.norms[1](self.down.with_other("add", inner_TD, x_TD))
         return out
@@ -105,10 +127,10 @@ class BertLayer:
 class Bert:
     """BERT, RoBERTa and XLM-R."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, linear: type[Linear]) -> None:
         activation = _activation(model)
-        self.model = model
-        self.layers = [BertLayer(each, activation) for each in model.encoder.layer]
+        self.model, self.linear = model, linear
+        self.layers = [BertLayer(each, activation, linear) for each in model.encoder.layer]
 
     def states(self, plan: AttentionPlan, **inputs: Tensor) -> Iterator[Tensor]:
         """The embeddings and the states after each layer, [T, D]."""
@@ -122,14 +144,14 @@ class Bert:
 class LlamaLayer:
     """One layer of Llama, Mistral or Qwen2: norms before each part, gated products."""
 
-    def __init__(self, layer: Any, activation: Activation) -> None:
+    def __init__(self, layer: Any, activation: Activation, linear: type[Linear]) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.attention, self.activation, self.size = attention, activation, attention.head_dim
         parts = attention.q_proj, attention.k_proj, attention.v_proj
         self.heads = [part.out_features // self.size for part in parts]
-        self.qkv = Linear(*parts, order=self._pairs())
-        self.out = Linear(attention.o_proj)
-        self.gate, self.up, self.down = map(Linear, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.qkv = linear(*parts, order=self._pairs())
+        self.out = linear(attention.o_proj)
+        self.gate, self.up, self.down = map(linear, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
 
     def _pairs(self) -> Tensor:
@@ -155,6 +177,9 @@ class LlamaLayer:
             self.attention, query, key, value, None, scaling=self.attention.scaling, plan=plan
         )
         x_TD = self.out.with_other("add", states.reshape(len(x_TD), -1), x_TD)
+        return in_blocks(self._inner, x_TD)
+
+    def _inner(self, x_TD: Tensor) -> Tensor:
         inner_TD = self.norms[1](x_TD)
         gate = self.gate(inner_TD, self.activation)
         return self.down.with_other("add", self.up.with_other("mul", inner_TD, gate), x_TD)
@@ -163,12 +188,12 @@ class LlamaLayer:
 class Llama:
     """Llama, Mistral and Qwen2 without windows."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, linear: type[Linear]) -> None:
         if getattr(model.config, "sliding_window", None) is not None:
             raise UnsuitedError("window")
         activation = _activation(model)
-        self.model = model
-        self.layers = [LlamaLayer(each, activation) for each in model.layers]
+        self.model, self.linear = model, linear
+        self.layers = [LlamaLayer(each, activation, linear) for each in model.layers]
 
     def states(
         self, plan: AttentionPlan, input_ids: Tensor, position_ids: Tensor
@@ -203,14 +228,17 @@ class FusedModel:
 
     They are used only if they give the model's own states. Threads may share one. Copies make
     their own: the layout of the weights cannot be copied.
+
+    linears: gives the kinds of products that are tried, the best first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, linears: Callable[[], Sequence[type[Linear]]] = exact_linears) -> None:
+        self.linears = linears
         self._made: tuple[Stamp, Fused | None] | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FusedModel, ()
+        return FusedModel, (self.linears,)
 
     def drop(self) -> None:
         """Forget the layers, before the weights are trained."""
@@ -225,8 +253,15 @@ class FusedModel:
             with self._lock:
                 made = self._made
                 if made is None or not made[0].holds():
-                    made = self._made = Stamp(model), _fused(model, check)
+                    made = self._made = Stamp(model), self._first(model, check)
         return made[1]
+
+    def _first(self, model: PreTrainedModel, check: Callable[[Fused], bool]) -> Fused | None:
+        for linear in self.linears():
+            found = _fused(model, check, linear)
+            if found is not None:
+                return found
+        return None
 
 
 def _may_be_fused(model: PreTrainedModel) -> bool:
@@ -243,16 +278,18 @@ def _may_be_fused(model: PreTrainedModel) -> bool:
     )
 
 
-def _fused(model: PreTrainedModel, check: Callable[[Fused], bool]) -> Fused | None:
+def _fused(
+    model: PreTrainedModel, check: Callable[[Fused], bool], linear: type[Linear]
+) -> Fused | None:
     of_transformers = type(model).__module__.startswith("transformers.models.")
-    sizes = sum(each.numel() for each in model.parameters()) * 4
+    sizes = sum(each.numel() for each in model.parameters()) * linear.bytes
     known_processor = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     if not (of_transformers and known_processor and torch.backends.mkldnn.is_available()):
         return None
     if sizes > MOST_BYTES or any(True for module in model.modules() if _is_hooked(module)):
         return None
     try:
-        found = FAMILIES[type(model).__name__](model)
+        found = FAMILIES[type(model).__name__](model, linear)
         return found if check(found) else None
     # The products are not torch's public interface: another version may lack or change them.
     except (UnsuitedError, AttributeError, RuntimeError, TypeError):

@@ -119,8 +119,16 @@ class Planned(Native):
             return None
         return self.fused.of(self.model, self._gives_states)
 
+    def fused_products(self) -> str | None:
+        """The numbers that the fused layers multiply; None if the model's own layers are used."""
+        if self.fused is None or self.model.training:
+            return None
+        with torch.inference_mode():
+            found = self.fused.of(self.model, self._gives_states)
+        return None if found is None else found.linear.name
+
     def _gives_states(self, fused: Fused) -> bool:
-        """Whether the fused layers give the states of the model itself."""
+        """Whether the fused layers give the states of the model itself, or near ones if asked."""
         draw = np.random.default_rng(0)
         rows = self.model.config.vocab_size
         texts = [draw.integers(min(5, rows - 1), rows, length) for length in PROBED_LENGTHS]
@@ -128,6 +136,8 @@ class Planned(Native):
         with texts_of(PROBED_LENGTHS):
             own_TD = call(self.model, frozenset(), **inputs).last_hidden_state[0]
             *_, last_TD = fused.states(**inputs)
+            if (least := fused.linear.least_cosine) is not None:
+                return bool(torch.cosine_similarity(last_TD, own_TD).mean() >= least)
             error = (last_TD - own_TD).abs().max()
         return bool(error <= FUSED_TOLERANCE * own_TD.abs().max().clamp(min=1))
 

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from polyvec.embed.backbone.fast import FAST
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.formats.devices import best_device
 from polyvec.embed.formats.families import KEY_MAPPING, Family, family_config
@@ -327,9 +328,11 @@ def chosen_dtype(asked: str | None, declared: str | None, root: Path) -> str:
 
 def check_dtype(name: str, device: str | None) -> torch.dtype:
     """The dtype; warns where half precision is emulated (SILENT row 17)."""
-    if name not in DTYPES:
-        raise InputError(f"dtype {name!r} is not known.{known(name, [*DTYPES, 'auto'])}")
     on_cpu = (device or best_device()).startswith("cpu")
+    if name == FAST:
+        return torch.float32 if on_cpu else torch.bfloat16
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r} is not known.{known(name, [*DTYPES, 'auto', FAST])}")
     if name != "float32" and on_cpu and not _cpu_computes(name):
         warnings.warn(
             f"{name} is emulated on this processor, 80 times slower than float32 when measured, "

@@ -69,7 +69,10 @@ def quantize(
     Raises CalibrationError if int8 or uint8 lack ranges, or have those of another dimension.
     """
     if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} is not known.{known(precision, PRECISIONS)}")
+        problem = f"precision {precision!r} is not known.{known(precision, PRECISIONS)}"
+        if str(precision) == "fast":
+            problem += " To compute faster, load the model with dtype='fast'."
+        raise InputError(problem)
     vectors_BE = np.asarray(vectors_BE)
     if vectors_BE.dtype.kind != "f":
         raise InputError(f"quantize takes float vectors, got {vectors_BE.dtype}")

@@ -1,0 +1,155 @@
+"""Products of 8-bit integers, or of bfloat16, for the fused layers: `dtype="fast"` on the CPU.
+
+Which of them are faster here than float32's is measured once in a process. States, norms,
+attention and sums stay float32.
+
+T tokens of all texts, D numbers in, N numbers out.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyvec.embed.backbone.fused import ACTIVATION, Activation, Linear, joined
+
+FAST = "fast"  # the dtype that asks for them
+LEVELS = 127  # of a number in 8 bits, to each side of zero
+# Without VNNI two products are added in 16 bits, which suffice for weights of 7 bits.
+LEVELS_IN_16_BITS = 64
+# Scale, zero and type of the output, and no other operation.
+AS_FLOATS: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
+# A token of zeros has no largest number.
+TINY = 1e-12
+TIMED = (256, 384, 1536)  # tokens, numbers in and out of the product that is timed
+ROUNDS = 5
+# Integers change vectors more than bfloat16 does, so they must be clearly faster.
+GAIN = 1.15
+
+
+class Bfloat16Linear(Linear):
+    """Linear layers of one input as one product of bfloat16; states stay float32."""
+
+    name, bytes, least_cosine = "bfloat16", 2, 0.99
+
+    def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
+        weight, bias = joined(layers, order)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), None)
+        self.bias = None if bias is None else bias.bfloat16()
+
+    def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
+        return super().__call__(x_TD.bfloat16(), activation).float()
+
+    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
+        return _combined(operation, super().__call__(x_TD.bfloat16()), other_TN)
+
+
+class Int8Linear(Linear):
+    """Linear layers of one input as one product of 8-bit integers.
+
+    A weight has a scale for each of its outputs, and the input one for each token, so that the
+    vector of a text does not depend on the texts beside it (LLM.int8's vector-wise scales,
+    arXiv:2208.07339).
+    """
+
+    name, bytes, least_cosine = "int8", 1, 0.95
+
+    def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
+        weight, self.bias = joined(layers, order)
+        levels = LEVELS if _sums_are_wide() else LEVELS_IN_16_BITS
+        self.scale_N = weight.abs().amax(dim=1).clamp(min=TINY) / levels
+        rounded = (weight / self.scale_N[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.zeros_N = torch.zeros(len(weight), dtype=torch.int32)
+        self.shift_D = torch.full((weight.shape[1],), 2.0**23 + 128)
+
+    def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
+        out_TN = self._product(x_TD)
+        name, variant = activation
+        if name == "gelu":
+            return torch.nn.functional.gelu(out_TN, approximate=variant)
+        return INPLACE[name](out_TN)
+
+    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
+        return _combined(operation, self._product(x_TD), other_TN)
+
+    def _product(self, x_TD: Tensor) -> Tensor:
+        step_T1 = x_TD.abs().amax(dim=1, keepdim=True).clamp_(min=TINY).mul_(1 / LEVELS)
+        # Adding 2**23 rounds a float to a whole number and leaves that in its last bits. The
+        # kernel takes unsigned numbers: 128 more.
+        shifted_TD = torch.addcdiv(self.shift_D, x_TD, step_T1)
+        unsigned_TD = shifted_TD.view(torch.int32).to(torch.int8).view(torch.uint8)
+        weights = self.weight, self.scale_N, self.zeros_N
+        out_TN: Tensor = torch.ops.onednn.qlinear_pointwise(
+            unsigned_TD, 1.0, 128, *weights, None, *AS_FLOATS
+        )
+        if self.bias is None:
+            return out_TN.mul_(step_T1)
+        return torch.addcmul(self.bias, out_TN, step_T1, out=out_TN)
+
+
+INPLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": torch.relu_,
+    "swish": functools.partial(torch.nn.functional.silu, inplace=True),
+}
+
+
+def _combined(operation: str, out_TN: Tensor, other_TN: Tensor) -> Tensor:
+    return other_TN + out_TN if operation == "add" else other_TN * out_TN
+
+
+@functools.cache
+def _sums_are_wide() -> bool:
+    """Whether the largest products are added without overflow, as VNNI and AMX do.
+
+    Tried, as oneDNN may be told to use fewer instructions than the processor has.
+    """
+    inner, largest = 64, 255
+    weight = torch.full((16, inner), LEVELS, dtype=torch.int8)
+    weights = torch.ops.onednn.qlinear_prepack(weight, None), torch.ones(16), torch.zeros(16).int()
+    for rows in (1, 16, 256):
+        x_TD = torch.full((rows, inner), largest, dtype=torch.uint8)
+        out_TN = torch.ops.onednn.qlinear_pointwise(x_TD, 1.0, 0, *weights, None, *AS_FLOATS)
+        if bool((out_TN != inner * largest * LEVELS).any()):
+            return False
+    return True
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@functools.cache
+def fast_linears() -> tuple[type[Linear], ...]:
+    """The kinds of products that are faster here than float32's, the fastest first, and that.
+
+    bfloat16 only where the processor computes in it.
+    """
+    kinds: list[type[Linear]] = [Bfloat16Linear] if _has_bfloat16() else []
+    kinds += [Linear, Int8Linear]
+    seconds = {kind: _seconds(kind) for kind in kinds}
+    seconds[Int8Linear] *= GAIN
+    faster = [kind for kind, each in seconds.items() if each * GAIN < seconds[Linear]]
+    return (*sorted(faster, key=seconds.__getitem__), Linear)
+
+
+def _seconds(kind: type[Linear]) -> float:
+    """CPU-seconds of the product at its best; no end where this torch lacks it."""
+    tokens, width, inner = TIMED
+    draw = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(width, inner).requires_grad_(False)
+    x_TD = torch.randn(tokens, width, generator=draw)
+    best = float("inf")
+    try:
+        product = kind(layer)
+        for _ in range(ROUNDS):
+            start = time.thread_time()
+            product(x_TD)
+            best = min(best, time.thread_time() - start)
+    except (AttributeError, RuntimeError, TypeError):
+        return float("inf")
+    return best
