@@ -45,9 +45,9 @@ def batcher(model, clock=None, **settings):
     return Batcher(model, ServerSettings(**settings), clock=clock or Clock())
 
 
-def submit(queue, *tokens, key="k", payloads=None, timeout=FOREVER):
+def submit(queue, *tokens, key="k", payloads=None, timeout=FOREVER, **options):
     payloads = payloads or [str(each) for each in tokens]
-    return queue.submit(payloads, tokens, [key] * len(tokens), timeout)
+    return queue.submit(payloads, tokens, [key] * len(tokens), timeout, **options)
 
 
 async def entered(model):
@@ -293,3 +293,117 @@ def test_hundreds_of_requests_in_any_order_are_answered_once(model):
 
     asyncio.run(scenario())
     assert sum(len(batch) for _, batch in model.batches) == 600
+
+
+# ---- clients ------------------------------------------------------------------------------------
+
+
+def names(client, number):
+    return [f"{client}{place}" for place in range(number)]
+
+
+def test_clients_take_turns_by_tokens(model):
+    """A hundred texts of one and then three of another: both have half of the next batch."""
+
+    async def scenario():
+        queue = batcher(model, max_batch_tokens=4)
+        running = submit(queue, 1)
+        await entered(model)
+        greedy = submit(queue, *[1] * 100, payloads=names("g", 100), client="greedy")
+        small = submit(queue, *[1] * 3, payloads=names("s", 3), client="small")
+        model.go.set()
+        await asyncio.gather(running.answer, small.answer, greedy.answer)
+
+    asyncio.run(scenario())
+    batches = [batch for _, batch in model.batches[1:]]
+    assert batches[:2] == [["s0", "g0", "s1", "g1"], ["s2", "g2", "g3", "g4"]]
+    assert [len(batch) for batch in batches[2:]] == [4] * 23 + [3]
+
+
+def test_a_text_behind_thousands_of_another_client_is_in_the_next_batch(model):
+    async def scenario():
+        queue = batcher(model, max_batch_tokens=8)
+        running = submit(queue, 1)
+        await entered(model)
+        greedy = submit(queue, *[1] * 5000, client="greedy")
+        small = submit(queue, 1, payloads=["small"], client="small")
+        model.go.set()
+        await asyncio.gather(running.answer, small.answer)
+        greedy.answer.cancel()
+
+    asyncio.run(scenario())
+    assert "small" in model.batches[1][1]
+
+
+def test_a_long_text_of_one_client_is_not_passed_for_ever_by_short_ones_of_another(model):
+    async def scenario():
+        clock = Clock()
+        queue = batcher(model, clock, max_batch_tokens=4, batch_time=100, patience=2)
+        queue.rate = 1.0
+        running = submit(queue, 1)
+        await entered(model)
+        long = submit(queue, 9, client="long")
+        clock.now += 20
+        shorts = [submit(queue, 1, client="short") for _ in range(20)]
+        model.go.set()
+        await asyncio.gather(running.answer, long.answer, *(each.answer for each in shorts))
+
+    asyncio.run(scenario())
+    assert model.batches[1][1] == ["9"]
+
+
+def test_a_client_has_a_share_of_the_queue(model):
+    async def scenario():
+        queue = batcher(model, max_queued_tokens=100)
+        running = submit(queue, 4)
+        await entered(model)
+        accepted = [submit(queue, 10, client="greedy") for _ in range(5)]
+        with pytest.raises(OverloadedError, match="50 of your tokens wait, at most 50") as error:
+            submit(queue, 10, client="greedy")
+        assert error.value.seconds >= 1
+        accepted.append(submit(queue, 10, client="small"))
+        model.go.set()
+        await asyncio.gather(running.answer, *(each.answer for each in accepted))
+        assert not queue.waiting_of
+        await submit(queue, 10, client="greedy").answer
+
+    asyncio.run(scenario())
+
+
+def test_one_request_may_be_as_large_as_the_queue_and_leaves_room_as_it_is_computed(model):
+    async def scenario():
+        queue = batcher(model, max_queued_tokens=100, max_batch_tokens=10)
+        large = submit(queue, *[10] * 10, client="greedy")
+        await entered(model)
+        with pytest.raises(OverloadedError, match="100 tokens wait"):
+            submit(queue, 1, client="small")
+        model.entered.clear()
+        model.go.set()
+        await entered(model)
+        with pytest.raises(OverloadedError, match="of your tokens wait, at most 50"):
+            submit(queue, 1, client="greedy")
+        await submit(queue, 1, client="small").answer
+        assert not large.ended, "it had its turn before the rest of the large one"
+        await large.answer
+
+    asyncio.run(scenario())
+
+
+def test_turns_are_counted_when_a_request_is_admitted(model):
+    """Behind 60 tokens of another at 10 a second: 4 s for 20 of its own, of which 2 are theirs."""
+
+    async def scenario():
+        queue = batcher(model)
+        queue.rate = 10.0
+        running = submit(queue, 10)
+        await entered(model)
+        greedy = submit(queue, 60, client="greedy")
+        with pytest.raises(OverloadedError, match="30 tokens wait"):
+            submit(queue, 20, client="small", timeout=4)
+        with pytest.raises(OverloadedError, match="30 tokens wait"):
+            submit(queue, 20, client="small", timeout=6, spent=2)
+        small = submit(queue, 20, client="small", timeout=5)
+        model.go.set()
+        await asyncio.gather(running.answer, greedy.answer, small.answer)
+
+    asyncio.run(scenario())

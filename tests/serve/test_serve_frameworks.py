@@ -9,16 +9,9 @@ pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 
 from test_serve_http import running
 
-from polyvec import Embedder
-
 TEXTS = ["a cat sleeps", "the stock market\nfell", "ein Text mit Ümläuten 日本"]
 # "The quick brown over the lazy dog" of OpenAI's tokenizer (cl100k_base); all are ids here, too.
 OTHER_IDS = [791, 4062, 14198, 927, 279, 16053, 5679]
-
-
-@pytest.fixture(scope="module")
-def embedder(tiny_bert):
-    return Embedder.from_pretrained(tiny_bert)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,6 @@ from hostile_requests import hostile_requests
 from test_serve_http import error_of, post, running
 
 import polyvec
-from polyvec import Embedder
-from polyvec.data.texts import Record
 from polyvec.serve.app import create_app
 from polyvec.serve.listening import listening
 from polyvec.serve.settings import ServerSettings
@@ -27,25 +25,6 @@ from polyvec.serve.settings import ServerSettings
 # Of Python, of the library's files, and of the machine.
 INSIDE = ("Traceback", "site-packages", ".py", str(Path(polyvec.__file__).parent), str(Path.home()))
 KEY = "a-long-secret"
-
-
-@pytest.fixture(scope="module")
-def embedder(tiny_bert):
-    return Embedder.from_pretrained(tiny_bert)
-
-
-@pytest.fixture(scope="module")
-def indexes(embedder, tmp_path_factory):
-    pytest.importorskip("lancedb", reason="needs the extra 'index'")
-    from polyvec.index.store import Index
-
-    kinds = ("cat", "river")
-    records = [
-        Record(f"t{n}", f"a {kinds[n % 2]} {n}", {"kind": kinds[n % 2], "year": 2000 + n})
-        for n in range(9)
-    ]
-    index, _ = Index.build(tmp_path_factory.mktemp("hostile") / "texts", records, embedder)
-    return {"texts": (index, embedder)}
 
 
 async def asked(app, path, headers, body):
@@ -71,7 +50,7 @@ async def asked(app, path, headers, body):
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": headers,
+        "headers": [(b"host", b"test"), *headers],
         "server": ("test", 80),
         "client": ("test", 1),
     }

@@ -46,11 +46,6 @@ def running(models, indexes=None, **settings):
 
 
 @pytest.fixture(scope="module")
-def embedder(tiny_bert):
-    return Embedder.from_pretrained(tiny_bert)
-
-
-@pytest.fixture(scope="module")
 def address(embedder):
     with running({"tiny": embedder}, max_texts=50, max_bytes=200_000) as found:
         yield found

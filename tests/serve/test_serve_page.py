@@ -12,7 +12,6 @@ pytest.importorskip("lancedb", reason="needs the extra 'index'")
 import httpx
 from test_serve_http import error_of, post, running
 
-from polyvec import Embedder
 from polyvec.data.texts import Record
 from polyvec.index.store import Index
 
@@ -25,11 +24,6 @@ RECORDS = [
     Record(f"t{n}", f"text {n} about a {WORDS[n % 4]}", {"kind": WORDS[n % 4], "year": 2000 + n})
     for n in range(40)
 ]
-
-
-@pytest.fixture(scope="module")
-def embedder(tiny_bert):
-    return Embedder.from_pretrained(tiny_bert)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ example: polyvec serve --port 8000
 """
 
 import argparse
+import dataclasses
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -62,6 +64,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="let pages of this origin call; default: none",
     )
     parser.add_argument(
+        "--allow-host",
+        type=_host_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer under this name, or any (*); repeatable; default: localhost and addresses if "
+        "only this machine reaches the port, else any",
+    )
+    parser.add_argument(
         "--truncate",
         action="store_true",
         help="cut longer texts, and say so in a header; default: refuse them",
@@ -75,6 +86,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", type=common.positive, metavar="N", help=f"{text}; default: {default}"
         )
+    parser.add_argument(
+        "--client-share",
+        type=_share,
+        metavar="X",
+        help="let one client, which is a key or else an address, have at most this share of what "
+        "waits; default: 0.5",
+    )
     parser.add_argument(
         "--timeout",
         type=common.positive,
@@ -94,12 +112,13 @@ def run(options: argparse.Namespace) -> None:
     try:
         models = _models(options)
         rerankers = _rerankers(options)
+        settings = dataclasses.replace(settings, hosts=_hosts(options, at.getsockname()[0]))
         app = create_app(models, settings, indexes=_indexes(options, models), rerankers=rerankers)
         _show_logs()
         host, port = at.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         _say(f"listening on http://{shown}:{port}; docs: http://{shown}:{port}/docs")
-        if not settings.api_keys and options.host not in ("127.0.0.1", "::1", "localhost"):
+        if not settings.api_keys and not _is_loopback(host):
             _say(f"anyone who reaches {shown}:{port} may use it; see --api-key-file")
         serve(app, at)
     finally:
@@ -114,6 +133,7 @@ def _settings(options: argparse.Namespace) -> "ServerSettings":
         "max_queued_tokens": options.max_queued_tokens,
         "max_texts": options.max_texts,
         "max_bytes": options.max_megabytes and options.max_megabytes * 2**20,
+        "client_share": options.client_share,
         "timeout": options.timeout,
     }
     return ServerSettings(
@@ -122,6 +142,22 @@ def _settings(options: argparse.Namespace) -> "ServerSettings":
         origins=tuple(options.allow_origin),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def _hosts(options: argparse.Namespace, address: str) -> tuple[str, ...]:
+    """Names under which the server is asked; none if any name will do.
+
+    address: that it is bound to. Who cannot reach it may still have a browser on this machine ask
+    it, under a name that is made to point here.
+    """
+    if not options.allow_host and not _is_loopback(address):
+        return ()
+    names = ("localhost", options.host.lower().removesuffix("."), *options.allow_host)
+    return tuple(dict.fromkeys(names))
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:
@@ -231,3 +267,21 @@ def _port(given: str) -> int:
     if not given.isdigit() or int(given) > 65_535:
         raise argparse.ArgumentTypeError(f"{given!r} is not a port: 0 to 65535")
     return int(given)
+
+
+def _host_name(given: str) -> str:
+    if given != "*" and (not given or set(given) & set(":/@* ")):
+        raise argparse.ArgumentTypeError(
+            f"{given!r} is not a name as in example.org, without scheme and port"
+        )
+    return given.lower().removesuffix(".")
+
+
+def _share(given: str) -> float:
+    try:
+        found = float(given)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is not a share: above 0, at most 1")
+    return found

@@ -68,7 +68,7 @@ def create_app(
         for name, embedder in models.items()
     }
     searched = {
-        name: ServedIndex(name, index, embedder)
+        name: ServedIndex(name, index, embedder, settings.client_share)
         for name, (index, embedder) in (indexes or {}).items()
     }
     ranking = {

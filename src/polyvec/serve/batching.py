@@ -5,11 +5,15 @@ when the model is free, never waited for, and holds what takes about `batch_time
 waits for long until it is over. Short requests go first: a request goes before those that arrived
 within `patience` times the difference of their work. So a long one neither stalls short ones nor
 starves. Requests that have ended (the client hung up, the time is over) leave the queue.
+
+Clients take turns by tokens, whatever each of them has sent: of two, each has half of a batch while
+both wait. The order above is that of a client's own requests, and of the first text of each client.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +49,7 @@ class Ticket:
     missing: int
     arrived: float
     deadline: float
+    client: Hashable = None
     queue_s: float = 0.0
     run_s: float = 0.0
 
@@ -89,6 +94,7 @@ class Batcher:
     queue: list[Item] = field(default_factory=list)
     waiting_tokens: int = 0
     running_tokens: int = 0
+    waiting_of: Counter[Hashable] = field(default_factory=Counter)  # tokens, by client
     _work: "asyncio.Task[None] | None" = None
 
     def __post_init__(self) -> None:
@@ -109,14 +115,23 @@ class Batcher:
         return min(most, int(wanted))
 
     def submit(
-        self, payloads: Sequence[Any], tokens: Sequence[int], keys: Sequence[Any], timeout: float
+        self,
+        payloads: Sequence[Any],
+        tokens: Sequence[int],
+        keys: Sequence[Any],
+        timeout: float,
+        *,
+        client: Hashable = None,
+        spent: float = 0.0,
     ) -> Ticket:
         """Put a request's texts in the queue; its `answer` has one result each, in order.
 
-        keys: of each text; those of a batch are equal.
+        keys: of each text; those of a batch are equal. client: who asks; without one there is no
+        share. spent: seconds of `timeout` that are over.
 
-        Raises OverloadedError if they do not fit into the queue now or would not be answered in
-        `timeout` seconds, TooLargeError if they would not with nothing before them either.
+        Raises OverloadedError if they do not fit into the queue now, or into this client's share of
+        it, or would not be answered in `timeout` seconds, TooLargeError if they would not with
+        nothing before them either.
         """
         total, waiting = sum(tokens), self.queued_tokens
         limit = self.settings.max_queued_tokens
@@ -131,15 +146,29 @@ class Batcher:
         wait = self._seconds(waiting)
         if waiting + total > limit:
             raise OverloadedError(f"{waiting} tokens wait, at most {limit} may; try later", wait)
-        if self._seconds(waiting + total) > timeout:
+        own, share = self.waiting_of[client], int(self.settings.client_share * most)
+        # A request alone may be as large as the queue: what is computed of it makes room, which
+        # this client cannot fill.
+        if client is not None and own and own + total > share:
             raise OverloadedError(
-                f"{waiting} tokens wait, which would take longer than {timeout:g} s; try later",
+                f"{own} of your tokens wait, at most {share} of one client may; try later",
+                max(self._seconds(own + total - share), 1.0),
+            )
+        before = self._before(client, total)
+        if self._seconds(before + total) > timeout - spent:
+            raise OverloadedError(
+                f"{before} tokens wait, which would take longer than {timeout:g} s; try later",
                 max(wait, 1.0),
             )
         now = self.clock()
         loop = asyncio.get_running_loop()
         ticket = Ticket(
-            loop.create_future(), [None] * len(payloads), len(payloads), now, now + timeout
+            answer=loop.create_future(),
+            results=[None] * len(payloads),
+            missing=len(payloads),
+            arrived=now,
+            deadline=now + timeout - spent,
+            client=client,
         )
         if not payloads:
             ticket.answer.set_result([])
@@ -149,6 +178,7 @@ class Batcher:
             for place, (payload, count, key) in enumerate(zip(payloads, tokens, keys, strict=True))
         ]
         self.waiting_tokens += total
+        self.waiting_of[client] += total
         if self._work is None or self._work.done():
             self._work = loop.create_task(self._until_empty())
         return ticket
@@ -156,6 +186,15 @@ class Batcher:
     def close(self) -> None:
         """Ends the thread after what runs now."""
         self._thread.shutdown(wait=True)
+
+    def _before(self, client: Hashable, total: int) -> int:
+        """Tokens that are computed before the last of so many new ones of a client.
+
+        Of others, who have their turns meanwhile, at most as many as its own.
+        """
+        own = self.waiting_of[client] + total
+        others = (tokens for each, tokens in self.waiting_of.items() if each != client)
+        return self.running_tokens + own - total + sum(min(own, each) for each in others)
 
     # ---- batches ----------------------------------------------------------------------------
 
@@ -185,7 +224,7 @@ class Batcher:
         self._drop_ended()
         if not self.queue:
             return []
-        window = self.queue[:WINDOW]
+        window = self._window()
         work: dict[Ticket, int] = {}
         for item in window:
             work[item.ticket] = work.get(item.ticket, 0) + item.tokens
@@ -194,6 +233,14 @@ class Batcher:
             for ticket, tokens in work.items()
         }
         window.sort(key=lambda item: rank[item.ticket])
+        # By turns: an item comes after as many tokens of its client as of each other. Those that
+        # are first of their client keep the order of their ranks, so nobody starves.
+        turn: dict[int, int] = {}
+        before: Counter[Hashable] = Counter()
+        for item in window:
+            turn[id(item)] = before[item.ticket.client]
+            before[item.ticket.client] += item.tokens
+        window.sort(key=lambda item: turn[id(item)])
         chosen: list[Item] = []
         total, most = 0, self.batch_tokens
         for item in window:
@@ -205,8 +252,25 @@ class Batcher:
             total += item.tokens
         taken = set(map(id, chosen))
         self.queue = [item for item in self.queue if id(item) not in taken]
-        self.waiting_tokens -= total
+        self._count()
         return chosen
+
+    def _window(self) -> list[Item]:
+        """Texts that came first, of all clients equally many."""
+        most = max(1, WINDOW // len(self.waiting_of))
+        found, taken = [], Counter[Hashable]()
+        for item in self.queue:
+            if taken[item.ticket.client] < most:
+                taken[item.ticket.client] += 1
+                found.append(item)
+        return found
+
+    def _count(self) -> None:
+        """Counts the tokens of the queue anew; clients of whom nothing waits are forgotten."""
+        self.waiting_of = Counter()
+        for item in self.queue:
+            self.waiting_of[item.ticket.client] += item.tokens
+        self.waiting_tokens = self.waiting_of.total()
 
     def _drop_ended(self) -> None:
         """Takes out what nobody waits for, and what will not be there in time."""
@@ -226,7 +290,7 @@ class Batcher:
                     )
                 )
         self.queue = [item for item in self.queue if not item.ticket.ended]
-        self.waiting_tokens = sum(item.tokens for item in self.queue)
+        self._count()
 
     def _computed(self, batch: Sequence[Item]) -> None:
         """In the model's thread: results, or the error, in place of the payloads.

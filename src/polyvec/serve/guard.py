@@ -1,4 +1,4 @@
-"""What stands before every route: limits of size and time, keys, logs, and no traceback.
+"""What stands before every route: limits of size and time, keys, names, logs, no traceback.
 
 The body is read whole before a route sees it, at most so many bytes in at most so many seconds, so
 slow clients and endless bodies cost a bounded buffer and no thread. Large bodies of all clients
@@ -7,8 +7,10 @@ together have a bound, too.
 
 import asyncio
 import hmac
+import ipaddress
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -33,6 +35,7 @@ OPEN = frozenset(
 SMALL = 64 * 1024  # bytes of a body that are not counted among those of large ones
 MOST_LARGE = 4  # as many bodies of the greatest size may be held at a time
 GONE = 499  # nginx's status of a client that hung up, for logs
+HOST = re.compile(r"(\[[^]]*\]|[^:]*)(?::\d*)?")  # and a port
 CHALLENGE = [(b"www-authenticate", b"Bearer")]
 
 
@@ -72,7 +75,8 @@ class Guard:
         body = _Body()
         try:
             headers = dict(scope["headers"])
-            self._check_key(scope, headers)
+            self._check_host(scope)
+            scope["state"]["client"] = self._client(scope, headers)
             self._check_origin(headers)
             await self._read_in_time(body, headers, receive)
             whole, body.content = bytes(body.content), bytearray()
@@ -90,9 +94,33 @@ class Guard:
             self._held -= body.held
             self._log(inner, state["status"] or 500, time.perf_counter() - began, number)
 
-    def _check_key(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
-        if not self._keys or scope["path"] in OPEN or scope["method"] == "OPTIONS":
+    def _check_host(self, scope: MutableMapping[str, Any]) -> None:
+        """Refuse a name that is not this server's.
+
+        A page may have its own name point at this machine (DNS rebinding), and is then of the same
+        origin for a browser. An address cannot be pointed elsewhere, and probes have no name.
+        """
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        if len(given) > 1 or (not given and scope["http_version"] == "1.1"):
+            raise AnswerError(400, f"{len(given)} Host headers, expected one", code="host")
+        if not self.settings.hosts or not given or "*" in self.settings.hosts:
             return
+        name = host_name(given[0].decode("latin-1"))
+        if name not in self.settings.hosts and not is_address(name):
+            self.metrics.rejected.labels("host").inc()
+            raise AnswerError(
+                403,
+                "the server does not have the name of the Host header; see --allow-host",
+                code="host",
+            )
+
+    def _client(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str | None:
+        """Who asks: the number of the key, else the address. Raises AnswerError without a key."""
+        if not self._keys:
+            peer = scope.get("client")
+            return peer[0] if peer else None
+        if scope["path"] in OPEN or scope["method"] == "OPTIONS":
+            return None
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
         # Every key is compared, so that the time says nothing of which came close.
         fits = [hmac.compare_digest(key.strip(), each) for each in self._keys]
@@ -103,6 +131,7 @@ class Guard:
                 "no valid API key; send the header Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
+        return f"key {fits.index(True)}"
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """Refuse what a page of another origin makes a browser send.
@@ -187,6 +216,21 @@ class _Body:
 
     content: bytearray = field(default_factory=bytearray)
     held: int = 0
+
+
+def host_name(given: str) -> str:
+    """The name or address of a Host header, without its port, in lower case."""
+    found = HOST.fullmatch(given)
+    return (found[1] if found else given).lower().removesuffix(".")
+
+
+def is_address(name: str) -> bool:
+    """Whether it is an IP address, as a Host header has it."""
+    try:
+        ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
+    except ValueError:
+        return False
+    return True
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -5,6 +5,8 @@ N texts, M of them on a map.
 
 import asyncio
 import dataclasses
+from collections import Counter
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +35,8 @@ class ServedIndex:
     name: str
     index: Index
     embedder: TextEncoder
-    _waiting: int = 0
+    share: float = 1.0  # of the searches that wait, those of one client at most
+    _waiting: Counter[Hashable] = field(default_factory=Counter)  # by client
     _map: dict[str, Any] | None = None
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="polyvec-search")
@@ -63,15 +66,28 @@ class ServedIndex:
         except InputError as error:
             raise TextError(None, str(error).removeprefix("filter: "), field) from None
 
-    async def search(self, query: str, **options: Any) -> list[dict[str, Any]]:
-        """Hits as plain values; errors are those of `Index.search`, and OverloadedError."""
-        if self._waiting >= MOST_WAITING:
-            raise OverloadedError(f"{self._waiting} searches wait; try later", 1.0)
-        self._waiting += 1
+    async def search(
+        self, query: str, *, client: Hashable = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Hits as plain values; errors are those of `Index.search`, and OverloadedError.
+
+        client: who asks; without one there is no share. A search that is cancelled while it waits
+        is not done.
+        """
+        waiting, own = self._waiting.total(), self._waiting[client]
+        share = max(1, int(self.share * MOST_WAITING))
+        if waiting >= MOST_WAITING or (client is not None and own >= share):
+            raise OverloadedError(
+                f"{waiting} searches wait, {own} of them yours; at most {MOST_WAITING} may, "
+                f"{share} of one client; try later",
+                1.0,
+            )
+        self._waiting[client] += 1
         try:
             hits = await self._run(lambda: self._search(query, options))
         finally:
-            self._waiting -= 1
+            self._waiting[client] -= 1
+            self._waiting += Counter()  # forgets whom nothing waits for
         return [_plain(hit) for hit in hits]
 
     async def map(self, colour_by: str | None) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 N texts, E numbers a vector.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from polyvec.interfaces import EncodeReport, MultiVectors, RunOptions, TextEncod
 from polyvec.serve.batching import Batcher, Report, Ticket, TooLargeError
 from polyvec.serve.reading import (
     Given,
+    Reader,
     TextError,
     check_text,
     ids_to_text,
@@ -47,6 +46,7 @@ class Read:
     payloads: list[Any]
     tokens: list[int]
     truncated: list[bool]
+    keys: list[Any]  # of payloads that may share a batch, equal ones
 
     @property
     def total(self) -> int:
@@ -61,6 +61,7 @@ class Read:
         self.payloads += other.payloads
         self.tokens += other.tokens
         self.truncated += other.truncated
+        self.keys += other.keys
 
 
 @dataclass(eq=False)
@@ -86,7 +87,7 @@ class ServedModel:
                 "with; serve a model that pools its tokens"
             )
         self.batcher = Batcher(self._run, self.settings, self.on_batch)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="polyvec-tokenizer")
+        self._reader = Reader()
 
     @property
     def dimension(self) -> int:
@@ -111,41 +112,67 @@ class ServedModel:
         for _ in range(2):
             copies = max(1, most // text.total)
             self.batcher.rate = None
-            read = Read(text.payloads * copies, text.tokens * copies, text.truncated * copies)
-            await self.submit([(read, Asked())], timeout=float("inf")).answer
+            read = Read([], [], [], [])
+            for _ in range(copies):
+                read.add(text)
+            await self.submit(read, timeout=float("inf")).answer
             most = self.batcher.batch_tokens
 
     async def read(
-        self, given: Sequence[Given], asked: Asked, *, truncate: bool, field: str = "input"
+        self,
+        given: Sequence[Given],
+        asked: Asked,
+        *,
+        truncate: bool,
+        field: str = "input",
+        client: Hashable = None,
     ) -> Read:
         """Tokens of texts, or of texts as token ids.
 
         Raises TextError for one that is longer than the model reads or has no token, TooLargeError
-        for more tokens than may wait. Other requests are read between the parts of a large one.
+        for more tokens than may wait. Other requests are read between the parts of a large one,
+        and clients take turns.
         """
-        loop, most = asyncio.get_running_loop(), self.settings.max_queued_tokens
-        read = Read([], [], [])
+        most = self.settings.max_queued_tokens
+        read = Read([], [], [], [])
         for first, part in parts(given):
             read.add(
-                await loop.run_in_executor(
-                    self._reader, self._read, part, asked, truncate, first, field
-                )
+                await self._reader.run(client, self._read, part, asked, truncate, first, field)
             )
             if read.total > most:
                 raise too_large(read.total, most)
         return read
 
-    def submit(self, parts: Sequence[tuple[Read, Asked]], timeout: float) -> Ticket:
-        """Into the queue, as one request; its answer is a vector a text, part after part.
+    async def read_pairs(
+        self, query: str, documents: Sequence[str], *, truncate: bool, client: Hashable = None
+    ) -> Read:
+        """A query and then its documents; errors are those of `read`."""
+        read = await self.read(
+            [query], Asked("query"), truncate=truncate, field="query", client=client
+        )
+        read.add(
+            await self.read(
+                documents, Asked("document"), truncate=truncate, field="documents", client=client
+            )
+        )
+        return read
 
-        Errors are those of `Batcher.submit`.
+    def submit(
+        self, read: Read, timeout: float, *, client: Hashable = None, spent: float = 0.0
+    ) -> Ticket:
+        """Into the queue, as one request; its answer is a vector a text.
+
+        Arguments and errors are those of `Batcher.submit`.
         """
         return self.batcher.submit(
-            [payload for read, _ in parts for payload in read.payloads],
-            [tokens for read, _ in parts for tokens in read.tokens],
-            [asked for read, asked in parts for _ in read.payloads],
-            timeout,
+            read.payloads, read.tokens, read.keys, timeout, client=client, spent=spent
         )
+
+    def relevance(self, ticket: Ticket) -> np.ndarray:
+        """Similarity of each document to the query, of what `read_pairs` gave."""
+        query_E, *documents = ticket.answer.result()
+        scores_1N = self.embedder.similarity(query_E[None], np.stack(documents))
+        return np.asarray(scores_1N, np.float64)[0]
 
     def finished(self, vectors: Sequence[Any], dimensions: int | None) -> np.ndarray:
         """Vectors [N, E], with so many of their first dimensions, again of length 1."""
@@ -158,7 +185,7 @@ class ServedModel:
     def close(self) -> None:
         """Ends its threads after what they do now."""
         self.batcher.close()
-        self._reader.shutdown(wait=True)
+        self._reader.close()
 
     # ---- in the threads ---------------------------------------------------------------------
 
@@ -173,7 +200,8 @@ class ServedModel:
             cut.append(len(text) > most)
             texts.append(text[-most:] if self._keeps_the_end else text[:most])
         if not isinstance(self.embedder, EncodeMethods):
-            return Read(texts, [1 + len(text) // CHARACTERS_A_TOKEN for text in texts], cut)
+            lengths = [1 + len(text) // CHARACTERS_A_TOKEN for text in texts]
+            return Read(texts, lengths, cut, [asked] * len(texts))
         found = self.embedder.tokenize(texts, **asked._asdict())
         if not self.embedder.for_role(asked.role).zero_if_empty:
             for place, inputs in enumerate(found, first):
@@ -193,7 +221,7 @@ class ServedModel:
                 f"{self.max_tokens}; split the text, or ask for truncate=true",
                 field,
             )
-        return Read(found, [sum(map(len, inputs)) for inputs in found], cut)
+        return Read(found, [sum(map(len, inputs)) for inputs in found], cut, [asked] * len(found))
 
     def _as_text(self, given: Given, place: int, field: str) -> str:
         if isinstance(given, str):

@@ -4,7 +4,11 @@ A tokenizer needs a hundred bytes and more for each token, for texts that are re
 request is read in parts, and one that is certainly too large is not read at all.
 """
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -19,6 +23,7 @@ MOST_CHARACTERS_A_TOKEN = 64
 PART = 2**17  # characters, or token ids, that are tokenised at a time
 
 Given = str | list[int]
+Found = TypeVar("Found")
 
 
 class TextError(InputError):
@@ -27,6 +32,24 @@ class TextError(InputError):
     def __init__(self, place: int | None, message: str, field: str = "input") -> None:
         super().__init__(f"{field if place is None else f'{field}[{place}]'}: {message}")
         self.field = field
+
+
+class Reader:
+    """A thread that tokenises. Of each client one part waits for it, so that they take turns."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="polyvec-tokenizer")
+        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self, client: Hashable, work: Callable[..., Found], *given: Any) -> Found:
+        """What the work gives in the thread."""
+        turn = self._turns.setdefault(client, asyncio.Lock())
+        async with turn:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+    def close(self) -> None:
+        """Ends the thread after what it does now."""
+        self._thread.shutdown(wait=True)
 
 
 def parts(given: Sequence[Given], *, beside: int = 0) -> Iterator[tuple[int, list[Given]]]:

@@ -3,10 +3,8 @@
 P pairs.
 """
 
-import asyncio
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +15,7 @@ from polyvec.rerank.cross_encoder import CrossEncoder
 from polyvec.rerank.reranker import Reranker, check_scores
 from polyvec.serve.batching import Batcher, Report, Ticket, TooLargeError
 from polyvec.serve.models import CHARACTERS_A_TOKEN, WARM_UP, Read
-from polyvec.serve.reading import TextError, check_text, most_characters, parts, too_large
+from polyvec.serve.reading import Reader, TextError, check_text, most_characters, parts, too_large
 from polyvec.serve.settings import ServerSettings
 
 Pair = tuple[str, str]
@@ -39,7 +37,7 @@ class ServedReranker:
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self._run, self.settings, self.on_batch)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="polyvec-tokenizer")
+        self._reader = Reader()
 
     @property
     def max_tokens(self) -> int | None:
@@ -49,7 +47,7 @@ class ServedReranker:
     async def warm_up(self) -> None:
         """Score one full batch, so that the rate is known; one pair, where lists are ordered."""
         try:
-            read = await self.read("warm", [WARM_UP], truncate=True)
+            read = await self.read_pairs("warm", [WARM_UP], truncate=True)
         except TooLargeError:
             return  # the server takes less than this pair, and the first request is the first
         most = min(self.settings.max_batch_tokens, self.settings.max_queued_tokens)
@@ -57,10 +55,12 @@ class ServedReranker:
         if self.reranker.orders_lists:
             copies = 1
         if copies:
-            read = Read(read.payloads * copies, read.tokens * copies, read.truncated)
+            read = Read(read.payloads * copies, read.tokens * copies, [], [None] * copies)
             await self.submit(read, timeout=float("inf")).answer
 
-    async def read(self, query: str, documents: Sequence[str], *, truncate: bool) -> Read:
+    async def read_pairs(
+        self, query: str, documents: Sequence[str], *, truncate: bool, client: Hashable = None
+    ) -> Read:
         """The pairs.
 
         Raises TextError for one that is longer than the reranker reads, TooLargeError for more
@@ -70,10 +70,10 @@ class ServedReranker:
         check_text(query, None if truncate else most, None, "query")
         for place, document in enumerate(documents):
             check_text(document, None if truncate else most, place, "documents")
-        loop, pairs, lengths, cut = asyncio.get_running_loop(), [], [], []
+        pairs, lengths, cut = [], [], []
         for first, part in parts(documents, beside=min(most, len(query))):
             found = [(query[:most], str(document)[:most]) for document in part]
-            part_lengths, part_cut = await loop.run_in_executor(self._reader, self._lengths, found)
+            part_lengths, part_cut = await self._reader.run(client, self._lengths, found)
             if any(part_cut) and not truncate:
                 raise TextError(
                     first + part_cut.index(True),
@@ -90,12 +90,16 @@ class ServedReranker:
             if sum(lengths) > self.settings.max_queued_tokens:
                 raise too_large(sum(lengths), self.settings.max_queued_tokens)
         if self.reranker.orders_lists:
-            return Read([pairs], [sum(lengths)], cut)
-        return Read([[pair] for pair in pairs], lengths, cut)
+            return Read([pairs], [sum(lengths)], cut, [None])
+        return Read([[pair] for pair in pairs], lengths, cut, [None] * len(pairs))
 
-    def submit(self, read: Read, timeout: float) -> Ticket:
-        """Into the queue, as one request; errors are those of `Batcher.submit`."""
-        return self.batcher.submit(read.payloads, read.tokens, [None] * len(read.tokens), timeout)
+    def submit(
+        self, read: Read, timeout: float, *, client: Hashable = None, spent: float = 0.0
+    ) -> Ticket:
+        """Into the queue, as one request; arguments and errors are those of `Batcher.submit`."""
+        return self.batcher.submit(
+            read.payloads, read.tokens, read.keys, timeout, client=client, spent=spent
+        )
 
     def relevance(self, ticket: Ticket) -> np.ndarray:
         """Scores of the request's documents: of a cross-encoder the sigmoid, else its own."""
@@ -108,7 +112,7 @@ class ServedReranker:
     def close(self) -> None:
         """Ends its threads after what they do now."""
         self.batcher.close()
-        self._reader.shutdown(wait=True)
+        self._reader.close()
 
     # ---- in the threads ---------------------------------------------------------------------
 

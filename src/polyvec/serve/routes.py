@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from polyvec.embed.encode_methods import EncodeMethods
 from polyvec.serve.batching import Ticket, TooLargeError
 from polyvec.serve.errors import AnswerError, answer_of
-from polyvec.serve.guard import SMALL, ClientGoneError
+from polyvec.serve.guard import SMALL
 from polyvec.serve.models import Asked, Read, ServedModel
 from polyvec.serve.rerankers import ServedReranker
 from polyvec.serve.schemas import (
@@ -36,6 +36,7 @@ from polyvec.serve.schemas import (
     TokenizeResponse,
 )
 from polyvec.serve.server import Server
+from polyvec.serve.waiting import heard
 
 Body = TypeVar("Body", bound=BaseModel)
 Route = TypeVar("Route", bound=Callable[..., Any])
@@ -46,7 +47,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, what in (
         (400, "The request is wrong."),
         (401, "No valid key."),
-        (403, "From a page of another origin."),
+        (403, "From a page of another origin, or under another name."),
         (404, "No such model."),
         (408, "The request did not arrive in time."),
         (413, "The request is too large."),
@@ -88,7 +89,9 @@ def add_routes(app: FastAPI, server: Server) -> None:
         asked = await read_body(request, EmbeddingRequest, server)
         model = server.model(asked.model)
         _check_dimensions(asked.dimensions, model)
-        read, ticket, headers = await _computed(request, server, model, asked, asked.input)
+        read, ticket, headers = await _computed(
+            request, server, model, _read(request, server, model, asked)
+        )
         vectors_NE = model.finished(ticket.answer.result(), asked.dimensions)
         data = [
             {"object": "embedding", "index": index, "embedding": each}
@@ -107,7 +110,9 @@ def add_routes(app: FastAPI, server: Server) -> None:
             raise AnswerError(
                 400, f"{model.name} gives dense vectors; ask /v1/embeddings", param="model"
             )
-        read, ticket, headers = await _computed(request, server, model, asked, asked.input)
+        read, ticket, headers = await _computed(
+            request, server, model, _read(request, server, model, asked)
+        )
         data = [
             {
                 "object": "sparse_embedding",
@@ -126,39 +131,16 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def rerank(request: Request) -> Response:
         """Documents by their relevance to a query: of a reranker, or by similarity."""
         asked = await read_body(request, RerankRequest, server)
-        reranker = server.reranker(asked.model)
-        cut = server.settings.truncate if asked.truncate is None else asked.truncate
-        if reranker is not None:
-            began = time.perf_counter()
-            read = await reranker.read(asked.query, asked.documents, truncate=cut)
-            spent = time.perf_counter() - began
-            server.metrics.truncated.labels(reranker.name).inc(read.num_truncated)
-            ticket = reranker.submit(read, server.settings.timeout)
-            await _answered(request, ticket)
-            return as_json(
-                _ranking(request, asked, reranker.name, reranker.relevance(ticket), read.total),
-                _timing(ticket, spent, read.num_truncated),
-            )
-        model = server.model(asked.model)
-        began = time.perf_counter()
-        query = await model.read([asked.query], Asked("query"), truncate=cut, field="query")
-        documents = await model.read(
-            asked.documents, Asked("document"), truncate=cut, field="documents"
+        model = server.reranker(asked.model) or server.model(asked.model)
+        reading = model.read_pairs(
+            asked.query,
+            asked.documents,
+            truncate=_cuts(server, asked),
+            client=request.state.client,
         )
-        spent = time.perf_counter() - began
-        ticket = model.submit(
-            [(query, Asked("query")), (documents, Asked("document"))], server.settings.timeout
-        )
-        await _answered(request, ticket)
-        first, *others = ticket.answer.result()
-        scores_N = np.asarray(model.embedder.similarity(first[None], np.stack(others)), np.float64)[
-            0
-        ]
-        total = query.total + documents.total
-        return as_json(
-            _ranking(request, asked, model.name, scores_N, total),
-            _timing(ticket, spent, query.num_truncated + documents.num_truncated),
-        )
+        read, ticket, headers = await _computed(request, server, model, reading)
+        scores_N = model.relevance(ticket)
+        return as_json(_ranking(request, asked, model.name, scores_N, read.total), headers)
 
     @post("/tokenize", TokenizeRequest, TokenizeResponse)
     async def tokenize(request: Request) -> Response:
@@ -167,8 +149,9 @@ def add_routes(app: FastAPI, server: Server) -> None:
         model = server.model(asked.model)
         if not isinstance(model.embedder, EncodeMethods):
             raise AnswerError(400, f"{model.name} has no tokenizer here", param="model")
-        how = Asked(asked.input_type, asked.prompt, asked.prompt_name)
-        read = await model.read(asked.input, how, truncate=True)
+        asked.truncate = asked.truncate is not False  # cut, unless told not to: the answer says so
+        reading = _read(request, server, model, asked)
+        read = await heard(request, reading, server.settings.timeout)
         words = model.embedder.text_tokenizer.hf
         data = []
         for index, (inputs, truncated) in enumerate(
@@ -266,40 +249,43 @@ def parse(body: bytes, kind: type[Body], limits: Limits) -> Body:
         raise answer_of(error) from None
 
 
+def _read(
+    request: Request, server: Server, model: ServedModel, asked: TextRequest
+) -> Coroutine[Any, Any, Read]:
+    """The texts of a request, as the model reads them."""
+    how = Asked(asked.input_type, asked.prompt, asked.prompt_name)
+    return model.read(asked.input, how, truncate=_cuts(server, asked), client=request.state.client)
+
+
+def _cuts(server: Server, asked: TextRequest | RerankRequest) -> bool:
+    return server.settings.truncate if asked.truncate is None else asked.truncate
+
+
 async def _computed(
-    request: Request, server: Server, model: ServedModel, asked: TextRequest, given: Any
+    request: Request,
+    server: Server,
+    model: ServedModel | ServedReranker,
+    reading: Coroutine[Any, Any, Read],
 ) -> tuple[Read, Ticket, dict[str, str]]:
     """The texts read and computed; a ticket whose answer is there, and headers about it."""
-    how = Asked(asked.input_type, asked.prompt, asked.prompt_name)
-    cut = server.settings.truncate if asked.truncate is None else asked.truncate
-    began = time.perf_counter()
-    read = await model.read(given, how, truncate=cut)
-    spent = time.perf_counter() - began
-    server.metrics.tokenize_seconds.labels(model.name).observe(spent)
-    server.metrics.truncated.labels(model.name).inc(read.num_truncated)
-    request.state.log = {"model": model.name, "texts": len(given), "tokens": read.total}
-    ticket = model.submit([(read, how)], server.settings.timeout)
-    await _answered(request, ticket)
-    return read, ticket, _timing(ticket, spent, read.num_truncated)
+    timeout = server.settings.timeout
 
+    async def work() -> tuple[Read, Ticket, dict[str, str]]:
+        began = time.perf_counter()
+        read = await reading
+        spent = time.perf_counter() - began
+        server.metrics.tokenize_seconds.labels(model.name).observe(spent)
+        server.metrics.truncated.labels(model.name).inc(read.num_truncated)
+        request.state.log = {
+            "model": model.name,
+            "texts": len(read.truncated),
+            "tokens": read.total,
+        }
+        ticket = model.submit(read, timeout, client=request.state.client, spent=spent)
+        await ticket.answer
+        return read, ticket, _timing(ticket, spent, read.num_truncated)
 
-async def _answered(request: Request, ticket: Ticket) -> None:
-    """Waits for the answer; a client that hangs up takes its texts out of the queue."""
-    gone = asyncio.ensure_future(_disconnected(request))
-    waiting: list[asyncio.Future[Any]] = [ticket.answer, gone]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not ticket.ended:
-            raise ClientGoneError
-        ticket.answer.result()  # or its error
-    finally:
-        gone.cancel()
-        ticket.answer.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return await heard(request, work(), timeout)
 
 
 def _check_dimensions(dimensions: int | None, model: ServedModel) -> None:

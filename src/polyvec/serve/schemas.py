@@ -162,6 +162,10 @@ class SparseRequest(TextRequest):
 class TokenizeRequest(TextRequest):
     """POST /tokenize."""
 
+    truncate: bool | None = Field(
+        None, description="false: an error for longer texts; default: cut, and say so"
+    )
+
 
 class RerankRequest(ModelRequest):
     """POST /v1/rerank, Cohere's and Jina's."""

@@ -14,6 +14,7 @@ from polyvec.serve.schemas import (
     SearchResponse,
 )
 from polyvec.serve.server import Server
+from polyvec.serve.waiting import heard
 
 MOST_BYTES = 2**20  # of a search
 FILES = {
@@ -45,13 +46,15 @@ def add_search_routes(app: FastAPI, server: Server) -> None:
         if not asked.query.strip():
             raise TextError(None, "the text is empty", "query")
         index.check_filter(asked.filter, "filter")
-        found = await index.search(
+        searching = index.search(
             asked.query,
+            client=request.state.client,
             top_k=asked.top_k,
             mode=asked.mode,
             filter=asked.filter,
             explain=asked.explain,
         )
+        found = await heard(request, searching, server.settings.timeout)
         request.state.log = {"index": index.name, "found": len(found)}
         return as_json({"object": "list", "index": index.name, "results": found})
 
