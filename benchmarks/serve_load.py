@@ -12,9 +12,10 @@ in ten has 2 to 8 of them. By rounds in which the servers take turns:
                where a request that was refused or not answered counts as endless
     overload   Poisson arrivals at twice the capacity, for a minute
 
-Figures are medians of the rounds. A cell is a file in WORK/cells; a second run measures what is
-missing, `--budget` ends a run after so many seconds. Writes docs/results/serve-load.json, which
-docs/generate.py makes a table of.
+Figures are medians of the rounds, beside the least and the most of them. A cell is a file in
+WORK/cells; a second run measures what is missing, so that `--rounds 1`, then `--rounds 2`, make a
+round each. `--budget` ends a run after so many seconds, `--limits 500` searches at one limit alone.
+Writes docs/results/serve-load.json, which docs/generate.py makes a table of.
 """
 
 import argparse
@@ -39,7 +40,6 @@ from serve_load_servers import DEADLINE_S, Server, cores
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "serve-load.json"
 SERVERS = ("polyvec", "infinity", "plain")
 ROUNDS = 3
-OVERLOAD = -1  # in place of a round
 LIMITS_MS = (250, 500)
 LOWEST, STEP = 0.657, 1.07  # rates are LOWEST * STEP**number, in requests a second
 MOST_RATES = 6  # that a search for the highest tries at each limit
@@ -154,19 +154,19 @@ def tried(cells: dict[int, dict[str, Any]], limit_ms: int) -> dict[int, bool]:
     }
 
 
-def next_rate(found: dict[int, bool], start: int, most: int) -> int | None:
-    """The number of the rate to try next; None once the highest that holds is between two, or
-    `most` were tried."""
+def next_rate(found: dict[int, bool], start: int, step: int, most: int) -> int | None:
+    """The number of the rate to try next, by steps until one holds and one fails; None once the
+    highest that holds is between two, or `most` were tried."""
     if len(found) >= most:
         return None
     if not found:
         return start
     failed = [number for number, held in found.items() if not held]
     if not failed:
-        return max(found) + 3
+        return max(found) + step
     held = [number for number, ok in found.items() if ok and number < min(failed)]
     if not held:
-        return max(min(failed) - 3, 0) if min(failed) else None
+        return max(min(failed) - step, 0) if min(failed) else None
     middle = (max(held) + min(failed)) // 2
     return None if middle == max(held) else middle
 
@@ -183,21 +183,25 @@ def capacity(cells: Cells, server: str) -> float:
     return float(cells.read(server, 0, "closed")[0]["requests_s"])
 
 
-def missing(cells: Cells, server: str, turn: int, limit: int) -> tuple[str, int, float] | None:
-    """Kind, number and rate of the next cell of a server in a round, at the limit of this place."""
-    if turn == OVERLOAD:
-        if cells.read(server, 0, "overload"):
-            return None
-        return "overload", 0, 2 * capacity(cells, server)
+def missing(
+    cells: Cells, server: str, turn: int, limits: list[int]
+) -> tuple[str, int, float] | None:
+    """Kind, number and rate of the next cell of a server in a round."""
     if not cells.read(server, turn, "closed"):
         return "closed", 0, 0.0
-    half = 0.5 * cells.read(server, turn, "closed")[0]["requests_s"]
-    number = next_rate(
-        tried(cells.read(server, turn, "open"), LIMITS_MS[limit]),
-        max(0, round(math.log(max(half, LOWEST) / LOWEST, STEP))),
-        MOST_RATES * (limit + 1),
-    )
-    return None if number is None else ("open", number, LOWEST * STEP**number)
+    half = max(0.5 * capacity(cells, server), LOWEST)
+    for place, limit in enumerate(limits, 1):
+        # The first round looks for the rate from afar, later ones beside the one that it found.
+        first = highest(tried(cells.read(server, 0, "open"), limit)) if turn else None
+        start = round(math.log(half / LOWEST, STEP)) if first is None else first
+        found = tried(cells.read(server, turn, "open"), limit)
+        number = next_rate(found, start, 3 if first is None else 1, MOST_RATES * place)
+        if number is not None:
+            return "open", number, LOWEST * STEP**number
+    # The last, as it leaves work behind.
+    if not cells.read(server, turn, "overload"):
+        return "overload", 0, 2 * capacity(cells, server)
+    return None
 
 
 def run(
@@ -206,14 +210,14 @@ def run(
     names: list[str],
     requests: list[Request],
     texts: list[str],
+    limits: list[int],
     rounds: int,
     until: float,
 ) -> bool:
     """Measures what is missing, until all is there or the time is over."""
-    later = [(turn, limit) for turn in range(1, rounds) for limit in range(len(LIMITS_MS))]
-    for turn, limit in [(0, 0), (OVERLOAD, 0), (0, 1), *later]:
+    for turn in range(rounds):
         for name in names:
-            if missing(cells, name, turn, limit) is None:
+            if missing(cells, name, turn, limits) is None:
                 continue
             if time.monotonic() + 30 > until:
                 return False
@@ -223,7 +227,7 @@ def run(
                     np.save(cells.folder / f"{name}-vectors.npy", found)
                 warm = clients.closed_loop(Client(server.port, 60.0), requests, 8, WARM_UP_S)
                 asyncio.run(warm)
-                while (cell := missing(cells, name, turn, limit)) is not None:
+                while (cell := missing(cells, name, turn, limits)) is not None:
                     kind, number, rate = cell
                     if time.monotonic() + seconds_of(kind, rate) + GIVE_UP_S > until:
                         return False
@@ -231,7 +235,7 @@ def run(
                     # The same requests in the same order at every rate of every server.
                     found = measure(server, kind, rate, requests, seed=turn + 1)
                     show(name, turn, kind, found)
-                    cells.write(found, name, max(turn, 0), kind, number)
+                    cells.write(found, name, turn, kind, number)
     return True
 
 
@@ -245,7 +249,9 @@ def show(name: str, turn: int, kind: str, cell: dict[str, Any]) -> None:
 # ---- results ------------------------------------------------------------------------------------
 
 
-def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int) -> dict[str, Any]:
+def collect(
+    cells: Cells, names: list[str], requests: list[Request], limits: list[int], rounds: int
+) -> dict[str, Any]:
     """What docs/results/serve-load.json holds."""
     tokens = [each.tokens for each in requests]
     found: dict[str, Any] = {
@@ -258,7 +264,7 @@ def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int
         },
         "rounds": rounds,
         "deadline_s": DEADLINE_S,
-        "limits_ms": LIMITS_MS,
+        "limits_ms": limits,
         "servers": {},
     }
     vectors = {name: np.load(cells.folder / f"{name}-vectors.npy") for name in names}
@@ -266,19 +272,20 @@ def collect(cells: Cells, names: list[str], requests: list[Request], rounds: int
         closed = [cells.read(name, turn, "closed")[0] for turn in range(rounds)]
         opened = [cells.read(name, turn, "open") for turn in range(rounds)]
         curve = [[each["rate"], each["p95_all_ms"]] for turn in opened for each in turn.values()]
-        numbers = {limit: [highest(tried(turn, limit)) for turn in opened] for limit in LIMITS_MS}
-        overload = dict(cells.read(name, 0, "overload").get(0, {}))
-        memory = [each["mib"] for each in overload.pop("memory", ())]
-        overload.pop("answers", None)
+        numbers = {limit: [highest(tried(turn, limit)) for turn in opened] for limit in limits}
+        overload = [cells.read(name, turn, "overload")[0] for turn in range(rounds)]
+        memory = max(([e["mib"] for e in each["memory"]] for each in overload), key=max)
         cosine_N = (vectors[name] * vectors["plain"]).sum(1) / (
             np.linalg.norm(vectors[name], axis=1) * np.linalg.norm(vectors["plain"], axis=1)
         )
         found["servers"][name] = {
             "lowest_cosine": float(cosine_N.min()),
             "closed": _median(closed),
-            "highest": {limit: _highest(numbers[limit]) for limit in LIMITS_MS},
+            "closed_spread": _spread(closed),
+            "highest": {limit: _highest(numbers[limit]) for limit in limits},
             "p95_by_rate": sorted(curve),
-            "overload": overload,
+            "overload": _median(overload),
+            "overload_spread": _spread(overload),
             "memory_mib": memory,
         }
     ours = found["servers"]["polyvec"]
@@ -301,12 +308,21 @@ def _highest(numbers: list[int | None]) -> dict[str, Any]:
     return {"rate": statistics.median(rates), "rates": rates}
 
 
-def _median(cells: list[dict[str, Any]]) -> dict[str, float]:
-    keys = [key for key in cells[0] if key not in ("memory", "answers", "alive")] if cells else []
+def _median(cells: list[dict[str, Any]]) -> dict[str, float | None]:
+    return {key: statistics.median(each) if each else None for key, each in _numbers(cells).items()}
+
+
+def _spread(cells: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The least and the most of the rounds."""
+    return {key: [min(each), max(each)] for key, each in _numbers(cells).items() if each}
+
+
+def _numbers(cells: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """What the rounds measured, by its name; none where a round has none."""
     return {
-        key: statistics.median(each[key] for each in cells)
-        for key in keys
-        if all(each[key] is not None for each in cells)
+        key: [each[key] for each in cells] if all(each[key] is not None for each in cells) else []
+        for key in cells[0]
+        if key not in ("memory", "answers")
     }
 
 
@@ -317,6 +333,7 @@ def main() -> None:
     parser.add_argument("--infinity", type=Path, help="an environment that has infinity-emb")
     parser.add_argument("--budget", type=float, default=3600.0, help="seconds of this run")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--limits", nargs="+", type=int, choices=LIMITS_MS, default=list(LIMITS_MS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--write", action="store_true", help="measure nothing, write what is there")
     options = parser.parse_args()
@@ -337,10 +354,12 @@ def main() -> None:
     def start(name: str) -> Server:
         return Server(name, model, options.folder, options.infinity)
 
-    if not options.write and not run(cells, start, names, requests, texts, options.rounds, until):
+    limits, rounds = sorted(options.limits), options.rounds
+    if not options.write and not run(cells, start, names, requests, texts, limits, rounds, until):
         print("more is to be measured: run this again")
         return
-    RESULTS.write_text(json.dumps(collect(cells, names, requests, options.rounds), indent=1) + "\n")
+    found = collect(cells, names, requests, limits, rounds)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     print(RESULTS)
 
 

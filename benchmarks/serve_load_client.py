@@ -29,6 +29,7 @@ SOURCES = (  # files below DATA, and the columns that hold texts
 FEWEST, MOST = 4, 256  # tokens of a text, with the two that the model adds
 SEVERAL, MOST_TEXTS = 0.1, 8  # share of requests with 2 to 8 texts; the others have one
 MOST_OPEN = 3000  # connections; an arrival beyond them is an error
+NUM_ADDRESSES = 32  # that connections come from
 IDLE_S = 2.0  # servers close connections that were idle for 5 s
 TIMED_OUT, BROKEN = 0, -1  # in place of a status
 
@@ -99,7 +100,7 @@ class Client:
 
     def __init__(self, port: int, timeout_s: float) -> None:
         self.port, self.timeout_s = port, timeout_s
-        self.num_open = 0
+        self.num_open = self.num_opened = 0
         self.idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def post(self, body: bytes) -> tuple[int, bytes]:
@@ -140,7 +141,13 @@ class Client:
             if time.perf_counter() - since < IDLE_S and not writer.is_closing():
                 return reader, writer
             writer.close()
-        return await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
+        # From many addresses of this machine, as requests stand for those of many clients, of whom
+        # polyvec gives each a share of its queue.
+        self.num_opened += 1
+        own = f"127.0.0.{2 + self.num_opened % NUM_ADDRESSES}"
+        return await asyncio.open_connection(
+            "127.0.0.1", self.port, limit=2**20, local_addr=(own, 0)
+        )
 
     def close(self) -> None:
         for _, _, writer in self.idle:

@@ -75,9 +75,9 @@ def _capacity(name: str, found: dict[str, Any], ratios: dict[str, Any] | None) -
     return [
         NAMES[name],
         *cells,
-        f"{closed['requests_s']:.1f}",
+        f"{closed['requests_s']:.1f}{_spread(found, 'closed', 'requests_s', '.1f')}",
         f"{closed['texts_s']:.1f}",
-        f"{closed['tokens_s']:,.0f}",
+        f"{closed['tokens_s']:,.0f}{_spread(found, 'closed', 'tokens_s', ',.0f')}",
         f"{1000 * closed['server_cpu_s'] / closed['accepted']:.0f}",
     ]
 
@@ -87,16 +87,27 @@ def _overload(name: str, found: dict[str, Any]) -> list[str]:
     return [
         NAMES[name],
         f"{cell['rate']:.1f}",
-        f"{cell['good_requests_s']:.1f}",
-        f"{cell['good_tokens_s']:,.0f}",
-        *("" if cell[f"p{q}_ms"] is None else f"{cell[f'p{q}_ms']:,.0f}" for q in (50, 95, 99)),
-        *(str(cell[key]) for key in ("refused", "late", "timed_out", "errors")),
+        f"{cell['good_requests_s']:.1f}{_spread(found, 'overload', 'good_requests_s', '.1f')}",
+        f"{cell['good_tokens_s']:,.0f}{_spread(found, 'overload', 'good_tokens_s', ',.0f')}",
+        *(
+            f"{cell[key]:,.0f}{_spread(found, 'overload', key, ',.0f')}" if cell[key] else ""
+            for key in ("p50_ms", "p95_ms", "p99_ms")
+        ),
+        *(f"{cell[key]:.0f}" for key in ("refused", "late", "timed_out", "errors")),
         ", ".join(f"{each:,.0f}" for each in (memory[0], max(memory), memory[-1])),
     ]
 
 
+def _spread(found: dict[str, Any], kind: str, key: str, form: str) -> str:
+    """The least and the most of the rounds, where there are several that differ."""
+    least, most = found.get(f"{kind}_spread", {}).get(key, (0, 0))
+    return "" if least == most else f" ({least:{form}} to {most:{form}})"
+
+
 def _rounds(num: int) -> str:
-    return "One round." if num == 1 else f"Medians of {num} rounds in which the servers take turns."
+    if num == 1:
+        return "One round."
+    return f"Medians of {num} rounds in which the servers take turns (the least to the most)."
 
 
 def _rows(head: str, rows: list[list[str]]) -> str:

@@ -54,6 +54,13 @@ async def entered(model):
     await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 10)
 
 
+async def begun(queue, model, tokens):
+    """A request that the model holds, so that what comes later waits."""
+    ticket = submit(queue, tokens)
+    await entered(model)
+    return ticket
+
+
 def test_results_come_back_in_the_order_of_the_request(model):
     async def scenario():
         queue = batcher(model, max_batch_tokens=5)
@@ -71,8 +78,7 @@ def test_short_requests_go_before_a_long_one_until_it_has_waited(model):
         clock = Clock()
         queue = batcher(model, clock, max_batch_tokens=10, batch_time=100, patience=2)
         queue.rate = 1.0
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         long = submit(queue, 9)
         clock.now += waited
         shorts = [submit(queue, 4) for _ in range(2)]
@@ -91,8 +97,7 @@ def test_what_counts_is_the_work_of_a_request_not_of_its_texts(model):
         clock = Clock()
         queue = batcher(model, clock, max_batch_tokens=6, batch_time=100)
         queue.rate = 1.0
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         clock.now += 1
         several, one = submit(queue, 3, 3, 3), submit(queue, 5)
         model.go.set()
@@ -124,8 +129,7 @@ def test_batches_are_larger_where_much_waits(model):
         clock = Clock()
         queue = batcher(model, clock, batch_time=0.1)
         queue.rate = 20.0
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         waiting = submit(queue, *[1] * 80)
         clock.now += 1
         model.go.set()
@@ -149,8 +153,7 @@ def test_texts_of_different_prompts_never_share_a_batch(model):
 def test_a_request_is_refused_as_a_whole_by_the_tokens_that_wait(model):
     async def scenario():
         queue = batcher(model, max_queued_tokens=10)
-        first = submit(queue, 4)
-        await entered(model)
+        first = await begun(queue, model, 4)
         second = submit(queue, 3)
         with pytest.raises(OverloadedError, match="7 tokens wait, at most 10"):
             submit(queue, 2, 2)
@@ -168,8 +171,7 @@ def test_what_would_come_too_late_is_refused_at_once(model):
     async def scenario():
         queue = batcher(model)
         queue.rate = 10.0
-        running = submit(queue, 40)
-        await entered(model)
+        running = await begun(queue, model, 40)
         with pytest.raises(OverloadedError, match="longer than 5 s") as error:
             submit(queue, 20, timeout=5)
         assert error.value.seconds == pytest.approx(4)
@@ -186,8 +188,7 @@ def test_what_was_not_answered_in_time_leaves_the_queue(model):
     async def scenario():
         clock = Clock()
         queue = batcher(model, clock)
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         late = submit(queue, 2, timeout=3)
         clock.now += 4
         model.go.set()
@@ -204,8 +205,7 @@ def test_what_cannot_be_computed_in_time_is_not_begun(model):
         clock = Clock()
         queue = batcher(model, clock, batch_time=3)
         queue.rate = 1.0
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         late, soon = submit(queue, 5, timeout=7), submit(queue, 3, timeout=9)
         clock.now += 3
         model.go.set()
@@ -220,8 +220,7 @@ def test_what_cannot_be_computed_in_time_is_not_begun(model):
 def test_texts_of_a_client_that_hung_up_are_not_computed(model):
     async def scenario():
         queue = batcher(model)
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         gone, waits = submit(queue, 2), submit(queue, 3)
         gone.answer.cancel()
         model.go.set()
@@ -234,8 +233,7 @@ def test_texts_of_a_client_that_hung_up_are_not_computed(model):
 def test_a_bad_text_fails_its_own_request_alone(model):
     async def scenario():
         queue = batcher(model)
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         bad = submit(queue, 1, 1, payloads=["bad", "good"])
         good = submit(queue, 1, 1, payloads=["x", "y"])
         model.go.set()
@@ -307,8 +305,7 @@ def test_clients_take_turns_by_tokens(model):
 
     async def scenario():
         queue = batcher(model, max_batch_tokens=4)
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         greedy = submit(queue, *[1] * 100, payloads=names("g", 100), client="greedy")
         small = submit(queue, *[1] * 3, payloads=names("s", 3), client="small")
         model.go.set()
@@ -323,8 +320,7 @@ def test_clients_take_turns_by_tokens(model):
 def test_a_text_behind_thousands_of_another_client_is_in_the_next_batch(model):
     async def scenario():
         queue = batcher(model, max_batch_tokens=8)
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         greedy = submit(queue, *[1] * 5000, client="greedy")
         small = submit(queue, 1, payloads=["small"], client="small")
         model.go.set()
@@ -340,8 +336,7 @@ def test_a_long_text_of_one_client_is_not_passed_for_ever_by_short_ones_of_anoth
         clock = Clock()
         queue = batcher(model, clock, max_batch_tokens=4, batch_time=100, patience=2)
         queue.rate = 1.0
-        running = submit(queue, 1)
-        await entered(model)
+        running = await begun(queue, model, 1)
         long = submit(queue, 9, client="long")
         clock.now += 20
         shorts = [submit(queue, 1, client="short") for _ in range(20)]
@@ -355,8 +350,7 @@ def test_a_long_text_of_one_client_is_not_passed_for_ever_by_short_ones_of_anoth
 def test_a_client_has_a_share_of_the_queue(model):
     async def scenario():
         queue = batcher(model, max_queued_tokens=100)
-        running = submit(queue, 4)
-        await entered(model)
+        running = await begun(queue, model, 4)
         accepted = [submit(queue, 10, client="greedy") for _ in range(5)]
         with pytest.raises(OverloadedError, match="50 of your tokens wait, at most 50") as error:
             submit(queue, 10, client="greedy")
@@ -395,8 +389,7 @@ def test_turns_are_counted_when_a_request_is_admitted(model):
     async def scenario():
         queue = batcher(model)
         queue.rate = 10.0
-        running = submit(queue, 10)
-        await entered(model)
+        running = await begun(queue, model, 10)
         greedy = submit(queue, 60, client="greedy")
         with pytest.raises(OverloadedError, match="30 tokens wait"):
             submit(queue, 20, client="small", timeout=4)

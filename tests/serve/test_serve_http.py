@@ -17,7 +17,7 @@ import httpx
 from polyvec import Embedder
 from polyvec.errors import InputError, ModelError, ServiceError
 from polyvec.serve.app import create_app
-from polyvec.serve.listening import listening, server_of
+from polyvec.serve.listening import TimedProtocol, listening, server_of
 from polyvec.serve.settings import ServerSettings
 
 TEXTS = ["a cat sleeps", "the stock market fell", "ein Text mit Ümläuten 日本"]
@@ -372,6 +372,21 @@ def test_what_was_accepted_is_answered_before_the_server_ends(slow):
     asking.join(30)
     thread.join(30)
     assert [each.status_code for each in answers] == [200]
+
+
+def test_no_part_of_an_answer_waits_for_the_one_before(embedder, monkeypatch):
+    """Else the body is sent when the headers were acknowledged, which clients put off by 40 ms."""
+    found, made = [], TimedProtocol.connection_made
+
+    def seen(self, transport):
+        connection = transport.get_extra_info("socket")
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        made(self, transport)
+
+    monkeypatch.setattr(TimedProtocol, "connection_made", seen)
+    with running({"tiny": embedder}) as address:
+        assert httpx.get(f"{address}/health").status_code == 200
+    assert found and all(found)
 
 
 def test_a_small_queue_and_a_model_that_cannot_be_served(embedder):

@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -241,6 +242,21 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def number(what: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """An option's type: a finite number that fits, which is called so in the error."""
+
+    def read(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not (math.isfinite(found) and fits(found)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return found
+
+    return read
 
 
 def seed(text: str) -> int:

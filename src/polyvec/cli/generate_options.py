@@ -7,6 +7,9 @@ from polyvec.cli import common
 KINDS = ("txt", "jsonl", "json", "csv", "tsv", "parquet")
 SHOWN_PROMPTS = 3
 
+price = common.number("a price of 0 or more", lambda found: found >= 0)
+_seconds = common.number("a number of seconds above 0", lambda found: found > 0)
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -122,23 +125,3 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
         "--seed", type=common.seed, metavar="N", help="draw other answers; default: 0"
     )
     parser.add_argument("--schema", metavar="FILE.json", help="write values of this JSON schema")
-
-
-def price(text: str) -> float:
-    try:
-        price = float(text)
-    except ValueError:
-        price = -1.0
-    if not 0 <= price < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a price of 0 or more")
-    return price
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds

@@ -8,10 +8,11 @@ example: polyvec plan --documents 1e9 --tokens 200 --gpus 64 --precision int8
 
 import argparse
 import json
-import math
 from dataclasses import asdict
 
 from polyvec.cli import common
+
+_number = common.number("a positive number", lambda found: found > 0)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,16 +84,6 @@ def run(options: argparse.Namespace) -> None:
         return
     rows = [(line.name, line.shown, line.basis, line.source) for line in lines]
     common.show_table(("what", "number", "basis", "from"), rows)
-
-
-def _number(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not (math.isfinite(found) and found > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return found
 
 
 def _count(text: str) -> int:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 KEYS = "POLYVEC_API_KEY"
 
+_share = common.number("a share: above 0, at most 1", lambda found: 0 < found <= 1)
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -275,13 +277,3 @@ def _host_name(given: str) -> str:
             f"{given!r} is not a name as in example.org, without scheme and port"
         )
     return given.lower().removesuffix(".")
-
-
-def _share(given: str) -> float:
-    try:
-        found = float(given)
-    except ValueError:
-        found = 0.0
-    if not 0 < found <= 1:
-        raise argparse.ArgumentTypeError(f"{given!r} is not a share: above 0, at most 1")
-    return found
