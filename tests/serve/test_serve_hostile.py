@@ -336,6 +336,24 @@ def test_pages_of_other_origins_may_not_even_ask(address):
     assert httpx.get(address, headers=link).status_code == 200
 
 
+def test_an_old_client_can_read_why_it_was_refused(address):
+    """HTTP/1.0 has no chunks, so an answer says how long it is; also one without a route."""
+    for head in (b"Content-Encoding: gzip\r\n", b"Content-Length: 99999999\r\n"):
+        with connected(address) as connection:
+            connection.sendall(b"POST /v1/embeddings HTTP/1.0\r\n" + head + b"\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            head, _, content = read_to_end(connection).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head
+        assert f"content-length: {len(content)}".encode() in head
+        assert json.loads(content)["error"]["type"] == "invalid_request_error"
+
+
+def test_names_of_encodings_have_no_case(address):
+    sent = {"input": "a"}
+    assert post(address, sent, headers={"Content-Encoding": "Identity"}).status_code == 200
+    assert post(address, sent, headers={"Content-Encoding": "GZIP"}).status_code == 415
+
+
 def test_probes_may_ask_for_the_head_only(address):
     for path in ("/health", "/ready", "/metrics", "/"):
         found = httpx.head(address + path)

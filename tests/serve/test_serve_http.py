@@ -191,6 +191,7 @@ def test_long_texts_are_refused_unless_the_request_says_cut(address, embedder):
         ({"input": "a", "prompt_name": "absent"}, "absent"),
         ({"input": "a", "prompt": "x " * 3000}, "prompt"),
         ({"input": "a", "truncate": "yes"}, "truncate"),
+        ({"input": "a", "dimensions": 10**400}, "^dimensions: Input should be less than"),
         ({"input": "a", "model": 3}, "model"),
     ],
 )
@@ -372,6 +373,17 @@ def test_what_was_accepted_is_answered_before_the_server_ends(slow):
     asking.join(30)
     thread.join(30)
     assert [each.status_code for each in answers] == [200]
+
+
+def test_tokens_are_cut_unless_the_request_says_no(address):
+    body = {"input": "word " * 200}
+    for more in ({}, {"truncate": True}, {"truncate": None}):
+        (found,) = post(address, {**body, **more}, "/tokenize").json()["data"]
+        assert (found["truncated"], len(found["ids"])) == (True, 64)
+    found = error_of(post(address, {**body, "truncate": False}, "/tokenize"))
+    assert found["message"].startswith("input[0]: 202 tokens, the model reads 64")
+    short = post(address, {"input": "a word", "truncate": False}, "/tokenize").json()["data"][0]
+    assert not short["truncated"]
 
 
 def test_no_part_of_an_answer_waits_for_the_one_before(embedder, monkeypatch):

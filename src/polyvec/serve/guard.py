@@ -153,7 +153,7 @@ class Guard:
         self, body: "_Body", headers: dict[bytes, bytes], receive: Receive
     ) -> None:
         limit = self.settings.max_bytes
-        if headers.get(b"content-encoding", b"identity") not in (b"", b"identity"):
+        if headers.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
             raise AnswerError(415, "the body is compressed; send it as it is")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and (len(length) > 20 or int(length) > limit):
@@ -249,6 +249,8 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _send(send: Send, answer: AnswerError) -> None:
     headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+    # Else it would be chunked, which HTTP/1.0 does not know.
+    headers.append((b"content-length", str(len(answer.content)).encode()))
     if answer.status == 401:
         headers += CHALLENGE
     # The rest is not waited for. That of a body which is too large is read past instead: a client

@@ -5,6 +5,7 @@ N texts, M of them on a map.
 
 import asyncio
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ class ServedIndex:
             if (found := read_filter(given)) is not None:
                 check_fields(found, self.index.description.fields)
         except InputError as error:
-            raise TextError(None, str(error).removeprefix("filter: "), field) from None
+            raise TextError(None, re.sub("^filter:? ", "", str(error)), field) from None
 
     async def search(
         self, query: str, *, client: Hashable = None, **options: Any

@@ -150,7 +150,9 @@ class TextRequest(ModelRequest):
 class EmbeddingRequest(TextRequest):
     """POST /v1/embeddings, OpenAI's."""
 
-    dimensions: int | None = Field(None, ge=1, description="keep the first ones, of length 1")
+    dimensions: int | None = Field(
+        None, ge=1, lt=2**31, description="keep the first ones, of length 1"
+    )
     encoding_format: Literal["float", "base64"] | None = Field(None, description="default: float")
     user: str | None = None
 
