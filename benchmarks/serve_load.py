@@ -221,10 +221,12 @@ def run(
                 continue
             if time.monotonic() + 30 > until:
                 return False
-            with start(name) as server:
-                if not (cells.folder / f"{name}-vectors.npy").exists():
+            # Of a server of its own: the batches are larger than later ones, and so is the memory.
+            if not (vectors := cells.folder / f"{name}-vectors.npy").exists():
+                with start(name) as server:
                     found = asyncio.run(clients.vectors_of(Client(server.port, 60.0), texts))
-                    np.save(cells.folder / f"{name}-vectors.npy", found)
+                np.save(vectors, found)
+            with start(name) as server:
                 warm = clients.closed_loop(Client(server.port, 60.0), requests, 8, WARM_UP_S)
                 asyncio.run(warm)
                 while (cell := missing(cells, name, turn, limits)) is not None:
