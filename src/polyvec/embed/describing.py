@@ -1,6 +1,8 @@
 """What an embedder is: its settings as plain values, and a few lines for a person."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -50,7 +52,7 @@ def settings(embedder: Described) -> dict[str, Any]:
     backbone, template, variants = embedder.backbone, embedder.template, embedder.variants
     prepending = backbone.prepending
     described = {
-        "backbone": type(backbone.model).__name__,
+        "backbone": backbone.family,
         "attention": str(backbone.spec),
         "blocked": [list(pair) for pair in backbone.spec.blocked],
         "pooling": list(embedder.pooling),
@@ -81,13 +83,18 @@ def settings(embedder: Described) -> dict[str, Any]:
     return described
 
 
+def settings_hash(values: Mapping[str, Any]) -> str:
+    """A hash of settings."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def lines(embedder: Described) -> list[str]:
     """How the model is run and what it sees, a line each."""
     backbone = embedder.backbone
     verdict = backbone.verdict or "not run: the model takes no bare texts"
     pooling = part(embedder.pooling_module) or "+".join(embedder.pooling)
     return [
-        f"{type(backbone.model).__name__}: {backbone.num_layers} layers, "
+        f"{backbone.family}: {backbone.num_layers} layers, "
         f"{embedder.get_embedding_dimension()} dimensions",
         f"attention {backbone.spec}; leak probe: {verdict}",
         f"batches {backbone.layout} ({backbone.mechanism}: {backbone.layout_reason})",

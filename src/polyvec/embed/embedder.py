@@ -10,7 +10,7 @@ longest, D state size, E vector size, N and M vectors.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, cast
@@ -28,6 +28,7 @@ from polyvec.embed.encode_methods import EncodeMethods, Examples
 from polyvec.embed.encoding import check_texts
 from polyvec.embed.fingerprints import Fingerprints
 from polyvec.embed.fitting import FittedModel, fit
+from polyvec.embed.formats import direct
 from polyvec.embed.formats.sources import DEFAULT_MODEL
 from polyvec.embed.inputs.prompts import PromptTable, render
 from polyvec.embed.inputs.spans import Span
@@ -119,39 +120,48 @@ class Embedder(EncodeMethods):
         Raises ModelError, naming the file, if the folder is not what it declares, and
         TokenizerError if the tokenizer breaks its contract.
         """
-        from polyvec.embed.formats.reading import read_parts
-
         if others or isinstance(name_or_path, nn.Module):
             kinds = ", ".join(type(each).__name__ for each in (name_or_path, *others))
             raise InputError(
                 f"Embedder takes a folder or a hub id, and options by keyword; got {kinds}; "
                 "Embedder.from_parts(backbone, text_tokenizer, ...) composes one from parts"
             )
-        parts = read_parts(
-            name_or_path,
-            device=device,
-            dtype=dtype,
-            max_seq_length=max_seq_length,
-            pooling=pooling,
-            output=output,
-            prompts=prompts,
-            default_prompt_name=default_prompt_name,
-            similarity_fn_name=similarity_fn_name,
-            truncate_dim=truncate_dim,
-            attention=attention,
-            layout=layout,
-            revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            token=token,
-            trust_remote_code=trust_remote_code,
-            base_model=base_model,
-            merge_adapters=merge_adapters,
-        )
-        self._assemble(**parts.keywords())
-        self.to(parts.backbone.device, parts.backbone.model.dtype)
-        if dtype == FAST:
-            self._compute_fast()
+        options: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "max_seq_length": max_seq_length,
+            "pooling": pooling,
+            "output": output,
+            "prompts": prompts,
+            "default_prompt_name": default_prompt_name,
+            "similarity_fn_name": similarity_fn_name,
+            "truncate_dim": truncate_dim,
+            "attention": attention,
+            "layout": layout,
+            "revision": revision,
+            "cache_folder": cache_folder,
+            "local_files_only": local_files_only,
+            "token": token,
+            "trust_remote_code": trust_remote_code,
+            "base_model": base_model,
+            "merge_adapters": merge_adapters,
+        }
+        start = direct.cold_start(name_or_path, options)
+        if start is not None and start.parts is not None:
+            self._assemble(**start.parts.keywords())
+        else:
+            from polyvec.embed.formats.reading import read_parts
+
+            with direct.first_load(start):
+                parts = read_parts(
+                    name_or_path, folder=start.folder if start is not None else None, **options
+                )
+            self._assemble(**parts.keywords())
+            self.to(parts.backbone.device, parts.backbone.model.dtype)
+            if dtype == FAST:
+                self._compute_fast()
+            if start is not None and start.comparable:
+                direct.compare(start, self, Embedder.from_parts)
         if special_tokens is not None:
             self.special_tokens = special_tokens
 
@@ -579,16 +589,19 @@ class Embedder(EncodeMethods):
 
         Computed once for each state of the model; repeating it costs a few milliseconds.
         """
-        tokenizer = self.tokenizer.backend_tokenizer
-        return self._fingerprints.of(self.settings(), tokenizer, self.state_dict())
+        return self._fingerprint()
 
     def vectors_fingerprint(self) -> str:
         """`fingerprint` without prompts and similarity, for caches that keep prompts apart."""
-        return self._fingerprints.of(
-            self.settings(),
-            self.tokenizer.backend_tokenizer,
-            self.state_dict(),
-            without=describing.NOT_OF_VECTORS,
+        return self._fingerprint(without=describing.NOT_OF_VECTORS)
+
+    def _fingerprint(self, without: Collection[str] = ()) -> str:
+        settings = self.settings()
+        entering = {name: value for name, value in settings.items() if name not in without}
+        known = self.backbone.known_fingerprints
+        found = known.get(describing.settings_hash(entering)) if known else None
+        return found or self._fingerprints.of(
+            settings, self.tokenizer.backend_tokenizer, self.state_dict(), without=without
         )
 
     @property

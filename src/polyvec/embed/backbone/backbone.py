@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,6 +148,16 @@ class Backbone(nn.Module):
         selection.record_once(self.runner)
 
     @property
+    def family(self) -> str:
+        """The model's class in transformers."""
+        return type(self.model).__name__
+
+    @property
+    def known_fingerprints(self) -> Mapping[str, str]:
+        """Fingerprints of a model whose weights are not loaded (direct.py), by its settings."""
+        return {}
+
+    @property
     def layout(self) -> str:
         return "packed" if self.runner.packed else "padded"
 
@@ -219,17 +230,18 @@ class Backbone(nn.Module):
                 if self.prepending.start < self.prepending.stop:
                     stack.enter_context(changing(self.model, change))
             out = self.runner.run(batch, attention or self.spec, needs)
-        return self._states(batch, out, needs, attention)
+        return self._states(self.runner, batch, out, needs, attention)
 
     def _states(
         self,
+        runner: runners.Native,
         batch: TokenBatch,
         out: Any,
         needs: frozenset[str],
         attention: AttentionSpec | None,
     ) -> States:
         attention_mask_BT = runners.attention_mask(batch, self.device)
-        to_padded = lambda state: self.runner.to_padded(state, batch)  # noqa: E731
+        to_padded = lambda state: runner.to_padded(state, batch)  # noqa: E731
         encoder = getattr(out, "encoder_last_hidden_state", None)
         layers = getattr(out, "hidden_states" if encoder is None else "encoder_hidden_states", None)
         layers = self._side("all_layers", needs, layers)

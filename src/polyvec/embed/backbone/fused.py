@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,18 @@ ACTIVATION: Activation = ("none", "")
 
 class UnsuitedError(Exception):
     """A model has a part that the fused layers do not compute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a linear layer holds, read from a file without making the layer."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def out_features(self) -> int:
+        return len(self.weight)
 
 
 class Linear:
@@ -75,7 +88,7 @@ def joined(layers: tuple[Any, ...], order: Tensor | None) -> tuple[Tensor, Tenso
     """Weight and bias of the layers side by side; UnsuitedError for other layers."""
     for layer in layers:
         # Adapters and quantised layers have types of their own.
-        if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32:
+        if type(layer) not in (nn.Linear, Weights) or layer.weight.dtype != torch.float32:
             raise UnsuitedError(type(layer).__name__)
     weight = torch.cat([layer.weight.detach() for layer in layers])
     biases = [layer.bias for layer in layers]
@@ -239,6 +252,11 @@ class FusedModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FusedModel, (self.linears,)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a batch has been computed with the layers, and so they were checked."""
+        return self._made is not None and self._made[1] is not None
 
     def drop(self) -> None:
         """Forget the layers, before the weights are trained."""

@@ -31,7 +31,9 @@ def _modules(model: Trainable) -> Iterator[nn.Module]:
     while stack:
         module = stack.pop()
         yield module
-        found = [each for each in module._modules.values() if each is not None and each not in seen]
+        # Not `_modules` itself, which would load the model of a DirectBackbone.
+        inside = module.__dict__["_modules"].values()
+        found = [each for each in inside if each is not None and each not in seen]
         seen.update(found)
         stack.extend(dict.fromkeys(found))
 

@@ -105,7 +105,7 @@ class Planned(Native):
         with texts_of(batch.lengths):
             fused = self._fused(inputs["plan"], needs)
             if fused is not None:
-                return _output(fused.states(**inputs), needs)
+                return fused_output(fused.states(**inputs), needs)
             return call(self.model, needs, **inputs)
 
     def _fused(self, plan: AttentionPlan, needs: Needs) -> Fused | None:
@@ -225,7 +225,7 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
     return body(**inputs)
 
 
-def _output(states: Iterable[Tensor], needs: Needs) -> SimpleNamespace:
+def fused_output(states: Iterable[Tensor], needs: Needs) -> SimpleNamespace:
     """The output of a model with these states, [T, D] each, of the embeddings and every layer."""
     if "all_layers" not in needs:
         states = deque(states, maxlen=1)  # memory of the others is free at once

@@ -48,8 +48,12 @@ def read_parts(
     trust_remote_code: bool = False,
     base_model: str | Path | None = None,
     merge_adapters: bool = False,
+    folder: Path | None = None,
 ) -> EmbedderParts:
-    """The parts of an embedder, read from a folder or hub id; see Embedder.from_pretrained."""
+    """The parts of an embedder, read from a folder or hub id; see Embedder.from_pretrained.
+
+    `folder`: where the model is, if it has been looked up.
+    """
     device, dtype = device_name(device), dtype_name(dtype)
     check_options(
         dtype=dtype,
@@ -74,7 +78,7 @@ def read_parts(
         "local_files_only": local_files_only,
         "token": token,
     }
-    folder = model_folder(
+    folder = folder or model_folder(
         name_or_path, revision=revision, trust_remote_code=trust_remote_code, **hub
     )
     check_embedder(folder, str(name_or_path))

@@ -144,15 +144,18 @@ class TextTokenizer:
         as_text = bare(self.hf, specials_are_text=True, lower_case=self.lower_case)
         self._data = self._markup if self._parses else as_text
         self._inner = _without_prefix(self._data)
-        added = self._markup.get_added_tokens_decoder()
-        self._num_added = len(added)
+        self._num_added = len(self._markup.get_added_tokens_decoder())
+        self._read_specials(self._markup)
+        self._checked_rows: int | None = None
+
+    def _read_specials(self, tokenizer: Tokenizer) -> None:
+        added = tokenizer.get_added_tokens_decoder()
         self._specials = {t.content: t for t in added.values() if t.special}
         # The longest first, as the tokenizer itself prefers them.
         longest_first = sorted(self._specials, key=len, reverse=True)
         pattern = "|".join(map(re.escape, longest_first))
         # Where texts are parsed, too, no span is apart and one call reads the whole string.
         self._special = re.compile(pattern) if pattern and not self._parses else None
-        self._checked_rows: int | None = None
 
     def check_rows(self, rows: int | None) -> None:
         """Raises TokenizerError if a token of the tokenizer has no row in the embedding table.
