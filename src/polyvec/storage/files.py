@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import hashlib
 import os
 import secrets
 import shutil
@@ -16,7 +15,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from polyvec.errors import DataError, InputError, ModelError
+from polyvec.errors import DataError, InputError
 
 STALE_S = 24 * 60 * 60  # temporary files that were not written to for so long have no writer
 
@@ -80,16 +79,6 @@ def _check_above(path: Path, given: str | Path) -> None:
     there = next((each for each in path.parents if os.path.exists(each)), None)  # noqa: PTH110
     if there is not None and not there.is_dir():
         raise DataError(f"{given}: {there} is a file, not a folder; give another path")
-
-
-def check_sha256(path: Path, expected: str, what: str, remedy: str) -> None:
-    """Raises ModelError, naming file and both hashes, if the file is missing or another one."""
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; {remedy}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise ModelError(f"{path}: sha256 is {found}, expected {expected}, {what}; {remedy}")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from polyvec.errors import PolyvecError
+from polyvec.errors import ModelError, PolyvecError
 from polyvec.storage.files import atomic_file, cache_folder
 
 SMALL = 1_000_000  # bytes; hashing fewer is as fast as looking them up
@@ -40,6 +40,15 @@ def file_sha256(path: Path) -> str:
     if max(found.st_mtime_ns, found.st_ctime_ns) + SETTLED_NS < now:
         keep(entry, {"stamp": stamp, "sha256": digest})
     return digest
+
+
+def check_sha256(path: Path, expected: str, what: str, remedy: str) -> None:
+    """Raises ModelError, naming file and both hashes, if the file is missing or another one."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; {remedy}")
+    found = file_sha256(path)
+    if found != expected:
+        raise ModelError(f"{path}: sha256 is {found}, expected {expected}, {what}; {remedy}")
 
 
 def keep(entry: Path, value: object) -> None:

