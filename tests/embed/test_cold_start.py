@@ -22,12 +22,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModel,
     BertConfig,
+    BertForPreTraining,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     Qwen2Config,
     RobertaConfig,
-    RobertaForMaskedLM,
     XLMRobertaConfig,
 )
 
@@ -174,13 +174,18 @@ def test_weights_in_several_files(save):
     "model",
     [
         LlamaForCausalLM(LlamaConfig(**GROUPED, tie_word_embeddings=True)),
-        RobertaForMaskedLM(RobertaConfig(**SMALL)),
-        AutoModel.from_config(BertConfig(**SMALL), add_pooling_layer=False),
+        BertForPreTraining(BertConfig(**SMALL)),
     ],
-    ids=["tied", "with a prefix", "without a pooler"],
+    ids=["tied", "with a prefix"],
 )
-def test_weights_of_a_head_and_a_missing_pooler(model, save):
+def test_weights_of_a_head(model, save):
     assert_direct(save(model))
+
+
+def test_a_missing_pooler_is_drawn_by_transformers(save):
+    model = AutoModel.from_config(BertConfig(**SMALL), add_pooling_layer=False)
+    _, second = both(save(model))
+    assert type(second.backbone) is Backbone
 
 
 def test_a_byte_level_tokenizer(tmp_path):
@@ -225,6 +230,23 @@ def test_a_folder_that_warns_goes_on_to_warn(save):
     for _ in range(2):
         with pytest.warns(UserWarning, match="max_seq_length 1000 exceeds"):
             assert type(Embedder.from_pretrained(folder).backbone) is Backbone
+
+
+def test_a_load_draws_no_numbers(save):
+    folder = save(MODELS["bert"])
+    torch.manual_seed(0)
+    expected = torch.get_rng_state()
+    _, second = both(folder)
+    second.train()
+    assert torch.equal(expected, torch.get_rng_state())
+
+
+def test_warnings_of_a_load_that_fails_are_told(save):
+    folder = save(MODELS["bert"])
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 1000}')
+    (folder / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "none"}')
+    with pytest.warns(UserWarning, match="max_seq_length 1000"), pytest.raises(ModelError):
+        Embedder.from_pretrained(folder)
 
 
 def test_other_vectors_of_the_direct_way_are_not_taken(save, monkeypatch):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -107,21 +108,27 @@ def cold_start(name_or_path: str | Path, options: Mapping[str, Any]) -> ColdStar
 
 @contextlib.contextmanager
 def first_load(start: ColdStart | None) -> Iterator[None]:
-    """Inside, a folder is loaded by transformers; one whose load warns will always be."""
+    """Inside, a folder is loaded by transformers.
+
+    One whose load warns, or draws random numbers, always will be: the direct way does neither.
+    """
+    # Python keeps the filters of warnings for all threads, so only one may change them.
     if start is None or not start.comparable or not _watching.acquire(blocking=False):
         if start is not None:
             start.comparable = False
         yield
         return
+    drawn, seen = torch.get_rng_state(), []
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             yield
     finally:
         _watching.release()
-    for each in seen:
-        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    start.comparable = all(issubclass(each.category, UNTOLD) for each in seen)
+        for each in seen:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    told = [each for each in seen if not issubclass(each.category, UNTOLD)]
+    start.comparable = not told and torch.equal(drawn, torch.get_rng_state())
 
 
 def compare(start: ColdStart, embedder: Embedder, make: Callable[..., Embedder]) -> None:
@@ -202,9 +209,18 @@ def _key(folder: Path) -> str:
         ],
         sys.version_info[:2],
         torch.backends.cpu.get_cpu_capability(),
+        _processor(),
         [os.environ.get(name) for name in KERNELS],
     ]
     return _hash(described)
+
+
+def _processor() -> list[str]:
+    """The name and the instructions of the processor; [] where the system does not tell."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as file:
+        first = itertools.takewhile(str.strip, file)
+        return [line for line in first if line.startswith(("model name", "flags"))]
+    return []
 
 
 def _stamps(folder: Path) -> list[tuple[int, int, int]]:
