@@ -7,8 +7,6 @@ Later processes that have not imported transformers take the direct way. A folde
 anything else than what is compared here is always loaded by transformers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -21,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,9 +43,6 @@ from polyvec.embed.projection.dense import Normalize
 from polyvec.errors import ModelError, PolyvecError
 from polyvec.storage.files import cache_folder
 from polyvec.storage.hashes import file_sha256, keep
-
-if TYPE_CHECKING:
-    from polyvec.embed.embedder import Embedder
 
 FORMAT = 1  # of what is kept: raise it when the meaning changes
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "llama", "mistral", "qwen2")
@@ -131,7 +126,7 @@ def first_load(start: ColdStart | None) -> Iterator[None]:
     start.comparable = not told and torch.equal(drawn, torch.get_rng_state())
 
 
-def compare(start: ColdStart, embedder: Embedder, make: Callable[..., Embedder]) -> None:
+def compare(start: ColdStart, embedder: Any, make: Callable[..., Any]) -> None:
     """Keep what the direct way needs, or that the folder cannot be loaded so.
 
     `make` puts an embedder together of its parts. Costs about as much as the load before it.
@@ -147,7 +142,7 @@ def compare(start: ColdStart, embedder: Embedder, make: Callable[..., Embedder])
     keep(_entry(start.key), {"sha256": _hash(record), "record": record})
 
 
-def _same(embedder: Embedder, twin: Embedder) -> bool:
+def _same(embedder: Any, twin: Any) -> bool:
     """Whether two embedders give the same vectors, for several texts at a time and for one."""
     for texts in (TEXTS, TEXTS[-1:], TEXTS[:1]):
         one, two = (
@@ -237,7 +232,7 @@ def _entry(key: str) -> Path:
     return cache_folder("direct") / f"{key[:32]}.json"
 
 
-def _record(folder: Path, embedder: Embedder) -> dict[str, Any] | None:
+def _record(folder: Path, embedder: Any) -> dict[str, Any] | None:
     """What the direct way needs to know of a loaded embedder; None for one that has more."""
     backbone, tokens = embedder.backbone, embedder.text_tokenizer
     hidden = embedder.template, embedder.variants, embedder.layers, embedder.pooling_module
