@@ -39,7 +39,7 @@ from polyvec.embed.backbone.direct import DirectBackbone
 from polyvec.embed.formats import direct
 from polyvec.embed.inputs.direct import DirectTokenizer
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
-from polyvec.errors import ModelError, TruncationWarning
+from polyvec.errors import InputError, ModelError, TokenizerError, TruncationWarning
 from polyvec.storage import hashes
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789漢ü.,;:()"
@@ -347,11 +347,10 @@ def test_gradients_and_weights_made_for_them_outside_of_inference(save):
         lambda embedder: embedder.load_state_dict(embedder.state_dict()) and embedder,
         lambda embedder: list(embedder.modules()) and embedder,
         lambda embedder: embedder.apply(lambda module: None),
-        lambda embedder: setattr(embedder, "max_seq_length", 256) or embedder,
         lambda embedder: embedder.tokenizer.tokenize("a cat") and embedder,
         lambda embedder: embedder.save_pretrained("saved") or Embedder.from_pretrained("saved"),
     ],
-    ids=["deepcopy", "pickle", "to", "state", "modules", "apply", "length", "hf", "save"],
+    ids=["deepcopy", "pickle", "to", "state", "modules", "apply", "hf", "save"],
 )
 def test_whatever_needs_the_model_gets_it(use, save, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -361,6 +360,24 @@ def test_whatever_needs_the_model_gets_it(use, save, tmp_path, monkeypatch):
     assert len(list(found.parameters())) == len(list(first.parameters()))
     assert type(found.text_tokenizer.hf) is type(first.text_tokenizer.hf)
     assert type(found.text_tokenizer) is TextTokenizer
+
+
+def test_a_shorter_length_is_that_of_a_plain_load(save):
+    both_ways = both(save(MODELS["bert"]))
+    for embedder in both_ways:
+        embedder.max_seq_length = 20
+        with pytest.raises(TokenizerError, match="leaves no room"):
+            embedder.max_seq_length = 2
+        with pytest.raises(InputError, match="300 positions"):
+            embedder.max_seq_length = 301
+    first, second = both_ways
+    assert type(second.text_tokenizer) is DirectTokenizer
+    for _ in range(2):
+        assert np.array_equal(vectors(first), vectors(second))
+        assert first.settings() == second.settings()
+        assert second.tokenizer is second.text_tokenizer.hf  # the second time with the model
+    assert type(second.text_tokenizer) is TextTokenizer
+    assert second.max_seq_length == 20
 
 
 def test_added_tokens_change_the_fingerprint(save):

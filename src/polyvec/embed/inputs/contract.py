@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,17 @@ class TokenizerContract:
         """The contract as plain values, as it is saved."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
+    def limited(self, max_length: int | None) -> TokenizerContract:
+        """The contract with this length; TokenizerError if it leaves no room for text."""
+        if max_length is not None:
+            check_count("max_seq_length", max_length)
+        ends = len(self.prefix) + len(self.suffix)
+        if max_length is not None and max_length <= ends:
+            raise TokenizerError(
+                f"max_seq_length {max_length} leaves no room for text beside {ends} special tokens"
+            )
+        return replace(self, max_length=max_length)
+
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises TokenizerError for a tokenizer in Python, which has no offsets."""
@@ -86,8 +97,6 @@ def read_contract(
     twice, or if the tokenizer promises one (`add_eos_token`) and does not add it.
     """
     check_fast(tokenizer)
-    if max_length is not None:
-        check_count("max_seq_length", max_length)
     if copy is None:
         with unlimited(tokenizer.backend_tokenizer) as backend:
             prefix, suffix = _special_tokens(backend)
@@ -95,12 +104,7 @@ def read_contract(
         prefix, suffix = _special_tokens(copy)
     _check_promises(tokenizer, prefix, suffix)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    if max_length is not None and max_length <= len(prefix) + len(suffix):
-        raise TokenizerError(
-            f"max_seq_length {max_length} leaves no room for text beside "
-            f"{len(prefix) + len(suffix)} special tokens"
-        )
-    return TokenizerContract(prefix, suffix, pad_id, max_length, len(tokenizer))
+    return TokenizerContract(prefix, suffix, pad_id, None, len(tokenizer)).limited(max_length)
 
 
 @contextlib.contextmanager

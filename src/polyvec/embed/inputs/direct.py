@@ -43,12 +43,20 @@ class DirectTokenizer(TextTokenizer):
 
     def whole(self) -> TextTokenizer:
         """This tokenizer with transformers' one."""
-        load = self.__dict__.get("_load")
+        load, contract = self.__dict__.get("_load"), self.contract
         if load is not None:
-            self.__dict__.update(load().__dict__)
+            self.__dict__.update(load().__dict__, contract=contract)
             self.__class__ = TextTokenizer  # type: ignore[assignment]
             self.__dict__.pop("_load", None)
         return self
+
+    @property
+    def max_length(self) -> int | None:
+        return self.contract.max_length
+
+    @max_length.setter
+    def max_length(self, value: int | None) -> None:
+        self.contract = self.contract.limited(value)
 
     def check_rows(self, rows: int | None) -> None:
         if "_load" not in self.__dict__ or rows != self._rows:
