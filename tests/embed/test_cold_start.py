@@ -485,3 +485,10 @@ def test_a_cold_search_imports_no_transformers(save, tmp_path):
     out, imported = run(["search", tmp_path / "index", "a cat", "--model", tmp_path / "model"])
     assert "a cat" in out.splitlines()[0]
     assert imported == "imported []"
+
+
+@pytest.mark.medium
+def test_the_server_is_imported_without_transformers():
+    pytest.importorskip("starlette", reason="needs the extra 'serve'")
+    code = "import sys, polyvec.serve.app; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -235,10 +235,7 @@ class ServedModel:
 
     @property
     def _keeps_the_end(self) -> bool:
-        return (
-            isinstance(self.embedder, EncodeMethods)
-            and self.embedder.text_tokenizer.hf.truncation_side == "left"
-        )
+        return isinstance(self.embedder, EncodeMethods) and self.embedder.text_tokenizer.from_left
 
     def _run(self, asked: Asked, payloads: list[Any]) -> Sequence[Any]:
         most = self.settings.max_batch_tokens

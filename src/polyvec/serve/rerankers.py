@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from polyvec.errors import TruncationWarning
-from polyvec.rerank.cross_encoder import CrossEncoder
 from polyvec.rerank.reranker import Reranker, check_scores
 from polyvec.serve.batching import Batcher, Report, Ticket, TooLargeError
 from polyvec.serve.models import CHARACTERS_A_TOKEN, WARM_UP, Read
@@ -104,6 +103,9 @@ class ServedReranker:
     def relevance(self, ticket: Ticket) -> np.ndarray:
         """Scores of the request's documents: of a cross-encoder the sigmoid, else its own."""
         scores_P = np.concatenate(ticket.answer.result()).astype(np.float64)
+        # Here, since most servers rerank nothing, and it needs transformers.
+        from polyvec.rerank.cross_encoder import CrossEncoder
+
         if isinstance(self.reranker, CrossEncoder):
             # As tanh, which does not overflow.
             scores_P = 0.5 * (1 + np.tanh(scores_P / 2))

@@ -26,7 +26,7 @@ class DirectTokenizer(TextTokenizer):
     It truncates from the right, and reads special tokens in texts as characters.
     """
 
-    _from_left = False
+    from_left = False
 
     def __init__(
         self,

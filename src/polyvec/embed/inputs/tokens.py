@@ -251,7 +251,7 @@ class TextTokenizer:
         out: list[Tokens | None] = [None] * len(batch)
         for i, encoding in zip(fast, encoded, strict=True):
             ids = np.asarray(encoding.ids, np.int32)
-            if len(batch[i]) > 1 and self._from_left and self._room < len(ids):
+            if len(batch[i]) > 1 and self.from_left and self._room < len(ids):
                 continue  # which tokens are the prompt's must be known
             out[i] = self._finish(ids, np.zeros(len(ids), np.intp), batch[i][-1:], i)
         return [
@@ -260,7 +260,8 @@ class TextTokenizer:
         ]
 
     @property
-    def _from_left(self) -> bool:
+    def from_left(self) -> bool:
+        """Whether a text that is too long loses its beginning."""
         return bool(self.hf.truncation_side == "left")
 
     @property
@@ -369,9 +370,9 @@ class TextTokenizer:
         fixed = np.array([span.fixed for span in spans], bool)
         if len(ids) > (room := self._room):
             # From the right the prompt is kept as the first; from the left it would go first.
-            whole = fixed | np.array([span.markup and self._from_left for span in spans], bool)
+            whole = fixed | np.array([span.markup and self.from_left for span in spans], bool)
             copied = sum(not (span.fixed or span.markup) for span in spans) > 1
-            keep = _keep(owners, whole, copied, int(room), self._from_left, place)
+            keep = _keep(owners, whole, copied, int(room), self.from_left, place)
             ids, owners = ids[keep], owners[keep]
         pooled = np.array([span.pooled for span in spans], bool)[owners]
         if fixed.any() and len(pooled) and not pooled.any():
