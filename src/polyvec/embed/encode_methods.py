@@ -327,7 +327,7 @@ class EncodeMethods(nn.Module, TextEncoder):
         **finish: Unpack[Finish],
     ) -> tuple[Any, EncodeReport]:
         """The result of `encode`, and a report: prompt used, tokens, truncations, seconds."""
-        self._check_finish(output_value, finish)
+        empty = self._check_finish(output_value, finish)
         self._move(device)
         run = EncodeRun(
             self.for_role(role),
@@ -340,7 +340,7 @@ class EncodeMethods(nn.Module, TextEncoder):
             return [x.numpy() for window in run.windows(inputs) for x in window], run.report
         parts = (self._finished(window, **finish) for window in run.windows(inputs))
         total = len(inputs) if isinstance(inputs, Sequence) else None
-        return _gather(parts, total, self._finished([], **finish)), run.report
+        return _gather(parts, total, empty), run.report
 
     def encode_iter(
         self,
@@ -390,7 +390,7 @@ class EncodeMethods(nn.Module, TextEncoder):
             "normalize_embeddings": normalize_embeddings,
             "truncate_dim": truncate_dim,
         }
-        self._check_finish(output_value, finish)
+        empty = self._check_finish(output_value, finish)
         sparse = output_value == "sentence_embedding" and self.output_kind == "sparse"
         run = EncodeRun(
             self.for_role(role),
@@ -408,7 +408,7 @@ class EncodeMethods(nn.Module, TextEncoder):
             return MultiVectors.of(states, dimension), run.report
         parts = (self._finished(window, **finish) for window in windows)
         total = len(inputs) if isinstance(inputs, Sequence) else None
-        values = _gather(parts, total, self._finished([], **finish))
+        values = _gather(parts, total, empty)
         return DenseVectors(values), run.report
 
     def tokenize(
@@ -466,7 +466,7 @@ class EncodeMethods(nn.Module, TextEncoder):
         # A route may have a name of its own, for which no prompt is stored.
         own_route = role is not None and role not in ROLES and role in self.routes
         found = self.prompt_table.resolve(prompt, prompt_name, None if own_route else role)
-        found = dataclasses.replace(found, role=role)
+        found = dataclasses.replace(found, role=role) if own_route else found
         if examples is None:
             return found
         if self.template is None:
@@ -514,8 +514,11 @@ class EncodeMethods(nn.Module, TextEncoder):
         dimension = self._finished([], **finish).shape[1]
         return SparseVectors.joined(blocks, dimension)
 
-    def _check_finish(self, output_value: str, finish: Finish) -> None:
-        """Refuses a wrong output, precision, dimension or calibration before any computation."""
+    def _check_finish(self, output_value: str, finish: Finish) -> np.ndarray:
+        """The finished form of no vectors, [0, E].
+
+        Refuses a wrong output, precision, dimension or calibration before any computation.
+        """
         if not isinstance(output_value, str) or output_value not in OUTPUTS:
             raise InputError(
                 f"output_value {output_value!r} is not known.{known(output_value, OUTPUTS)}"
@@ -530,7 +533,7 @@ class EncodeMethods(nn.Module, TextEncoder):
         if not isinstance(calibration, Calibration | None):
             kind = type(calibration).__name__
             raise InputError(f"calibration is {kind}; pass what `calibrate` gives")
-        self._finished([], **finish)
+        return self._finished([], **finish)
 
     def _move(self, device: str | None) -> None:
         if device is not None and check_device(device) != self.device:

@@ -4,10 +4,13 @@ Texts are taken in windows, so a generator of any length needs bounded memory. W
 equal texts are computed once, and batches are sorted by token count.
 """
 
+import contextlib
 import dataclasses
 import itertools
+import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -211,7 +214,7 @@ class EncodeRun:
     ) -> list[Tensor]:
         first_row = {text: row for row, text in reversed(list(enumerate(texts)))}
         unique = sorted(first_row.values())
-        copies = np.bincount([first_row[text] for text in texts], minlength=len(texts))
+        copies = Counter(first_row[text] for text in texts)
         began = time.perf_counter()
         inputs = tokenize(
             self.model, [texts[row] for row in unique], self.prompt, [start + r for r in unique]
@@ -227,7 +230,7 @@ class EncodeRun:
         self.model.text_tokenizer.check_rows(self.model.backbone.num_rows)
         rows = range(len(inputs))
         with evaluating(self.model):
-            found = self._computed(rows, inputs, 0, np.ones(len(rows), int), lambda _: None)
+            found = self._computed(rows, inputs, 0, Counter(rows), lambda _: None)
         self.report.num_texts += len(rows)
         return [found[row] for row in rows]
 
@@ -236,12 +239,12 @@ class EncodeRun:
         unique: Sequence[int],
         inputs: Sequence[list[Tokens]],
         start: int,
-        copies: np.ndarray,
+        copies: Mapping[int, int],
         advance: Callable[[float], None],
     ) -> dict[int, Tensor]:
         """The output of each text that differs, by its row; `copies` counts the equal ones."""
         for row, tokens in zip(unique, inputs, strict=True):
-            self._check_tokens(tokens, start + row, int(copies[row]))
+            self._check_tokens(tokens, start + row, copies[row])
 
         rows = [row for row, tokens in zip(unique, inputs, strict=True) for _ in tokens]
         flat = [each for tokens in inputs for each in tokens]
@@ -281,8 +284,7 @@ class EncodeRun:
         rows = self.model.backbone.num_rows
         if rows is not None and len(batch.ids_T) and batch.ids_T.max() >= rows:
             self._raise_without_row(batch, rows, start)
-        # Under a caller's autocast the same text would have another vector.
-        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
+        with torch.inference_mode(), _no_autocast(self.model.device.type):
             if self.output == "token states":
                 padded_BTD, mask_BT = self.model.token_states(batch)
                 out = [s[m].float().cpu() for s, m in zip(padded_BTD, mask_BT, strict=True)]
@@ -290,7 +292,8 @@ class EncodeRun:
             else:
                 vectors_BE = self.model(batch, num_projections=self.num_projections)
                 vectors_BE = vectors_BE.float().cpu()
-                finite = bool(torch.isfinite(vectors_BE).all())
+                # Several operations fewer, and exact unless a sum of large numbers overflows.
+                finite = math.isfinite(vectors_BE.sum()) or bool(vectors_BE.isfinite().all())
                 out = list(vectors_BE)
         if not finite:
             _raise_not_finite(out, batch.rows, start)
@@ -333,6 +336,12 @@ def _split(inputs: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
     while texts := [check_text(text, i) for i, text in itertools.islice(stream, size)]:
         yield start, texts
         start += len(texts)
+
+
+def _no_autocast(device: str) -> contextlib.AbstractContextManager[object]:
+    """Under a caller's autocast the same text would have another vector."""
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
 def _mean(vectors: list[Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ def progress(
     are to be done. `shown` makes the words beside the bar of the items a second.
     """
     many = total is None or total >= bar_from
-    if not (sys.stderr.isatty() and many if wanted is None else wanted):
+    if not (many and sys.stderr.isatty() if wanted is None else wanted):
         yield lambda count: None
         return
     from rich.console import Console

@@ -98,7 +98,8 @@ class AttentionPlan:
         if self.runs is None:
             assert self.real_BT is not None
             return (self.real_BT.long().cumsum(-1) - 1).clamp(min=0)
-        return torch.cat([torch.arange(length).repeat(count) for count, length in self.runs])
+        places = [torch.arange(length).repeat(count) for count, length in self.runs]
+        return places[0] if len(places) == 1 else torch.cat(places)
 
     def starts_on(self, device: torch.device) -> Tensor:
         """Where each packed text begins, and the end of the last, int32 [texts + 1]."""
@@ -230,12 +231,12 @@ def plan_attention(
     states = []
     # Split at once: the backward pass of a slice for each run would write the whole tensor
     # each time, which made training on a GPU 20 times as slow as encoding.
-    parts: Iterable[Sequence[Tensor]] = [(query[0], key[0], value[0])]
+    parts: Iterable[Sequence[Tensor]] = [(query, key, value)]
     if len(plan.runs) > 1:
         sizes = [count * length for count, length in plan.runs]
-        parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+        parts = zip(*(x.split(sizes, dim=2) for x in (query, key, value)), strict=True)
     for run, ((count, length), found) in enumerate(zip(plan.runs, parts, strict=True)):
-        q, k, v = (_unpack(x, count, length) for x in found)
+        q, k, v = [_unpack(x, count, length) for x in found] if count > 1 else found
         mask = plan.mask(mode, sliding_window, run, query.device)
         out, _ = attend(q, k, v, mask, mode == "causal" and length > 1, **options)
         states.append(out.transpose(1, 2).reshape(1, count * length, *out.shape[1::2]))
@@ -278,10 +279,10 @@ def attend(
     return F.dropout(share, dropout) @ value, share if weights else None
 
 
-def _unpack(x_HTD: Tensor, count: int, length: int) -> Tensor:
+def _unpack(x_1HTD: Tensor, count: int, length: int) -> Tensor:
     """The texts of one run as a batch, [count, H, length, D]."""
-    heads, _, size = x_HTD.shape
-    return x_HTD.reshape(heads, count, length, size).transpose(0, 1)
+    _, heads, _, size = x_1HTD.shape
+    return x_1HTD.reshape(heads, count, length, size).transpose(0, 1)
 
 
 def register() -> None:

@@ -45,6 +45,7 @@ class Backbone(nn.Module):
     here or in the model changes while batches are computed, so threads may share both.
     """
 
+    evaluated_apart = ("model",)  # see modes
     lm: Any  # not a submodule: its weights are the model's
     fast = False  # whether products are of fewer bits than the weights
     card: Any = None  # formats.cards.Card of the folder that the weights came from, if it had one
@@ -182,7 +183,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return runners.device_of(self.model)
 
     @property
     def max_positions(self) -> int | None:
@@ -240,7 +241,7 @@ class Backbone(nn.Module):
         needs: frozenset[str],
         attention: AttentionSpec | None,
     ) -> States:
-        attention_mask_BT = runners.attention_mask(batch, self.device)
+        attention_mask_BT = runners.attention_mask(batch, out.last_hidden_state.device)
         to_padded = lambda state: runner.to_padded(state, batch)  # noqa: E731
         encoder = getattr(out, "encoder_last_hidden_state", None)
         layers = getattr(out, "hidden_states" if encoder is None else "encoder_hidden_states", None)

@@ -58,7 +58,8 @@ class Int8Linear(Linear):
     name, bytes, least_cosine = "int8", 1, 0.95
 
     def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
-        weight, self.bias = joined(layers, order)
+        weight, bias = joined(layers, order)
+        self.bias_N = torch.zeros(len(weight)) if bias is None else bias
         levels = LEVELS if _sums_are_wide() else LEVELS_IN_16_BITS
         self.scale_N = weight.abs().amax(dim=1).clamp(min=TINY) / levels
         rounded = (weight / self.scale_N[:, None]).round().to(torch.int8)
@@ -77,18 +78,17 @@ class Int8Linear(Linear):
         return _combined(operation, self._product(x_TD), other_TN)
 
     def _product(self, x_TD: Tensor) -> Tensor:
-        step_T1 = x_TD.abs().amax(dim=1, keepdim=True).clamp_(min=TINY).mul_(1 / LEVELS)
+        # A query has few tokens: its time goes by the number of these operations.
+        largest_T1 = x_TD.abs().amax(dim=1, keepdim=True).clamp_(min=TINY)
         # Adding 2**23 rounds a float to a whole number and leaves that in its last bits. The
         # kernel takes unsigned numbers: 128 more.
-        shifted_TD = torch.addcdiv(self.shift_D, x_TD, step_T1)
-        unsigned_TD = shifted_TD.view(torch.int32).to(torch.int8).view(torch.uint8)
+        shifted_TD = torch.addcdiv(self.shift_D, x_TD, largest_T1, value=LEVELS)
+        unsigned_TD = shifted_TD.view(torch.int32).to(torch.uint8)
         weights = self.weight, self.scale_N, self.zeros_N
         out_TN: Tensor = torch.ops.onednn.qlinear_pointwise(
             unsigned_TD, 1.0, 128, *weights, None, *AS_FLOATS
         )
-        if self.bias is None:
-            return out_TN.mul_(step_T1)
-        return torch.addcmul(self.bias, out_TN, step_T1, out=out_TN)
+        return torch.addcmul(self.bias_N, out_TN, largest_T1, value=1 / LEVELS, out=out_TN)
 
 
 INPLACE: dict[str, Callable[[Tensor], Tensor]] = {

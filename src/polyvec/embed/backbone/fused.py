@@ -10,13 +10,18 @@ T tokens of all texts, D state size, H heads, S size of a head.
 
 from __future__ import annotations
 
+import itertools
+import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from polyvec.embed.backbone.attention import AttentionPlan, plan_attention
 from polyvec.embed.backbone.hooks import LayerHook, unchanged_layers
@@ -107,7 +112,7 @@ def exact_linears() -> tuple[type[Linear], ...]:
 
 def in_blocks(step: Callable[[Tensor], Tensor], x_TD: Tensor) -> Tensor:
     """A step of tokens alone, for a block of them at a time: its numbers stay in the cache."""
-    if len(x_TD) <= BLOCK:
+    if x_TD.shape[0] <= BLOCK:
         return step(x_TD)
     return torch.cat([step(block) for block in x_TD.split(BLOCK)])
 
@@ -118,40 +123,64 @@ class BertLayer:
     def __init__(self, layer: Any, activation: Activation, linear: type[Linear]) -> None:
         attention = layer.attention.self
         self.attention, self.activation = attention, activation
+        self.size: int = attention.attention_head_size
         self.qkv = linear(attention.query, attention.key, attention.value)
         self.out = linear(layer.attention.output.dense)
         self.up, self.down = linear(layer.intermediate.dense), linear(layer.output.dense)
-        self.norms = layer.attention.output.LayerNorm, layer.output.LayerNorm
+        self.norms = _norm(layer.attention.output.LayerNorm), _norm(layer.output.LayerNorm)
 
     def __call__(self, x_TD: Tensor, plan: AttentionPlan) -> Tensor:
-        size = self.attention.attention_head_size
-        qkv_THS = self.qkv(x_TD).view(len(x_TD), -1, size)
-        query, key, value = qkv_THS.transpose(0, 1)[None].chunk(3, dim=1)
+        qkv_1THS = self.qkv(x_TD).view(1, x_TD.shape[0], -1, self.size)
+        query, key, value = qkv_1THS.transpose(1, 2).chunk(3, dim=1)
         states, _ = plan_attention(self.attention, query, key, value, None, plan=plan)
-        x_TD = self.norms[0](self.out.with_other("add", states.reshape(len(x_TD), -1), x_TD))
-        return in_blocks(self._inner, x_TD)
+        sum_TD = self.out.with_other("add", states.reshape(x_TD.shape), x_TD)
+        return in_blocks(self._inner, torch.layer_norm(sum_TD, *self.norms[0]))
 
     def _inner(self, x_TD: Tensor) -> Tensor:
         inner_TD = self.up(x_TD, self.activation)
-        out: Tensor = self.norms[1](self.down.with_other("add", inner_TD, x_TD))
-        return out
+        return torch.layer_norm(self.down.with_other("add", inner_TD, x_TD), *self.norms[1])
 
 
 class Bert:
     """BERT, RoBERTa and XLM-R."""
 
     def __init__(self, model: Any, linear: type[Linear]) -> None:
-        activation = _activation(model)
+        activation, tables = _activation(model), model.embeddings
         self.model, self.linear = model, linear
         self.layers = [BertLayer(each, activation, linear) for each in model.encoder.layer]
+        self.words: Tensor = tables.word_embeddings.weight
+        self.types: Tensor = tables.token_type_embeddings.weight
+        self.places: Tensor = tables.position_embeddings.weight
+        self.norm = _norm(tables.LayerNorm)
 
-    def states(self, plan: AttentionPlan, **inputs: Tensor) -> Iterator[Tensor]:
+    def states(
+        self,
+        plan: AttentionPlan,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+    ) -> Iterator[Tensor]:
         """The embeddings and the states after each layer, [T, D]."""
-        x_TD: Tensor = self.model.embeddings(**inputs)[0]
+        types_TD = self.types[:1] if token_type_ids is None else self.types[token_type_ids[0]]
+        words_TD = F.embedding(input_ids[0], self.words)
+        sum_TD = words_TD + types_TD + F.embedding(position_ids[0], self.places)
+        x_TD = torch.layer_norm(sum_TD, *self.norm)
         yield x_TD
         for layer in self.layers:
             x_TD = layer(x_TD, plan)
             yield x_TD
+
+
+Norm = tuple[tuple[int, ...], Tensor, Tensor, float]
+
+
+def _norm(module: Any) -> Norm:
+    """Arguments of torch.layer_norm; the call of a module takes as long as a small norm."""
+    if isinstance(module, tuple):  # of outline.py
+        return module
+    if type(module) is not nn.LayerNorm:
+        raise UnsuitedError(type(module).__name__)
+    return module.normalized_shape, module.weight, module.bias, module.eps
 
 
 class LlamaLayer:
@@ -271,6 +300,10 @@ class FusedModel:
             with self._lock:
                 made = self._made
                 if made is None or not made[0].holds():
+                    # A query does not wait for what is as the stamp says: device and type.
+                    if model.device.type != "cpu" or model.dtype != torch.float32:
+                        self._made = None
+                        return None
                     made = self._made = Stamp(model), self._first(model, check)
         return made[1]
 
@@ -289,8 +322,6 @@ def _may_be_fused(model: PreTrainedModel) -> bool:
         # Not in passes without gradients of a training step, whose weights are new each time.
         and torch.is_inference_mode_enabled()
         and not model.training
-        and model.device.type == "cpu"
-        and model.dtype == torch.float32
         and unchanged_layers()
         and not torch.is_autocast_enabled("cpu")
     )
@@ -325,41 +356,51 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 class Stamp:
-    """The parts and weights of a model as they are now.
+    """The parts of a model and the weights of its products as they are now.
 
-    `.data` edits change no version counter, so a sample of each matrix is compared, too: merged
-    adapters are edited so.
+    Fused layers have copies of those; they read other weights as they are. `.data` edits change
+    no version counter, so a sample of each matrix is compared, too: merged adapters are edited so.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._parts = list(_parts(model))
-        self._hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]
-        self._num_hooks = self._count_hooks()
-        self._weights = list(model.parameters())
+        modules = list(model.modules())
+        tables = [table for m in modules for table in (m._modules, m._parameters)]
+        self._tables = [table for table in tables if table]
+        self._parts = [part for table in self._tables for part in table.values()]
+        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._num_hooks = sum(map(len, self._hooks))
+        self._newest_hook = RemovableHandle.next_id
+        linears = [module for module in modules if isinstance(module, nn.Linear)]
+        weights = [weight for each in linears for weight in each.parameters(recurse=False)]
+        self._uncounted = [weight for weight in weights if weight.is_inference()]
+        self._counted = [weight for weight in weights if not weight.is_inference()]
         self._places = self._where()
-        flat = [p.detach().view(-1) for p in self._weights if p.ndim > 1]
-        self._samples = [w[:: max(1, len(w) // SAMPLE)] for w in flat]
-        self._values = torch.cat(self._samples)
+        flat = [weight.detach().view(-1) for weight in weights if weight.ndim > 1]
+        # Views; numpy joins those in a fifth of torch's time.
+        self._samples = [w[:: max(1, len(w) // SAMPLE)].numpy() for w in flat]
+        self._values = self._sampled()
 
     def holds(self) -> bool:
         """Whether the model still is what it was."""
         return (
-            all(holder.get(name) is part for holder, name, part in self._parts)
-            and self._count_hooks() == self._num_hooks
+            all(itertools.starmap(operator.is_, itertools.zip_longest(self._now(), self._parts)))
+            and self._same_hooks()
             and self._where() == self._places
-            and torch.equal(torch.cat(self._samples), self._values)
+            and self._sampled() == self._values
         )
 
+    def _now(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable([table.values() for table in self._tables])
+
+    def _sampled(self) -> bytes:
+        return np.concatenate(self._samples).tobytes() if self._samples else b""
+
     def _where(self) -> list[tuple[int, int]]:
-        return [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in self._weights]
+        uncounted = [(weight.data_ptr(), 0) for weight in self._uncounted]
+        return [(weight.data_ptr(), weight._version) for weight in self._counted] + uncounted
 
-    def _count_hooks(self) -> int:
-        return sum(len(after) + len(before) for after, before in self._hooks)
-
-
-def _parts(model: nn.Module) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
-    """Each module and weight, with the table that holds it."""
-    for module in model.modules():
-        for table in (module._modules, module._parameters):
-            for name, part in table.items():
-                yield table, name, part
+    def _same_hooks(self) -> bool:
+        # Where there were none, new ones can only be added, and hooks are numbered.
+        if not self._num_hooks and RemovableHandle.next_id == self._newest_hook:
+            return True
+        return sum(map(len, self._hooks)) == self._num_hooks

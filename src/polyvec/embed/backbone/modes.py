@@ -16,26 +16,31 @@ class Trainable(Protocol):
     def eval(self) -> object: ...
 
 
+Blocks = WeakKeyDictionary[nn.Module, int]
 # Modules that were training, by the number of blocks that hold them in evaluation mode: the
 # first thread to finish must not switch dropout on while another one computes.
-_HELD: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_HELD: Blocks = WeakKeyDictionary()
+# Models whose modules have not been looked at, by the number of blocks: `evaluated` does.
+_APART: Blocks = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def _modules(model: Trainable) -> Iterator[nn.Module]:
-    """`model.modules()`, five times as fast: it makes no names, and a query waits for it."""
+def _modules(model: Trainable, *, inside: bool) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The modules, and the models of Backbones apart where those are not looked `inside`.
+
+    A query waits for this, and most call no module of such a model: fused layers have none.
+    """
     if not isinstance(model, nn.Module):
-        yield from model.modules()
-        return
-    seen, stack = {model}, [model]
-    while stack:
-        module = stack.pop()
-        yield module
+        return list(model.modules()), []
+    modules: list[nn.Module] = [model]
+    apart: list[nn.Module] = []
+    for module in modules:  # grows meanwhile
+        names = () if inside else getattr(type(module), "evaluated_apart", ())
         # Not `_modules` itself, which would load the model of a DirectBackbone.
-        inside = module.__dict__["_modules"].values()
-        found = [each for each in inside if each is not None and each not in seen]
-        seen.update(found)
-        stack.extend(dict.fromkeys(found))
+        for name, each in module.__dict__["_modules"].items():
+            if each is not None:
+                (apart if name in names else modules).append(each)
+    return [*dict.fromkeys(modules)], [*dict.fromkeys(apart)]
 
 
 @contextlib.contextmanager
@@ -45,17 +50,39 @@ def evaluating(model: Trainable) -> Iterator[None]:
     Threads may share the model: the last one to leave switches it back.
     """
     with _LOCK:
-        held = [module for module in _modules(model) if module.training or module in _HELD]
-        if any(module.training for module in held):
-            model.eval()
-        for module in held:
-            _HELD[module] = _HELD.get(module, 0) + 1
+        held: list[nn.Module] = []
+        modules, apart = _modules(model, inside=False)
+        if len(_HELD) or any(module.training for module in (*modules, *apart)):
+            modules, apart = _modules(model, inside=True)
+            held = [each for each in modules if each.training or each in _HELD]
+            if any(module.training for module in held):
+                model.eval()
+        _count(_HELD, held)
+        _count(_APART, apart)
     try:
         yield
     finally:
         with _LOCK:
-            for module in held:
-                _HELD[module] -= 1
-                if not _HELD[module]:
-                    del _HELD[module]
-                    module.training = True
+            _uncount(_APART, apart)
+            for module in _uncount(_HELD, held):
+                module.training = True
+
+
+def evaluated(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """For a call of a Backbone's model: evaluation mode in a block of `evaluating`."""
+    return evaluating(model) if model in _APART else contextlib.nullcontext()
+
+
+def _count(blocks: Blocks, modules: list[nn.Module]) -> None:
+    for module in modules:
+        blocks[module] = blocks.get(module, 0) + 1
+
+
+def _uncount(blocks: Blocks, modules: list[nn.Module]) -> list[nn.Module]:
+    """The modules that no block holds any more."""
+    for module in modules:
+        blocks[module] -= 1
+    free = [module for module in modules if not blocks[module]]
+    for module in free:
+        del blocks[module]
+    return free

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polyvec.embed.backbone.fused import FAMILIES, Bert, Fused, Linear, Weights
+from polyvec.embed.backbone.fused import FAMILIES, Bert, Fused, Linear, Norm, Weights
 
 CPU = torch.device("cpu")
 Read = Callable[[str], Tensor]  # a weight of the model by its name there, in float32
@@ -59,11 +59,9 @@ def _linear(names: frozenset[str], read: Read, name: str) -> Weights:
 
 
 def _bert(facts: Mapping[str, Any], linear: Callable[[str], Weights], read: Read) -> Any:
-    def norm(name: str) -> Callable[[Tensor], Tensor]:
+    def norm(name: str) -> Norm:
         weight, bias = read(f"{name}.weight"), read(f"{name}.bias")
-        return partial(
-            F.layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=facts["eps"]
-        )
+        return tuple(weight.shape), weight, bias, facts["eps"]
 
     def layer(number: int) -> SimpleNamespace:
         at = f"encoder.layer.{number}"
@@ -87,24 +85,15 @@ def _bert(facts: Mapping[str, Any], linear: Callable[[str], Weights], read: Read
             ),
         )
 
-    tables = [read(f"embeddings.{kind}_embeddings.weight") for kind in BERT_TABLES]
-    last = norm("embeddings.LayerNorm")
-
-    def embeddings(
-        input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        words, kinds, places = (
-            F.embedding(ids, table)
-            for ids, table in zip((input_ids, types, position_ids), tables, strict=True)
-        )
-        return last(words + kinds + places)
-
+    tables = {
+        f"{kind}_embeddings": Weights(read(f"embeddings.{kind}_embeddings.weight"), None)
+        for kind in BERT_TABLES
+    }
     layers = [layer(number) for number in range(facts["num_hidden_layers"])]
     return SimpleNamespace(
         config=_config(facts),
         device=CPU,
-        embeddings=embeddings,
+        embeddings=SimpleNamespace(**tables, LayerNorm=norm("embeddings.LayerNorm")),
         encoder=SimpleNamespace(layer=layers),
     )
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polyvec.embed.backbone.attention import NAME, AttentionPlan, AttentionSpec, register
 from polyvec.embed.backbone.fused import Fused, FusedModel
 from polyvec.embed.backbone.hooks import LayerMasks, changing, install, open_buffers
+from polyvec.embed.backbone.modes import evaluated
 from polyvec.embed.backbone.quiet import quiet_transformers
 from polyvec.embed.backbone.rotary import texts_of
 from polyvec.embed.inputs.tokens import TokenBatch
@@ -145,7 +146,7 @@ class Planned(Native):
         """Arguments of the model's forward. The plan records the windows that layers ask for."""
         if self.packed and "attentions" not in needs:
             plan = _plan(self.model, batch, spec, runs=tuple(batch.runs()))
-            ids = torch.from_numpy(batch.ids_T).to(self.model.device, torch.long)[None]
+            ids = torch.from_numpy(batch.ids_T).to(device_of(self.model), torch.long)[None]
             positions = plan.positions.to(ids.device)[None]
             types = flat_types(batch, ids.device)
             if batch.positions_T is not None:
@@ -158,7 +159,8 @@ class Planned(Native):
             types = padded_types(batch, attention_mask_BT)
             if batch.positions_T is not None:
                 positions = flags(batch.positions_T, attention_mask_BT)
-        return {"input_ids": ids, "position_ids": positions + self.offset, "plan": plan, **types}
+        positions = positions + self.offset if self.offset else positions
+        return {"input_ids": ids, "position_ids": positions, "plan": plan, **types}
 
     def to_padded(self, state: Tensor, batch: TokenBatch) -> Tensor:
         if state.shape[0] == len(batch.lengths) and state.ndim == 3 and not self.packed:
@@ -222,7 +224,8 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
         inputs["output_attentions"] = True
     if "all_layers" in needs:
         inputs["output_hidden_states"] = True
-    return body(**inputs)
+    with evaluated(model):
+        return body(**inputs)
 
 
 def fused_output(states: Iterable[Tensor], needs: Needs) -> SimpleNamespace:
@@ -244,8 +247,11 @@ def set_attention(model: PreTrainedModel, name: str) -> bool:
 
 def attention_mask(batch: TokenBatch, device: torch.device) -> Tensor:
     """Which positions of the padded batch are tokens, [B, T]."""
+    shape = len(batch.lengths), max(batch.lengths)
+    if len(batch.ids_T) == shape[0] * shape[1]:
+        return torch.ones(shape, dtype=torch.bool, device=device)
     lengths_B = torch.tensor(batch.lengths, device=device)
-    return torch.arange(max(batch.lengths), device=device)[None] < lengths_B[:, None]
+    return torch.arange(shape[1], device=device)[None] < lengths_B[:, None]
 
 
 def flat_types(batch: TokenBatch, device: torch.device) -> dict[str, Tensor]:
@@ -270,6 +276,19 @@ def flags(values_T: np.ndarray, attention_mask_BT: Tensor) -> Tensor:
     return torch.zeros_like(attention_mask_BT, dtype=values.dtype).masked_scatter(
         attention_mask_BT, values
     )
+
+
+def device_of(model: Any) -> torch.device:
+    """The device of the first weight, in a fifth of the time of `next(model.parameters())`."""
+    if not isinstance(model, nn.Module):  # of outline.py
+        return model.device
+    modules = [model]
+    for module in modules:  # grows meanwhile
+        for weight in module._parameters.values():
+            if weight is not None:
+                return weight.device
+        modules += [each for each in module._modules.values() if each is not None]
+    raise ModelError(f"{type(model).__name__} has no weights")
 
 
 def num_layers(model: PreTrainedModel) -> int:

@@ -385,12 +385,15 @@ class TextTokenizer:
         tail = bool(pooled[-1]) if len(pooled) and fixed.any() else True
         last_segment = segments[-1] if len(segments) else 0
 
-        def around(first: int, inside: np.ndarray, last: int) -> np.ndarray:
-            ends = np.full(len(prefix), first), np.full(len(suffix), last)
-            return np.concatenate([ends[0], inside, ends[1]]).astype(inside.dtype)
+        start, stop = len(prefix), len(prefix) + len(ids)
+
+        def around(first: Any, inside: np.ndarray, last: Any) -> np.ndarray:
+            out = np.empty(stop + len(suffix), inside.dtype)
+            out[:start], out[start:stop], out[stop:] = first, inside, last
+            return out
 
         return Tokens(
-            np.concatenate([np.asarray(prefix, np.int32), ids, np.asarray(suffix, np.int32)]),
+            around(prefix, ids, suffix),
             around(head, pooled, tail),
             around(False, text, False),
             around(0, segments, last_segment),

@@ -133,7 +133,7 @@ def pool(
                 f"{(len(states_BTD), states_BTD.shape[-1])}"
             )
         found.append(vectors_BD)
-    return torch.cat(found, dim=-1)
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
 
 def _wide(states: Tensor) -> torch.dtype:
