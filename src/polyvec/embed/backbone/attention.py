@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -98,8 +99,8 @@ class AttentionPlan:
         if self.runs is None:
             assert self.real_BT is not None
             return (self.real_BT.long().cumsum(-1) - 1).clamp(min=0)
-        places = [torch.arange(length).repeat(count) for count, length in self.runs]
-        return places[0] if len(places) == 1 else torch.cat(places)
+        places = [np.tile(np.arange(length), count) for count, length in self.runs]
+        return torch.from_numpy(np.concatenate(places))
 
     def starts_on(self, device: torch.device) -> Tensor:
         """Where each packed text begins, and the end of the last, int32 [texts + 1]."""

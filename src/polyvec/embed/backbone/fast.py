@@ -79,16 +79,16 @@ class Int8Linear(Linear):
 
     def _product(self, x_TD: Tensor) -> Tensor:
         # A query has few tokens: its time goes by the number of these operations.
-        largest_T1 = x_TD.abs().amax(dim=1, keepdim=True).clamp_(min=TINY)
+        step_T1 = x_TD.abs().amax(dim=1, keepdim=True).clamp_(min=TINY).mul_(1 / LEVELS)
         # Adding 2**23 rounds a float to a whole number and leaves that in its last bits. The
         # kernel takes unsigned numbers: 128 more.
-        shifted_TD = torch.addcdiv(self.shift_D, x_TD, largest_T1, value=LEVELS)
+        shifted_TD = torch.addcdiv(self.shift_D, x_TD, step_T1)
         unsigned_TD = shifted_TD.view(torch.int32).to(torch.uint8)
         weights = self.weight, self.scale_N, self.zeros_N
         out_TN: Tensor = torch.ops.onednn.qlinear_pointwise(
             unsigned_TD, 1.0, 128, *weights, None, *AS_FLOATS
         )
-        return torch.addcmul(self.bias_N, out_TN, largest_T1, value=1 / LEVELS, out=out_TN)
+        return torch.addcmul(self.bias_N, out_TN, step_T1, out=out_TN)
 
 
 INPLACE: dict[str, Callable[[Tensor], Tensor]] = {

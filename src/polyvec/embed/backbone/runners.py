@@ -146,7 +146,7 @@ class Planned(Native):
         """Arguments of the model's forward. The plan records the windows that layers ask for."""
         if self.packed and "attentions" not in needs:
             plan = _plan(self.model, batch, spec, runs=tuple(batch.runs()))
-            ids = torch.from_numpy(batch.ids_T).to(device_of(self.model), torch.long)[None]
+            ids = torch.from_numpy(batch.ids_T.astype(np.int64)[None]).to(device_of(self.model))
             positions = plan.positions.to(ids.device)[None]
             types = flat_types(batch, ids.device)
             if batch.positions_T is not None:

@@ -142,7 +142,7 @@ def _wide(states: Tensor) -> torch.dtype:
 
 def _real(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     # torch.where, not multiplication: padding may be NaN or inf, and 0 * NaN is NaN.
-    return torch.where(mask_BT.bool()[..., None], states_BTD, 0).to(_wide(states_BTD))
+    return torch.where(mask_BT.bool().unsqueeze(-1), states_BTD, 0).to(_wide(states_BTD))
 
 
 def _sum(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:

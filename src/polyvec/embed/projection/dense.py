@@ -3,8 +3,8 @@
 B texts, D size before, E size after.
 """
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from polyvec.embed.part import InFeatures
 from polyvec.errors import ModelError, known
@@ -55,11 +55,16 @@ class LayerNorm(nn.Module):
         return self.norm(vectors_BD)
 
 
+TINY = 1e-12  # the least length; a vector of zeros stays one
+
+
 class Normalize(nn.Module):
     """Vectors of length 1, [B, D] -> [B, D]."""
 
     def forward(self, vectors_BD: Tensor) -> Tensor:
-        return F.normalize(vectors_BD, dim=-1)
+        # As F.normalize, without its detour through two functions of Python.
+        length_B1 = torch.linalg.vector_norm(vectors_BD, dim=-1, keepdim=True)
+        return vectors_BD / length_B1.clamp_min(TINY)
 
 
 # The only classes that a model file can name; names are looked up here and never imported.
