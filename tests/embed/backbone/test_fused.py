@@ -206,3 +206,19 @@ def test_a_torch_without_these_products_uses_the_models_layers(error, monkeypatc
     monkeypatch.setattr(fused.Linear, "with_other", lacking)
     assert torch.isfinite(states(backbone, texts(6, 4))).all()
     assert layers_of(backbone) is None
+
+
+def test_products_have_few_numbers_of_rows(monkeypatch):
+    """Each is compiled and kept: a server's memory grew by most of a gigabyte."""
+    backbone, rows = made(CONFIGS["bert"]), set()
+    product = fused.Linear.__call__
+
+    def seen(self, x_TD, *activation):
+        rows.add(x_TD.shape[0])
+        return product(self, x_TD, *activation)
+
+    monkeypatch.setattr(fused.Linear, "__call__", seen)
+    for tokens in range(1, 331):
+        lengths = [60] * (tokens // 60) + [tokens % 60]
+        states(backbone, texts(*filter(None, lengths)))
+    assert len(rows) <= 45

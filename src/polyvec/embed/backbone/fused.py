@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # The layout is a second copy of the weights.
 MOST_BYTES = 1_500_000_000
 BLOCK = 256  # tokens
+MULTIPLES = ((32, 4), (BLOCK, 8), (float("inf"), 32))  # of rows, up to so many tokens
 SAMPLE = 8  # numbers of each matrix; each is a read of cold memory
 # What oneDNN computes with a product: its name there, and a variant.
 ACTIVATIONS = {
@@ -110,11 +111,25 @@ def exact_linears() -> tuple[type[Linear], ...]:
     return (Linear,)
 
 
-def in_blocks(step: Callable[[Tensor], Tensor], x_TD: Tensor) -> Tensor:
+def in_blocks(step: Callable[..., Tensor], *states_TD: Tensor) -> Tensor:
     """A step of tokens alone, for a block of them at a time: its numbers stay in the cache."""
-    if x_TD.shape[0] <= BLOCK:
-        return step(x_TD)
-    return torch.cat([step(block) for block in x_TD.split(BLOCK)])
+    if states_TD[0].shape[0] <= BLOCK:
+        return filled_up(step, *states_TD)
+    blocks = zip(*(states.split(BLOCK) for states in states_TD), strict=True)
+    return torch.cat([filled_up(step, *block) for block in blocks])
+
+
+def filled_up(step: Callable[..., Tensor], *states_TD: Tensor) -> Tensor:
+    """A step of tokens alone, with rows of zeros beside them, so that lengths are few.
+
+    oneDNN compiles a product for each number of rows that it meets, which takes half a
+    millisecond or more, and keeps a thousand of them, most of a gigabyte.
+    """
+    tokens = states_TD[0].shape[0]
+    missing = -tokens % next(rows for most, rows in MULTIPLES if tokens <= most)
+    if not missing:
+        return step(*states_TD)
+    return step(*(F.pad(states, (0, 0, 0, missing)) for states in states_TD))[:tokens]
 
 
 class BertLayer:
@@ -130,13 +145,14 @@ class BertLayer:
         self.norms = _norm(layer.attention.output.LayerNorm), _norm(layer.output.LayerNorm)
 
     def __call__(self, x_TD: Tensor, plan: AttentionPlan) -> Tensor:
-        qkv_1THS = self.qkv(x_TD).view(1, x_TD.shape[0], -1, self.size)
+        qkv_1THS = filled_up(self.qkv, x_TD).view(1, x_TD.shape[0], -1, self.size)
         query, key, value = qkv_1THS.transpose(1, 2).chunk(3, dim=1)
         states, _ = plan_attention(self.attention, query, key, value, None, plan=plan)
-        sum_TD = self.out.with_other("add", states.reshape(x_TD.shape), x_TD)
-        return in_blocks(self._inner, torch.layer_norm(sum_TD, *self.norms[0]))
+        return in_blocks(self._after, states.reshape(x_TD.shape), x_TD)
 
-    def _inner(self, x_TD: Tensor) -> Tensor:
+    def _after(self, states_TD: Tensor, x_TD: Tensor) -> Tensor:
+        sum_TD = self.out.with_other("add", states_TD, x_TD)
+        x_TD = torch.layer_norm(sum_TD, *self.norms[0])
         inner_TD = self.up(x_TD, self.activation)
         return torch.layer_norm(self.down.with_other("add", inner_TD, x_TD), *self.norms[1])
 
@@ -209,7 +225,7 @@ class LlamaLayer:
         return torch.cat([(starts_H1 + pairs_S).flatten(), last])
 
     def __call__(self, x_TD: Tensor, turns_T1S: Tensor, plan: AttentionPlan) -> Tensor:
-        qkv_THS = self.qkv(self.norms[0](x_TD)).view(len(x_TD), -1, self.size)
+        qkv_THS = filled_up(self._before, x_TD).view(len(x_TD), -1, self.size)
         *turned, kept = self.heads
         pairs = torch.view_as_complex(qkv_THS[:, : sum(turned)].unflatten(-1, (-1, 2)))
         both_THS = torch.view_as_real(pairs * turns_T1S).flatten(-2)
@@ -218,10 +234,13 @@ class LlamaLayer:
         states, _ = plan_attention(
             self.attention, query, key, value, None, scaling=self.attention.scaling, plan=plan
         )
-        x_TD = self.out.with_other("add", states.reshape(len(x_TD), -1), x_TD)
-        return in_blocks(self._inner, x_TD)
+        return in_blocks(self._after, states.reshape(len(x_TD), -1), x_TD)
 
-    def _inner(self, x_TD: Tensor) -> Tensor:
+    def _before(self, x_TD: Tensor) -> Tensor:
+        return self.qkv(self.norms[0](x_TD))
+
+    def _after(self, states_TD: Tensor, x_TD: Tensor) -> Tensor:
+        x_TD = self.out.with_other("add", states_TD, x_TD)
         inner_TD = self.norms[1](x_TD)
         gate = self.gate(inner_TD, self.activation)
         return self.down.with_other("add", self.up.with_other("mul", inner_TD, gate), x_TD)
