@@ -40,7 +40,9 @@ def test_a_killed_worker_costs_its_shard_and_no_row(tmp_path):
     folder = tmp_path / "out"
     plan = agreed_plan(folder, source, HOW, 100)
     here = os.pathsep.join([str(Path(__file__).parent), *os.environ["PYTHONPATH"].split(":")])
-    ray.init(num_cpus=4, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}})
+    ray.init(
+        "local", num_cpus=4, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}}
+    )
     killed = []
 
     def kill():
