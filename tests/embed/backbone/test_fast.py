@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from test_fused import made, states, texts
 from torch import nn
 from transformers import AutoModel, BertConfig, LlamaConfig, Qwen2Config, RobertaConfig, T5Config
 
@@ -42,25 +43,9 @@ def with_products(request: pytest.FixtureRequest) -> None:
         pytest.skip(f"{kind.name}: not on this processor")
 
 
-def made(config: object) -> Backbone:
-    torch.manual_seed(0)
-    return Backbone(AutoModel.from_config(copy.deepcopy(config)).eval())
-
-
 def only(kind: type[Linear], monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor's choice, whatever this one would choose."""
     monkeypatch.setattr(backbones, "fast_linears", lambda: (kind, Linear))
-
-
-def texts(*lengths: int) -> TokenBatch:
-    draw = np.random.default_rng(1)
-    return TokenBatch.of_ids([draw.integers(5, 90, length) for length in lengths])
-
-
-def states(backbone: Backbone, batch: TokenBatch) -> torch.Tensor:
-    with torch.inference_mode():
-        found = backbone(batch)
-    return found.last_BTD[found.attention_mask_BT]
 
 
 @pytest.mark.parametrize("kind", KINDS)
