@@ -1,6 +1,7 @@
 """What the vectors of all-MiniLM-L6-v2 give away, and what defences are worth.
 
     python benchmarks/inversion.py --data DATA [--only inverter defences ...] [--steps 250]
+    python benchmarks/inversion.py --data DATA --only retrained --retrain 60 --defence binary
 
 Texts are Multi30k captions of at most 15 words: attackers know those of training images, those of
 validation images are attacked. Of personal data, attackers know the texts of one file of
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import inversion_plot
 from training_free import Work, drawn, part
 
 from polyvec import Embedder
@@ -32,7 +34,7 @@ from polyvec.invert.probes import KeywordAttack, word_overlap
 from polyvec.invert.search import search_invert
 from polyvec.invert.settings import InverterSettings
 from polyvec.invert.space_map import SpaceMap
-from polyvec.invert.training import train_inverter
+from polyvec.invert.training import retrain_inverter, train_inverter
 from polyvec.storage.files import atomic_file, cache_folder
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -45,6 +47,7 @@ DEFENCES = (
 )
 PAIRS = (10, 100, 1000, 4000)
 PREFIXES = (1, 4, 16)
+LANGUAGES = ("en", "de", "fr")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -180,7 +183,7 @@ class Bench:
 
     def defences(self) -> None:
         """Each defence: an inverter and words, by what the attacker knows, beside utility."""
-        for name in DEFENCES:
+        for name in self.options.defence:
             self.cell(lambda name=name: self._defence(name), "defence", name)
 
     def _defence(self, name: str) -> dict[str, Any]:
@@ -188,8 +191,7 @@ class Bench:
         known, plain = self.encode(self.known), self.encode(self.test)
         if self._keywords is None:
             self._keywords = KeywordAttack().fit(known, self.known)
-        defence = build_defence(name).fit(known, self.known)
-        model = Defended(self.victim.model, defence, self.memo)
+        model = self._defended(name)
         stored, own = model.encode(self.test), model.encode(self.known)
         sets = [
             drawn(read_folder(self.data / "stsb", "test"), 400),  # type: ignore[arg-type]
@@ -212,6 +214,35 @@ class Bench:
                 "near": round(float((vectors * plain).sum(1).mean()), 4),
             }
         return found
+
+    def retrained(self) -> None:
+        """Attackers that train on the defended vectors of all known texts: words, and with
+        --retrain the inverter."""
+        for name in self.options.defence:
+            if name == "none":
+                continue
+            self.cell(lambda name=name: self._retrained_words(name), "retrained words", name)
+            if self.options.retrain:
+                self.cell(lambda name=name: self._retrained(name), "retrained", name)
+
+    def _defended(self, name: str) -> Defended:
+        defence = build_defence(name).fit(self.encode(self.known), self.known)
+        return Defended(self.victim.model, defence, self.memo)
+
+    def _retrained_words(self, name: str) -> dict[str, float]:
+        model = self._defended(name)
+        attack = KeywordAttack().fit(model.encode(self.known), self.known)
+        guessed = attack.guess(model.encode(self.test), NUM_WORDS)
+        return {"words": round(word_overlap(guessed, self.test)["f1"], 4)}
+
+    def _retrained(self, name: str) -> dict[str, Any]:
+        model, steps = self._defended(name), self.options.retrain
+        inverter, _ = self.trained("prefix-16", self.options.steps)
+        folder, began = self.folder / "retrained" / name.replace(":", "-"), time.perf_counter()
+        found, back = retrain_inverter(inverter, model, self.known, folder, steps=steps, say=print)
+        texts = found.invert(back.transform(model.encode(self.test)), beams=1)
+        minutes = round((time.perf_counter() - began) / 60, 2)
+        return {"steps": steps, "minutes": minutes, **self.measured([e.text for e in texts])}
 
     def spaces(self) -> None:
         """Maps from a rotated and from another model's space, by the number of leaked pairs."""
@@ -317,15 +348,43 @@ class Bench:
             }
         return found
 
+    def multilingual(self) -> None:
+        """Captions in three languages, one of which the victim was trained for."""
+        self.cell(self._multilingual, "multilingual")
+
+    def _multilingual(self) -> dict[str, Any]:
+        rows = {
+            side: lines(self.data / "multi30k" / f"parallel_{side}.jsonl.gz")
+            for side in ("train", "val")
+        }
+        each = self.options.known // len(LANGUAGES)
+        known, found = [], dict[str, Any]()
+        for number, language in enumerate(LANGUAGES):  # of other captions in each language
+            texts = [row[language] for row in rows["train"][number * each : (number + 1) * each]]
+            known += [text for text in texts if len(text.split()) <= WORDS]
+        inverter, found["minutes"] = self.trained(
+            "multilingual", self.options.steps, texts=known, max_tokens=40
+        )
+        there = set(known)
+        for language in LANGUAGES:
+            texts = [row[language] for row in rows["val"] if len(row[language].split()) <= WORDS]
+            texts = [text for text in texts if text not in there][: self.options.test]
+            vectors = self.encode(texts)
+            for way, target in (("attack", vectors), ("another text's vector", shuffled(vectors))):
+                got = [each.text for each in inverter.invert(target, beams=4)]
+                found[f"{language}, {way}"] = leakage(got, texts, self.encode).as_dict()
+        return found
+
 
 PARTS = (
-    *("inverter", "defences", "spaces", "prefixes", "transfer", "corrector", "personal", "search"),
+    *("inverter", "defences", "spaces", "retrained", "prefixes", "transfer", "corrector"),
+    *("personal", "search", "multilingual"),
 )
 
 
 def collect(bench: Bench) -> None:
     """Everything that is finished, into the results file."""
-    path = RESULTS / "inversion.json"
+    path = bench.options.results / "inversion.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found["facts"] = {
         "victim": "all-MiniLM-L6-v2",
@@ -342,12 +401,19 @@ def collect(bench: Bench) -> None:
         for key in keys:
             if (cell := bench.work.read(group, key)) is not None:
                 found.setdefault(group, {})[key] = cell
-    for name in ("corrector", "transfer", "search", "personal"):
+    for name in DEFENCES:
+        by = [bench.work.read(f"retrained{kind}", name) for kind in ("", " words")]
+        if any(by) and name in found.get("defence", {}):
+            merged = {key: value for cell in by for key, value in (cell or {}).items()}
+            found["defence"][name]["by"]["retrained"] = merged
+    for name in ("corrector", "transfer", "search", "personal", "multilingual"):
         if (cell := bench.work.read(name)) is not None:
             found[name] = cell
     with atomic_file(path, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
+    with atomic_file(path.with_suffix(".svg"), "w") as file:
+        file.write(inversion_plot.drawn(found))
 
 
 def main() -> None:
@@ -358,6 +424,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--known", type=int, default=4000)
     parser.add_argument("--test", type=int, default=80)
+    parser.add_argument("--defence", nargs="*", choices=DEFENCES, default=DEFENCES)
+    parser.add_argument("--retrain", type=int, default=0, help="steps, of part 'retrained'")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--collect", action="store_true", help="write what is finished, and end")
     options = parser.parse_args()
     bench = Bench(options)

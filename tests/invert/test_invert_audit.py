@@ -6,11 +6,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from word_victim import ANIMALS, COLOURS, SEEN, TEXTS, UNSEEN, Words
 
 from polyvec.cli import main
 from polyvec.data.texts import Record
-from polyvec.errors import DataError, InputError
+from polyvec.errors import DataError, InputError, ShapeError
 from polyvec.index.store import Index
 from polyvec.invert.audit.page import hidden, page
 from polyvec.invert.audit.run import Attacked, Audit, Auditor, AuditSettings
@@ -19,8 +20,9 @@ from polyvec.invert.audit.verdict import defence_rows, verdict
 from polyvec.invert.defences import build_defence
 from polyvec.invert.defended import Defended
 from polyvec.invert.inverter import Inverter
+from polyvec.invert.leakage import leakage
 from polyvec.invert.settings import InverterSettings
-from polyvec.invert.training import train_inverter
+from polyvec.invert.training import retrain_inverter, train_inverter
 from polyvec.invert.walks import ConceptEditor, counterfactuals, decode_vote, query_walk, reveal
 from polyvec.storage.vector_files import read_vectors, vector_file
 
@@ -64,9 +66,34 @@ def test_a_rotation_stops_who_has_no_pairs_and_falls_to_some(audit):
 
 
 @pytest.mark.medium
+def test_who_trains_on_noised_vectors_reads_more_words_than_who_does_not(audit):
+    by = {each.knows: each.f1 for each in audit.of("gaussian:sigma=0.6")
+          if each.attack == "keywords"}  # fmt: skip
+    assert by["retrained"] > by["fixed"] + 0.02
+
+
+@pytest.mark.medium
+def test_an_inverter_that_trains_on_says_more_of_defended_vectors(inverter, tmp_path):
+    """Half of the dimensions; the first inverter stays as it was."""
+    plain = inverter.victim
+    defended = Defended(plain, build_defence("truncate:size=12"))
+    before = {name: each.clone() for name, each in inverter.state_dict().items()}
+    found, back = retrain_inverter(inverter, defended, SEEN, tmp_path, steps=30, batch_size=16)
+    assert all(torch.equal(each, before[name]) for name, each in inverter.state_dict().items())
+    vectors = back.transform(defended.encode(UNSEEN))
+    first, second = (
+        leakage([each.text for each in one.invert(vectors, beams=1)], UNSEEN).token_f1
+        for one in (inverter, found)
+    )
+    assert second > first + 0.02
+    with pytest.raises(ShapeError, match="12 dimensions, the inverter takes 24"):
+        inverter.with_victim(defended)
+
+
+@pytest.mark.medium
 def test_truncated_vectors_are_attacked_by_who_maps_them_back(audit):
     knows = {each.knows for each in audit.of("truncate:size=12")}
-    assert knows == {"adaptive", "leaked 40"}
+    assert knows == {"adaptive", "leaked 40", "retrained"}
 
 
 @pytest.mark.medium
@@ -227,12 +254,15 @@ def test_the_verb_audits_a_model_and_goes_on_with_its_inverter(tmp_path, tiny_be
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     call = ["audit", str(tiny_bert), "--texts", str(tmp_path / "texts.txt"), "--quick"]
     call += ["-o", str(tmp_path / "out"), "--steps", "3", "--num-test", "4"]
-    call += ["--defence", "rotation:seed=3"]
+    call += ["--defence", "rotation:seed=3", "--retrain", "2"]
     assert main(call) == 0
     captured = capsys.readouterr()
     assert "No personal data stands in the attacked texts" in captured.out
     figures = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert set(figures["utility"]) == {"none", "rotation:seed=3"}
+    assert figures["model"] == "tiny-bert"
+    retrained = [row["attack"] for row in figures["rows"] if row["knows"] == "retrained"]
+    assert sorted(retrained) == ["inverter", "keywords", "nearest known text"]
     assert (tmp_path / "out" / "audit.html").read_text().startswith("<!doctype html>")
     assert main([*call, "--defence", "gaussain"]) == 2
     assert "Did you mean 'gaussian'" in capsys.readouterr().err

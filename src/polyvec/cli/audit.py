@@ -54,6 +54,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--inverter", metavar="FOLDER", type=common.path, help="attack with this trained inverter"
     )
     parser.add_argument("--steps", type=common.positive, help="train the inverter so long")
+    parser.add_argument(
+        "--retrain",
+        type=common.positive,
+        metavar="STEPS",
+        help="train the inverter on, so long, on the vectors of each defence; default: not at all",
+    )
     parser.add_argument("--num-test", type=common.positive, help="attack so many texts")
     parser.add_argument(
         "--show-texts", action="store_true", help="show texts in the page as they are"
@@ -63,6 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from polyvec.embed.formats.titles import model_title
     from polyvec.invert.audit.page import write_page
     from polyvec.invert.audit.run import Auditor, needs_evaluate
     from polyvec.invert.audit.utility import task_sets
@@ -87,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
         inverter = Inverter.from_pretrained(options.inverter, auditor.plain)
     folder.mkdir(parents=True, exist_ok=True)
     audit: Audit = auditor.run(sets, inverter)
-    name = Path(options.model).name if Path(options.model).exists() else options.model
+    name = model_title(options.model, options.scale)
     with atomic_file(folder / FIGURES, "w") as file:
         facts = {"model": name, "seconds": round(time.perf_counter() - began)}
         json.dump({**facts, **audit.as_json(texts=options.show_texts)}, file, indent=1)
@@ -101,7 +108,8 @@ def run(options: argparse.Namespace) -> None:
 def _settings(options: argparse.Namespace) -> "AuditSettings":
     from polyvec.invert.audit.run import NO_DEFENCE, AuditSettings
 
-    given = {"steps": options.steps, "num_test": options.num_test, "seed": options.seed}
+    names = ("steps", "retrain", "num_test", "seed")
+    given = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
     if options.defence:
         # What is lost and what is protected are counted from the undefended vectors.

@@ -11,6 +11,7 @@ import torch
 from polyvec.embed.projection.similarity import similarity_matrix, similarity_pairs
 from polyvec.interfaces import CHUNK_SIZE, EncodeReport, PromptChoice, RunOptions, TextEncoder
 from polyvec.invert.defences import Defence, Nothing
+from polyvec.invert.space_map import SpaceMap
 
 
 class Defended(TextEncoder):
@@ -99,3 +100,16 @@ class Defended(TextEncoder):
     @property
     def max_seq_length(self) -> int | None:
         return self.model.max_seq_length
+
+
+class MappedBack(Defence):
+    """What an attacker makes of defended vectors: in the undefended space, by a fitted map."""
+
+    def __init__(self, defence: Defence, back: SpaceMap) -> None:
+        self.defence, self.back = defence, back
+
+    def _apply(self, vectors_NE: np.ndarray) -> np.ndarray:
+        return self.back.transform(self.defence.apply(vectors_NE))
+
+    def settings(self) -> dict[str, Any]:
+        return self.defence.settings()

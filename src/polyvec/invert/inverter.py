@@ -5,6 +5,7 @@ vector), writer/ and corrector/ (language models), README.md. The victim is name
 N vectors, E their size.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,19 @@ class Inverter(nn.Module):
             if settings.corrector:
                 corrector = VectorWriter.named(settings.model, size, num_vectors=3, **sizes)
         return cls(settings, writer, corrector, victim, victim.fingerprint())
+
+    def with_victim(self, victim: TextEncoder) -> "Inverter":
+        """A copy for another victim of as many dimensions; ShapeError for other vectors."""
+        size = victim.get_embedding_dimension()
+        if size != self.writer.in_features:
+            raise ShapeError(
+                f"the victim's vectors have {size} dimensions, the inverter takes "
+                f"{self.writer.in_features}"
+            )
+        writer, corrector = copy.deepcopy((self.writer, self.corrector))
+        found = Inverter(self.settings, writer, corrector, victim, victim.fingerprint())
+        found.mean_E.copy_(self.mean_E)
+        return found
 
     # ---- as a stage sees it -----------------------------------------------------------------
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from polyvec.errors import DataError
 from polyvec.interfaces import TextEncoder
+from polyvec.invert.defended import Defended, MappedBack
 from polyvec.invert.inverter import Inverter
 from polyvec.invert.settings import InverterSettings
+from polyvec.invert.space_map import SpaceMap
 from polyvec.settings import check_seed
 from polyvec.storage.files import atomic_file
 from polyvec.train.run import RECIPE, Run, run
@@ -28,17 +30,20 @@ def train_inverter(
     steps: int = 400,
     batch_size: int = 32,
     seed: int = 42,
+    start: Inverter | None = None,
     say: Callable[[str], None] = lambda line: None,
     **stage_settings: Any,
 ) -> Inverter:
     """An inverter of `victim`, trained on texts; `folder` holds the run, and RUN/model the result.
 
     Of one with a corrector first two writers of folds, then the writer, then the corrector, each
-    for `steps`. Other settings are those of stage "invert", such as noise. A folder with a run that
-    was stopped goes on with it. Raises DataError for no texts.
+    for `steps`. start: an inverter whose writer trains on, in place of a new one; it is changed.
+    Other settings are those of stage "invert", such as noise. A folder with a run that was stopped
+    goes on with it. Raises DataError for no texts.
     """
     check_seed(seed)
     settings = settings or InverterSettings("polyvec/nano-lm", num_tokens=8, max_tokens=24)
+    settings = start.settings if start is not None else settings
     texts = [text for text in dict.fromkeys(texts) if text.strip()]
     if not texts:
         raise DataError("no text to train an inverter on")
@@ -57,16 +62,34 @@ def train_inverter(
         settings=stage_settings,
     )
     stages = [common]
-    if settings.corrector:
+    if settings.corrector and start is None:
         folds = [
             replace(common, name=f"fold-{number}", settings={**stage_settings, "fold": number})
             for number in (0, 1)
         ]
         stages = [*folds, common, replace(common, kind="correct", settings={})]
     place = folder / "run"
-    inverter = Inverter.untrained(settings, victim)
+    inverter = start or Inverter.untrained(settings, victim)
     plan = Run(stages, place, say=say, settings={"victim": victim.fingerprint()})
     found = run(plan, inverter, resume=(place / RECIPE).is_file())  # type: ignore[arg-type]
     (folder / "texts.jsonl").unlink()  # the user's texts lie where they were, and nowhere else
     assert isinstance(found, Inverter)
     return found
+
+
+def retrain_inverter(
+    inverter: Inverter, defended: Defended, texts: Sequence[str], folder: Path, **options: Any
+) -> tuple[Inverter, SpaceMap]:
+    """The inverter after more training on defended vectors, and the map that it reads them through.
+
+    The map (ridge) leads defended vectors of `texts` back into the undefended space, so that the
+    inverter begins where it is and a defence may change the number of dimensions. The result is a
+    copy. It ranks texts by the undefended model: who has the noise of a defence needs no attack.
+    Options are those of `train_inverter`.
+    """
+    plain = Defended(defended.model, memo=defended.memo)
+    back = SpaceMap.fit("ridge", defended.encode(list(texts)), plain.encode(list(texts)))
+    read = Defended(defended.model, MappedBack(defended.defence, back), defended.memo)
+    start = inverter.with_victim(read)
+    found = train_inverter(read, texts, folder, start=start, **options)
+    return found.with_victim(plain), back

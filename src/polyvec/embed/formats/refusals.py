@@ -67,7 +67,7 @@ def check_embedder(folder: Path, name: str) -> None:
         return  # a list of modules says that this is an embedder, whatever the body came from
     if "ForSequenceClassification" in architectures or "ForMultipleChoice" in architectures:
         raise ModelError(_cross_encoder(folder, architectures))
-    named = next((n for n in (Path(name).name, _hub_id(folder)) if RERANKER.search(n)), None)
+    named = next((n for n in (Path(name).name, hub_id(folder)) if RERANKER.search(n)), None)
     if config and (named or _tagged(folder)):
         raise ModelError(_cross_encoder(folder, f"its name {named}" if named else "its README.md"))
 
@@ -86,7 +86,7 @@ def _cross_encoder(folder: Path, evidence: str) -> str:
     )
 
 
-def _hub_id(folder: Path) -> str:
+def hub_id(folder: Path) -> str:
     """The repository's name, of a snapshot in the hub's cache."""
     holder = folder.parent.parent.name
     return holder.rpartition("--")[2] if holder.startswith("models--") else ""

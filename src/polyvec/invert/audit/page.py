@@ -24,6 +24,7 @@ KNOWS = (
     ("nothing", "the language model alone, or the vector of another text: what needs no leak"),
     ("fixed", "the undefended model, which it may ask; attacks defended vectors as they are"),
     ("adaptive", "the defence as well: maps defended vectors back, fitted on all its texts"),
+    ("retrained", "the same, and trains on the defended vectors of all its texts"),
     ("leaked N", "defended vectors of N of its texts; nothing of the defence"),
 )
 

@@ -3,9 +3,12 @@
 Attackers train on texts that are not attacked. What each knows:
 fixed: the undefended model, of which its attack was made.
 adaptive: the defence, too; it maps defended vectors back by ridge, fitted on all its texts.
+retrained: the same; it trains on defended vectors of all its texts. Words and nearest texts always,
+    the inverter if `AuditSettings.retrain` asks for it.
 leaked N: the defended vectors of N of its texts, and nothing of the defence.
 """
 
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +28,7 @@ from polyvec.invert.leakage import leakage, nearest_texts, shuffled
 from polyvec.invert.personal import Entity, personal_data, personal_recall
 from polyvec.invert.probes import Attribute, KeywordAttack, attribute, word_overlap
 from polyvec.invert.space_map import SpaceMap
-from polyvec.invert.training import train_inverter
+from polyvec.invert.training import retrain_inverter, train_inverter
 
 LEAST_TEXTS = 60
 DEFENCES = (
@@ -40,11 +43,13 @@ class AuditSettings:
     """How much is attacked and trained; `quick` is for ten minutes on two cores.
 
     num_test: texts that are attacked, drawn with the seed. leaked: numbers of leaked pairs.
+    retrain: steps for which the inverter trains on each defence's vectors; 0: it does not.
     """
 
     defences: tuple[str, ...] = DEFENCES
     num_test: int = 500
     steps: int = 2000
+    retrain: int = 0
     leaked: tuple[int, ...] = (100, 1000)
     beams: int = 4
     seed: int = 0
@@ -132,6 +137,8 @@ class Auditor:
         for name in ("num_test", "steps"):
             if getattr(settings, name) < 1:
                 raise InputError(f"{name} is {getattr(settings, name)}, expected at least 1")
+        if settings.retrain < 0:
+            raise InputError(f"retrain is {settings.retrain}, expected at least 0")
         self.built = {name: build_defence(name) for name in settings.defences}
         order = np.random.default_rng(settings.seed).permutation(len(given))
         every = [list(given)[row] for row in order]
@@ -149,8 +156,7 @@ class Auditor:
         inverter = inverter or self._inverter()
         if inverter.writer.in_features != test_NE.shape[1]:
             inverter.checked(test_NE)  # raises, and says both sizes
-        keywords = KeywordAttack(min_count=min(5, 1 + len(self.known) // 100))
-        keywords.fit(known_NE, self.known)
+        keywords = self._keywords(known_NE)
         rows, worth, attributes = [], {}, {}
         rows += self._baselines(test_NE, inverter)
         for name, defence in self.built.items():
@@ -158,6 +164,8 @@ class Auditor:
             defended = Defended(self.victim, self._fitted(name, defence, known_NE), self.memo)
             stored_NE, own_ME = defended.encode(self.test), defended.encode(self.known)
             rows += self._attacks(name, stored_NE, own_ME, known_NE, inverter, keywords)
+            if name != NO_DEFENCE:
+                rows += self._retrained(name, defended, inverter)
             worth[name] = utility(defended, sets, self.test)
             if self.labels is not None:
                 every = np.concatenate([stored_NE, own_ME])
@@ -193,10 +201,8 @@ class Auditor:
         alone = inverter.alone(len(self.test), beams=self.settings.beams)
         other = inverter.invert(shuffled(test_NE, self.settings.seed), beams=self.settings.beams)
         return [
-            self._row("language model alone", "nothing", NO_DEFENCE, alone, test_NE),
-            self._row(
-                "another text's vector", "nothing", NO_DEFENCE, [e.text for e in other], test_NE
-            ),
+            self._row("language model alone", "nothing", NO_DEFENCE, alone),
+            self._row("another text's vector", "nothing", NO_DEFENCE, [e.text for e in other]),
         ]
 
     def _attacks(
@@ -222,17 +228,53 @@ class Auditor:
         for knows, vectors_NE in back.items():
             found = inverter.invert(vectors_NE, beams=self.settings.beams)
             texts = [each.text for each in found]
-            rows.append(self._row("inverter", knows, name, texts, stored_NE))
-            near = nearest_texts(vectors_NE, known_ME, self.known)
-            rows.append(self._row("nearest known text", knows, name, near, stored_NE))
-            k = max(1, round(float(np.mean([len(set(content_words(t))) for t in self.known]))))
-            words = word_overlap(keywords.guess(vectors_NE, k), self.test)["f1"]
-            rows.append(Attacked("keywords", knows, name, words=words))
+            rows.append(self._row("inverter", knows, name, texts))
+            rows.append(self._nearest(name, knows, vectors_NE, known_ME))
+            rows.append(self._guessed(name, knows, vectors_NE, keywords))
         return rows
 
-    def _row(
-        self, attack: str, knows: str, defence: str, texts: Sequence[str], stored_NE: np.ndarray
+    def _retrained(self, name: str, defended: Defended, inverter: Inverter) -> list[Attacked]:
+        """Attackers that train on the defended vectors of all their texts."""
+        knows = "retrained"
+        stored_NE, own_ME = defended.encode(self.test), defended.encode(self.known)
+        rows = [
+            self._nearest(name, knows, stored_NE, own_ME),
+            self._guessed(name, knows, stored_NE, self._keywords(own_ME)),
+        ]
+        if self.settings.retrain:
+            self.say(f"training the inverter on it, {self.settings.retrain} steps")
+            found, back = retrain_inverter(
+                inverter,
+                defended,
+                self.known,
+                self.folder / "retrained" / re.sub(r"[^\w.-]+", "-", name),
+                steps=self.settings.retrain,
+                seed=self.settings.seed,
+                say=self.say,
+            )
+            read_NE = back.transform(stored_NE)
+            texts = [e.text for e in found.invert(read_NE, beams=self.settings.beams)]
+            rows.insert(0, self._row("inverter", knows, name, texts))
+        return rows
+
+    def _keywords(self, vectors_ME: np.ndarray) -> KeywordAttack:
+        made = KeywordAttack(min_count=min(5, 1 + len(self.known) // 100))
+        return made.fit(vectors_ME, self.known)
+
+    def _nearest(
+        self, name: str, knows: str, vectors_NE: np.ndarray, among_ME: np.ndarray
     ) -> Attacked:
+        texts = nearest_texts(vectors_NE, among_ME, self.known)
+        return self._row("nearest known text", knows, name, texts)
+
+    def _guessed(
+        self, name: str, knows: str, vectors_NE: np.ndarray, keywords: KeywordAttack
+    ) -> Attacked:
+        k = max(1, round(float(np.mean([len(set(content_words(t))) for t in self.known]))))
+        words = word_overlap(keywords.guess(vectors_NE, k), self.test)["f1"]
+        return Attacked("keywords", knows, name, words=words)
+
+    def _row(self, attack: str, knows: str, defence: str, texts: Sequence[str]) -> Attacked:
         plain_NE = self.plain.encode(self.test)
         found = leakage(texts, self.test, self._encode, plain_NE)
         personal = {}

@@ -104,6 +104,6 @@ TO_DO = (
     "Do not return vectors from search; return ids, and log and limit queries.",
     "Take a secret rotation for what it is: it stops who reads the vectors as they are, and falls "
     "to some leaked pairs, or to vectors of texts like yours without any; see the leaked rows.",
-    "Judge noise by an attacker who knows it: see the adaptive rows.",
+    "Judge noise by an attacker who knows it: see the adaptive and retrained rows.",
     "Repeat this audit when the model changes, and compare audit.json (a release gate).",
 )
