@@ -18,12 +18,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import inversion_plot
+import numpy as np
 from training_free import Work, drawn, part
 
 from polyvec import Embedder
 from polyvec.data.tasks.folder import read_folder
+from polyvec.data.words import hash64
 from polyvec.invert.audit.utility import utility
 from polyvec.invert.defences import build_defence
 from polyvec.invert.defended import Defended
@@ -287,8 +288,10 @@ class Bench:
         steps = self.options.steps // 2
         surrogate = str(self.data.parent / "models" / "potion-base-2M" / "hf")
         stage = {"leaked": count, "surrogate": surrogate}
+        # The same pairs for both: a stage takes those with the smallest hashes.
+        leaked = sorted(self.known, key=hash64)[:count]
         mapped, minutes = self.trained("transfer", steps, num_tokens=4, stage=stage)
-        alone, _ = self.trained("few-pairs", steps, num_tokens=4, texts=self.known[:count])
+        alone, _ = self.trained("few-pairs", steps, num_tokens=4, texts=leaked)
         return {
             "leaked": count,
             "minutes": minutes,

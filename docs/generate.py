@@ -14,6 +14,7 @@ from typing import Any
 import clustering_tables
 import compression_tables
 import inversion_tables
+import inversion_training_tables
 import load_tables
 import scale_tables
 import search_tables
@@ -548,6 +549,10 @@ PARTS = {
         "defences": inversion_tables.defences_table,
         "spaces": inversion_tables.spaces_table,
         "personal": inversion_tables.personal_table,
+        "multilingual": inversion_tables.multilingual_table,
+        "gradients": inversion_training_tables.gradients_table,
+        "membership": inversion_training_tables.membership_table,
+        "extraction": inversion_training_tables.extraction_table,
         "audits": inversion_tables.audits_table,
     },
     ROOT / "docs" / "search.md": {

@@ -43,19 +43,32 @@ def defences_table() -> str:
     cells = _results().get("defence", {})
     if not cells:
         return MISSING
-    knows = ("fixed", "adaptive", "leaked 1000")
+    knows = ("fixed", "adaptive", "leaked 1000", "retrained")
     measures = list(next(iter(cells.values()))["utility"])
     head = " | ".join([*(f"{each}: BLEU, token F1, words" for each in knows), *measures])
     lines = [f"| defence | {head} |", "| --- |" + " ---: |" * (len(knows) + len(measures))]
     for name, cell in cells.items():
-        by = [cell["by"].get(each) for each in knows]
-        shown = [
-            "" if row is None
-            else f"{100 * row['bleu']:.1f}, {100 * row['token_f1']:.1f}, {100 * row['words']:.1f}"
-            for row in by
-        ]  # fmt: skip
+        shown = [_found(cell["by"].get(each)) for each in knows]
         shown += [f"{100 * cell['utility'][each]:.2f}" for each in measures]
         lines.append(f"| `{name}` | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _found(row: dict[str, Any] | None) -> str:
+    """BLEU, token F1 and F1 of words, as far as they were measured."""
+    measures = ("bleu", "token_f1", "words")
+    return (
+        ", ".join(_percent(row[each]) if each in row else "-" for each in measures) if row else ""
+    )
+
+
+def multilingual_table() -> str:
+    """Captions in languages that the victim was not trained for."""
+    cell = _results().get("multilingual")
+    if not cell:
+        return MISSING
+    lines = [f"| language | {HEAD} minutes |", "| --- |" + " ---: |" * 6]
+    lines += [_line(name, row, cell["minutes"]) for name, row in _ways(cell)]
     return "\n".join(lines)
 
 

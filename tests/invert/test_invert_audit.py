@@ -23,7 +23,14 @@ from polyvec.invert.inverter import Inverter
 from polyvec.invert.leakage import leakage
 from polyvec.invert.settings import InverterSettings
 from polyvec.invert.training import retrain_inverter, train_inverter
-from polyvec.invert.walks import ConceptEditor, counterfactuals, decode_vote, query_walk, reveal
+from polyvec.invert.walks import (
+    ConceptEditor,
+    counterfactuals,
+    decode_vote,
+    query_walk,
+    reveal,
+    suggestions,
+)
 from polyvec.storage.vector_files import read_vectors, vector_file
 
 DEFENCES = ("none", "rotation", "gaussian:sigma=0.6", "truncate:size=12")
@@ -160,6 +167,25 @@ def test_a_walk_goes_from_the_query_to_the_document(inverter):
     assert steps[-1].rank <= steps[0].rank and steps[-1].rank == 1
     with pytest.raises(InputError, match="not among the documents"):
         query_walk(inverter, query, document, documents=[query])
+
+
+@pytest.mark.medium
+def test_a_suggester_writes_what_ranks_a_document_higher(inverter, tmp_path):
+    """Each query's document is the text with a green animal in the same place."""
+    pairs = [(text, text.replace(text.split()[1], "green")) for text in SEEN if "green" not in text]
+    found = suggestions(inverter, pairs, TEXTS)
+    assert len(found) > 20 and all(each.after < each.before for each in found)
+    rows = [(each.query, each.suggested) for each in found]
+    start = inverter.with_victim(inverter.victim)
+    suggester = train_inverter(
+        inverter.victim, rows, tmp_path, start=start, steps=40, batch_size=16
+    )
+    queries = [text for text in UNSEEN if "green" not in text]
+    written = suggester.invert(inverter.embed(queries), rerank=False)
+    assert np.mean(["green" in each.text for each in written]) > 0.6
+    assert suggestions(inverter, [(TEXTS[0], TEXTS[0])], TEXTS) == []  # ranks first already
+    with pytest.raises(InputError, match="not among the documents"):
+        suggestions(inverter, pairs, TEXTS[:2])
 
 
 @pytest.mark.medium

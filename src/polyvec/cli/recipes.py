@@ -74,11 +74,14 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from polyvec.evaluate.check import check_recipe
     from polyvec.evaluate.sections import EXPECT
     from polyvec.recipe import load_recipe
 
     recipe = load_recipe(options.name)
+    if "inverter" in recipe.present:
+        from polyvec.invert.checking import check_inverter as check_recipe
+    else:
+        from polyvec.evaluate.check import check_recipe
     if recipe[EXPECT].get(options.scale) and not options.data:
         raise DataError(
             f"{recipe.key} has figures to measure: pass the folder of data sets with --data"
@@ -92,12 +95,16 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from polyvec.evaluate.check import expectation, measure_figure, trained
+    from polyvec.evaluate.check import expectation, trained
     from polyvec.recipe import load_recipe
 
     if not options.data:
         raise DataError("recipes measure: name the folder of data sets with --data")
     recipe = load_recipe(options.name)
+    if "inverter" in recipe.present:
+        from polyvec.invert.checking import measure_inverter as measure_figure
+    else:
+        from polyvec.evaluate.check import measure_figure
 
     def scores(embedder: "Embedder | HybridEmbedder") -> list[float]:
         return [

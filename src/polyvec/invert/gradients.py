@@ -100,3 +100,22 @@ def tokens_of_layer(
             break
         found.append(int(distance_V.argmin()))
     return found
+
+
+def batch_of_layer(
+    gradient_OD: Tensor, inputs: Callable[[int], Tensor], max_tokens: int, limit: float = 1e-3
+) -> list[list[int]]:
+    """Of a batch of several texts the ids at each place, as `tokens_of_layer` has them of one.
+
+    Which of a place's tokens are of one text is not told. A model without embeddings of places has
+    all tokens at the first.
+    """
+    if max_tokens < 1:
+        raise InputError(f"max_tokens is {max_tokens}, expected at least 1")
+    found: list[list[int]] = []
+    for place in range(max_tokens):
+        near_V = span_distances(gradient_OD, inputs(place)) <= limit
+        if not bool(near_V.any()):
+            break
+        found.append(torch.nonzero(near_V).flatten().tolist())
+    return found

@@ -1,13 +1,13 @@
 """Stages "invert" and "correct": an inverter learns to write texts from their vectors.
 
-Each row's text is its `query`. B rows, E numbers a vector.
+Each row's text is its `query`, whose vector is read. B rows, E numbers a vector.
 """
 
 import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -143,7 +143,8 @@ class Invert(_Writing):
     of a vector, drawn anew each time. fold, folds: train a writer of this number on the texts that
     are not in this fold, for stage "correct"; before the stage without a fold. leaked: only so many
     texts (by their hash) have vectors of the victim; those of the others are of `surrogate`, an
-    embedder of the attacker's, mapped by what the leaked ones teach (TEIA); 0: all.
+    embedder of the attacker's, mapped by what the leaked ones teach (TEIA); 0: all. writes: of a
+    row, its query, or its first positive, as a suggester does (qsT5).
     """
 
     def __init__(
@@ -156,8 +157,10 @@ class Invert(_Writing):
         folds: int = 2,
         leaked: int = 0,
         surrogate: str | None = None,
+        writes: Literal["query", "positive"] = "query",
     ) -> None:
         super().__init__(embedder, stage, smoothing)
+        self.writes = writes
         if (leaked > 0) != (surrogate is not None):
             raise SettingsError(f"{stage.where}: leaked and surrogate belong together")
         if fold is not None and not 0 <= fold < folds:
@@ -208,7 +211,12 @@ class Invert(_Writing):
             draw = np.random.default_rng([self.stage.seed, self.batch_number, place])
             vector_E = vector_E + self.noise * draw.standard_normal(len(vector_E))
             vector_E /= np.linalg.norm(vector_E)
-        ids = self.writer.ids(row.query, self.inverter.settings.max_tokens)
+        text = row.query
+        if self.writes == "positive":
+            if not row.positives:
+                raise DataError(f"{row.place or 'row'}: no positive to write")
+            text = row.positives[0]
+        ids = self.writer.ids(text, self.inverter.settings.max_tokens)
         held_out = self.fold is not None and fold_of(row.query, self.folds) == self.fold
         vectors_1E = torch.from_numpy(vector_E.astype(np.float32))[None]
         return Example(ids, vectors_1E, weight=0.0 if held_out else 1.0)

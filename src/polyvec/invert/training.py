@@ -23,7 +23,7 @@ RATE = {"polyvec/nano-lm": 3e-3, "polyvec/nano-t5": 1e-3}
 
 def train_inverter(
     victim: TextEncoder,
-    texts: Sequence[str],
+    texts: Sequence[str] | Sequence[tuple[str, str]],
     folder: Path,
     *,
     settings: InverterSettings | None = None,
@@ -39,26 +39,39 @@ def train_inverter(
     Of one with a corrector first two writers of folds, then the writer, then the corrector, each
     for `steps`. start: an inverter whose writer trains on, in place of a new one; it is changed.
     Other settings are those of stage "invert", such as noise. A folder with a run that was stopped
-    goes on with it. Raises DataError for no texts.
+    goes on with it. texts: or pairs, of which the second is written from the first one's vector.
+    Raises DataError for no texts.
     """
     check_seed(seed)
     settings = settings or InverterSettings("polyvec/nano-lm", num_tokens=8, max_tokens=24)
     settings = start.settings if start is not None else settings
-    texts = [text for text in dict.fromkeys(texts) if text.strip()]
-    if not texts:
+    pairs = [(each, each) if isinstance(each, str) else each for each in dict.fromkeys(texts)]
+    pairs = [pair for pair in pairs if all(text.strip() for text in pair)]
+    if not pairs:
         raise DataError("no text to train an inverter on")
+    source: dict[str, Any] = {"path": str(folder / "texts.jsonl")}
+    rows: list[dict[str, str]] = [{"text": text} for text, _ in pairs]
+    if any(text != written for text, written in pairs):
+        rows = [{"query": text, "positive": written} for text, written in pairs]
+        source["format"] = "pairs"
+        stage_settings["writes"] = "positive"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "texts.jsonl", "w") as file:
-        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        file.writelines(json.dumps(row) + "\n" for row in rows)
     common = StageSettings(
         "invert",
-        data=({"path": str(folder / "texts.jsonl")},),
-        batch_size=min(batch_size, len(texts)),
+        data=(source,),
+        batch_size=min(batch_size, len(pairs)),
         learning_rate=RATE.get(settings.model, 3e-4),
         warmup_steps=0.05,
         max_steps=steps,
         seed=seed,
-        trainer={"save_steps": 200, "save_total_limit": 1, "logging_steps": 50},
+        # A run that is stopped repeats at most a fifth.
+        trainer={
+            "save_steps": max(1, min(200, steps // 5)),
+            "save_total_limit": 1,
+            "logging_steps": 50,
+        },
         settings=stage_settings,
     )
     stages = [common]

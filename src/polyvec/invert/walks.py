@@ -55,6 +55,60 @@ def query_walk(
     return [Step(*each) for each in zip(shares, texts, ranks, strict=True)]
 
 
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A query, one that ranks its document higher, and the ranks of the document for both."""
+
+    query: str
+    suggested: str
+    before: int
+    after: int
+
+
+def suggestions(
+    inverter: Inverter,
+    pairs: Sequence[tuple[str, str]],
+    documents: Sequence[str],
+    *,
+    shares: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
+    **options: Any,
+) -> list[Suggestion]:
+    """Of (query, document) pairs the first text on the way to the document that ranks it higher.
+
+    What a suggester learns from (qsT5, arXiv:2210.12084): `train_inverter` on pairs
+    (query, suggested) writes suggestions from the vectors of queries alone; decode them with
+    rerank=False. Queries that no text on the way improves are left out.
+    """
+    if not pairs:
+        raise InputError("no pair of a query and a document to walk between")
+    places = {text: number for number, text in enumerate(documents)}
+    missing = next((text for _, text in pairs if text not in places), None)
+    if missing is not None:
+        raise InputError(f"{missing[:60]!r}: not among the documents that its rank is counted in")
+    documents_ME = inverter.embed(documents)
+
+    def ranks(texts: Sequence[str], wanted_N: np.ndarray) -> np.ndarray:
+        scores_NM = inverter.embed(texts) @ documents_ME.T
+        own_N1 = np.take_along_axis(scores_NM, wanted_N[:, None], 1)
+        found: np.ndarray = (scores_NM > own_N1).sum(1) + 1
+        return found
+
+    queries = [query for query, _ in pairs]
+    wanted_N = np.array([places[document] for _, document in pairs])
+    before_N = ranks(queries, wanted_N)
+    start_NE, found = inverter.embed(queries), dict[int, Suggestion]()
+    for share in shares:
+        left = [row for row in range(len(pairs)) if row not in found and before_N[row] > 1]
+        if not left:
+            break
+        points_NE = start_NE[left] + share * (documents_ME[wanted_N[left]] - start_NE[left])
+        texts = [each.text for each in inverter.invert(points_NE, **options)]
+        for row, text, rank in zip(left, texts, ranks(texts, wanted_N[left]), strict=True):
+            if rank < before_N[row]:
+                found[row] = Suggestion(queries[row], text, int(before_N[row]), int(rank))
+    return [found[row] for row in sorted(found)]
+
+
 def reveal(
     inverter: Inverter,
     score: Callable[[Sequence[str]], Sequence[float]],
