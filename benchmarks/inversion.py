@@ -304,16 +304,16 @@ class Bench:
         self.cell(self._search, "search")
 
     def _search(self) -> dict[str, Any]:
-        count, began = 10, time.perf_counter()
-        vectors = self.encode(self.test[:count])
+        texts, began = self.test[:10], time.perf_counter()
+        vectors = self.encode(texts)
         found = search_invert(
             vectors, self.victim.model.encode, beams=4, top_k=30, max_tokens=10, prompt=""
         )
         return {
-            "texts": count,
+            "texts": len(texts),
             "minutes": round((time.perf_counter() - began) / 60, 2),
             "encoded": found[0].num_encoded,
-            **leakage([e.text for e in found], self.test[:count], self.encode).as_dict(),
+            **leakage([e.text for e in found], texts, self.encode).as_dict(),
         }
 
     def personal(self) -> None:

@@ -9,7 +9,13 @@ from word_victim import SEEN, UNSEEN, Words
 from polyvec import Embedder
 from polyvec.compress.soft.reading import read
 from polyvec.errors import DataError, InputError, ShapeError
-from polyvec.invert.gradients import PlantedLayer, tokens_of_layer, tokens_of_table
+from polyvec.invert.gradients import (
+    PlantedLayer,
+    batch_of_layer,
+    tokens_of_layer,
+    tokens_of_table,
+)
+from polyvec.invert.lamp import lamp
 from polyvec.invert.membership import Watermark, membership_auc, pair_membership
 
 VOCABULARY = 200
@@ -82,6 +88,45 @@ def test_a_text_comes_back_in_order_from_a_fine_tuning_step(step, tiny_bert):
         tokens_of_layer(torch.eye(32), inputs, 8)
     with pytest.raises(InputError, match="max_tokens is 0"):
         tokens_of_layer(seen, inputs, 0)
+
+
+@pytest.mark.medium
+def test_lamp_finds_a_text_in_order_without_the_tables_gradient(step):
+    """Among 200 tokens, with some restarts: it knows when it has found the text."""
+    table, loss, parameters = step
+    weights = [each for each in parameters.values() if each.ndim == 2]
+    tried = table.weight.detach()[1000 : 1000 + VOCABULARY]
+    ids = ids_of(table, 3) - 1000
+    seen = torch.autograd.grad(loss(tried[ids][None]), weights)
+    found = lamp(loss, weights, seen, tried, 3, restarts=8)
+    assert found.ids == tuple(ids.tolist()) and found.distance < 1e-4
+    reward = lamp(loss, weights, seen, tried, 3, steps=1, rounds=1, weight=100.0,
+                  fluency=lambda ids_NT: (ids_NT[:, 0] - ids_NT[:, 1]).float())  # fmt: skip
+    assert reward.ids[0] < reward.ids[1]  # the order that such a language model prefers
+    with pytest.raises(ShapeError, match="of parameters"):
+        lamp(loss, weights, seen[:1], tried, 3)
+    with pytest.raises(InputError, match="num_tokens is 0"):
+        lamp(loss, weights, seen, tried, 0)
+
+
+def test_the_tokens_of_several_texts_come_back_by_place(step, tiny_bert):
+    table, loss, parameters = step
+    embeddings = Embedder.from_pretrained(tiny_bert).backbone.model.embeddings
+    every = torch.arange(len(table.weight))[:, None]
+
+    @torch.no_grad()
+    def inputs(place):
+        return embeddings(input_ids=every, position_ids=torch.full_like(every, place))[:, 0]
+
+    ids = ids_of(table, 6)
+    query = parameters["layer.0.attention.self.query.weight"]
+    total = loss(table(ids[:3])[None]) + loss(table(ids[3:])[None])
+    (seen,) = torch.autograd.grad(total, [query])
+    places = batch_of_layer(seen, inputs, 8)
+    assert [set(each) for each in places] == [set(pair) for pair in zip(
+        ids[:3].tolist(), ids[3:].tolist(), strict=True)]  # fmt: skip
+    with pytest.raises(InputError, match="max_tokens is 0"):
+        batch_of_layer(seen, inputs, 0)
 
 
 def test_membership_is_seen_in_what_fine_tuning_did_to_pairs():
