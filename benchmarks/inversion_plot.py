@@ -1,8 +1,9 @@
 """The plot of inversion.py: what the strongest attacker reads behind each defence, over utility."""
 
+import math
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, GAP = 760, 330, 56, 40, 520, 70
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, GAP = 800, 330, 56, 40, 520, 70
 PANELS = (
     ("words", "F1 of content words, %, strongest attacker"),
     ("bleu", "BLEU of the inverter's texts, strongest attacker"),
@@ -52,7 +53,7 @@ def panel(title: str, points: list[Point], base: float | None, number: int) -> s
     parts = [f'<text x="{LEFT}" y="{top - 14}" font-weight="bold">{title}</text>']
     if not points:
         return "".join(parts)
-    most = max(10.0, max(y for *_, y in points)) * 1.1
+    most = 4.0 * math.ceil(max(y for *_, y in points) / 3.8)  # room above, and whole ticks
 
     def place(x: float, y: float) -> tuple[float, float]:
         return LEFT + (RIGHT - LEFT) * x / 100, top + HEIGHT * (1 - y / most)

@@ -32,6 +32,7 @@ from transformers import TrainerCallback
 import polyvec
 from polyvec import Embedder
 from polyvec.compress.soft.reading import read
+from polyvec.errors import DataError
 from polyvec.evaluate.measures.correlation import spearman
 from polyvec.evaluate.measures.text import rouge_l
 from polyvec.invert.gradients import PlantedLayer, batch_of_layer, tokens_of_table
@@ -49,7 +50,7 @@ EPOCHS = (1, 5)
 SEEDS = (0, 1, 2)
 NUM_PAIRS = 300
 NUM_BATCHES, NUM_LAMP = 10, 5
-TEXTS, STEPS, TRIGGERS = 2000, 300, 20  # of the extraction
+TEXTS, STEPS, BATCH, TRIGGERS = 2000, 120, 32, 20  # of the extraction
 Row = Mapping[str, str]
 
 
@@ -62,6 +63,11 @@ class Capture(TrainerCallback):
         if self.found is None:
             named = given["model"].embedder.named_parameters()
             self.found = {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def loaded(model: str) -> Embedder:
+    """The model, with the mean of its states where it is a language model."""
+    return Embedder.from_pretrained(model, **({"pooling": "mean"} if "nano" in model else {}))
 
 
 def step_gradients(embedder: Embedder, rows: Sequence[Row], dropout: bool) -> dict[str, Tensor]:
@@ -117,7 +123,7 @@ class Bench:
                 self.cell(lambda model=model: self._lamp(model), "lamp", model)
 
     def _gradients(self, model: str) -> dict[str, Any]:
-        embedder = Embedder.from_pretrained(model)
+        embedder = loaded(model)
         whole = [row["captions"][:2] for row in lines(
             self.data / "multi30k" / "captions_val.jsonl.gz")]  # fmt: skip
         small = [[_five(embedder, text)] for text in self.captions("val")[:200]]
@@ -150,7 +156,10 @@ class Bench:
             seen = step_gradients(embedder, rows, dropout)
             (of_table,) = [each for key, each in seen.items() if each.shape == table.weight.shape]
             found[f"table{name}"] = set(tokens_of_table(of_table))
-            placed = batch_of_layer(seen[first], inputs, places)
+            try:
+                placed = batch_of_layer(seen[first], inputs, places)
+            except DataError:  # the gradient has full rank: every token lies in it
+                placed = []
             found[f"first layer{name}"] = {each for ids in placed for each in ids}
         weights = table.weight.detach().clone()
         planted = PlantedLayer(weights)
@@ -170,7 +179,7 @@ class Bench:
 
     def _lamp(self, model: str) -> dict[str, Any]:
         """The query of five tokens, its documents known; no gradient of the token table."""
-        embedder = Embedder.from_pretrained(model)
+        embedder = loaded(model)
         proposer, scores = Proposer("polyvec/nano-lm"), []
         captions = self.captions("val")
         for number in range(NUM_LAMP):
@@ -252,7 +261,7 @@ class Bench:
         chosen = np.random.default_rng(seed).permutation(len(rows))[: 2 * NUM_PAIRS]
         pairs = [(rows[row]["question1"], rows[row]["question2"]) for row in chosen]
         members, others = pairs[:NUM_PAIRS], pairs[NUM_PAIRS:]
-        before, embedder = (Embedder.from_pretrained(model) for _ in range(2))
+        before, embedder = (loaded(model) for _ in range(2))
         found: dict[str, Any] = {
             "before": round(pair_membership(before.encode, members, others), 4)
         }
@@ -337,7 +346,7 @@ class Student:
     """nano-lm and a linear map, trained to give an API's vectors."""
 
     def __init__(self, size: int) -> None:
-        self.embedder = Embedder.from_pretrained("polyvec/nano-lm")
+        self.embedder = loaded("polyvec/nano-lm")
         torch.manual_seed(0)
         self.out = nn.Linear(self.embedder.get_embedding_dimension(), size)
 
@@ -360,7 +369,7 @@ class Student:
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
         draw, target_NE = np.random.default_rng(seed), torch.from_numpy(vectors_NE).float()
         for _ in range(STEPS):
-            rows = draw.integers(len(texts), size=64)
+            rows = draw.integers(len(texts), size=BATCH)
             cosine_B = (self.vectors([texts[row] for row in rows]) * target_NE[rows]).sum(1)
             optimizer.zero_grad()
             (1 - cosine_B).mean().backward()

@@ -102,14 +102,13 @@ def _measure(options: argparse.Namespace) -> None:
         raise DataError("recipes measure: name the folder of data sets with --data")
     recipe = load_recipe(options.name)
     if "inverter" in recipe.present:
-        from polyvec.invert.checking import measure_inverter as measure_figure
+        from polyvec.invert.checking import measure_inverter as measure
     else:
-        from polyvec.evaluate.check import measure_figure
+        from polyvec.evaluate.check import measure_figure as measure
 
     def scores(embedder: "Embedder | HybridEmbedder") -> list[float]:
         return [
-            measure_figure(embedder, name, options.data, "recipes measure:")
-            for name in options.figure
+            measure(embedder, name, options.data, "recipes measure:") for name in options.figure
         ]
 
     before = scores(recipe.build(options.scale))

@@ -83,9 +83,9 @@ def _shown(steps: Sequence[Sequence[float]]) -> str:
     return "; ".join(" ".join(f"{each:.3f}" for each in row) for row in steps)
 
 
-def measure_inverter(inverter: Any, name: str, data: str | Path | None, where: str) -> float:
+def measure_inverter(embedder: Any, name: str, data: str | Path | None, where: str) -> float:
     """An inverter's figure by its name; as `evaluate.check.measure_figure` of embedders."""
-    return measured(inverter, name, data, where)[0]
+    return measured(embedder, name, data, where)[0]
 
 
 def measured(
