@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import pandas
 import pytest
 import torch
 from checkpoints import checkpoint
@@ -268,3 +269,11 @@ def test_a_guide_that_no_loss_reads_does_nothing(tmp_path, tiny_bert):
     args = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, guide=str(tiny_bert))
     with pytest.raises(SettingsError, match="guide does nothing: no loss needs it"):
         Trainer(embedder(), args, ROWS)
+
+
+def test_a_data_frame_is_named():
+    frame = pandas.DataFrame(ROWS)
+    args = TrainingArguments("unused", max_steps=1, use_cpu=True)
+    with pytest.raises(DataError, match=r"is a DataFrame; pass its .to_dict\('records'\)"):
+        Trainer(embedder(), args, frame)
+    assert len(Trainer(embedder(), args, frame.to_dict("records")).data) == len(ROWS)

@@ -44,6 +44,12 @@ def embedder():
         ("trainer = { report_to = 'tensorbord' }", "tensorbord is not supported"),
         ("adapter = { kind = 'lroa' }", "Did you mean 'lora'?"),
         ("adapter = { kind = 'lora', rnak = 4 }", "Did you mean 'rank'?"),
+        ("adapter = { kind = 'lora', rank = 0 }", "adapter 'lora': rank is 0, expected 1 or more"),
+        ("adapter = { kind = 'lora', alpha = 0 }", "alpha is 0, expected more than 0"),
+        ("adapter = { kind = 'lora', dropout = 1.5 }", "dropout 1.5 is not at least 0 and less"),
+        ("adapter = { kind = 'lora', model = 'x' }", "adapter 'lora' key 'model' is not known"),
+        ("learning_rate = 0", "learning_rate is 0, so no weight would move"),
+        ("losses = [{ kind = 'TripletLoss' }]", "docs/losses.md has polyvec's name"),
         ("losses = [{ kind = 'info_nec' }]", "Did you mean 'info_nce'?"),
         ("losses = [{ kind = 'info_nce', temprature = 1 }]", "Did you mean 'temperature'?"),
         ("mixing = { one_datset = true }", "Did you mean 'one_dataset'?"),
@@ -53,7 +59,12 @@ def test_what_needs_no_model_is_checked_before_it_loads(
     setting, words, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("polyvec.embed.compose.load_transformer", None)
-    status, output = train(write_recipe(tmp_path, setting + "\n"))
+    recipe = write_recipe(tmp_path, "")
+    text = recipe.read_text()
+    name = setting.partition(" ")[0]  # in place of the recipe's own
+    kept = [line for line in text.splitlines() if not line.startswith(name)]
+    recipe.write_text("\n".join([*kept, setting]))
+    status, output = train(recipe)
     assert (status, output.exists()) == (2, False)
     assert words in capsys.readouterr().err.splitlines()[-1]
 
@@ -247,6 +258,9 @@ def test_cut_texts_in_python(tmp_path):
     args.max_length = 4
     with pytest.warns(TruncationWarning, match=r"Trainer: \d+ of 16 texts read"):
         Trainer(embedder(), args, ROWS).train()
+    args.max_length = 2
+    with pytest.warns(TruncationWarning, match=r"Trainer: 4 of 4 texts read \(100 %\)"):
+        Trainer(embedder(), args, [{"a": f"a text {i}", "b": f"a reply {i}"} for i in "12"]).train()
 
 
 @pytest.mark.parametrize(
@@ -316,6 +330,58 @@ def test_a_resumed_run_names_the_setting_that_was_edited(tmp_path, capsys):
     assert train(recipe, "--resume", "stage.0.mixing.temperature=0.5")[0] == 2
     assert "stage.0.mixing.temperature is 0.5, was not set." in capsys.readouterr().err
     assert train(recipe, "--resume")[0] == 0
+
+
+def test_an_output_that_is_a_file_is_said_to_be_one(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, "")
+    (tmp_path / "run").write_text("a file")
+    assert train(recipe)[0] == 2
+    assert f"{tmp_path / 'run'}: a file, not a folder" in capsys.readouterr().err
+
+
+SECOND = """
+[[stage]]
+kind = "scl"
+name = "second"
+max_steps = 1
+data = [{ path = "FOLDER/pairs.jsonl" }]
+"""
+
+
+@pytest.mark.medium
+def test_a_mistake_in_a_later_stage_does_not_cost_the_first(tmp_path, capsys):
+    """A stage that has not trained may be corrected, taken out or added; one that has may not."""
+    wrong = SECOND.replace("FOLDER", str(tmp_path)) + "mining = { num_negatives = 1 }\n"
+    wrong += 'losses = [{ kind = "margin_mse" }]\n'
+    recipe = write_recipe(tmp_path, "max_steps = 1\n" + wrong)
+    output = tmp_path / "run"
+    assert train(recipe)[0] == 2
+    assert "margin_mse" in capsys.readouterr().err
+    weights = output / "stages" / "1-scl" / "final" / "model.safetensors"
+    mined, written = output / "stages" / "2-second" / "mined" / "0.jsonl", weights.stat().st_mtime
+    assert mined.is_file()
+    assert train(recipe, "--resume", "stage.0.learning_rate=0.5")[0] == 2
+    assert "stage.0.learning_rate is 0.5" in capsys.readouterr().err
+    write_recipe(tmp_path, "max_steps = 1\n" + wrong.replace("margin_mse", "triplet"))
+    stored = mined.stat().st_mtime
+    assert train(recipe, "--resume")[0] == 0
+    assert (weights.stat().st_mtime, mined.stat().st_mtime) == (written, stored), "done once"
+    kept = json.loads((output / "recipe.json").read_text())["recipe"]["stage"]
+    assert kept[1]["losses"] == [{"kind": "triplet"}]
+    # Now both have trained.
+    assert train(recipe, "--resume", "stage.second.losses=[]")[0] == 2
+    assert "stage.1.losses" in capsys.readouterr().err
+
+
+@pytest.mark.medium
+def test_negatives_that_were_mined_otherwise_are_mined_again(tmp_path):
+    mining = 'losses = [{ kind = "margin_mse" }]\nmining = { num_negatives = 2 }\n'
+    recipe = write_recipe(tmp_path, mining)
+    assert train(recipe)[0] == 2
+    write_recipe(tmp_path, "max_steps = 1\nmining = { num_negatives = 1 }\n")
+    assert train(recipe, "--resume")[0] == 0
+    rows = (tmp_path / "run/stages/1-scl/mined/0.jsonl").read_text().splitlines()
+    assert [len(json.loads(row)["negatives"]) for row in rows] == [1] * len(rows)
 
 
 def test_a_folder_that_a_process_trains_into_is_refused(tmp_path, capsys):

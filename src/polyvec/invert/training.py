@@ -14,7 +14,8 @@ from polyvec.invert.settings import InverterSettings
 from polyvec.invert.space_map import SpaceMap
 from polyvec.settings import check_seed
 from polyvec.storage.files import atomic_file
-from polyvec.train.run import RECIPE, Run, run
+from polyvec.train.output import RECIPE
+from polyvec.train.run import Run, run
 from polyvec.train.settings import StageSettings
 
 # Of small models, others 3e-4; at 3e-3 nano-t5 learns to ignore its encoder.

@@ -5,6 +5,7 @@ place, and kept by `Embedder.save_pretrained` as adapter_config.json and
 adapter_model.safetensors. A stage that would train nothing is an error.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ from polyvec.embed.formats.adapters import NAME, is_adapted, merge_adapter
 from polyvec.embed.formats.schema import read_json
 from polyvec.embed.part import one_of
 from polyvec.errors import ModelError, SettingsError, known
+from polyvec.registry import arguments
+from polyvec.settings import known_keys
 from polyvec.train.adapter_kinds import ADAPTERS
 from polyvec.train.four_bits import in_four_bits
 
 UNMERGED = ("qlora", "bottleneck")  # what these add cannot be added to the weights
+COUNTS = ("rank", "num_tokens", "size")
 PARTS = ("pooling", "projections", "new_tokens")
 
 
@@ -81,6 +85,7 @@ def prepare(
             f"{where} adapter: setting 'merge' is {merged!r}, expected true or false"
             f"{f', of {kind} false' if kind in UNMERGED else ''}"
         )
+    check_adapter(kind, table, where)
     if embedder.routes and kind not in ("full", "frozen"):
         raise ModelError(
             f"{where}: adapter {kind!r} on an embedder whose queries and documents take routes of "
@@ -100,13 +105,30 @@ def prepare(
             "fresh": adapter is not None or before is None or not is_adapted(model),
         }
         with quiet_transformers():
-            ADAPTERS.build(kind, table, facts, where=f"{where} adapter")
+            ADAPTERS.build(kind, table, facts, where=where)
         _train_parts(each, train)
         if each.backbone.lm_head is not None and (head or "lm_head" in each.needs):
             # Tied weights are the embedding table's, which is trained already, or frozen.
             each.backbone.lm_head.requires_grad_(kind == "full")
     _name_base(embedder)
     return _counted(embedder, kind, where)
+
+
+def check_adapter(kind: str, table: Mapping[str, Any], where: str) -> None:
+    """Raises SettingsError for a kind or setting that is not known, or a number out of range."""
+    takes = arguments(ADAPTERS.find(kind, where=where))
+    own = {each.name for each in takes if each.fact is None}
+    known_keys(table, own, f"{where} adapter {kind!r}")
+    ADAPTERS.check(kind, table, where=where)
+    for name, value in table.items():
+        if name in COUNTS and value < 1:
+            raise SettingsError(f"{where} adapter {kind!r}: {name} is {value}, expected 1 or more")
+        if name == "alpha" and not 0 < value < math.inf:
+            raise SettingsError(f"{where} adapter {kind!r}: alpha is {value}, expected more than 0")
+        if name == "dropout" and not 0 <= value < 1:
+            raise SettingsError(
+                f"{where} adapter {kind!r}: dropout {value} is not at least 0 and less than 1"
+            )
 
 
 def _train_parts(embedder: Embedder, train: Sequence[str]) -> None:

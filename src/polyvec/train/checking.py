@@ -11,6 +11,7 @@ from polyvec.errors import SettingsError, known
 from polyvec.registry import arguments
 from polyvec.settings import fill, known_keys
 from polyvec.train.adapter_kinds import ADAPTERS
+from polyvec.train.adapters import check_adapter
 from polyvec.train.arguments import check_trainer_table
 from polyvec.train.losses.terms import check_table
 from polyvec.train.sections import COMMON
@@ -39,7 +40,7 @@ def check_stage(stage: StageSettings, data: Path | None, where: str) -> None:
         kind = table.pop("kind", None)
         if not isinstance(kind, str):
             raise SettingsError(f"{where} adapter has no kind.{known('', ADAPTERS)}")
-        ADAPTERS.check(kind, table, where=f"{where} adapter")
+        check_adapter(kind, table, where)
     for place, loss in enumerate(stage.losses):
         check_table(loss, f"{where} losses[{place}]")
     fill(Mixing, stage.mixing, f"{where} mixing")

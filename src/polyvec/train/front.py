@@ -285,6 +285,8 @@ def training_data(rows: Rows, seed: int) -> TrainingData:
     named = rows if isinstance(rows, Mapping) else {"data": rows}
     sets: list[TrainingSet] = []
     for name, each in named.items():
+        if hasattr(each, "to_dict") and hasattr(each, "columns"):  # pandas iterates over columns
+            raise DataError(f"{WHERE}: {name} is a DataFrame; pass its .to_dict('records')")
         if isinstance(each, str | bytes) or not isinstance(each, Iterable):
             raise DataError(f"{WHERE}: {name} is {type(each).__name__}, expected a list of dicts")
         sets.append(rows_of(_dicts(each, name), name=name, seed=seed))

@@ -11,7 +11,6 @@ changes to the embedder and the weights in final/, then the newest whole checkpo
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +24,15 @@ from polyvec.data.training.mixing import Mixing
 from polyvec.data.training.summary import summaries
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.sections import embedder_settings
-from polyvec.errors import DataError, SettingsError
+from polyvec.errors import SettingsError
 from polyvec.recipe import Recipe, plain
 from polyvec.settings import fill
-from polyvec.storage.files import LOCK, atomic_file, held
+from polyvec.storage.files import held
 from polyvec.train import preview
 from polyvec.train.adapters import Trained, finish, prepare
 from polyvec.train.arguments import training_arguments
 from polyvec.train.checking import check_stage
 from polyvec.train.checkpoints import (
-    DATA,
     check_data,
     checkpoint_step,
     json_object,
@@ -45,6 +43,7 @@ from polyvec.train.checkpoints import (
 from polyvec.train.dropout import check_views, dropout_set
 from polyvec.train.exchange import Exchange
 from polyvec.train.mining.stage import StageMining
+from polyvec.train.output import DONE, FINAL, check_output, write_recipe
 from polyvec.train.progress import Progress
 from polyvec.train.report import SCORE, Curve, add_to_card, card
 from polyvec.train.sample import Sample
@@ -54,7 +53,6 @@ from polyvec.train.tasks import TASKS
 from polyvec.train.trainee import Trainee
 from polyvec.train.trainer import Score, StageTrainer
 
-RECIPE, FINAL, DONE = "recipe.json", "final", "done.json"
 REDO = "Remove it; --resume then goes on from the last checkpoint"
 
 
@@ -109,7 +107,7 @@ def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Em
         settings=settings,
         **options,
     )
-    check_output(plan, resume)
+    check_output(plan.output, plan.settings, resume=resume)
     return run(plan, recipe.build(scale), resume=resume)
 
 
@@ -162,16 +160,15 @@ def run(plan: Run, embedder: Embedder, *, resume: bool = False) -> Embedder:
     Raises DataError if OUTPUT has a run already, unless it is resumed.
     """
     exchange = Exchange.connected(embedder.device.type)
-    check_output(plan, resume)
+    check_output(plan.output, plan.settings, resume=resume)
     exchange.wait()  # before the first process writes
     with held(plan.output, "training") if exchange.rank == 0 else contextlib.nullcontext():
         return _run(plan, embedder, exchange, resume)
 
 
 def _run(plan: Run, embedder: Embedder, exchange: Exchange, resume: bool) -> Embedder:
-    if exchange.rank == 0 and not resume:
-        with atomic_file(plan.output / RECIPE, "w") as stream:
-            json.dump({"command": plan.command, **plan.settings}, stream, indent=1)
+    if exchange.rank == 0:
+        write_recipe(plan.output, plan.command, plan.settings, resume=resume)
     before: Mapping[str, Any] | None = None
     for number, stage in enumerate(plan.stages, 1):
         with plan.naming(number):
@@ -194,50 +191,6 @@ def _told(plan: Run) -> list[dict[str, Any]]:
         settings = {k: v for k, v in plain(stage).items() if v not in ({}, [], None)}
         found.append({"name": stage.name or stage.kind, "settings": settings, **facts})
     return found
-
-
-def check_output(plan: Run, resume: bool) -> None:
-    """Raises DataError or SettingsError unless the run can begin, or go on, in its folder."""
-    file = plan.output / RECIPE
-    if not resume:
-        if plan.output.exists() and not _unused(plan.output):
-            raise DataError(
-                f"{plan.output}: not empty; pass --resume to go on, or give another folder"
-            )
-        return
-    if not file.is_file():
-        raise DataError(f"{plan.output}: no run to resume, it has no recipe.json")
-    before = json_object(file, "Start a new run in another folder")
-    now = json.loads(json.dumps(plan.settings))
-    other = difference({**before, "command": None}, {**now, "command": None})
-    if other:
-        raise SettingsError(
-            f"{file}: the run has other settings than this recipe: {other}. Change it back, or "
-            "start a new run in another folder"
-        )
-
-
-def difference(before: Any, now: Any, name: str = "") -> str:
-    """The first setting that differs, by the name it has on the command line; "" if none does."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys: Iterable[Any] = dict.fromkeys([*before, *now])
-        pairs = ((key, before.get(key), now.get(key)) for key in keys)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = ((place, *each) for place, each in enumerate(zip(before, now, strict=True)))
-    else:
-        was, is_now = ("not set" if each is None else json.dumps(each) for each in (before, now))
-        return "" if before == now else f"{name.removeprefix('recipe.')} is {is_now}, was {was}"
-    found = (difference(was, is_now, f"{name}.{key}".lstrip(".")) for key, was, is_now in pairs)
-    return next(filter(None, found), "")
-
-
-def _unused(output: Path) -> bool:
-    """Whether the folder is empty, or of a run that stopped before it had trained anything."""
-    names = {path.name for path in output.rglob("*") if not path.is_dir()}
-    if names <= {LOCK}:
-        return True
-    ours = (output / RECIPE).is_file() and names <= {RECIPE, DATA, LOCK}
-    return ours and {"command", "scale", "recipe"} <= json_object(output / RECIPE, "").keys()
 
 
 def _prepared(

@@ -123,6 +123,8 @@ def check_numbers(stage: StageSettings, where: str) -> None:
                 f"{where}: {stage.wording.name(name)} is {value!r}, expected a number of at "
                 f"least {least}{limit}"
             )
+    if stage.learning_rate == 0:
+        raise SettingsError(f"{where}: learning_rate is 0, so no weight would move")
     if stage.max_steps == 0 or (stage.max_steps < 0 and not stage.num_train_epochs):
         raise SettingsError(
             f"{where}: max_steps {stage.max_steps} and num_train_epochs "

@@ -251,7 +251,7 @@ class StageTrainer(Trainer):
         if not num_cut:
             return ""
         return (
-            f"{num_cut:,.0f} of {num_texts:,.0f} texts read ({100 * num_cut / num_texts:.2g} %) "
+            f"{num_cut:,.0f} of {num_texts:,.0f} texts read ({100 * num_cut / num_texts:.3g} %) "
             "were cut, see max_length and query_max_length"
         )
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from polyvec.data.training import files
@@ -326,6 +327,36 @@ def test_triplets_of_inference(tmp_path):
     assert [row.texts for row in found] == [("a", "b", "d"), ("a", "e")]
     assert all(row.matches for row in found)
     assert {row.label for row in found} == {None}
+
+
+@pytest.mark.parametrize("labels", [("1", "x"), ("x", 1), ("x", "0"), (1.0, "x")])
+def test_words_and_numbers_as_labels_of_one_set_are_refused(labels):
+    """The number of a word could be that of another class."""
+    rows = [{"text": str(i), "label": label} for i, label in enumerate(labels)]
+    with pytest.raises(DataError, match=r"row 1: 'label' is .*, but other rows have (words|numb)"):
+        rows_of(rows)
+
+
+def test_numbers_as_strings_have_signs(tmp_path):
+    rows = [{"text": str(i), "label": label} for i, label in enumerate(["-1", "0", " +1", 2])]
+    assert [row.label for row in rows_of(rows).rows] == [-1, 0, 1, 2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_of_numpy_are_lists_and_numbers():
+    """Rows of a parquet file by pandas."""
+    row = {
+        "query": "q",
+        "pos": np.array(["p"], dtype=object),
+        "neg": np.array(["n", "m"], dtype=object),
+        "pos_scores": np.array([0.5], dtype=np.float32),
+        "neg_scores": np.array([0.25, 0.0], dtype=np.float32),
+    }
+    (found,) = rows_of([row]).rows
+    assert found.texts == ("q", "p", "n", "m")
+    assert found.teacher_scores == (0.5, 0.25, 0.0)
+    (found,) = rows_of([{"sentence1": "a", "sentence2": "b", "score": np.float32(0.5)}]).rows
+    assert found.score == 0.5
 
 
 def test_words_for_labels_are_numbered_in_alphabetical_order(tmp_path):

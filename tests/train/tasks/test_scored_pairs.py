@@ -1,10 +1,14 @@
 """Pairs with a score or a class are no matches: losses that take them for some refuse them."""
 
 import pytest
+import torch
 
 from polyvec import load_recipe
+from polyvec.data.training.dataset import TrainingData
 from polyvec.data.training.sources import rows_of
 from polyvec.errors import DataError
+from polyvec.train.compared import NO_LABEL, Compared
+from polyvec.train.losses.terms import Objective
 from polyvec.train.settings import StageSettings
 from polyvec.train.task import Share
 from polyvec.train.tasks.contrastive import Contrastive
@@ -73,3 +77,52 @@ def test_high_scores_become_matches(embedder):
     rows = rows_of(SCORED, min_score=0.5).rows
     assert len(rows) == 2
     assert work(embedder, rows, "info_nce").pieces
+
+
+TAUGHT = [
+    {"query": f"a {i}", "pos": [f"b {i}"], "neg": ["c"], "pos_scores": [1], "neg_scores": [0]}
+    for i in range(3)
+]
+UNJUDGED = {"sentence1": "a", "sentence2": "b"}
+PAIR = {"query": "a", "pos": ["b"], "neg": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("records", "loss", "message"),
+    [
+        ([*TAUGHT, PAIR], "kl_rank", r"a teacher's score of each document, .* lacks at x 3\. Give"),
+        ([PAIR], "margin_mse", "Give pos_scores and neg_scores, or a list in label or scores"),
+        ([PAIR], "softmax_nli", "a label of each row, which data set 'x' lacks at x 0"),
+        ([PAIR], "soft_info_nce", "Give a column score"),
+        # Beside a pair of label 0 it would make that one a match.
+        (
+            [{"sentence1": f"a {i}", "sentence2": "b", "label": 0} for i in range(4)] + [UNJUDGED],
+            "contrastive",
+            "a label of each row, which data set 'x' lacks at x 4",
+        ),
+    ],
+)
+def test_what_a_loss_reads_is_there_before_the_first_batch(embedder, records, loss, message):
+    stage = StageSettings("scl", losses=({"kind": loss, **SETTINGS.get(loss, {})},))
+    data = TrainingData([rows_of(records, name="x")])
+    with pytest.raises(DataError, match=message):
+        Contrastive(embedder, stage).prepare(data)
+    other = TrainingData([*data.sets, rows_of(TAUGHT, name="y")])
+    stage = StageSettings("scl", losses=({"kind": "kl_rank", "datasets": ["y"]},))
+    Contrastive(embedder, stage).prepare(other)
+
+
+@pytest.mark.parametrize(
+    ("loss", "judged"),
+    [
+        ("cosent", {"score_B": torch.tensor([0.1, float("nan"), 0.9])}),
+        ("online_contrastive", {"label_B": torch.tensor([0, NO_LABEL, 1])}),
+    ],
+)
+def test_a_batch_of_judged_and_other_rows_is_refused(loss, judged):
+    """Without the scores of all rows, a pair with score 0.1 would count as a match."""
+    vectors = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    batch = Compared.pairs(vectors[:3], vectors, datasets=("sts", "qa", "sts"), **judged)
+    with pytest.raises(DataError, match="some rows of the batch have and others lack"):
+        Objective.of([{"kind": loss}])(batch)
+    assert Objective.of([{"kind": loss, "datasets": ["sts"]}])(batch)

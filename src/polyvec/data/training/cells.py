@@ -1,6 +1,7 @@
 """The values of one row of a file, taken out strictly: what is wrong is said with the place."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from polyvec.errors import DataError, known
 # "title+text" is both columns, joined by a space; a list of columns is a list of their values.
 Columns = Mapping[str, str | Sequence[str]]
 
+WHOLE = re.compile(r"[+-]?[0-9]+")
+
 Where = Mapping[str, str | int | bool | tuple[str | int, ...]]
 
 
@@ -20,7 +23,12 @@ class EmptyTextError(DataError):
 
 
 class Labels(dict[str, int]):
-    """Numbers of the labels that are words, in the order of their first appearance."""
+    """Numbers of the labels that are words, in the order of their first appearance.
+
+    whole: whether a label was a whole number, which stays as it is.
+    """
+
+    whole = False
 
     def number(self, word: str) -> int:
         return self.setdefault(word, len(self))
@@ -93,6 +101,8 @@ class Cells:
                 found = float(value)
         # Real: numpy's numbers, too, which rows in memory may have.
         is_number = isinstance(found, Real) and not isinstance(found, bool)
+        if is_number and not isinstance(found, Integral):
+            found = float(found)  # type: ignore[arg-type] # float32 would overflow beside the limit
         # `not abs(...) <=` also rejects NaN, and integers that no float can hold.
         if not is_number or not abs(found) <= sys.float_info.max:  # type: ignore[arg-type]
             raise DataError(f"{self.place}: {name!r} is {_shown(value)}, not a finite number")
@@ -101,14 +111,24 @@ class Cells:
     def label(self, name: str = "label") -> int:
         """A class: a whole number as it is, a word by its number among the words of the set."""
         value = self.value(name)
-        if isinstance(value, str) and value.strip():
-            return int(value) if value.strip().isdecimal() else self.labels.number(value)
+        if isinstance(value, str) and WHOLE.fullmatch(value.strip()):
+            value = int(value)
+        is_word = isinstance(value, str) and bool(value.strip())
+        if self.labels.whole if is_word else self.labels:
+            raise DataError(
+                f"{self.place}: {name!r} is {_shown(value)}, but other rows have "
+                f"{'numbers' if is_word else 'words'}; a word's number could be one of theirs. "
+                "Name all classes by words, or all by numbers"
+            )
+        if is_word:
+            return self.labels.number(value)
         if isinstance(value, Real) and not isinstance(value, Integral):
             value = int(float(value)) if float(value).is_integer() else value
         if not isinstance(value, Integral):
             raise DataError(
                 f"{self.place}: {name!r} is {_shown(value)}, not a word or a whole number"
             )
+        self.labels.whole = True
         return int(value)
 
     def table(self, value: object, name: str) -> "Cells":

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from polyvec.data.texts import BYTE_ORDER_MARK, check_is_file, read_lines, read_rows
 from polyvec.data.training.rows import TrainingRow
 from polyvec.errors import DataError
@@ -51,7 +53,15 @@ def records_again(records: Any, name: str) -> Again | None:
     """Rows by number of a collection that is not in memory, such as a Hugging Face dataset."""
     if not hasattr(records, "__getitem__"):
         return None
-    return lambda number: (f"{name} {number}", dict(records[number]))
+    return lambda number: (f"{name} {number}", plain_values(records[number]))
+
+
+def plain_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with lists and numbers in place of numpy's, which pandas and parquet files give."""
+    return {
+        key: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for key, value in row.items()
+    }
 
 
 def rows_again(path: Path) -> Again | None:

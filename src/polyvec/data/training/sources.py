@@ -18,6 +18,7 @@ from polyvec.data.training.files import (
     Again,
     RowsOnDisk,
     is_data_file,
+    plain_values,
     records_again,
     rows_again,
     set_name,
@@ -120,7 +121,9 @@ def rows_of(
     The options are those of a `data` table.
     """
     table = data_table({"path": name or "records", **options})
-    numbers = ((f"{name or 'row'} {number}", dict(row)) for number, row in enumerate(records))
+    numbers = (
+        (f"{name or 'row'} {number}", plain_values(row)) for number, row in enumerate(records)
+    )
     first = next(numbers, None)
     if first is None:
         raise DataError(f"{name or 'the data set'} is empty")

@@ -13,11 +13,21 @@ from torch.nn import functional as F
 from polyvec.embed.part import wide
 from polyvec.errors import DataError, SettingsError
 from polyvec.train.compared import Compared
-from polyvec.train.losses.part import Distance, Pairs, VectorSize, distances, given, needs, once
+from polyvec.train.losses.part import (
+    Distance,
+    Pairs,
+    VectorSize,
+    distances,
+    given,
+    needs,
+    once,
+    reads,
+)
 
 Feature = Literal["query", "document", "difference", "product"]
 
 
+@reads("label_B")
 def contrastive(batch: Compared, *, margin: float = 0.5, distance: Distance = "cosine") -> Tensor:
     """Mean of half of y d^2 + (1 - y) max(0, margin - d)^2, d the distance of a pair.
 
@@ -29,6 +39,7 @@ def contrastive(batch: Compared, *, margin: float = 0.5, distance: Distance = "c
     return 0.5 * each_M.mean()
 
 
+@reads("label_B")
 def online_contrastive(
     batch: Compared, *, margin: float = 0.5, distance: Distance = "cosine"
 ) -> Tensor:

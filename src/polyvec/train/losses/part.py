@@ -28,7 +28,12 @@ VectorSize = Annotated[int, Fact("vector_size")]
 
 L = TypeVar("L", bound=Loss)
 
-# What a field of Compared is called in errors.
+# What a field of Compared is called in errors, and where the rows' own come from.
+FROM_ROWS = {
+    "score_B": "a column score",
+    "label_B": "a column label",
+    "teacher_N": "pos_scores and neg_scores, or a list in label or scores, or set teacher",
+}
 NEEDS = {
     "score_B": "a score of each row",
     "label_B": "a label of each row",
@@ -55,6 +60,19 @@ def needs(field: str, setting: str | None = None) -> Callable[[L], L]:
 
     def mark(loss: L) -> L:
         loss.needs = (*getattr(loss, "needs", ()), Need(field, setting))  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def reads(field: str) -> Callable[[L], L]:
+    """Marks a loss that reads a field of the batch where the data have it, and else does without.
+
+    It stands for a judgement of each pair, so it must be there for all rows or for none.
+    """
+
+    def mark(loss: L) -> L:
+        loss.reads = field  # type: ignore[attr-defined]
         return loss
 
     return mark

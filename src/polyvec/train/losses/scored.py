@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from polyvec.embed.part import wide
 from polyvec.errors import DataError
 from polyvec.train.compared import Compared
-from polyvec.train.losses.part import Pairs, own_scores, positive_number
+from polyvec.train.losses.part import Pairs, own_scores, positive_number, reads
 
 
+@reads("score_B")
 def cosent(batch: Compared, *, temperature: float = 0.05) -> Tensor:
     """log(1 + sum of e^((cos_j - cos_i) / temperature) over pairs with gold score i above j).
 
@@ -24,6 +25,7 @@ def cosent(batch: Compared, *, temperature: float = 0.05) -> Tensor:
     return order_loss(own_scores(batch, pairs, "cosine") / temperature, gold_M, temperature)
 
 
+@reads("score_B")
 def angle(batch: Compared, *, temperature: float = 0.05) -> Tensor:
     """CoSENT of |sum of real and imaginary parts of q / d| in complex space, for unit vectors.
 
@@ -36,6 +38,7 @@ def angle(batch: Compared, *, temperature: float = 0.05) -> Tensor:
     return order_loss(angle_similarity(query_ME, document_ME) / temperature, gold_M, temperature)
 
 
+@reads("score_B")
 def mse_score(batch: Compared) -> Tensor:
     """Mean of (cos(q, d) - gold)^2; gold scores between -1 and 1 (SBERT, arXiv:1908.10084).
 

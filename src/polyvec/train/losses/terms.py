@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed.part import wide
-from polyvec.errors import SettingsError
+from polyvec.errors import DataError, SettingsError
 from polyvec.registry import build, check_settings
 from polyvec.settings import checked
 from polyvec.train.compared import Compared
 from polyvec.train.engine import Terms
 from polyvec.train.losses.matryoshka import Matryoshka
-from polyvec.train.losses.part import Loss, given, needed, positive_number
+from polyvec.train.losses.part import NEEDS, Loss, given, needed, positive_number
 from polyvec.train.losses.table import LOSSES
 from polyvec.train.settings import LOSS
 
@@ -34,7 +34,7 @@ class Term(nn.Module):
 
     datasets: those whose rows it is computed over; none: all.
     nested: it is summed over the dimensions and layers of `matryoshka`.
-    needs: the fields of Compared that it reads.
+    needs: the fields of Compared that it reads. reads: the one that it reads if all rows have it.
     """
 
     def __init__(
@@ -45,11 +45,12 @@ class Term(nn.Module):
         datasets: Sequence[str] = (),
         nested: bool = True,
         needs: frozenset[str] = frozenset(),
+        reads: str | None = None,
     ) -> None:
         super().__init__()
         self.loss = loss  # a module registers itself, so that its weights are trained
         self.name, self.weight, self.datasets = name, weight, tuple(datasets)
-        self.nested, self.needs = nested, needs
+        self.nested, self.needs, self.reads = nested, needs, reads
 
     @classmethod
     def of(cls, table: Mapping[str, Any], facts: Mapping[str, Any], where: str) -> "Term":
@@ -61,6 +62,7 @@ class Term(nn.Module):
             common.pop("name", kind),
             nested=common.pop("nested", not getattr(part, "once", False)),
             needs=needed(part, _settings(part, own)),
+            reads=getattr(part, "reads", None),
             **common,
         )
 
@@ -69,9 +71,16 @@ class Term(nn.Module):
         if rows is None:
             # Every batch has the same terms, and a backward pass.
             return wide(batch.query_BE).sum() * 0
-        rows = rows.complete()
+        some, rows = rows, rows.complete()
         for field in sorted(self.needs):
             given(rows, field, self.name)
+        read = self.reads
+        if read and getattr(some, read) is not None and getattr(rows, read) is None:
+            # Without it a pair that does not match would count as one that does.
+            raise DataError(
+                f"loss {self.name!r} reads {NEEDS[read]}, which some rows of the batch have and "
+                "others lack. Name the data sets that have it in the loss's datasets"
+            )
         value = matryoshka(self.loss, rows) if self.nested else self.loss(rows)
         if not isinstance(value, Tensor) or value.numel() != 1:
             what = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -155,7 +164,13 @@ def _parts(table: Mapping[str, Any], where: str) -> tuple[Loss, dict[str, Any], 
     """The loss of a table, the settings of every term, and those of the loss."""
     if "kind" not in table:
         raise SettingsError(f"{where}: setting 'kind' is missing")
-    part = LOSSES.find(table["kind"], where=where)
+    kind = table["kind"]
+    if isinstance(kind, str) and kind.endswith("Loss") and ":" not in kind:
+        raise SettingsError(
+            f"{where}: loss {kind!r} is not known; docs/losses.md has polyvec's name of each loss "
+            "of sentence-transformers"
+        )
+    part = LOSSES.find(kind, where=where)
     common = {
         key: checked(table[key], hint, f"{where}: setting {key!r}")
         for key, hint in COMMON.items()

@@ -39,7 +39,7 @@ from polyvec.train.tasks.encode import (
     read_texts,
 )
 from polyvec.train.tasks.examples import demonstrations
-from polyvec.train.tasks.facts import Facts, column, known_matches, numbered, places
+from polyvec.train.tasks.facts import Facts, check_given, column, known_matches, numbered, places
 from polyvec.train.tasks.momentum import MomentumEncoder, momentum_of
 from polyvec.train.tasks.other_models import OtherModel
 from polyvec.train.tasks.projected import BothSides, num_fixed
@@ -48,8 +48,6 @@ Model = Annotated[Any, Fact("embedder")]
 Stage = Annotated[Any, Fact("stage")]
 # Fields of Compared that say whether a pair matches, or stand for it.
 JUDGEMENTS = {"score_B", "label_B", "teacher_N", "teacher_query_BS"}
-# Losses that read a score or a class where the data have one.
-JUDGING = {"cosent", "angle", "mse_score", "contrastive", "online_contrastive"}
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"kind": "info_nce", "temperature": 0.05},)
 
 
@@ -94,18 +92,18 @@ class Contrastive:
         compared = [term for term in terms if not isinstance(term.loss, FlowNLL)]
         self.needs_dropout = own_positive and bool(compared) and momentum_of(self.objective) is None
         needs = self.objective.needs
-        kinds = {each.get("name", each["kind"]): each["kind"] for each in stage.losses}
         # Terms that read the judgement of a pair, or do without it.
         self.judging = {
             term.name
             for term in cast(Iterable[Term], self.objective.terms)
-            if kinds.get(term.name) in JUDGING or not JUDGEMENTS.isdisjoint(term.needs)
+            if term.reads or not JUDGEMENTS.isdisjoint(term.needs)
         }
         self.guide = _other(stage.where, "guide", guide, "guide_query_BG" in needs)
         by_teacher = {"teacher_query_BS", "teacher_N"} & needs
         self.teacher = _other(
             stage.where, "teacher", teacher, "teacher_query_BS" in needs, bool(by_teacher)
         )
+        self.scores_are_mined = bool(stage.mining.get("output_scores"))
         self.layers = "layer_query_BLE" in needs
         self.based = "base_query_BE" in needs
         self.jobs: Mapping[str, Job] = {JOB: self._job()}
@@ -115,10 +113,17 @@ class Contrastive:
         self.dynamic = dynamic
         self.batch_number = 0
 
-    def prepare(self, rows: Sequence[TrainingRow]) -> None:
-        """Called with all rows of the stage, before the first batch."""
+    def prepare(self, rows: Sequence[TrainingRow], without: frozenset[str] = frozenset()) -> None:
+        """Called with all rows of the stage, before the first batch.
+
+        without: data sets whose rows are not compared.
+        """
         if isinstance(rows, TrainingData):
             self._check_datasets({each.name for each in rows.sets})
+            # Which a teacher or mining give, mining not in a dry run.
+            filled = {"teacher_N"} if self.teacher or self.scores_are_mined else set()
+            compared = [each for each in rows.sets if each.name not in without]
+            check_given(cast(Iterable[Term], self.objective.terms), compared, filled, self.where)
         if self.examples is not None:
             self.examples.prepare(rows)
         if self.dynamic is not None:

@@ -4,14 +4,19 @@ B queries, N documents.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from polyvec.data.training.files import RowsOnDisk
 from polyvec.data.training.rows import TrainingRow
+from polyvec.data.training.sources import TrainingSet
+from polyvec.errors import DataError
 from polyvec.train.compared import NO_LABEL
+from polyvec.train.losses.part import FROM_ROWS, NEEDS
+from polyvec.train.losses.terms import Term
 from polyvec.train.task import Share
 
 
@@ -91,3 +96,34 @@ def column(
         return {}
     missing = NO_LABEL if all(isinstance(value, int) for value in given) else math.nan
     return {name: torch.tensor([missing if value is None else value for value in values])}
+
+
+def check_given(
+    terms: Iterable[Term], sets: Sequence[TrainingSet], filled: Container[str], where: str
+) -> None:
+    """Raises DataError for a row that lacks what a loss reads of each row.
+
+    Its batch would stop the run, perhaps hours later. Of rows on disk the first is looked at.
+    filled: fields that do not come from the rows.
+    """
+    for term in terms:
+        own = [each for each in sets if not term.datasets or each.name in term.datasets]
+        for name, columns in FROM_ROWS.items():
+            asked = name not in filled and (name in term.needs or name == term.reads)
+            for each in own if asked else ():
+                rows = each.rows[:1] if isinstance(each.rows, RowsOnDisk) else each.rows
+                lacking = [row for row in rows if not _has(row, name)]
+                if lacking and (name in term.needs or len(lacking) < len(rows)):
+                    place = lacking[0].place or "a row"
+                    raise DataError(
+                        f"{where} loss {term.name!r} needs {NEEDS[name]}, which data set "
+                        f"{each.name!r} lacks at {place}. Give {columns}, or name other data sets "
+                        "in the loss's datasets"
+                    )
+
+
+def _has(row: TrainingRow, field: str) -> bool:
+    """Whether the row has what fills this field of a batch."""
+    if field == "teacher_N":
+        return bool(row.teacher_scores)
+    return (row.score if field == "score_B" else row.label) is not None

@@ -54,6 +54,7 @@ class MultiTask:
 
     needs_head = True
     term = "generation"
+    generation: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class MultiTask:
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
         """Called with all rows of the stage, before the first batch."""
-        self.contrastive.prepare(rows)
+        self.contrastive.prepare(rows, without=self.generation)
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
         compared, predicted = self.divided(rows)
