@@ -111,5 +111,5 @@ def test_scores_that_only_some_data_sets_have():
     torch.testing.assert_close(
         terms["info_nce"], info_nce(Compared.pairs(vectors[:2], vectors[4:6]))
     )
-    with pytest.raises(DataError, match="mse_score' needs scores of the rows"):
+    with pytest.raises(DataError, match="mse_score' reads a score of each row, which some rows"):
         Objective.of([{"kind": "mse_score"}])(batch)
