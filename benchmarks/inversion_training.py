@@ -49,7 +49,7 @@ RATES = {MODELS[0]: 1e-3, MODELS[1]: 5e-5}
 EPOCHS = (1, 5)
 SEEDS = (0, 1, 2)
 NUM_PAIRS = 300
-NUM_BATCHES, NUM_LAMP = 10, 5
+NUM_BATCHES, NUM_LAMP = 10, 2
 TEXTS, STEPS, BATCH, TRIGGERS = 2000, 120, 32, 20  # of the extraction
 Row = Mapping[str, str]
 
