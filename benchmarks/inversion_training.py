@@ -50,7 +50,7 @@ EPOCHS = (1, 5)
 SEEDS = (0, 1, 2)
 NUM_PAIRS = 300
 NUM_BATCHES, NUM_LAMP = 10, 2
-TEXTS, STEPS, BATCH, TRIGGERS = 2000, 120, 32, 20  # of the extraction
+TEXTS, STEPS, BATCH, TRIGGERS = 1000, 120, 32, 20  # of the extraction
 Row = Mapping[str, str]
 
 

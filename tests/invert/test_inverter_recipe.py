@@ -3,6 +3,9 @@
 import pytest
 
 from polyvec.cli import main
+from polyvec.invert.checking import invariants
+from polyvec.invert.sections import INVERTER
+from polyvec.recipe import all_recipes
 
 RECIPE = """
 [system]
@@ -61,3 +64,18 @@ def test_figures_of_other_measures_or_missing_texts_are_refused_before_training(
     (tmp_path / "toy" / "val.jsonl").unlink()
     code, shown = check("token_f1", 0.0)
     assert code == 2 and "val.jsonl is not there; pass its folder with --data" in shown.err
+
+
+def recipes():
+    for recipe in all_recipes():
+        if "inverter" in recipe.present:
+            quick = recipe.path.stem in ("geia", "m-vec2text")
+            yield pytest.param(recipe, id=recipe.key, marks=[] if quick else [pytest.mark.slow])
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("recipe", list(recipes()))
+def test_every_recipe_keeps_the_invariants_of_an_inverter(recipe, minilm_folder):
+    lines = list(invariants(recipe.build("nano")))
+    assert all(line.ok for line in lines), [line for line in lines if not line.ok]
+    assert len(lines) == (4 if recipe.at(INVERTER, "nano").corrector else 3)
