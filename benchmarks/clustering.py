@@ -12,6 +12,7 @@ run goes on. Results go to docs/results/clustering.json; docs/generate.py makes 
 """
 
 import argparse
+import functools
 import gzip
 import json
 import re
@@ -38,6 +39,8 @@ RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
 ORACLE_SEEDS, MODEL_SEEDS = 3, 5
 MOST_TEXTS = 1500  # of a set, drawn once; CLINC150 with LSA is whole, as its reference figures
 SMALL_TEXTS, SMALL_GROUPS = 400, 20  # that SmolLM2 is asked about
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SHOWN = {"newsgroups20": 300}  # characters of a text, where the model writes; others are short
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TRIPLET_RATES = RATES[:3]  # each is a training
 WAYS = (
@@ -232,10 +235,14 @@ def rates(method: str, how: str) -> Sequence[float]:
 def model_part(
     data: Path, names: Sequence[str], chosen: Sequence[str], seeds: int | None, work: Work
 ) -> None:
-    """SmolLM2 by the likelihood of the choices; its labels are what it writes."""
-    language_model = CachedLanguageModel(
-        load_language_model("HuggingFaceTB/SmolLM2-135M-Instruct"), work.folder / "answers"
-    )
+    """SmolLM2 by the likelihood of the choices in float32; its labels are what it writes in
+    bfloat16, as prompts of labels are long.
+    """
+
+    @functools.cache
+    def language_model(dtype: str) -> CachedLanguageModel:
+        return CachedLanguageModel(load_language_model(SMOL, dtype=dtype), work.folder / "answers")
+
     embed = minilm()
     for name in names:
         texts, gold = small(*read(data, name))
@@ -244,12 +251,15 @@ def model_part(
         asked["pair, PCKMeans"][0]["num_queries"] = len(texts) // 2
         for method in chosen or asked:
             feedback = asked[method]
+            writes = feedback and feedback[0]["kind"] in ("label", "keyphrase")
+            judge = language_model("bfloat16" if writes else "float32")
+            shown = {"max_characters": SHOWN[name]} if writes and name in SHOWN else {}
             for seed in range(seeds or MODEL_SEEDS):
                 key = ("model", "minilm", name, method, str(seed))
                 if work.path(*key).exists() or not work.claim(*key):
                     continue
                 cell = run(
-                    name, texts, gold, feedback, embed, language_model, seed, answers="likelihood"
+                    name, texts, gold, feedback, embed, judge, seed, answers="likelihood", **shown
                 )
                 work.keep(cell, *key)
                 work.release(*key)
@@ -307,9 +317,7 @@ def is_right(call: Any, gold: Sequence[str]) -> bool | None:
 
 def k_part(data: Path, names: Sequence[str], work: Work) -> None:
     """How many groups each way finds in 400 texts of 20 groups and in 1,500 of all."""
-    judge = CachedLanguageModel(
-        load_language_model("HuggingFaceTB/SmolLM2-135M-Instruct"), work.folder / "answers"
-    )
+    judge = CachedLanguageModel(load_language_model(SMOL), work.folder / "answers")
     embed = minilm()
     for name in names:
         whole = read(data, name)

@@ -293,6 +293,7 @@ def test_a_long_text_is_cut_in_prompts_and_lines_are_joined():
     asker = Asker(Oracle().model())
     assert asker.shown("a\n\nb\tc") == "a b c"
     assert len(asker.shown("x" * 10_000)) == MAX_CHARACTERS + 4
+    assert Asker(Oracle().model(), max_characters=3).shown("abcdef") == "abc ..."
 
 
 def test_all_feedback_is_known_by_name():

@@ -83,6 +83,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="read what the model writes (default), or take the choice that it finds likelier",
     )
     asking.add_argument(
+        "--max-characters",
+        type=common.positive,
+        metavar="N",
+        help="show this many characters of a text in prompts; default: 1500",
+    )
+    asking.add_argument(
         "--no-names", action="store_true", help="name groups by their keywords alone"
     )
     asking.add_argument(
@@ -196,7 +202,7 @@ def _settings(options: argparse.Namespace) -> "ClusteringSettings":
     settings = settings or ClusteringSettings()
     changes: dict[str, Any] = {
         name: value
-        for name in ("k", "choose_by", "noun", "facet", "answers")
+        for name in ("k", "choose_by", "noun", "facet", "answers", "max_characters")
         if (value := getattr(options, name)) is not None
     }
     if options.method is not None:

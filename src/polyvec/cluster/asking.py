@@ -22,7 +22,7 @@ from polyvec.synthesize.spending import BUDGET_SPENT
 FOLDER = Path(__file__).parent / "prompts"
 OUTSIDE, EMPTY, UNASKED = "outside the choices", "empty", "not asked: the budget is spent"
 AT_ONCE = 64  # prompts whose choices are scored together
-MAX_CHARACTERS = 1500  # of a text that is shown; about 400 tokens
+MAX_CHARACTERS = 1500  # of a text that is shown, if nothing else is said; about 400 tokens
 
 Answers = Literal["text", "likelihood"]
 
@@ -63,7 +63,7 @@ class Asker:
 
     noun: what a text is ("customer utterance"). facet: what groups share ("intent"). answers:
     "text" reads what the model writes; "likelihood" takes the choice that it finds likelier, which
-    a local model of any size can say.
+    a local model of any size can say. max_characters: of a text that a prompt shows.
     """
 
     model: LanguageModel
@@ -71,6 +71,7 @@ class Asker:
     facet: str = "topic"
     answers: Answers = "text"
     show_progress_bar: bool | None = False
+    max_characters: int = MAX_CHARACTERS
     calls: list[Call] = field(default_factory=list)
 
     def choose(self, feedback: str, prompt: str, questions: Sequence[Question]) -> list[Call]:
@@ -106,7 +107,8 @@ class Asker:
     def shown(self, text: str) -> str:
         """A text as prompts show it: on one line, and cut where it is very long."""
         line = " ".join(text.split())
-        return line if len(line) <= MAX_CHARACTERS else line[:MAX_CHARACTERS] + " ..."
+        most = self.max_characters
+        return line if len(line) <= most else line[:most] + " ..."
 
     def _line(self, text: str) -> tuple[str | None, str | None]:
         """The first line; a server may write more than it was asked for."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from polyvec.cluster.algorithms import ALGORITHMS, Algorithm
-from polyvec.cluster.asking import Answers, Asker, Call
+from polyvec.cluster.asking import MAX_CHARACTERS, Answers, Asker, Call
 from polyvec.cluster.choosing import Choice, choose_k, granularity
 from polyvec.cluster.events import Peaks
 from polyvec.cluster.feedback import FEEDBACK, Feedback
@@ -79,8 +79,8 @@ class TextClusterer:
 
     noun and facet say in prompts what a text is and what groups share ("customer utterance",
     "intent"). answers: "text", or "likelihood" for local models, of which the likelier choice is
-    taken. standardize: dimensions have mean 0 and deviation 1, as in ClusterLLM. name: whether the
-    language model names groups.
+    taken. max_characters: of a text that a prompt shows; the rest is cut. standardize: dimensions
+    have mean 0 and deviation 1, as in ClusterLLM. name: whether the language model names groups.
 
     Raises SettingsError for unknown settings, and for feedback without a language model.
     """
@@ -95,6 +95,7 @@ class TextClusterer:
         noun: str = "text",
         facet: str = "topic",
         answers: Answers = "text",
+        max_characters: int = MAX_CHARACTERS,
         standardize: bool = False,
         name: bool = True,
         seed: int = 0,
@@ -117,6 +118,8 @@ class TextClusterer:
         for what, word in (("noun", noun), ("facet", facet)):
             if not word.strip():
                 raise SettingsError(f"{what} is empty; prompts need a word there")
+        if isinstance(max_characters, bool) or max_characters < 1:
+            raise SettingsError(f"max_characters is {max_characters!r}, expected a number from 1")
         if self.k != "auto" and choose_by != "silhouette":
             raise SettingsError(f"choose_by {choose_by!r} does nothing unless k is auto")
         asks = [*self.kinds, *(["choose_by = granularity"] if choose_by == "granularity" else [])]
@@ -126,6 +129,7 @@ class TextClusterer:
         if standardize and wrong:
             raise SettingsError(f"standardize: not with feedback {', '.join(wrong)}")
         self.choose_by, self.noun, self.facet, self.answers = choose_by, noun, facet, answers
+        self.max_characters = max_characters
         self.standardize, self.name, self.seed = standardize, name, seed
         self.embedder, self.language_model = embedder, language_model
         self.show_progress_bar = show_progress_bar
@@ -174,7 +178,12 @@ class TextClusterer:
         if self.language_model is None:
             return None
         return Asker(
-            self.language_model, self.noun, self.facet, self.answers, self.show_progress_bar
+            self.language_model,
+            self.noun,
+            self.facet,
+            self.answers,
+            self.show_progress_bar,
+            self.max_characters,
         )
 
     def _vectors(self, texts: Sequence[str], vectors: Any, tools: Tools) -> np.ndarray:

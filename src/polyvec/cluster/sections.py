@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from polyvec.cluster.asking import MAX_CHARACTERS
 from polyvec.recipe import Section, register
 from polyvec.settings import fill
 
@@ -20,6 +21,7 @@ class ClusteringSettings:
     noun: str = "text"
     facet: str = "topic"
     answers: str = "text"
+    max_characters: int = MAX_CHARACTERS
     standardize: bool = False
     name: bool = True
 
