@@ -82,6 +82,29 @@ def model_table() -> str:
     return "\n".join(lines) if len(lines) > 2 else "Not measured."
 
 
+def k_table() -> str:
+    """How many groups each way finds, beside the gold number."""
+    sizes = [
+        (name, found)
+        for name, by_size in _results().get("k", {}).items()
+        for found in by_size.values()
+    ]
+    ways = list(dict.fromkeys(way for _, found in sizes for way in found))
+    if not ways:
+        return "Not measured."
+    calls = [max(found[way]["calls"] for _, found in sizes if way in found) for way in ways]
+    heads = [f"{way} ({num:,} calls)" if num else way for way, num in zip(ways, calls, strict=True)]
+    lines = [
+        f"| set | texts | gold | {' | '.join(heads)} |",
+        "| --- | ---: | ---: |" + " ---: |" * len(ways),
+    ]
+    for name, found in sizes:
+        first = next(iter(found.values()))
+        ks = [str(found[way]["k"]) if way in found else "" for way in ways]
+        lines.append(f"| {NAMES[name]} | {first['texts']:,} | {first['gold']} | {' | '.join(ks)} |")
+    return "\n".join(lines)
+
+
 def size_line() -> str:
     found = _results().get("size")
     if found is None:

@@ -542,6 +542,7 @@ PARTS = {
         "recipes": clustering_tables.recipes_table,
         "oracle": clustering_tables.oracle_tables,
         "model": clustering_tables.model_table,
+        "k": clustering_tables.k_table,
         "size": clustering_tables.size_line,
     },
     ROOT / "docs" / "inversion.md": {

@@ -11,6 +11,7 @@ example: printf '%s\n' 'The key lies in the red box.' 'Cats sleep all day.' | \
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -84,6 +85,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from polyvec.compress.text.show import write_page
     from polyvec.storage.files import atomic_file, check_target
 
     if options.memory is not None:
@@ -101,21 +103,24 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("the context is empty; there is nothing to compress")
     compressor = build(options)
     budget = {"tokens": options.tokens, "rate": options.rate, "threshold": options.threshold}
-    found = []
-    for number, each in enumerate(contexts, 1):
-        try:
-            found.append(compressor.compress(each, options.question, **budget))
-        except InputError as error:
-            where = f"text {number} of {len(contexts)}: " if options.each else ""
-            raise InputError(f"{where}{error}") from None
-    lines = [_line(each) if options.json else each.text for each in found]
-    text = "".join(f"{line}\n" for line in lines)
-    if options.output is None:
-        sys.stdout.write(text)
-    else:
-        with atomic_file(options.output, "w") as file:
-            file.write(text)
-    _show(options, found)
+    kept = []
+    with contextlib.ExitStack() as stack:
+        out = sys.stdout
+        if options.output is not None:
+            out = stack.enter_context(atomic_file(options.output, "w"))
+        for number, each in enumerate(contexts, 1):
+            try:
+                found = compressor.compress(each, options.question, **budget)
+            except InputError as error:
+                where = f"text {number} of {len(contexts)}: " if options.each else ""
+                raise InputError(f"{where}{error}") from None
+            # At once: who ends a long run has the lines so far.
+            print(_line(found) if options.json else found.text, file=out, flush=True)
+            _show(options, found)
+            if options.html is not None:
+                kept.append(found)
+    if options.html is not None:
+        write_page(options.html, kept, options.question)
 
 
 def build(options: argparse.Namespace) -> "TextCompressor | TextWriter":
@@ -189,18 +194,15 @@ def _line(found: "Compressed") -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def _show(options: argparse.Namespace, found: "list[Compressed]") -> None:
-    from polyvec.compress.text.show import coloured, facts, write_page
+def _show(options: argparse.Namespace, found: "Compressed") -> None:
+    from polyvec.compress.text.show import coloured, facts
 
-    if options.html is not None:
-        write_page(options.html, found, options.question)
-    for each in found:
-        if options.show:
-            plain = bool(os.environ.get("NO_COLOR")) or not sys.stderr.isatty()
-            print(coloured(each, colours=not plain), file=sys.stderr)
-        print(facts(each), file=sys.stderr)
-        for note in each.notes:
-            print(f"polyvec: note: {note}", file=sys.stderr)
+    if options.show:
+        plain = bool(os.environ.get("NO_COLOR")) or not sys.stderr.isatty()
+        print(coloured(found, colours=not plain), file=sys.stderr)
+    print(facts(found), file=sys.stderr)
+    for note in found.notes:
+        print(f"polyvec: note: {note}", file=sys.stderr)
 
 
 def _whole(text: str) -> int:
