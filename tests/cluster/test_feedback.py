@@ -5,10 +5,11 @@ import pytest
 from clusters_by_hand import GROUPS, Oracle, embed, group_of, planted
 from sklearn.metrics import adjusted_rand_score
 
-from polyvec.cluster.asking import MAX_CHARACTERS, Asker, Question, chosen, first_line
+from polyvec.cluster.asking import Asker, Question, chosen, first_line
 from polyvec.cluster.clusterer import TextClusterer
 from polyvec.cluster.constrained import broken, components, contracted, pckmeans
 from polyvec.cluster.feedback import FEEDBACK
+from polyvec.cluster.sections import MAX_CHARACTERS
 from polyvec.cluster.uncertainty import RANKINGS, closest_pairs, nearest_groups, neighbours
 from polyvec.errors import InputError, SettingsError
 from polyvec.llm.answers import Usage

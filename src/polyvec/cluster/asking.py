@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from polyvec.cluster.sections import MAX_CHARACTERS
 from polyvec.errors import GenerationError
 from polyvec.llm.answers import Completion
 from polyvec.llm.language_model import LanguageModel
@@ -22,7 +23,6 @@ from polyvec.synthesize.spending import BUDGET_SPENT
 FOLDER = Path(__file__).parent / "prompts"
 OUTSIDE, EMPTY, UNASKED = "outside the choices", "empty", "not asked: the budget is spent"
 AT_ONCE = 64  # prompts whose choices are scored together
-MAX_CHARACTERS = 1500  # of a text that is shown, if nothing else is said; about 400 tokens
 
 Answers = Literal["text", "likelihood"]
 

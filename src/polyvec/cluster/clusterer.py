@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from polyvec.cluster.algorithms import ALGORITHMS, Algorithm
-from polyvec.cluster.asking import MAX_CHARACTERS, Answers, Asker, Call
+from polyvec.cluster.asking import Answers, Asker, Call
 from polyvec.cluster.choosing import Choice, choose_k, granularity
 from polyvec.cluster.events import Peaks
 from polyvec.cluster.feedback import FEEDBACK, Feedback
 from polyvec.cluster.grouping import Grouping, Tools, numbered, unit
 from polyvec.cluster.naming import ask_names, different, keyword_names, keywords
+from polyvec.cluster.sections import MAX_CHARACTERS
 from polyvec.cluster.tuning import tools_of
 from polyvec.errors import DataError, InputError, SettingsError, ShapeError, known
 from polyvec.evaluate.measures.inputs import extra

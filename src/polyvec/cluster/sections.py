@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polyvec.cluster.asking import MAX_CHARACTERS
 from polyvec.recipe import Section, register
 from polyvec.settings import fill
+
+MAX_CHARACTERS = 1500  # of a text that a prompt shows; about 400 tokens
 
 
 @dataclass(frozen=True, slots=True)
