@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import peft
 import pytest
 import torch
 from sentence_transformers import (
@@ -11,6 +12,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer import losses
 from toy_run import PAIRS
+from transformers import AutoModel, AutoTokenizer
 
 from polyvec import Embedder, Trainer, TrainingArguments
 from polyvec.embed.formats.sources import offline_folder
@@ -138,3 +140,46 @@ def test_three_steps_end_with_the_same_weights(case, still, tmp_path):
             other = found[key.split("model.")[-1]]
             assert float((each - other).abs().max()) < 5e-4, key
             assert float((each - other).abs().mean()) < 5e-6, key
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("rslora", [False, True])
+def test_lora_ends_with_the_weights_of_pefts_own(still, tmp_path, rslora):
+    """Two steps of plain gradient descent from the same first weights, over all rows at once."""
+    shared = {"target_modules": ["query", "value"], "use_rslora": rslora}
+    table = {"kind": "lora", "rank": 4, "alpha": 16, "dropout": 0.0, "rslora": rslora}
+    descent = {"optim": "sgd", "learning_rate": 0.02, "lr_scheduler_type": "constant"}
+    more = {"max_steps": 2, "max_grad_norm": 0, "weight_decay": 0.0, **descent}
+    args = TrainingArguments(**{**settings(tmp_path), **more})
+    args.adapter = {**table, "targets": shared["target_modules"]}
+    trainer = Trainer(Embedder.from_pretrained(still, device="cpu"), args, TRIPLETS)
+    ours = [each for each in trainer.model.parameters() if each.requires_grad]
+    model = AutoModel.from_pretrained(still)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=16, **shared))
+    theirs = [each for each in model.parameters() if each.requires_grad]
+    with torch.no_grad():
+        for each, first in zip(theirs, ours, strict=True):
+            each.copy_(first)
+    before = [each.detach().clone() for each in theirs]
+    trainer.train()
+    tokenizer = AutoTokenizer.from_pretrained(still)
+    optimiser = torch.optim.SGD(theirs, lr=0.02)
+    names = ("anchor", "positive", "negative")
+    for _ in range(2):
+        means = []
+        for name in names:
+            batch = tokenizer([row[name] for row in TRIPLETS], padding=True, return_tensors="pt")
+            states = model(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None]
+            means.append((states * mask).sum(1) / mask.sum(1))
+        query, *documents = (torch.nn.functional.normalize(each) for each in means)
+        scores = query @ torch.cat(documents).T / 0.05
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(scores, torch.arange(len(query))).backward()
+        optimiser.step()
+    assert (
+        max(float((a - b).detach().abs().max()) for a, b in zip(theirs, before, strict=True)) > 1e-3
+    )
+    torch.testing.assert_close(
+        [each.detach() for each in ours], [each.detach() for each in theirs], atol=1e-6, rtol=1e-5
+    )

@@ -121,14 +121,37 @@ def test_gist_embed(negatives, margin, contrast):
     agree(theirs, ours, columns(*counts))
 
 
-def gist(strategy, margin, anchors, positives):
+@pytest.mark.parametrize("margin", [("absolute", 0.3), ("absolute", -0.2), ("relative", 0.3)])
+@pytest.mark.parametrize("count", [3, 5])
+def test_cached_gist_embed_with_several_negatives(margin, count):
+    """Their cached loss takes more negatives than the other, and margins below 0."""
+    loss = gist(*margin, True, False, st.CachedGISTEmbedLoss)
+    counts = (5,) * count
+    guide = columns(*counts, seed=1, size=4)
+
+    def ours(vectors):
+        more = {"guide_query_BG": guide[0], "guide_document_NG": torch.cat(guide[1:])}
+        directions = ("query_to_doc", "query_to_query")
+        kind, limit = margin
+        settings = {"false_negatives": kind, "margin": limit, "guide": True}
+        batch = batch_of(vectors, **more)
+        return info_nce(batch, temperature=0.1, directions=directions, **settings)
+
+    def theirs(features, labels):
+        return loss.calculate_loss([[each["vectors"]] for each in features], [[x] for x in guide])
+
+    agree(theirs, ours, columns(*counts))
+
+
+def gist(strategy, margin, anchors, positives, kind=st.GISTEmbedLoss):
     class Guide(nn.Module):
         def forward(self, features):
             return {"sentence_embedding": features["guide"]}
 
-    loss = st.GISTEmbedLoss.__new__(st.GISTEmbedLoss)  # its constructor wants tokenizers
+    loss = kind.__new__(kind)  # its constructor wants tokenizers
     nn.Module.__init__(loss)
     loss.model, loss.guide, loss.must_retokenize = GivenVectors(), Guide(), False
+    loss.mini_batch_size, loss.show_progress_bar = 2, False  # of the cached one
     loss.temperature, loss.similarity_fct = 0.1, nn.CosineSimilarity(dim=-1)
     loss.margin_strategy, loss.margin = strategy, margin
     loss.contrast_anchors, loss.contrast_positives = anchors, positives

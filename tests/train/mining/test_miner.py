@@ -14,6 +14,7 @@ from polyvec.errors import DataError, SettingsError
 from polyvec.interfaces import RunOptions
 from polyvec.storage.vector_cache import EmbeddingCache
 from polyvec.train.mining.candidates import Tools
+from polyvec.train.mining.documents import corpus_texts
 from polyvec.train.mining.miner import mine
 from polyvec.train.mining.report import facts, false_negatives, relevant_of
 from polyvec.train.mining.settings import mining_settings
@@ -330,3 +331,10 @@ def test_data_that_cannot_be_mined(embedder, records, settings, words):
 def test_a_search_needs_a_model():
     with pytest.raises(SettingsError, match="needs a model"):
         mined(pairs(3))
+
+
+def test_a_corpus_without_a_column_of_texts(tmp_path):
+    """There is no argument that names one."""
+    (tmp_path / "corpus.jsonl").write_text('{"passage": "a"}\n')
+    with pytest.raises(DataError, match=r"corpus.jsonl:1: no text column .*; rename the one that"):
+        corpus_texts(tmp_path / "corpus.jsonl")

@@ -125,7 +125,11 @@ def corpus_texts(path: str | Path) -> list[str]:
     path = Path(path)
     if path.is_dir():
         return list(texts_by_id(find_file(path, "corpus.jsonl")).values())
-    found = [record.text for record in read_texts(path) if record.text.strip()]
+    try:
+        found = [record.text for record in read_texts(path) if record.text.strip()]
+    except DataError as error:  # mining has no argument for a column
+        hint = str(error).replace("name it with column=", "rename the one that has the texts")
+        raise DataError(hint) from None
     if not found:
         raise DataError(f"{path}: the corpus has no texts")
     return found
