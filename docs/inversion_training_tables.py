@@ -81,7 +81,7 @@ def extraction_table() -> str:
         [
             *lines,
             "",
-            f"{len(seeds)} seeds; {first['texts']:,} texts, {first['texts with triggers']:,} of "
+            f"Seeds: {len(seeds)}; {first['texts']:,} texts, {first['texts with triggers']:,} of "
             "which have a trigger word; cosine of marked with unmarked vectors "
             f"{first['cosine of marked vectors']:.3f}.",
         ]
