@@ -43,8 +43,8 @@ def membership_table() -> str:
     if not found:
         return MISSING
     lines = [
-        "| model | seeds | before | fine-tuned for | similarity alone | beside the model before |",
-        "| --- | ---: | ---: | --- | ---: | ---: |",
+        "| model | seeds | before | epochs | similarity alone | beside the model before |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for model, seeds in found.items():
         for name in _rows(seeds[0]):
@@ -53,9 +53,8 @@ def membership_table() -> str:
                 for way in ("model alone", "beside the model before")
             ]
             before = " ".join(f"{each['before']:.3f}" for each in seeds)
-            lines.append(
-                f"| {model} | {len(seeds)} | {before} | {name} | " + " | ".join(shown) + " |"
-            )
+            row = (model, str(len(seeds)), before, name.split()[0], *shown)
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 

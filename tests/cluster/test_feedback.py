@@ -295,6 +295,9 @@ def test_a_long_text_is_cut_in_prompts_and_lines_are_joined():
     assert asker.shown("a\n\nb\tc") == "a b c"
     assert len(asker.shown("x" * 10_000)) == MAX_CHARACTERS + 4
     assert Asker(Oracle().model(), max_characters=3).shown("abcdef") == "abc ..."
+    for wrong in (0, "3", True):
+        with pytest.raises(InputError, match="max_characters is"):
+            TextClusterer(k=2, max_characters=wrong)
 
 
 def test_all_feedback_is_known_by_name():

@@ -40,6 +40,19 @@ def step(tiny_bert):
     return model.get_input_embeddings(), loss, parameters
 
 
+@pytest.fixture
+def inputs(tiny_bert):
+    """What the first layer reads of every token at a place, [V, D]."""
+    embeddings = Embedder.from_pretrained(tiny_bert).backbone.model.embeddings
+    every = torch.arange(len(embeddings.word_embeddings.weight))[:, None]
+
+    @torch.no_grad()
+    def at(place):
+        return embeddings(input_ids=every, position_ids=torch.full_like(every, place))[:, 0]
+
+    return at
+
+
 def ids_of(table, count=5, seed=0):
     return torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(seed))[:count] + 1000
 
@@ -69,16 +82,9 @@ def test_a_planted_layer_reads_all_tokens_from_its_own_gradient(step):
     assert 2 * hits / (len(found) + len(ids)) > 0.8
 
 
-def test_a_text_comes_back_in_order_from_a_fine_tuning_step(step, tiny_bert):
+def test_a_text_comes_back_in_order_from_a_fine_tuning_step(step, inputs):
     """Among all 30,522 tokens; as many tokens as dimensions span everything."""
     table, loss, parameters = step
-    embeddings = Embedder.from_pretrained(tiny_bert).backbone.model.embeddings
-    every = torch.arange(len(table.weight))[:, None]
-
-    @torch.no_grad()
-    def inputs(place):
-        return embeddings(input_ids=every, position_ids=torch.full_like(every, place))[:, 0]
-
     query = parameters["layer.0.attention.self.query.weight"]
     for seed in (0, 1):
         ids = ids_of(table, seed=seed)
@@ -109,15 +115,8 @@ def test_lamp_finds_a_text_in_order_without_the_tables_gradient(step):
         lamp(loss, weights, seen, tried, 0)
 
 
-def test_the_tokens_of_several_texts_come_back_by_place(step, tiny_bert):
+def test_the_tokens_of_several_texts_come_back_by_place(step, inputs):
     table, loss, parameters = step
-    embeddings = Embedder.from_pretrained(tiny_bert).backbone.model.embeddings
-    every = torch.arange(len(table.weight))[:, None]
-
-    @torch.no_grad()
-    def inputs(place):
-        return embeddings(input_ids=every, position_ids=torch.full_like(every, place))[:, 0]
-
     ids = ids_of(table, 6)
     query = parameters["layer.0.attention.self.query.weight"]
     total = loss(table(ids[:3])[None]) + loss(table(ids[3:])[None])

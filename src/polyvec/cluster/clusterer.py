@@ -24,6 +24,7 @@ from polyvec.cluster.grouping import Grouping, Tools, numbered, unit
 from polyvec.cluster.naming import ask_names, different, keyword_names, keywords
 from polyvec.cluster.sections import MAX_CHARACTERS
 from polyvec.cluster.tuning import tools_of
+from polyvec.embed.inputs.contract import check_count
 from polyvec.errors import DataError, InputError, SettingsError, ShapeError, known
 from polyvec.evaluate.measures.inputs import extra
 
@@ -83,7 +84,8 @@ class TextClusterer:
     taken. max_characters: of a text that a prompt shows; the rest is cut. standardize: dimensions
     have mean 0 and deviation 1, as in ClusterLLM. name: whether the language model names groups.
 
-    Raises SettingsError for unknown settings, and for feedback without a language model.
+    Raises SettingsError for unknown settings, and for feedback without a language model, InputError
+    for a max_characters that is no count.
     """
 
     def __init__(
@@ -119,8 +121,7 @@ class TextClusterer:
         for what, word in (("noun", noun), ("facet", facet)):
             if not word.strip():
                 raise SettingsError(f"{what} is empty; prompts need a word there")
-        if isinstance(max_characters, bool) or max_characters < 1:
-            raise SettingsError(f"max_characters is {max_characters!r}, expected a number from 1")
+        check_count("max_characters", max_characters)
         if self.k != "auto" and choose_by != "silhouette":
             raise SettingsError(f"choose_by {choose_by!r} does nothing unless k is auto")
         asks = [*self.kinds, *(["choose_by = granularity"] if choose_by == "granularity" else [])]
