@@ -69,12 +69,28 @@ def test_what_needs_no_model_is_checked_before_it_loads(
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_files_of_later_stages_are_looked_for_first(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (
+            'kind = "scl"\ndata = [{ path = "nowhere.jsonl" }]',
+            "data[0]: nowhere.jsonl: no such file or folder",
+        ),
+        ('kind = "prune"', "stage 'prune': set num_layers, or choose"),
+        ('kind = "merge"\nothers = ["ucl "]', "'ucl ' is no folder and no earlier stage"),
+        ('kind = "merge"\nothers = ["mntp"]\nweights = [1.0]', "1 weights for the embedder and 1"),
+        (
+            'kind = "scl"\nmatryoshka = { dimensions = [0, 8] }',
+            "are not all between 1 and the size",
+        ),
+        ('kind = "scl"\nmatryoshka = { weights = [1.0] }', "neither dimensions nor layers"),
+    ],
+)
+def test_mistakes_of_later_stages_are_found_first(stage, words, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("polyvec.embed.compose.load_transformer", None)
-    more = '[[stage]]\nkind = "scl"\ndata = [{ path = "nowhere.jsonl" }]\n'
-    assert train(write_recipe(tmp_path, more))[0] == 2
+    assert train(write_recipe(tmp_path, f"[[stage]]\n{stage}\n"))[0] == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "[stage 2] data[0]: nowhere.jsonl: no such file or folder" in error
+    assert "[stage 2]" in error and words in error
 
 
 # ---- section.key=value -----------------------------------------------------------------------

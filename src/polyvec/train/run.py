@@ -96,7 +96,8 @@ def train_recipe(recipe: Recipe, scale: str, output: Path, **options: Any) -> Em
         raise SettingsError(f"{recipe.path}: has no [[stage]], so nothing is trained")
     for number, stage in enumerate(stages, 1):  # before any weight loads
         with recipe.naming(f"stage {number}"):
-            check_stage(stage, options.get("data"), f"{recipe.path}: [stage {number}]")
+            where = f"{recipe.path}: [stage {number}]"
+            check_stage(stage, options.get("data"), where, stages[: number - 1])
     resume = options.pop("resume", False)
     settings = {"scale": scale, "recipe": recipe.resolved(scale)}
     plan = Run(
@@ -129,7 +130,7 @@ def dry_run(
         with recipe.naming(f"stage {number}"):
             where = f"{recipe.path}: [stage {number}]"
             yield f"stage {number} of {len(stages)}: {stage.name or stage.kind}"
-            check_stage(stage, data, where)
+            check_stage(stage, data, where, stages[: number - 1])
             facts = {"embedder": embedder, "stage": stage}
             task = TASKS.build(stage.kind, stage.settings, facts, where=where)
             if hasattr(task, "apply"):

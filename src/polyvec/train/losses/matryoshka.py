@@ -56,7 +56,10 @@ class Matryoshka:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any], vector_size: int | None, where: str) -> "Matryoshka":
-        """From a table; raises SettingsError for dimensions that the vectors do not have."""
+        """From a table; raises SettingsError for dimensions that the vectors do not have.
+
+        vector_size: None where it is not known yet.
+        """
         found: Matryoshka = fill(cls, raw, where)
         weights = found.weights or (1.0,) * len(found.dimensions)
         if raw and not found.dimensions and not found.layers:
@@ -67,9 +70,10 @@ class Matryoshka:
             )
         most = max(found.dimensions, default=0)
         if min(found.dimensions, default=1) < 1 or (vector_size and most > vector_size):
+            size = "the size of the vectors"
+            size = f"{vector_size}, {size}" if vector_size else size
             raise SettingsError(
-                f"{where}: dimensions {list(found.dimensions)} are not all between 1 and "
-                f"{vector_size}, the size of the vectors"
+                f"{where}: dimensions {list(found.dimensions)} are not all between 1 and {size}"
             )
         if found.dimensions and vector_size and vector_size not in found.dimensions:
             warnings.warn(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -40,12 +40,17 @@ class Prune:
         batch_size: int = 64,
         batches: int = 100,
     ) -> None:
-        if (num_layers is None) == (choose is None):
-            raise SettingsError("stage 'prune': set num_layers, or choose = 'small' or 'large'")
+        _check_depth(num_layers, choose, "stage 'prune'")
         check_num_layers(embedder.backbone.model.config, num_layers)
         self.embedder, self.num_layers, self.choose = embedder, num_layers, choose
         self.temperature, self.batch_size, self.batches = temperature, batch_size, batches
         self.probe: LayerProbe | None = None
+
+    @staticmethod
+    def check(settings: Mapping[str, Any], earlier: Sequence[str], where: str) -> None:
+        """Raises SettingsError unless one of num_layers and choose is given."""
+        where = f"{where} stage 'prune'"
+        _check_depth(settings.get("num_layers"), settings.get("choose"), where)
 
     def apply(self, rows: Sequence[TrainingRow]) -> Embedder:
         """The embedder with fewer layers."""
@@ -87,6 +92,11 @@ class Prune:
             batch_size=self.batch_size,
         )
         return self.probe.small if self.choose == "small" else self.probe.large
+
+
+def _check_depth(num_layers: int | None, choose: str | None, where: str) -> None:
+    if (num_layers is None) == (choose is None):
+        raise SettingsError(f"{where}: set num_layers, or choose = 'small' or 'large'")
 
 
 class PruneIntrospector:
@@ -156,15 +166,22 @@ class Merge:
         method: str = "linear",
     ) -> None:
         self.embedder, self.others, self.output = embedder, tuple(others), output
-        self.weights = tuple(weights) or (1.0,) * (len(self.others) + 1)
+        self.weights = _weights(others, weights, method, "stage 'merge'")
         self.method = MERGES.find(method, where="stage 'merge'")
-        if not others or len(self.weights) != len(self.others) + 1 or sum(self.weights) <= 0:
-            raise SettingsError(
-                f"stage 'merge': {len(self.weights)} weights for the embedder and {len(others)} "
-                "others; expected one each, with a sum above 0"
-            )
-        if method == "slerp" and len(self.others) != 1:
-            raise SettingsError(f"stage 'merge': slerp is between two, not {len(others) + 1}")
+
+    @staticmethod
+    def check(settings: Mapping[str, Any], earlier: Sequence[str], where: str) -> None:
+        """Raises SettingsError for others that are neither folders nor earlier stages, and
+        for weights or a method that do not fit their number.
+        """
+        where = f"{where} stage 'merge'"
+        others = settings["others"]
+        _weights(others, settings.get("weights", ()), settings.get("method", "linear"), where)
+        for name in others:
+            if name not in earlier and not Path(name).is_dir():
+                raise SettingsError(
+                    f"{where}: {name!r} is no folder and no earlier stage.{known(name, earlier)}"
+                )
 
     def apply(self, rows: Sequence[TrainingRow]) -> Embedder:
         """The embedder with merged weights."""
@@ -210,3 +227,19 @@ class Merge:
         if missing and not all(key.startswith("backbone.lm_head") for key in missing):
             raise ModelError(f"stage 'merge': {name} has no weight {missing[0]}")
         return found
+
+
+def _weights(
+    others: Sequence[str], weights: Sequence[float], method: str, where: str
+) -> tuple[float, ...]:
+    """Of the embedder itself and the others, checked."""
+    found = tuple(weights) or (1.0,) * (len(others) + 1)
+    if not others or len(found) != len(others) + 1 or not sum(found) > 0:
+        raise SettingsError(
+            f"{where}: {len(found)} weights for the embedder and {len(others)} others; expected "
+            "one each, with a sum above 0"
+        )
+    MERGES.find(method, where=where)
+    if method == "slerp" and len(others) != 1:
+        raise SettingsError(f"{where}: slerp is between two, not {len(others) + 1}")
+    return found
