@@ -40,7 +40,8 @@ ORACLE_SEEDS, MODEL_SEEDS = 3, 5
 MOST_TEXTS = 1500  # of a set, drawn once; CLINC150 with LSA is whole, as its reference figures
 SMALL_TEXTS, SMALL_GROUPS = 400, 20  # that SmolLM2 is asked about
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHOWN = {"newsgroups20": 300}  # characters of a text, where the model writes; others are short
+# Characters of a text in prompts of these kinds; texts of other sets are short.
+SHOWN, SHOWN_BY = {"newsgroups20": 300}, ("label", "keyphrase", "triplet")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TRIPLET_RATES = RATES[:3]  # each is a training
 WAYS = (
@@ -251,9 +252,10 @@ def model_part(
         asked["pair, PCKMeans"][0]["num_queries"] = len(texts) // 2
         for method in chosen or asked:
             feedback = asked[method]
-            writes = feedback and feedback[0]["kind"] in ("label", "keyphrase")
-            judge = language_model("bfloat16" if writes else "float32")
-            shown = {"max_characters": SHOWN[name]} if writes and name in SHOWN else {}
+            kind = feedback[0]["kind"] if feedback else ""
+            judge = language_model("bfloat16" if kind in ("label", "keyphrase") else "float32")
+            cut = name in SHOWN and kind in SHOWN_BY
+            shown = {"max_characters": SHOWN[name]} if cut else {}
             for seed in range(seeds or MODEL_SEEDS):
                 key = ("model", "minilm", name, method, str(seed))
                 if work.path(*key).exists() or not work.claim(*key):

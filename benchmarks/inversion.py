@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import inversion_plot
+import inversion_walks
 import numpy as np
 from training_free import Work, drawn, part
 
@@ -378,10 +379,49 @@ class Bench:
                 found[f"{language}, {way}"] = leakage(got, texts, self.encode).as_dict()
         return found
 
+    def walks(self) -> None:
+        """qsT5: from a caption to another of its picture, and a suggester that learns from it."""
+        self.cell(self._walks, "walks")
+
+    def _walks(self) -> dict[str, Any]:
+        inverter, _ = self.trained("prefix-16", self.options.steps)
+        folder = self.data / "multi30k"
+        known, test = (
+            inversion_walks.other_captions(lines(folder / f"captions_{side}.jsonl.gz"), WORDS)
+            for side in ("train", "val")
+        )
+        known = known[: inversion_walks.NUM_PAIRS]
+        documents = [document for _, document in test][: inversion_walks.NUM_DOCUMENTS]
+        pairs = test[: self.options.test]
+        found = inversion_walks.walked(inverter, pairs, documents)
+        better, found["queries that a text on the way improves"] = inversion_walks.suggested(
+            inverter, known
+        )
+        steps = self.options.steps // 2
+        suggester, found["minutes"] = self.trained("suggester", steps, texts=better)
+        vectors = self.encode([query for query, _ in pairs])
+        texts = [each.text for each in suggester.invert(vectors, rerank=False, beams=1)]
+        ranks = inversion_walks.ranked(inverter, texts, pairs, documents)
+        found["suggested from the query alone"] = inversion_walks.scores(ranks)
+        return found
+
+    def revealer(self) -> None:
+        """Text Revealer: texts of a classifier's classes, from a generator of other texts."""
+        self.cell(self._revealer, "revealer")
+
+    def _revealer(self) -> dict[str, Any]:
+        public, private = (
+            inversion_walks.short(lines(self.data / name / "train.jsonl.gz"))
+            for name in ("clinc150", "banking77")
+        )
+        texts = [text for text, _ in public][: self.options.known]
+        inverter, minutes = self.trained("revealer", self.options.steps, texts=texts)
+        return {"minutes": minutes, **inversion_walks.revealed(inverter, texts, private)}
+
 
 PARTS = (
     *("inverter", "defences", "spaces", "retrained", "prefixes", "transfer", "corrector"),
-    *("personal", "search", "multilingual"),
+    *("personal", "search", "multilingual", "walks", "revealer"),
 )
 
 
@@ -409,7 +449,15 @@ def collect(bench: Bench) -> None:
         if any(by) and name in found.get("defence", {}):
             merged = {key: value for cell in by for key, value in (cell or {}).items()}
             found["defence"][name]["by"]["retrained"] = merged
-    for name in ("corrector", "transfer", "search", "personal", "multilingual"):
+    for name in (
+        "corrector",
+        "transfer",
+        "search",
+        "personal",
+        "multilingual",
+        "walks",
+        "revealer",
+    ):
         if (cell := bench.work.read(name)) is not None:
             found[name] = cell
     with atomic_file(path, "w") as file:

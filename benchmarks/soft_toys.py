@@ -106,14 +106,14 @@ def keyed() -> Toy:
 
 TOYS: Mapping[str, Toy] = {
     **{f"hidden, m={m}, trained": writing("hidden", m, "same") for m in (1, 2, 8)},
-    **{f"kv, m={m}, trained": writing("kv", m, "same") for m in (1, 2)},
+    **{f"kv, m={m}, trained": writing("kv", m, "same") for m in (1, 2, 8)},
     **{f"{c}, m=2, frozen": writing(c, 2, "frozen") for c in ("hidden", "kv")},
     "third caption, accumulated": continuing(
         "slots", {"num": 4, "segment": 16, "combine": "accumulate"}
     ),
     "third caption, strided": continuing("strided", {"stride": 4, "segment": 24}),
     "codes, n-grams": keyed(),
-    "hidden, m=8, trained longer": writing("hidden", LENGTH, "same", 2000),
+    **{f"{c}, m=8, trained longer": writing(c, LENGTH, "same", 2000) for c in ("hidden", "kv")},
 }
 
 # Each claim: an arm's column over another arm's (or another column of its own), and what is said.
@@ -121,13 +121,14 @@ Claim = tuple[str, str, str, str, str]
 ACCUMULATED = "third caption, accumulated"
 CLAIMS: Sequence[Claim] = (
     *(
-        (f"hidden, m={more}, trained", "memory", f"hidden, m={less}, trained", "memory",
+        (f"{c}, m={more}, trained", "memory", f"{c}, m={less}, trained", "memory",
          "more vectors help")
+        for c in ("hidden", "kv")
         for less, more in ((1, 2), (2, 8))
     ),
     *(
         (f"kv, m={m}, {d}", "memory", f"hidden, m={m}, {d}", "memory", "keys and values hold more")
-        for m, d in ((1, "trained"), (2, "trained"), (2, "frozen"))
+        for m, d in ((1, "trained"), (2, "trained"), (8, "trained"), (2, "frozen"))
     ),
     *(
         (f"{c}, m=2, trained", "memory", f"{c}, m=2, frozen", "memory", "a trained decoder helps")
@@ -150,8 +151,11 @@ CLAIMS: Sequence[Claim] = (
             ("shuffled", "perplexity is higher with another's memory"),
         )
     ),
-    ("hidden, m=8, trained longer", "memory", "hidden, m=8, trained", "memory",
-     "as many vectors as tokens, and three times the steps"),
+    *(
+        (f"{c}, m=8, trained longer", "memory", f"{c}, m=8, trained", "memory",
+         "as many vectors as tokens, and three times the steps")
+        for c in ("hidden", "kv")
+    ),
     ("codes, n-grams", "right n-gram", "codes, n-grams", "by chance",
      "the n-gram with the asked name has the largest score"),
 )  # fmt: skip

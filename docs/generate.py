@@ -551,6 +551,8 @@ PARTS = {
         "spaces": inversion_tables.spaces_table,
         "personal": inversion_tables.personal_table,
         "multilingual": inversion_tables.multilingual_table,
+        "walks": inversion_tables.walks_table,
+        "revealer": inversion_tables.revealer_table,
         "gradients": inversion_training_tables.gradients_table,
         "membership": inversion_training_tables.membership_table,
         "extraction": inversion_training_tables.extraction_table,

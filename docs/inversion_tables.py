@@ -110,6 +110,42 @@ def personal_table() -> str:
     return "\n".join(lines)
 
 
+def walks_table() -> str:
+    """How the texts on the way from a query to its document rank the document."""
+    cell = _results().get("walks")
+    if not cell:
+        return MISSING
+    lines = [
+        "| what is asked | mean reciprocal rank | document first | mean rank |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, row in _ways(cell):
+        shown = [_percent(row["mrr"]), _percent(row["first"]), f"{row['mean rank']:.1f}"]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    better = _percent(cell["queries that a text on the way improves"])
+    falls = "falls" if cell["mean rank falls at each step"] else "does not fall"
+    said = f"The mean rank {falls} at each step of the way. Of other queries a text on the way "
+    return "\n".join([*lines, "", f"{said}ranks the document higher for {better} %."])
+
+
+def revealer_table() -> str:
+    """What a classifier says of texts that are led by what it says."""
+    cell = _results().get("revealer")
+    if not cell:
+        return MISSING
+    lines = [
+        "| text | probability of the class | cosine with its nearest private text |",
+        "| --- | ---: | ---: |",
+    ]
+    lines += [
+        f"| {name} | {row['probability']:.3f} | {row['near']:.3f} |" for name, row in _ways(cell)
+    ]
+    lines += ["", "| class | text at the start | at the end | nearest private text |"]
+    lines += ["| --- | --- | --- | --- |"]
+    lines += ["| " + " | ".join(row) + " |" for row in cell["examples"]]
+    return "\n".join(lines)
+
+
 def audits_table() -> str:
     """Of each audit, the strongest attacker of each defence, and utility."""
     lines = [
