@@ -42,6 +42,7 @@ SMALL_TEXTS, SMALL_GROUPS = 400, 20  # that SmolLM2 is asked about
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Characters of a text in prompts of these kinds; texts of other sets are short.
 SHOWN, SHOWN_BY = {"newsgroups20": 300}, ("label", "keyphrase", "triplet")
+TOKENS = 64  # of such a text, that triplets train on
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TRIPLET_RATES = RATES[:3]  # each is a training
 WAYS = (
@@ -256,6 +257,8 @@ def model_part(
             judge = language_model("bfloat16" if kind in ("label", "keyphrase") else "float32")
             cut = name in SHOWN and kind in SHOWN_BY
             shown = {"max_characters": SHOWN[name]} if cut else {}
+            if cut and kind == "triplet":
+                feedback[0]["stage"] |= {"max_length": TOKENS, "query_max_length": TOKENS}
             for seed in range(seeds or MODEL_SEEDS):
                 key = ("model", "minilm", name, method, str(seed))
                 if work.path(*key).exists() or not work.claim(*key):
