@@ -14,7 +14,7 @@ import argparse
 import gzip
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ DEFENCES = (
 )
 PAIRS = (10, 100, 1000, 4000)
 PREFIXES = (1, 4, 16)
+# Longer training, and a pretrained language model behind one vector (GEIA): the folder, what the
+# table says, steps for each of --steps, and what changes.
+LONGER = ("longer", f"prefix {PREFIXES[-1]}, six times the steps", 6.0, {})
+LARGER = (
+    "larger",
+    "SmolLM2, prefix 1, batches of 16",
+    1.0,
+    {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "num_tokens": 1, "stage": {"batch_size": 16}},
+)
 LANGUAGES = ("en", "de", "fr")
 
 
@@ -132,8 +141,23 @@ class Bench:
         for count in PREFIXES[:-1]:
             self.cell(lambda count=count: self._inverter(count), "inverter", f"prefix {count}")
 
+    def longer(self) -> None:
+        """Six times the steps."""
+        self._variant(*LONGER)
+
+    def larger(self) -> None:
+        """SmolLM2 in place of nano-lm."""
+        self._variant(*LARGER)
+
+    def _variant(self, folder: str, name: str, times: float, changes: Mapping[str, Any]) -> None:
+        steps = round(self.options.steps * times)
+        self.cell(lambda: self._ways(*self.trained(folder, steps, **changes)), "inverter", name)
+
     def _inverter(self, count: int) -> dict[str, Any]:
-        inverter, minutes = self.trained(f"prefix-{count}", self.options.steps, num_tokens=count)
+        return self._ways(*self.trained(f"prefix-{count}", self.options.steps, num_tokens=count))
+
+    def _ways(self, inverter: Inverter, minutes: float) -> dict[str, Any]:
+        """Greedy, by the language model's order, and re-ranked by the victim."""
         vectors = self.encode(self.test)
         found: dict[str, Any] = {"minutes": minutes}
         ways = {
@@ -421,7 +445,7 @@ class Bench:
 
 PARTS = (
     *("inverter", "defences", "spaces", "retrained", "prefixes", "transfer", "corrector"),
-    *("personal", "search", "multilingual", "walks", "revealer"),
+    *("personal", "search", "multilingual", "walks", "revealer", "longer", "larger"),
 )
 
 
@@ -436,7 +460,11 @@ def collect(bench: Bench) -> None:
         "steps": bench.options.steps,
     }
     names = {
-        "inverter": [*(f"prefix {each}" for each in PREFIXES), "baselines"],
+        "inverter": [
+            *(f"prefix {each}" for each in PREFIXES),
+            *(name for _, name, _, _ in (LONGER, LARGER)),
+            "baselines",
+        ],
         "defence": DEFENCES,
         "space": ("rotated", "potion-base-2M"),
     }

@@ -427,18 +427,20 @@ PARTS = ("gradients", "membership", "extraction")
 
 
 def collect(bench: Bench) -> None:
-    """Everything that is finished, into the results file."""
-    found: dict[str, Any] = {}
+    """Everything that is finished, into the results file; what has no cell stays in it."""
+    path = bench.options.results / "inversion-training.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for group in ("gradients", "lamp"):
-        found[group] = {m: c for m in MODELS if (c := bench.work.read(group, m)) is not None}
-    found["membership"] = {
-        m: [c for s in SEEDS if (c := bench.work.read("membership", m, str(s))) is not None]
-        for m in MODELS
-    }
-    found["extraction"] = [
-        c for s in SEEDS if (c := bench.work.read("extraction", str(s))) is not None
-    ]
-    with atomic_file(bench.options.results / "inversion-training.json", "w") as file:
+        cells = {m: c for m in MODELS if (c := bench.work.read(group, m)) is not None}
+        found[group] = found.get(group, {}) | cells
+    for model in MODELS:
+        by_seed = [bench.work.read("membership", model, str(seed)) for seed in SEEDS]
+        if done := [cell for cell in by_seed if cell is not None]:
+            found.setdefault("membership", {})[model] = done
+    copied = [bench.work.read("extraction", str(seed)) for seed in SEEDS]
+    if done := [cell for cell in copied if cell is not None]:
+        found["extraction"] = done
+    with atomic_file(path, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
 

@@ -189,13 +189,21 @@ def device() -> str:
 
 
 def collect(options: argparse.Namespace, work: Work) -> None:
-    """Means and standard deviations over seeds, and each claim's difference."""
+    """Means and standard deviations over seeds, and each claim's difference.
+
+    What the file has already, and the folder has no cell of, stays.
+    """
+    path = RESULTS / FILE
+    kept = json.loads(path.read_text()) if path.exists() else {}
     found: dict[str, Any] = {"scale": options.scale, "rows": {}, "toys": {}, "claims": []}
     toys: dict[str, list[Any]] = {}
     for kind, names, into in (("row", soft_arms.ROWS, "rows"), ("toy", soft_toys.TOYS, "toys")):
         for name in names:
             cells = [c for seed in SEEDS if (c := work.read(kind, name, str(seed))) is not None]
+            before = kept.get(into, {}).get(name)
             if not cells:
+                if before:
+                    found[into][name] = before
                 continue
             scores = [cell["scores"] for cell in cells]
             found[into][name] = {
@@ -206,20 +214,18 @@ def collect(options: argparse.Namespace, work: Work) -> None:
             }
             if kind == "toy":
                 toys[name] = scores
+    claims = {(each["row"], each["over"], each["says"]): each for each in kept.get("claims", ())}
     for better, column, worse, other, says in soft_toys.CLAIMS:
+        row, over = f"{better}: {column}", f"{worse}: {other}"
+        claim = claims.get((row, over, says))
         if better in toys and worse in toys:
             a = [{"by": each[column]} for each in toys[better]]
             b = [{"by": each[other]} for each in toys[worse]]
-            found["claims"].append(
-                {
-                    "row": f"{better}: {column}",
-                    "over": f"{worse}: {other}",
-                    "says": says,
-                    "by": difference(a, b, "by"),
-                    "seeds": min(len(a), len(b)),
-                }
-            )
-    with atomic_file(RESULTS / FILE, "w") as file:
+            seeds, by = min(len(a), len(b)), difference(a, b, "by")
+            claim = {"row": row, "over": over, "says": says, "by": by, "seeds": seeds}
+        if claim:
+            found["claims"].append(claim)
+    with atomic_file(path, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
 
