@@ -52,7 +52,8 @@ def compressed_table() -> str:
     """What memories keep: reconstruction and answers, each beside its controls."""
     found = results("soft-compression")
     heads = ["rebuilt: memory", "shuffled", "none"]
-    heads += [f"{measure}: {name}" for measure in ("EM", "F1") for name in CONTROLS]
+    heads += [f"nats: {CONTROLS[0]}", *CONTROLS[1:]]
+    heads += [f"{measure}: {name}" for measure in ("F1", "EM") for name in CONTROLS]
     lines = [
         "| recipe | tokens in | vectors out | rate | trained | minutes | "
         f"{' | '.join(heads)} | passes |",
@@ -62,24 +63,49 @@ def compressed_table() -> str:
         scores = {name: value[0] for name, value in row["scores"].items()}
         if "em, memory" not in scores:
             continue
-        names = [f"rebuilt, {name}" for name in ("memory", "shuffled", "closed book")]
-        names += [f"{measure}, {name}" for measure in ("em", "f1") for name in CONTROLS]
-        rate = scores["tokens in"] / scores["vectors out"]
+        rebuilt = [f"rebuilt, {name}" for name in ("memory", "shuffled", "closed book")]
+        answers = [f"{measure}, {name}" for measure in ("f1", "em") for name in CONTROLS]
         passes = scores["nats, memory"] < scores["nats, shuffled"] and (
             scores["f1, memory"] > scores["f1, shuffled"]
         )
         cells = [
-            f"`{key}`",
-            f"{scores['tokens in']:.0f}",
-            f"{scores['vectors out']:.0f}",
-            f"{rate:.1f}",
-            f"{100 * scores['trained share']:.1f} %",
-            f"{row['minutes']:.1f}",
-            *(f"{100 * scores[name]:.1f}" for name in names),
+            *_sizes(key, row, scores),
+            *(f"{100 * scores[name]:.1f}" for name in rebuilt),
+            *(f"{scores[f'nats, {name}']:.2f}" for name in CONTROLS),
+            *(f"{100 * scores[name]:.1f}" for name in answers),
             "yes" if passes else "**no**",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    if len(lines) == 2:
+        return "Not measured."
+    return "\n".join([*lines, "", f"At scale {found['scale']}; one seed."])
+
+
+def other_memories_table() -> str:
+    """The rows that answer no question: PE-Rank orders passages, PC stands for a prompt."""
+    lines = [
+        "| recipe | tokens in | vectors out | rate | trained | minutes | measured |",
+        "| --- |" + " ---: |" * 5 + " --- |",
+    ]
+    for key, row in results("soft-compression").get("rows", {}).items():
+        scores = {name: value[0] for name, value in row["scores"].items()}
+        if "em, memory" not in scores:
+            skip = ("tokens in", "vectors out", "trained share")
+            shown = [f"{name} {v:.3f}" for name, v in scores.items() if name not in skip]
+            cells = [*_sizes(key, row, scores), "; ".join(shown)]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured."
+
+
+def _sizes(key: str, row: dict[str, Any], scores: dict[str, float]) -> list[str]:
+    return [
+        f"`{key}`",
+        f"{scores['tokens in']:.0f}",
+        f"{scores['vectors out']:.0f}",
+        f"{scores['tokens in'] / scores['vectors out']:.1f}",
+        f"{100 * scores['trained share']:.1f} %",
+        f"{row['minutes']:.1f}",
+    ]
 
 
 def memory_orderings_table() -> str:
