@@ -147,26 +147,42 @@ def revealer_table() -> str:
 
 
 def audits_table() -> str:
-    """Of each audit, the strongest attacker of each defence, and utility."""
+    """Of each audit, the strongest attacker of each defence, the best inverter, and utility."""
+    audits = [json.loads(path.read_text()) for path in sorted(RESULTS.parent.glob("audit-*.json"))]
+    if not audits:
+        return MISSING
+    measures = list(dict.fromkeys(
+        name for audit in audits for scores in audit["utility"].values() for name in scores
+    ))  # fmt: skip
+    head = " | ".join(["F1 of content words", "token F1 of the best inverter", *measures])
     lines = [
-        "| model | defence | strongest attacker | F1 of content words | similarities, Spearman "
-        "| neighbours, overlap@10 |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
+        f"| model | defence | strongest attacker | {head} |",
+        "| --- | --- | --- |" + " ---: |" * (2 + len(measures)),
     ]
-    for path in sorted(RESULTS.parent.glob("audit-*.json")):
-        audit = json.loads(path.read_text())
-        start = max(row["words"] for row in audit["rows"] if row["knows"] == "nothing")
-        lines.append(f"| {audit['model']} | no attack | | {_percent(start)} | | |")
+    for audit in audits:
+        start = [row for row in audit["rows"] if row["knows"] == "nothing"]
+        shown = [_percent(max(row["words"] for row in start)), _token_f1(start)]
+        shown += [""] * len(measures)
+        lines.append(f"| {audit['model']} | no attack | | " + " | ".join(shown) + " |")
         for name, scores in audit["utility"].items():
             rows = [
                 row for row in audit["rows"] if row["defence"] == name and row["knows"] != "nothing"
             ]
             best = max(rows, key=lambda row: row["words"])
-            shown = " | ".join(map(_percent, (best["words"], *scores.values())))
+            shown = [_percent(best["words"]), _token_f1(rows, "inverter")]
+            shown += [_percent(scores[each]) if each in scores else "" for each in measures]
             lines.append(
-                f"| {audit['model']} | `{name}` | {best['attack']}, {best['knows']} | {shown} |"
-            )
-    return "\n".join(lines) if len(lines) > 2 else MISSING
+                f"| {audit['model']} | `{name}` | {best['attack']}, {best['knows']} | "
+                + " | ".join(shown) + " |"
+            )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _token_f1(rows: list[dict[str, Any]], attack: str | None = None) -> str:
+    """The largest of the rows of an attack, or of all."""
+    found = [row["leakage"]["token_f1"] for row in rows
+             if row["leakage"] and attack in (None, row["attack"])]  # fmt: skip
+    return _percent(max(found)) if found else ""
 
 
 def _ways(cell: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
