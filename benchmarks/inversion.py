@@ -49,6 +49,7 @@ DEFENCES = (
 )
 PAIRS = (10, 100, 1000, 4000)
 PREFIXES = (1, 4, 16)
+LEAKED = (30, 100, 300)  # pairs of the transfer attack
 # Longer training, and a pretrained language model behind one vector (GEIA): the folder, what the
 # table says, steps for each of --steps, and what changes.
 LONGER = ("longer", f"prefix {PREFIXES[-1]}, six times the steps", 6.0, {})
@@ -306,23 +307,23 @@ class Bench:
 
     def transfer(self) -> None:
         """Few leaked pairs: a surrogate's mapped vectors of all texts, or the pairs alone."""
-        self.cell(self._transfer, "transfer")
+        for count in LEAKED:
+            self.cell(lambda count=count: self._transfer(count), "transfer", f"{count} pairs")
 
-    def _transfer(self) -> dict[str, Any]:
-        count, vectors = 100, self.encode(self.test)
-        steps = self.options.steps // 2
+    def _transfer(self, count: int) -> dict[str, Any]:
+        vectors, steps = self.encode(self.test), self.options.steps
         surrogate = str(self.data.parent / "models" / "potion-base-2M" / "hf")
         stage = {"leaked": count, "surrogate": surrogate}
         # The same pairs for both: a stage takes those with the smallest hashes.
         leaked = sorted(self.known, key=hash64)[:count]
-        mapped, minutes = self.trained("transfer", steps, num_tokens=4, stage=stage)
-        alone, _ = self.trained("few-pairs", steps, num_tokens=4, texts=leaked)
-        return {
-            "leaked": count,
-            "minutes": minutes,
-            "surrogate and pairs": self.measured([e.text for e in mapped.invert(vectors)]),
-            "pairs alone": self.measured([e.text for e in alone.invert(vectors)]),
-        }
+        mapped, minutes = self.trained(f"transfer-{count}", steps, num_tokens=4, stage=stage)
+        alone, _ = self.trained(f"few-pairs-{count}", steps, num_tokens=4, texts=leaked)
+        found: dict[str, Any] = {"minutes": minutes}
+        for beams, way in ((1, "greedy"), (4, "beam 4 re-ranked")):
+            for inverter, name in ((mapped, "a surrogate and the pairs"), (alone, "pairs alone")):
+                texts = [each.text for each in inverter.invert(vectors, beams=beams)]
+                found[f"{name}, {way}"] = self.measured(texts)
+        return found
 
     def search(self) -> None:
         """Without training: nano-lm proposes, the victim chooses."""
@@ -467,6 +468,7 @@ def collect(bench: Bench) -> None:
         ],
         "defence": DEFENCES,
         "space": ("rotated", "potion-base-2M"),
+        "transfer": [f"{count} pairs" for count in LEAKED],
     }
     for group, keys in names.items():
         for key in keys:
@@ -479,7 +481,6 @@ def collect(bench: Bench) -> None:
             found["defence"][name]["by"]["retrained"] = merged
     for name in (
         "corrector",
-        "transfer",
         "search",
         "personal",
         "multilingual",

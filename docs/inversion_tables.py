@@ -22,8 +22,9 @@ def attacks_table() -> str:
     for prefix, cell in found.get("inverter", {}).items():
         lines += [_line(f"{prefix}, {way}", row, cell["minutes"]) for way, row in _ways(cell)
                   if prefix != "baselines"]  # fmt: skip
-    for group, label in (("corrector", "corrector"), ("transfer", "transfer")):
-        cell = found.get(group, {})
+    cells = {"corrector": found.get("corrector", {})}
+    cells |= found.get("transfer", {})
+    for label, cell in cells.items():
         lines += [_line(f"{label}: {way}", row, cell["minutes"]) for way, row in _ways(cell)]
     if search := found.get("search"):
         lines.append(_line(f"search, {search['texts']} texts", search, search["minutes"]))
@@ -33,7 +34,7 @@ def attacks_table() -> str:
             *lines,
             "",
             f"{facts['attacked']} attacked captions, {facts['known']:,} known ones, "
-            f"{facts['steps']} steps of 32 texts (corrector and transfer half as many a stage).",
+            f"{facts['steps']} steps of 32 texts (the corrector's stages half as many).",
         ]
     )
 
