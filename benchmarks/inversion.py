@@ -47,7 +47,7 @@ DEFENCES = (
     *("gaussian:sigma=0.08", "private:epsilon=100.0", "directional:epsilon=1000.0", "int8"),
     *("binary", "product:parts=32", "product:parts=8", "truncate:size=64", "mask:count=1"),
 )
-PAIRS = (10, 100, 1000, 4000)
+PAIRS = (10, 100, 1000, 10000)
 PREFIXES = (1, 4, 16)
 LEAKED = (30, 100, 300)  # pairs of the transfer attack
 # Longer training, and a pretrained language model behind one vector (GEIA): the folder, what the
@@ -84,8 +84,8 @@ class Bench:
             [text for text in dict.fromkeys(side) if len(text.split()) <= WORDS]
             for side in (known, test)
         )
-        order = draw.permutation(len(known))[: options.known]
-        self.known = [known[row] for row in order]
+        self.pool = [known[row] for row in draw.permutation(len(known))]
+        self.known = self.pool[: options.known]
         self.test = [text for text in test if text not in set(known)][: options.test]
         self.memo: dict[tuple[Any, ...], np.ndarray] = {}
         self._victim: Defended | None = None
@@ -278,20 +278,21 @@ class Bench:
 
     def _space(self, space: str) -> dict[str, Any]:
         inverter, _ = self.trained("prefix-16", self.options.steps)
-        known, plain = self.encode(self.known), self.encode(self.test)
+        texts = self.pool[: max(PAIRS)]
+        known, plain = self.encode(texts), self.encode(self.test)
         if space == "rotated":
             turned = build_defence("rotation:seed=11")
             source, attacked = turned.apply(known), turned.apply(plain)
         else:
             other = Defended(Embedder(str(self.data.parent / "models" / space / "hf")))
-            source, attacked = other.encode(self.known), other.encode(self.test)
+            source, attacked = other.encode(texts), other.encode(self.test)
         found: dict[str, Any] = {}
-        for count in (each for each in PAIRS if each <= len(known)):
+        for count in PAIRS:
             for method in ("ridge", "orthogonal", "mlp"):
                 fitted = SpaceMap.fit(method, source[:count], known[:count])
                 found[f"{method} {count}"] = self._mapped(inverter, fitted.transform(attacked))
-        half = len(known) // 2
-        fitted = SpaceMap.fit("unpaired", source[:half], known[half:], rounds=10, restarts=10)
+        half, end = len(self.known) // 2, len(self.known)
+        fitted = SpaceMap.fit("unpaired", source[:half], known[half:end], rounds=10, restarts=10)
         found["unpaired"] = self._mapped(inverter, fitted.transform(attacked))
         return found
 
