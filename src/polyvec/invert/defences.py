@@ -361,4 +361,9 @@ def build_defence(text: str) -> Defence:
         if twice := next((key for key in read if key in settings), None):
             raise SettingsError(f"defence {text!r}: {twice} is set twice")
         settings |= read
-    return DEFENCES.build(name, settings, where="")
+    try:
+        return DEFENCES.build(name, settings, where="")
+    except SettingsError as error:
+        said = str(error)
+        said = said if said.startswith("defence ") else f"defence {text!r}: {said}"
+        raise SettingsError(said) from None
