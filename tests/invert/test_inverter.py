@@ -13,7 +13,7 @@ from polyvec.errors import DataError, InputError, ModelError, SettingsError, Sha
 from polyvec.invert.inverter import Inverter
 from polyvec.invert.settings import InverterSettings
 from polyvec.invert.stage import fold_of, surrogate_vectors
-from polyvec.invert.writer import VectorWriter
+from polyvec.invert.writer import VectorWriter, Written
 from polyvec.recipe import load_recipe, read_recipe
 from polyvec.train.run import Run, dry_run, run
 from polyvec.train.sections import STAGES
@@ -251,3 +251,10 @@ def test_texts_without_a_word_of_the_victims_are_the_last_that_are_kept():
     for given in ({"steps": -1}, {"batch_size": 0}):
         with pytest.raises(InputError, match="expected at least"):
             inverter.invert(target, **given)
+
+
+def test_a_text_that_another_batch_encodes_a_digit_lower_does_not_fall(monkeypatch):
+    inverter, target = untrained(), np.eye(1, 24, dtype=np.float32)
+    monkeypatch.setattr(inverter, "correct", lambda *args, **options: [[Written("worse")]])
+    monkeypatch.setattr(inverter, "embed_found", lambda texts: target * [[0.899], [0.1]])
+    assert inverter._corrected(target, [[("a", 0.9)]], 1, 1, {}) == [[("a", 0.9)]]
