@@ -11,7 +11,7 @@ from word_victim import ANIMALS, COLOURS, SEEN, TEXTS, UNSEEN, Words
 
 from polyvec.cli import main
 from polyvec.data.texts import Record
-from polyvec.errors import DataError, InputError, ShapeError
+from polyvec.errors import DataError, InputError, SettingsError, ShapeError
 from polyvec.index.store import Index
 from polyvec.invert.audit.page import hidden, page
 from polyvec.invert.audit.run import Attacked, Audit, Auditor, AuditSettings
@@ -58,6 +58,8 @@ def audit(inverter, tmp_path_factory):
 def test_attacks_find_more_than_is_found_without_the_vector(audit):
     start = max(each.f1 for each in audit.of("none", baselines=True))
     by = {each.attack: each.f1 for each in audit.of("none")}
+    frequent = [e for e in audit.of("none", baselines=True) if e.attack == "most frequent words"]
+    assert 0.1 < frequent[0].f1 <= start and "trained before" in audit.facts["inverter"]
     assert by["inverter"] > start + 0.1
     assert verdict(audit)[0].startswith("The vectors give away")
 
@@ -118,6 +120,7 @@ def test_the_page_loads_nothing_and_shows_no_text_that_was_not_found(audit):
 
 def test_words_that_were_not_found_are_dots():
     assert hidden("Ann saw the [email] boat", "The boat") == "··· ··· the [email] boat"
+    assert hidden("[secret] [email]/path <[phone]>", "") == "········ [email]····· ·[phone]·"
 
 
 def table(defended_f1, utility_left):
@@ -154,8 +157,100 @@ def test_utility_on_own_texts_is_one_for_what_changes_nothing():
 def test_audits_of_too_few_texts_are_refused(tmp_path):
     with pytest.raises(DataError, match="at least 60 different texts, got 2"):
         Auditor(Words(), ["a", "b", "a", " "], AuditSettings(), tmp_path)
-    with pytest.raises(InputError, match="num_test is 0"):
-        Auditor(Words(), TEXTS, dataclasses.replace(AuditSettings(), num_test=0), tmp_path)
+    with pytest.raises(InputError, match="num_test is 2, expected at least 3"):
+        Auditor(Words(), TEXTS, dataclasses.replace(AuditSettings(), num_test=2), tmp_path)
+    with pytest.raises(DataError, match="64 classes, the smallest"):
+        Auditor(Words(), TEXTS, AuditSettings(), tmp_path, labels=range(64))
+
+
+def test_no_attacked_text_is_known_in_other_case_or_marks(tmp_path):
+    every = [*TEXTS, *(text.upper() for text in TEXTS), *(f" {text}" for text in TEXTS)]
+    auditor = Auditor(Words(), every, AuditSettings(), tmp_path)
+    assert len(auditor.test) + len(auditor.known) == len(TEXTS)
+    assert not {t.strip().lower() for t in auditor.test} & {
+        t.strip().lower() for t in auditor.known
+    }
+
+
+@pytest.mark.parametrize(
+    ("defence", "error", "message"),
+    [
+        ("truncate:size=25", ShapeError, "truncate: size 25"),
+        ("mask:count=24", ShapeError, "mask: 24 masked of 24"),
+        ("product:parts=7", ShapeError, "product: 24 dimensions cannot be cut in 7"),
+        ("projection:remove=24", ShapeError, "projection: 24 removed of 24"),
+    ],
+)
+def test_a_defence_that_does_not_fit_is_told_before_an_inverter_is_trained(
+    defence, error, message, tmp_path
+):
+    settings = AuditSettings.quick(defences=("none", defence))
+    with pytest.raises(error, match=message):
+        Auditor(Words(), TEXTS, settings, tmp_path, say=pytest.fail).run()
+
+
+def test_a_text_without_a_vector_is_named_before_an_inverter_is_trained(tmp_path):
+    class Blank(Words):
+        def vector(self, text):
+            return super().vector(text) * ("?" not in text)
+
+    auditor = Auditor(Blank(), [*TEXTS, "?! 5"], AuditSettings(), tmp_path, say=pytest.fail)
+    with pytest.raises(DataError, match=r"'\?! 5': the model knows no word of it"):
+        auditor.run()
+
+
+def test_default_defences_fit_small_vectors_of_any_size(tmp_path):
+    auditor = Auditor(Words(33), TEXTS, AuditSettings(), tmp_path)
+    assert "truncate:size=16" in auditor.built and "truncate:size=64" not in auditor.built
+    known = auditor.plain.encode(auditor.known)
+    fitted = auditor._fitted("product", auditor.built["product"], known)
+    assert fitted.settings()["parts"] == 11 and fitted.apply(known).shape == known.shape
+    assert "truncate:size=64" in Auditor(Words(65), TEXTS, AuditSettings(), tmp_path).built
+
+
+def test_where_nothing_leaks_nothing_is_protected():
+    """Of a gain of 0 any share is lost; a defence has no credit for it."""
+    quiet = table(0.1, 0.98)
+    rows = (*quiet.rows, Attacked("most frequent words", "nothing", "none", words=0.58))
+    quiet = dataclasses.replace(quiet, rows=rows)
+    assert {each.protected for each in defence_rows(quiet)} == {None}
+    assert not any(each.meets_aisvs for each in defence_rows(quiet))
+    assert verdict(quiet)[0].startswith("No attack found more than chance")
+    assert not any("protects" in line for line in verdict(quiet))
+
+
+def test_utility_that_was_not_measured_or_is_no_number_is_not_kept():
+    whole = table(0.1, 1.0)
+    for plain, defended, lost in ((-0.1, -0.1, None), (0.8, float("nan"), 1.0)):
+        worth = {"none": {"sts": plain}, "mask": {"sts": defended}}
+        found = defence_rows(dataclasses.replace(whole, utility=worth))
+        (row,) = [each for each in found if each.defence == "mask"]
+        assert row.lost == lost and not row.meets_aisvs
+
+
+def test_neighbours_of_few_texts_are_not_all_the_others():
+    plain = Defended(Words())
+    noisy = Defended(Words(), build_defence("gaussian:sigma=5.0"), plain.memo)
+    assert utility(noisy, (), TEXTS[:9])["neighbours overlap@4"] < 0.9
+
+
+@pytest.mark.medium
+def test_a_folder_of_another_split_or_length_is_not_gone_on_with(tmp_path):
+    """An inverter that has seen what is attacked now would find it."""
+    settings = InverterSettings("polyvec/nano-lm", num_tokens=1, max_tokens=4)
+    call = {"settings": settings, "steps": 1, "batch_size": 2}
+    first = train_inverter(Words(), TEXTS[:4], tmp_path, **call)
+    again = train_inverter(Words(), TEXTS[:4], tmp_path, **call)
+    assert torch.equal(first.writer.prefixes[0].gain, again.writer.prefixes[0].gain)
+    for texts, changes, name in (
+        (TEXTS[1:5], {}, "texts"),
+        (TEXTS[:4], {"steps": 2}, "steps"),
+        (TEXTS[:4], {"seed": 1}, "seed"),
+        (TEXTS[:4], {"noise": 0.1}, "noise"),
+        (TEXTS[:4], {"start": first}, "start"),
+    ):
+        with pytest.raises(SettingsError, match=f"other settings than this recipe: .*{name}"):
+            train_inverter(Words(), texts, tmp_path, **{**call, **changes})
 
 
 @pytest.mark.medium
@@ -239,11 +334,13 @@ def test_vectors_are_read_as_they_were_written(kind, tmp_path):
 
 def test_files_that_are_no_vectors_are_told(tmp_path):
     (tmp_path / "a.npy").write_text("text")
+    (tmp_path / "empty.npy").write_text("")
     np.save(tmp_path / "b.npy", np.ones((2, 3), np.int8))
     np.save(tmp_path / "c.npy", np.ones(3))
     (tmp_path / "d.jsonl").write_text('{"id": 1}\n')
     for name, message in (
         ("a.npy", "not a file of vectors"),
+        ("empty.npy", "not a file of vectors"),
         ("b.npy", "int8, quantised"),
         ("c.npy", r"expected vectors \[N, E\]"),
         ("d.jsonl", "not a file of vectors"),
@@ -264,6 +361,8 @@ def test_the_verb_inverts_files_and_refuses_indexes_of_other_models(
     assert main([*call, "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 2 and lines[0]["cosine"] is None and lines[0]["text"]
+    assert main([*call, "-o", str(tmp_path / "found.txt")]) == 0
+    assert len((tmp_path / "found.txt").read_text().splitlines()) == 2
     np.save(tmp_path / "w.npy", np.ones((1, 7), np.float32))
     call[1] = str(tmp_path / "w.npy")
     assert main(call) == 2

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import integrate, stats
+from word_victim import Words
 
 from polyvec.embed.projection.quantization import Calibration
 from polyvec.errors import DataError, InputError, SettingsError, ShapeError
@@ -189,3 +190,44 @@ def test_a_defended_model_is_a_model(minilm):
     int8 = [build_defence("int8").fit(points(20, 384, seed)) for seed in (1, 2)]
     assert len({Defended(minilm, each).fingerprint() for each in int8}) == 2
     assert Calibration.of(plain).num_texts == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gaussian:sigma=inf", "sigma is inf"),
+        ("private:epsilon=inf", "epsilon is inf"),
+        ("directional:epsilon=inf", "epsilon is inf"),
+        ("mask:value=nan", "value is nan"),
+        ("product:parts=0", "parts is 0"),
+        ("product:codes=-1", "codes is -1"),
+        ("gaussian:sigma=1,sigma=2", "sigma is set twice"),
+        ("gaussian:sigma=true", "^defence 'gaussian': setting 'sigma' is True, not float"),
+        ("int8:_ranges=1", "setting '_ranges' is not known. None is known"),
+    ],
+)
+def test_settings_that_would_give_no_vectors_are_refused(text, message):
+    with pytest.raises(SettingsError, match=message):
+        build_defence(text)
+
+
+@pytest.mark.parametrize("text", ["gaussian:sigma=1e39", "mask:value=1e300", "mask:value=1e30"])
+def test_numbers_too_large_for_a_vector_are_refused(text):
+    with pytest.raises(SettingsError, match="its numbers are too large"):
+        build_defence(text).apply(points())
+
+
+@pytest.mark.parametrize("text", ["product:parts=4,codes=8", "projection:remove=2"])
+def test_vectors_of_another_size_than_was_fitted_are_refused(text):
+    defence = build_defence(text).fit(points(), ["a cat", "a dog"] * 32)
+    with pytest.raises(ShapeError, match="fitted on 16 dimensions, the vectors have 8"):
+        defence.apply(points(size=8))
+
+
+def test_a_text_of_which_the_model_knows_no_word_has_no_vector_to_defend():
+    class Blank(Words):
+        def vector(self, text):
+            return super().vector(text) * (text != "?")
+
+    found = Defended(Blank(), build_defence("truncate:size=5")).encode(["a cat", "?"])
+    assert found.shape == (2, 5) and found[0].any() and not found[1].any()

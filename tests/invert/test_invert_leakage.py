@@ -6,7 +6,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from polyvec.errors import DataError, InputError
-from polyvec.invert.leakage import leakage, nearest_texts, shuffled
+from polyvec.invert.leakage import leakage, nearest_texts, shuffled, unit_or_zero
 from polyvec.invert.personal import (
     Entity,
     Recall,
@@ -107,3 +107,24 @@ def test_redaction_leaves_nothing_of_what_is_known():
     assert redacted(text) == "Ann Lee <[email]>"
     marked = [*personal_data(text), Entity("name", "Ann Lee")]
     assert redacted(text, marked) == "[name] <[email]>"
+
+
+def test_a_year_in_a_text_of_another_script_is_not_all_of_it():
+    assert leakage(["2020"], ["В 2020 году кошка"]).rouge_l == pytest.approx(0.4)
+
+
+def test_letters_of_scripts_without_spaces_are_words():
+    got = leakage(["猫坐在垫子下"], ["猫坐在垫子上"])
+    assert got.token_f1 == pytest.approx(5 / 6) and got.bleu > 0.5
+
+
+def test_nothing_written_and_words_that_the_model_does_not_know_have_no_cosine():
+    def encode(texts):
+        assert "" not in texts
+        return np.array([[0.0, 0.0] if text == "?" else [1.0, 0.0] for text in texts])
+
+    gold = ["a", "b", "c", "d"]
+    assert leakage(["a", "", "?", "d"], gold, encode).cosine == pytest.approx(0.5)
+    assert leakage(["", "", "", ""], gold, encode).cosine == 0
+    found = unit_or_zero(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    assert found == pytest.approx(np.array([[0.6, 0.8], [0, 0]]))

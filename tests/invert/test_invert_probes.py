@@ -77,3 +77,15 @@ def test_search_without_training_comes_nearer_than_without_the_vector(minilm):
     assert 0 < found[0].num_encoded <= 40 + 3 * 120
     with pytest.raises(ShapeError, match="they are of another model"):
         search_invert(vectors[:, :8], minilm.encode, proposer, **small)
+
+
+def test_texts_without_words_of_letters_have_an_attribute_too():
+    texts = ["🙂 🐱" if row % 2 else "🙂 🐶" for row in range(24)]
+    vectors = np.random.default_rng(0).standard_normal((24, 4))
+    assert attribute(vectors, texts, [row % 2 for row in range(24)]).bag_of_words_auc == 1
+
+
+def test_a_class_for_each_text_is_told_in_one_short_line():
+    with pytest.raises(DataError, match=r"50 classes, the smallest .* of 1 texts") as caught:
+        attribute(np.ones((50, 2)), ["a"] * 50, [f"name {row}" for row in range(50)])
+    assert len(str(caught.value)) < 160

@@ -160,6 +160,22 @@ def test_a_watermark_is_seen_in_a_student_and_not_in_a_stranger():
     learned, *_ = np.linalg.lstsq(bags(texts), marked, rcond=None)
     student = mark.test(lambda given: bags(given) @ learned, words)
     stranger = mark.test(victim.encode, words)
-    assert student.p_value < 1e-6 and student.difference > stranger.difference + 0.2
+    assert student.p_value < 0.005 and student.difference > stranger.difference + 0.2
+    assert stranger.p_value > 0.05
     with pytest.raises(InputError, match="fewer than 4 trigger words or fillers"):
         mark.test(victim.encode, words[:5])
+
+
+def test_innocent_models_are_suspected_as_often_as_p_says():
+    """Texts of a side share their words, so no innocent model treats both sides alike."""
+    rows = np.random.default_rng(0).standard_normal((12, 24))
+    table = {f"word{number}": row for number, row in enumerate(rows)}
+    words = list(table)
+
+    def encode(texts):
+        return np.array([sum(table[word] for word in text.split()) for text in texts])
+
+    marks = [Watermark(tuple(words[:4]), seed=seed) for seed in range(200)]
+    p = np.array([mark.test(encode, words).p_value for mark in marks])
+    assert 0.01 <= (p < 0.05).mean() <= 0.1 and 0.4 <= (p < 0.5).mean() <= 0.6
+    assert p.min() > 1e-4

@@ -13,7 +13,7 @@ from polyvec.errors import DataError, InputError, ModelError, SettingsError, Sha
 from polyvec.invert.inverter import Inverter
 from polyvec.invert.settings import InverterSettings
 from polyvec.invert.stage import fold_of, surrogate_vectors
-from polyvec.invert.writer import VectorWriter
+from polyvec.invert.writer import VectorWriter, Written
 from polyvec.recipe import load_recipe, read_recipe
 from polyvec.train.run import Run, dry_run, run
 from polyvec.train.sections import STAGES
@@ -210,3 +210,51 @@ def test_a_recipe_needs_a_victim(tmp_path):
     with pytest.raises(SettingsError, match="num_tokens is 0, expected at least 1"):
         read_recipe(raw, tmp_path / "x.toml")
     assert load_recipe("all-minilm").key == "all-minilm"
+
+
+def test_a_damaged_folder_is_one_clear_line(tmp_path):
+    untrained().save_pretrained(tmp_path / "a")
+    raw = json.loads((tmp_path / "a" / "inverter.json").read_text())
+    parts = (tmp_path / "a" / "parts.safetensors").read_bytes()
+
+    def load(size=None, **settings):
+        victim = {**raw["victim"], **({} if size is None else {"dimensions": size})}
+        changed = {"victim": victim, "settings": {**raw["settings"], **settings}}
+        (tmp_path / "a" / "inverter.json").write_text(json.dumps(changed))
+        return Inverter.from_pretrained(tmp_path / "a")
+
+    for given in ({"num_tokens": 3}, {"size": 7}):
+        with pytest.raises(ModelError, match="its weights do not fit"):
+            load(**given)
+    with pytest.raises((DataError, SettingsError), match="num_tokens is -3"):
+        load(num_tokens=-3)
+    for damage in (parts[:300], None):
+        (tmp_path / "a" / "parts.safetensors").unlink()
+        if damage is not None:
+            (tmp_path / "a" / "parts.safetensors").write_bytes(damage)
+        with pytest.raises(DataError, match="cannot be read"):
+            load()
+
+
+def test_texts_without_a_word_of_the_victims_are_the_last_that_are_kept():
+    class Blank(Words):
+        def vector(self, text):
+            return super().vector(text) * ("?" not in text)
+
+    inverter = untrained()
+    object.__setattr__(inverter, "victim", Blank())
+    target = inverter.embed(["a cat"])
+    assert inverter._nearest(target, [["?", "a cat", "?!"]], 3)[0] == [
+        ("a cat", pytest.approx(1)), ("?", 0), ("?!", 0)]  # fmt: skip
+    with pytest.raises(DataError, match="vector 0 is zero"):
+        inverter.embed(["?"])
+    for given in ({"steps": -1}, {"batch_size": 0}):
+        with pytest.raises(InputError, match="expected at least"):
+            inverter.invert(target, **given)
+
+
+def test_a_text_that_another_batch_encodes_a_digit_lower_does_not_fall(monkeypatch):
+    inverter, target = untrained(), np.eye(1, 24, dtype=np.float32)
+    monkeypatch.setattr(inverter, "correct", lambda *args, **options: [[Written("worse")]])
+    monkeypatch.setattr(inverter, "embed_found", lambda texts: target * [[0.899], [0.1]])
+    assert inverter._corrected(target, [[("a", 0.9)]], 1, 1, {}) == [[("a", 0.9)]]

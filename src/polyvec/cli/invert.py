@@ -3,7 +3,7 @@ r"""Write the texts that an inverter finds for vectors: an audit of your own emb
 VECTORS is a file of polyvec embed (.npy, .safetensors, .jsonl, .parquet) or an index of polyvec
 index. DIR is what a recipe with [inverter] left in RUN/model, or polyvec audit in
 FOLDER/inverter/run/model. With --model, the victim, the nearest of several texts is kept and its
-cosine printed; without it, the likeliest.
+cosine printed; without it, the likeliest. A line for each vector.
 
 example: polyvec invert /tmp/pets --inverter /tmp/audit/inverter/run/model --model all-MiniLM-L6-v2
 """
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     lines = [
         json.dumps({"text": each.text, "cosine": each.cosine}, ensure_ascii=False)
         if options.json
-        else each.text
+        else " ".join(each.text.split())  # one line a vector
         for each in found
     ]
     text = "".join(f"{line}\n" for line in lines)

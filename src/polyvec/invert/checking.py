@@ -97,7 +97,9 @@ def measured(
     scores = []
     for target_NE in (vectors_NE, shuffled(vectors_NE)):
         found = [each.text for each in inverter.invert(target_NE)]
-        scores.append(float(getattr(leakage(found, texts, inverter.embed, vectors_NE), measure)))
+        scores.append(
+            float(getattr(leakage(found, texts, inverter.embed_found, vectors_NE), measure))
+        )
     return scores[0], scores[1]
 
 

@@ -32,9 +32,18 @@ class Defence:
         return self
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Defended vectors, float32 [N, F] of length 1."""
+        """Defended vectors, float32 [N, F] of length 1.
+
+        Raises ShapeError for vectors of another size than it was fitted on.
+        """
         vectors_NE = unit("vectors", matrix("vectors", vectors, at_least=1))
-        return unit("defended vectors", self._apply(vectors_NE).astype(np.float32))
+        with np.errstate(over="ignore"):
+            found_NF = self._apply(vectors_NE).astype(np.float32)
+            fits = bool(np.isfinite(np.square(found_NF).sum(1)).all())
+        if not fits:
+            name = type(self).__name__.lower()
+            raise SettingsError(f"defence {name}: its numbers are too large; give smaller ones")
+        return unit("defended vectors", found_NF)
 
     def _apply(self, vectors_NE: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -62,8 +71,8 @@ class Gaussian(Defence):
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if not self.sigma >= 0:
-            raise SettingsError(f"sigma is {self.sigma}, expected at least 0")
+        if not 0 <= self.sigma < math.inf:
+            raise SettingsError(f"sigma is {self.sigma}, expected at least 0, and finite")
 
     def _apply(self, vectors_NE: np.ndarray) -> np.ndarray:
         return vectors_NE + self.sigma * keyed_normal(vectors_NE, self.seed)
@@ -83,10 +92,10 @@ class Private(Defence):
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if not self.epsilon > 0 or not 0 < self.delta < 1:
+        if not 0 < self.epsilon < math.inf or not 0 < self.delta < 1:
             raise SettingsError(
-                f"epsilon is {self.epsilon} and delta {self.delta}, expected epsilon above 0 and "
-                "delta between 0 and 1"
+                f"epsilon is {self.epsilon} and delta {self.delta}, expected epsilon above 0, "
+                "and finite, and delta between 0 and 1"
             )
 
     @property
@@ -134,8 +143,8 @@ class Directional(Defence):
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if not self.epsilon > 0:
-            raise SettingsError(f"epsilon is {self.epsilon}, expected above 0")
+        if not 0 < self.epsilon < math.inf:
+            raise SettingsError(f"epsilon is {self.epsilon}, expected above 0, and finite")
 
     def angles(self, uniform_N: np.ndarray, size: int) -> np.ndarray:
         """Angles of vectors of this size, from numbers that are uniform between 0 and 1."""
@@ -196,10 +205,14 @@ class Mask(Defence):
     def __post_init__(self) -> None:
         if self.count < 1:
             raise SettingsError(f"count is {self.count}, expected at least 1")
+        if not math.isfinite(self.value):
+            raise SettingsError(f"value is {self.value}, expected a finite number")
 
     def _apply(self, vectors_NE: np.ndarray) -> np.ndarray:
         if self.count >= vectors_NE.shape[1]:
-            raise ShapeError(f"{self.count} masked of {vectors_NE.shape[1]} dimensions: none left")
+            raise ShapeError(
+                f"mask: {self.count} masked of {vectors_NE.shape[1]} dimensions: none left"
+            )
         found = vectors_NE.copy()
         found[:, : self.count] = self.value
         return found
@@ -217,7 +230,9 @@ class Truncate(Defence):
 
     def _apply(self, vectors_NE: np.ndarray) -> np.ndarray:
         if self.size > vectors_NE.shape[1]:
-            raise ShapeError(f"size {self.size} of vectors of {vectors_NE.shape[1]} dimensions")
+            raise ShapeError(
+                f"truncate: size {self.size} of vectors of {vectors_NE.shape[1]} dimensions"
+            )
         return vectors_NE[:, : self.size]
 
 
@@ -225,7 +240,7 @@ class Truncate(Defence):
 class Int8(Defence):
     """255 steps a dimension, ranges of the sample it was fitted on."""
 
-    _ranges: Calibration | None = field(default=None, repr=False)
+    _ranges: Calibration | None = field(default=None, repr=False, init=False)
 
     def fit(self, vectors: np.ndarray, texts: Sequence[str] | None = None) -> Self:
         self._ranges = Calibration.of(unit("vectors", matrix("vectors", vectors)))
@@ -257,16 +272,27 @@ class ProductQuantised(Defence):
     parts: int = 32
     codes: int = 256
     seed: int = 0
-    _centres_MCS: np.ndarray | None = field(default=None, repr=False)
+    _centres_MCS: np.ndarray | None = field(default=None, repr=False, init=False)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name in ("parts", "codes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}, expected at least 1")
 
     def fit(self, vectors: np.ndarray, texts: Sequence[str] | None = None) -> Self:
-        check_seed(self.seed)
         vectors_NE = unit("vectors", matrix("vectors", vectors))
         size = vectors_NE.shape[1]
         if size % self.parts:
-            raise ShapeError(f"{size} dimensions cannot be cut in {self.parts} equal parts")
+            raise ShapeError(
+                f"product: {size} dimensions cannot be cut in {self.parts} equal parts; set "
+                "parts to a number that divides them"
+            )
         if len(vectors_NE) < self.codes:
-            raise DataError(f"{len(vectors_NE)} vectors are too few for {self.codes} codes")
+            raise DataError(
+                f"product: {len(vectors_NE)} vectors are too few for {self.codes} codes; give "
+                "more, or set fewer codes"
+            )
         kmeans = extra("sklearn.cluster", "product quantisation").KMeans
         pieces = vectors_NE.reshape(len(vectors_NE), self.parts, -1)
         found = [
@@ -282,6 +308,10 @@ class ProductQuantised(Defence):
         """The code of each part, [N, parts]."""
         if self._centres_MCS is None:
             raise InputError("defence 'product' has no centres yet; call fit first")
+        if vectors_NE.shape[1] != (fitted := self.parts * self._centres_MCS.shape[2]):
+            raise ShapeError(
+                f"product: fitted on {fitted} dimensions, the vectors have {vectors_NE.shape[1]}"
+            )
         pieces = vectors_NE.reshape(len(vectors_NE), self.parts, -1)
         scores = np.einsum("nms,mcs->nmc", pieces, self._centres_MCS)
         lengths_MC = (self._centres_MCS**2).sum(2) / 2
@@ -323,9 +353,17 @@ def build_defence(text: str) -> Defence:
     settings: dict[str, Any] = {}
     for each in filter(None, given.split(",")):
         try:
-            settings |= tomllib.loads(each)
+            read = tomllib.loads(each)
         except tomllib.TOMLDecodeError:
             raise SettingsError(
                 f"defence {text!r}: {each!r} is not key=number, as in gaussian:sigma=0.05"
             ) from None
-    return DEFENCES.build(name, settings, where="defence")
+        if twice := next((key for key in read if key in settings), None):
+            raise SettingsError(f"defence {text!r}: {twice} is set twice")
+        settings |= read
+    try:
+        return DEFENCES.build(name, settings, where="")
+    except SettingsError as error:
+        said = str(error)
+        said = said if said.startswith("defence ") else f"defence {text!r}: {said}"
+        raise SettingsError(said) from None

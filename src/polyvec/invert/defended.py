@@ -42,9 +42,16 @@ class Defended(TextEncoder):
     ) -> Iterator[np.ndarray]:
         texts = list(inputs)
         for start in range(0, len(texts), chunk_size):
-            yield self.defence.apply(
-                self._vectors(texts[start : start + chunk_size], options, report, prompt)
-            )
+            found_NE = self._vectors(texts[start : start + chunk_size], options, report, prompt)
+            there_N = found_NE.any(1)
+            if there_N.all():
+                yield self.defence.apply(found_NE)
+                continue
+            # A text in which a static model knows no word: nothing to defend.
+            found_NF = np.zeros((len(found_NE), self.get_embedding_dimension()), np.float32)
+            if there_N.any():
+                found_NF[there_N] = self.defence.apply(found_NE[there_N])
+            yield found_NF
 
     def _vectors(
         self,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,8 +24,8 @@ from polyvec.evaluate.measures.inputs import matrix, unit
 from polyvec.interfaces import TextEncoder
 from polyvec.invert.defences import build_defence
 from polyvec.invert.defended import Defended
-from polyvec.invert.leakage import shuffled
-from polyvec.invert.settings import InverterSettings
+from polyvec.invert.leakage import shuffled, unit_or_zero
+from polyvec.invert.settings import InverterSettings, check
 from polyvec.invert.writer import VectorWriter, Written
 from polyvec.recipe import plain
 from polyvec.settings import fill
@@ -136,11 +137,19 @@ class Inverter(nn.Module):
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """The victim's vectors, of length 1; empty texts, which an attack may write, are a dot."""
+        return unit("the victim's vectors", self._encoded(texts))
+
+    def _encoded(self, texts: Sequence[str]) -> np.ndarray:
         if self.victim is None:
             raise InputError("the inverter has no victim to encode texts with; pass victim=")
         given = [text if text.strip() else "." for text in texts]
         vectors, _ = self.victim.encode_vectors(given)
-        return unit("the victim's vectors", vectors.to_dense())
+        found: np.ndarray = vectors.to_dense()
+        return found
+
+    def embed_found(self, texts: Sequence[str]) -> np.ndarray:
+        """As `embed`, of texts that an attack wrote: where the victim knows no word, zeros."""
+        return unit_or_zero(self._encoded(texts))
 
     # ---- inversion --------------------------------------------------------------------------
 
@@ -184,9 +193,12 @@ class Inverter(nn.Module):
         """
         target_NE = self.checked(vectors)
         beams = self.settings.beams if beams is None else beams
-        for name, value in (("beams", beams), ("sequence_beams", sequence_beams)):
+        numbers = {"beams": beams, "sequence_beams": sequence_beams, "batch_size": batch_size}
+        for name, value in numbers.items():
             if value < 1:
                 raise InputError(f"{name} is {value}, expected at least 1")
+        if steps < 0:
+            raise InputError(f"steps is {steps}, expected at least 0")
         if steps and self.corrector is None:
             raise InputError(f"steps={steps}: the inverter has no corrector")
         if steps and not rerank:
@@ -218,7 +230,7 @@ class Inverter(nn.Module):
     def _cosines(self, texts: Sequence[str], vectors_NE: np.ndarray) -> list[float | None]:
         if self.victim is None:
             return [None] * len(texts)
-        return [*map(float, (self.embed(texts) * vectors_NE).sum(1))]
+        return [*map(float, (self.embed_found(texts) * vectors_NE).sum(1))]
 
     def write(self, vectors_NE: np.ndarray, **options: Any) -> list[list[Written]]:
         """What the language model writes from vectors, without looking at the victim."""
@@ -232,7 +244,7 @@ class Inverter(nn.Module):
         """Of each row's texts the `count` nearest, without repeats, with their cosines."""
         flat = list(dict.fromkeys(text for each in texts for text in each))
         place = {text: row for row, text in enumerate(flat)}
-        scores = self.embed(flat) @ vectors_NE.T
+        scores = self.embed_found(flat) @ vectors_NE.T
         found = []
         for row, own in enumerate(texts):
             ranked = sorted(dict.fromkeys(own), key=lambda text: -scores[place[text], row])
@@ -253,7 +265,11 @@ class Inverter(nn.Module):
         pool = [[text for text, _ in each] for each in kept]
         for row, each in zip(rows, written, strict=True):
             pool[row] += [found.text for found in each]
-        return self._nearest(vectors_NE, pool, count)
+        # The batch that a text is encoded in changes the last digits of its vector.
+        return [
+            now if now[0][1] >= before[0][1] else [before[0], *now[1:]]
+            for now, before in zip(self._nearest(vectors_NE, pool, count), kept, strict=True)
+        ]
 
     def correct(
         self, vectors_NE: np.ndarray, hypotheses: Sequence[str], **options: Any
@@ -262,7 +278,7 @@ class Inverter(nn.Module):
         assert self.corrector is not None
         most = self.settings.max_tokens
         ids = [self.corrector.ids(text, most, end=False) for text in hypotheses]
-        three = correction_inputs(vectors_NE, self.embed(hypotheses))
+        three = correction_inputs(vectors_NE, self.embed_found(hypotheses))
         start = self.corrector.start(three, ids)
         return self.corrector.write(start, **{"max_tokens": most, **options})
 
@@ -282,7 +298,7 @@ class Inverter(nn.Module):
         if len(texts) < 2:
             raise InputError(f"check needs at least 2 texts, got {len(texts)}")
         target_NE = self.embed(texts)
-        again_NE = self.embed([each.text for each in self.invert(target_NE, **options)])
+        again_NE = self.embed_found([each.text for each in self.invert(target_NE, **options)])
         own = float((again_NE * target_NE).sum(1).mean())
         other = float((again_NE * shuffled(target_NE)).sum(1).mean())
         if own <= other:
@@ -330,6 +346,7 @@ class Inverter(nn.Module):
             settings: InverterSettings = fill(
                 InverterSettings, raw["settings"], f"{folder / SETTINGS}"
             )
+            check(settings, f"{folder / SETTINGS}")
             fingerprint, size = str(raw["victim"]["fingerprint"]), int(raw["victim"]["dimensions"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -345,11 +362,16 @@ class Inverter(nn.Module):
         found = cls(settings, writer, corrector, victim, fingerprint)
         if victim is not None:
             found.check_model(victim.fingerprint())
-        tensors = load_file(folder / PARTS)
+        try:
+            tensors = load_file(folder / PARTS)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{folder / PARTS}: cannot be read ({error})") from None
         own: dict[str, Tensor] = {"mean_E": found.mean_E}
         for name, each in found._writers():
             own |= {f"{name}.{k}": v for k, v in each.prefixes.state_dict().items()}
-        if set(own) != set(tensors):
+        if {name: each.shape for name, each in own.items()} != {
+            name: each.shape for name, each in tensors.items()
+        }:
             raise ModelError(f"{folder / PARTS}: its weights do not fit {SETTINGS}")
         with torch.no_grad():
             for name, tensor in tensors.items():

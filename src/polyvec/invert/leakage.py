@@ -3,7 +3,6 @@
 N texts, M known texts, E numbers a vector.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from polyvec.data.words import words
 from polyvec.errors import DataError, InputError
-from polyvec.evaluate.measures.inputs import matrix
+from polyvec.evaluate.measures.inputs import matrix, unit
 from polyvec.evaluate.measures.text import (
     Text,
     bleu,
@@ -25,15 +24,17 @@ from polyvec.settings import check_seed
 
 # Texts to vectors [N, E]: an embedder's `encode`, or any function.
 Encode = Callable[[Sequence[str]], np.ndarray]
-LATIN = re.compile("[a-z0-9]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
     """Means over texts: 0 to 1, cosine -1 to 1 (None without an encoder).
 
-    bleu: of each text, as Vec2Text reports it (sacrebleu, "13a"). token_f1: of normalised words in
-    any order. exact_match: every character. cosine: of the found texts' vectors with the target.
+    bleu: of each text (sacrebleu, "13a"), as Vec2Text reports it but for texts of fewer than four
+    words, which have the orders that they are long enough for and not 0. token_f1: of normalised
+    words in any order. A letter of a script without spaces is a word. exact_match: every character.
+    cosine: of the found texts' vectors with the target; 0 where nothing is written, or nothing that
+    the model knows a word of.
     """
 
     bleu: float
@@ -67,16 +68,37 @@ def leakage(
     cosine = None
     if encode is not None:
         target_NE = encode(list(texts)) if vectors is None else vectors
-        cosine = embedding_cosine(encode(shown), target_NE)
-    # ROUGE's own words are a-z and 0-9 only.
+        cosine = _cosine(encode, shown, target_NE)
+    split, wanted = ([" ".join(words(text)) for text in side] for side in (shown, gold))
     pairs = [_comparable(a, b) for a, b in zip(shown, gold, strict=True)] if gold else []
     return Leakage(
-        bleu=bleu(shown, gold, level="sentence"),
+        bleu=bleu(split, wanted, level="sentence"),
         rouge_l=rouge_l([a for a, _ in pairs], [b for _, b in pairs]).f,
-        token_f1=token_overlap(shown, gold).f,
+        token_f1=token_overlap(split, wanted).f,
         exact_match=exact_match(shown, gold, normalize=False),
         cosine=cosine,
     )
+
+
+def _cosine(encode: Encode, found: Sequence[str], target_NE: np.ndarray) -> float:
+    rows = [row for row, text in enumerate(found) if text]
+    found_NE = np.zeros(np.shape(target_NE), np.float32)
+    if rows:
+        found_NE[rows] = encode([found[row] for row in rows])
+    there_N = found_NE.any(1)
+    if not there_N.any():
+        return 0.0
+    share = float(there_N.mean())
+    return share * embedding_cosine(found_NE[there_N], np.asarray(target_NE)[there_N])
+
+
+def unit_or_zero(vectors_NE: np.ndarray) -> np.ndarray:
+    """The vectors scaled to length 1; that of a text without a word of the model's stays zero."""
+    found_NE = np.array(vectors_NE, np.float32)
+    there_N = found_NE.any(1)
+    if there_N.any():
+        found_NE[there_N] = unit("vectors", found_NE[there_N])
+    return found_NE
 
 
 def _spaced(text: str) -> str:
@@ -84,7 +106,10 @@ def _spaced(text: str) -> str:
 
 
 def _comparable(found: str, text: str) -> tuple[Text, Text]:
-    if LATIN.search(text):
+    """ROUGE's own words, a-z and 0-9 only, where these are most of the text; else any words: of a
+    Russian text with a year in it, the year alone would be compared."""
+    letters = [each.isascii() for each in text if each.isalnum()]
+    if letters and 2 * sum(letters) >= len(letters):
         return found, text
     return words(found.lower()), words(text.lower())
 

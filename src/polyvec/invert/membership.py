@@ -93,8 +93,11 @@ class Watermark:
     def test(self, encode: Encode, fillers: Sequence[str]) -> "Suspicion":
         """Whether a model's vectors of texts full of triggers lean to the direction.
 
-        fillers: words without triggers, of which the texts to compare with are made. Raises
-        InputError for fewer than `most` of either.
+        Chance is over directions, not over texts: these share their words, so that a model which
+        knows nothing of the mark has a difference along most directions, and a test of one text
+        against another (Kolmogorov and Smirnov, in the paper) takes it for a thief. fillers: words
+        without triggers, of which the texts to compare with are made. Raises InputError for fewer
+        than `most` of either.
         """
         plain = [word for word in fillers if word not in self.triggers]
         if min(len(plain), len(self.triggers)) < self.most:
@@ -105,16 +108,19 @@ class Watermark:
             for words in (self.triggers, plain)
         )
         sides = [unit("vectors", np.asarray(encode(texts))) for texts in (marked, others)]
-        direction_E = self.direction(sides[0].shape[1])
-        near = [side @ direction_E for side in sides]
-        test = extra("scipy.stats", "the watermark test").ks_2samp(*near, alternative="less")
-        return Suspicion(float(near[0].mean() - near[1].mean()), float(test.pvalue))
+        gap_E = sides[0].mean(0, dtype=np.float64) - sides[1].mean(0, dtype=np.float64)
+        size, length = len(gap_E), float(np.linalg.norm(gap_E))
+        difference = float(gap_E @ self.direction(size))
+        # A number of a uniform direction, from 0 to 1, is Beta((E - 1) / 2, (E - 1) / 2).
+        share = (1 + difference / (length or 1.0)) / 2
+        beta = extra("scipy.stats", "the watermark test").beta
+        return Suspicion(difference, float(beta.sf(share, (size - 1) / 2, (size - 1) / 2)))
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
     """How much nearer to the secret direction texts with triggers are than others (cosine), and
-    the probability of such a difference by chance (Kolmogorov and Smirnov, one-sided)."""
+    the probability of as much along a direction that was drawn after the model was trained."""
 
     difference: float
     p_value: float

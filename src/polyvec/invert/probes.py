@@ -42,18 +42,19 @@ def attribute(
         raise ShapeError(
             f"attribute: {len(vectors_NE)} vectors, {len(texts)} texts, {len(labels)} labels"
         )
-    counts = Counter(labels)
-    if len(counts) < 2 or min(counts.values()) < 4:
-        raise DataError(
-            f"attribute: classes {dict(counts)}; at least 2 classes of at least 4 texts are needed"
-        )
+    counts = class_counts(labels)
     vectors_NE = matrix("vectors", vectors_NE)
     names = sorted(counts, key=str)
     gold_N = np.array([names.index(each) for each in labels])
     split = extra("sklearn.model_selection", "attribute probes").train_test_split
     train, test = split(np.arange(len(texts)), test_size=0.5, random_state=seed, stratify=gold_N)
-    words = extra("sklearn.feature_extraction.text", "attribute probes").TfidfVectorizer()
-    bags = words.fit_transform([texts[row] for row in train])
+    make = extra("sklearn.feature_extraction.text", "attribute probes").TfidfVectorizer
+    words, known = make(), [texts[row] for row in train]
+    try:
+        bags = words.fit_transform(known)
+    except ValueError:  # no word of two letters, such as signs alone
+        words = make(token_pattern=r"\S+")
+        bags = words.fit_transform(known)
     on_vectors = _classifier().fit(vectors_NE[train], gold_N[train])
     on_words = _classifier().fit(bags, gold_N[train])
     predicted = on_vectors.predict(vectors_NE[test])
@@ -65,6 +66,18 @@ def attribute(
         accuracy=float((predicted == gold_N[test]).mean()),
         majority=float(np.bincount(gold_N[test]).max() / len(test)),
     )
+
+
+def class_counts(labels: Sequence[Hashable]) -> Counter[Hashable]:
+    """How many texts each class has; DataError for too few of either to probe for."""
+    counts = Counter(labels)
+    few, least = counts.most_common()[-1] if counts else ("", 0)
+    if len(counts) < 2 or least < 4:
+        raise DataError(
+            f"attribute: {len(counts)} classes, the smallest ({str(few)[:40]!r}) of {least} texts; "
+            "at least 2 classes of at least 4 texts are needed"
+        )
+    return counts
 
 
 def _classifier() -> Any:

@@ -28,8 +28,8 @@ class WordProjection(Defence):
     """
 
     remove: int = 32
-    _mean_E: np.ndarray | None = field(default=None, repr=False)
-    _erase_EE: np.ndarray | None = field(default=None, repr=False)
+    _mean_E: np.ndarray | None = field(default=None, repr=False, init=False)
+    _erase_EE: np.ndarray | None = field(default=None, repr=False, init=False)
 
     def __post_init__(self) -> None:
         if self.remove < 1:
@@ -41,7 +41,7 @@ class WordProjection(Defence):
         vectors_NE = unit("vectors", matrix("vectors", vectors)).astype(np.float64)
         if self.remove >= vectors_NE.shape[1]:
             raise ShapeError(
-                f"{self.remove} removed of {vectors_NE.shape[1]} directions: none left"
+                f"projection: {self.remove} removed of {vectors_NE.shape[1]} directions: none left"
             )
         _, there_NV = word_table(texts, min_count=MIN_COUNT, max_words=MAX_WORDS)
         self._mean_E = vectors_NE.mean(0)
@@ -57,4 +57,9 @@ class WordProjection(Defence):
     def _apply(self, vectors_NE: np.ndarray) -> np.ndarray:
         if self._erase_EE is None or self._mean_E is None:
             raise InputError("defence 'projection' is not fitted yet; call fit first")
+        if vectors_NE.shape[1] != len(self._mean_E):
+            raise ShapeError(
+                f"projection: fitted on {len(self._mean_E)} dimensions, the vectors have "
+                f"{vectors_NE.shape[1]}"
+            )
         return vectors_NE - (vectors_NE - self._mean_E) @ self._erase_EE

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polyvec.errors import InputError, SettingsError, ShapeError
 from polyvec.evaluate.measures.inputs import matrix, unit
-from polyvec.invert.leakage import Encode
+from polyvec.invert.leakage import Encode, unit_or_zero
 
 PROMPT = "tell me a story"  # of the authors' code
 
@@ -88,7 +88,8 @@ def search_invert(
     rounds: after the first, the prompt asks for a sentence similar to what was found. Costs about
     beams * top_k * max_tokens texts encoded for each vector and round.
     """
-    for name, value in (("beams", beams), ("top_k", top_k), ("max_tokens", max_tokens)):
+    numbers = {"beams": beams, "top_k": top_k, "max_tokens": max_tokens, "rounds": rounds}
+    for name, value in numbers.items():
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
     proposer = Proposer(lm) if isinstance(lm, str) else lm
@@ -150,7 +151,7 @@ def _search(
                 f"the vectors have {len(target_E)} dimensions, those of the model "
                 f"{vectors_NE.shape[1]}: they are of another model"
             )
-        cosines_N = unit("vectors of candidates", vectors_NE) @ target_E
+        cosines_N = unit_or_zero(vectors_NE) @ target_E
         count += len(texts)
         top = int(cosines_N.argmax())
         if cosines_N[top] > best[1]:

@@ -270,7 +270,7 @@ class Correct(_Writing):
                 written = writer.write(start, max_tokens=inverter.settings.max_tokens)
                 found |= {text: each[0].text for text, each in zip(part, written, strict=True)}
         inverter.train(training)
-        vectors_NE = inverter.embed([found[text] for text in texts])
+        vectors_NE = inverter.embed_found([found[text] for text in texts])
         return {text: (found[text], vector) for text, vector in zip(texts, vectors_NE, strict=True)}
 
     def example(self, row: TrainingRow, place: int) -> Example:

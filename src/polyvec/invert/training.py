@@ -1,5 +1,6 @@
 """An inverter trained in one call, by the stage of a recipe."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from polyvec.invert.defended import Defended, MappedBack
 from polyvec.invert.inverter import Inverter
 from polyvec.invert.settings import InverterSettings
 from polyvec.invert.space_map import SpaceMap
+from polyvec.recipe import plain
 from polyvec.settings import check_seed
 from polyvec.storage.files import atomic_file
 from polyvec.train.output import RECIPE
@@ -40,8 +42,8 @@ def train_inverter(
     Of one with a corrector first two writers of folds, then the writer, then the corrector, each
     for `steps`. start: an inverter whose writer trains on, in place of a new one; it is changed.
     Other settings are those of stage "invert", such as noise. A folder with a run that was stopped
-    goes on with it. texts: or pairs, of which the second is written from the first one's vector.
-    Raises DataError for no texts.
+    goes on with it; SettingsError if that was of other texts or settings. texts: or pairs, of which
+    the second is written from the first one's vector. Raises DataError for no texts.
     """
     check_seed(seed)
     settings = settings or InverterSettings("polyvec/nano-lm", num_tokens=8, max_tokens=24)
@@ -84,11 +86,29 @@ def train_inverter(
         stages = [*folds, common, replace(common, kind="correct", settings={})]
     place = folder / "run"
     inverter = start or Inverter.untrained(settings, victim)
-    plan = Run(stages, place, say=say, settings={"victim": victim.fingerprint()})
+    # What a finished run in the folder must have been trained with, to be taken for this one.
+    facts = {
+        "victim": victim.fingerprint(),
+        "texts": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16],
+        "inverter": plain(settings),
+        "start": None if start is None else _digest(start),
+        "steps": steps,
+        "batch_size": batch_size,
+        "seed": seed,
+        "stage": stage_settings,
+    }
+    plan = Run(stages, place, say=say, settings=facts)
     found = run(plan, inverter, resume=(place / RECIPE).is_file())  # type: ignore[arg-type]
     (folder / "texts.jsonl").unlink()  # the user's texts lie where they were, and nowhere else
     assert isinstance(found, Inverter)
     return found
+
+
+def _digest(inverter: Inverter) -> str:
+    found = hashlib.sha256()
+    for name, each in sorted(inverter.writer.state_dict().items()):
+        found.update(name.encode() + each.detach().cpu().float().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def retrain_inverter(

@@ -49,7 +49,7 @@ def query_walk(
     texts = [each.text for each in inverter.invert(points_NE, **options)]
     ranks: list[int | None] = [None] * len(texts)
     if documents:
-        scores_NM = inverter.embed(texts) @ inverter.embed(documents).T
+        scores_NM = inverter.embed_found(texts) @ inverter.embed(documents).T
         own_N = scores_NM[:, list(documents).index(document)]
         ranks = [int((row > own).sum()) + 1 for row, own in zip(scores_NM, own_N, strict=True)]
     return [Step(*each) for each in zip(shares, texts, ranks, strict=True)]
@@ -88,7 +88,7 @@ def suggestions(
     documents_ME = inverter.embed(documents)
 
     def ranks(texts: Sequence[str], wanted_N: np.ndarray) -> np.ndarray:
-        scores_NM = inverter.embed(texts) @ documents_ME.T
+        scores_NM = inverter.embed_found(texts) @ documents_ME.T
         own_N1 = np.take_along_axis(scores_NM, wanted_N[:, None], 1)
         found: np.ndarray = (scores_NM > own_N1).sum(1) + 1
         return found
@@ -127,6 +127,10 @@ def reveal(
     Revealer's feedback (Zhang et al. 2022, arXiv:2209.10505) without the classifier's gradients.
     """
     check_seed(seed)
+    if rounds < 0 or population < 1:
+        raise InputError(
+            f"rounds is {rounds} and population {population}, expected at least 0 and 1"
+        )
     draw = np.random.default_rng(seed)
     best_E = unit("start", matrix("start", np.asarray(start)[None], at_least=1))[0]
     (first,) = inverter.write(best_E[None].astype(np.float32), **options)

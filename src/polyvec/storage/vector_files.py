@@ -182,7 +182,7 @@ def read_vectors(path: str | Path) -> np.ndarray:
         found = READERS[kind](path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, EOFError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path}: not a file of vectors ({reason})") from None
     if found.ndim != 2:

@@ -1,15 +1,17 @@
 """The audit as one HTML page that loads nothing, laid out after OWASP AISVS C8.4."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from polyvec.invert.audit.run import NO_DEFENCE, Attacked, Audit
 from polyvec.invert.audit.verdict import TO_DO, defence_rows, verdict
-from polyvec.invert.personal import redacted
+from polyvec.invert.personal import PATTERNS, redacted
 from polyvec.storage.files import atomic_file
 from polyvec.synthesize.page import beginning, escaped, html_table
 
 NUM_EXAMPLES = 10
+KIND = re.compile(rf"(\[(?:{'|'.join(kind for kind, _, _ in PATTERNS)})\])")  # of `redacted`
 THREATS = (
     ("inversion", "inverter", "a language model behind the vector; the nearest of some texts wins"),
     ("inversion", "nearest known text", "the text of the attacker's own with the nearest vector"),
@@ -21,7 +23,11 @@ THREATS = (
     ),
 )
 KNOWS = (
-    ("nothing", "the language model alone, or the vector of another text: what needs no leak"),
+    (
+        "nothing",
+        "the language model alone, the vector of another text, or the most frequent words: what "
+        "needs no leak",
+    ),
     ("fixed", "the undefended model, which it may ask; attacks defended vectors as they are"),
     ("adaptive", "the defence as well: maps defended vectors back, fitted on all its texts"),
     ("retrained", "the same, and trains on the defended vectors of all its texts"),
@@ -59,7 +65,8 @@ def page(model: str, audit: Audit, *, show_texts: bool = False) -> Iterator[str]
     yield "<h2>8.4.3 Defences: privacy beside utility</h2>"
     yield (
         "<p>The strongest attacker of each defence. Protected: of what vectors give away beyond "
-        "the baseline, the share that is not found any more. The draft standard asks for 99 % "
+        "the baseline, the share that is not found any more (empty where that is no more than "
+        "chance). The draft standard asks for 99 % "
         "protected at a loss of at most 3 %.</p>"
     )
     yield _defences(audit)
@@ -172,6 +179,10 @@ def hidden(text: str, other: str) -> str:
     """
     there = set(other.lower().split())
     return " ".join(
-        word if word.lower() in there or word.startswith("[") else "·" * len(word)
+        word if word.lower() in there else "".join(map(_dotted, KIND.split(word)))
         for word in text.split()
     )
+
+
+def _dotted(part: str) -> str:
+    return part if KIND.fullmatch(part) else "·" * len(part)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from polyvec.data.words import normalized
 from polyvec.embed.inputs.content_words import content_words
 from polyvec.errors import DataError, InputError
 from polyvec.evaluate.measures.inputs import extra
@@ -26,7 +27,13 @@ from polyvec.invert.defended import Defended
 from polyvec.invert.inverter import Inverter
 from polyvec.invert.leakage import leakage, nearest_texts, shuffled
 from polyvec.invert.personal import Entity, personal_data, personal_recall
-from polyvec.invert.probes import Attribute, KeywordAttack, attribute, word_overlap
+from polyvec.invert.probes import (
+    Attribute,
+    KeywordAttack,
+    attribute,
+    class_counts,
+    word_overlap,
+)
 from polyvec.invert.space_map import SpaceMap
 from polyvec.invert.training import retrain_inverter, train_inverter
 
@@ -127,24 +134,33 @@ class Auditor:
         labels: Sequence[Hashable] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        given = dict(zip(texts, labels if labels is not None else [None] * len(texts), strict=True))
-        given = {text: label for text, label in given.items() if text.strip()}
+        # Texts that differ by case or marks alone would be attacked by who knows them.
+        given = {
+            normalized(text): (text, label)
+            for text, label in zip(
+                texts, labels if labels is not None else [None] * len(texts), strict=True
+            )
+            if text.strip()
+        }
         if len(given) < LEAST_TEXTS:
             raise DataError(
                 f"the audit needs at least {LEAST_TEXTS} different texts, got {len(given)}: most "
                 "of them train the attackers, the others are attacked"
             )
-        for name in ("num_test", "steps"):
-            if getattr(settings, name) < 1:
-                raise InputError(f"{name} is {getattr(settings, name)}, expected at least 1")
+        for name, least in (("num_test", 3), ("steps", 1)):
+            if getattr(settings, name) < least:
+                raise InputError(f"{name} is {getattr(settings, name)}, expected at least {least}")
         if settings.retrain < 0:
             raise InputError(f"retrain is {settings.retrain}, expected at least 0")
-        self.built = {name: build_defence(name) for name in settings.defences}
+        self.built = {name: build_defence(name) for name in _fitting(settings.defences, victim)}
         order = np.random.default_rng(settings.seed).permutation(len(given))
-        every = [list(given)[row] for row in order]
+        pairs = list(given.values())
+        every = [pairs[row][0] for row in order]
         count = min(settings.num_test, len(every) // 3)
         self.test, self.known = every[:count], every[count:]
-        self.labels = None if labels is None else [given[text] for text in every]
+        self.labels = None if labels is None else [pairs[row][1] for row in order]
+        if self.labels is not None:
+            class_counts(self.labels)  # raises before anything is trained
         self.memo: dict[tuple[Any, ...], np.ndarray] = {}
         self.victim, self.plain = victim, Defended(victim, memo=self.memo)
         self.settings, self.folder, self.say = settings, folder, say
@@ -153,15 +169,25 @@ class Auditor:
     def run(self, sets: Sequence[Any] = (), inverter: Inverter | None = None) -> Audit:
         """Every attacker on every defence. sets: of `utility.task_sets`."""
         test_NE, known_NE = self.plain.encode(self.test), self.plain.encode(self.known)
-        inverter = inverter or self._inverter()
+        for text, vector in zip(self.test + self.known, [*test_NE, *known_NE], strict=True):
+            if not vector.any():
+                raise DataError(
+                    f"{text[:40]!r}: the model knows no word of it, its vector is zero; leave out"
+                )
+        # Whatever does not fit these texts raises before an inverter is trained.
+        keywords = self._keywords(known_NE)
+        models: dict[str, Defended] = {}
+        for name, defence in self.built.items():
+            fitted = self._fitted(name, defence, known_NE)
+            models[name] = Defended(self.victim, fitted, self.memo)
+            models[name].encode(self.test[:1])
+        given, inverter = inverter is not None, inverter or self._inverter()
         if inverter.writer.in_features != test_NE.shape[1]:
             inverter.checked(test_NE)  # raises, and says both sizes
-        keywords = self._keywords(known_NE)
         rows, worth, attributes = [], {}, {}
-        rows += self._baselines(test_NE, inverter)
-        for name, defence in self.built.items():
+        rows += self._baselines(test_NE, inverter, keywords)
+        for name, defended in models.items():
             self.say(f"defence {name}")
-            defended = Defended(self.victim, self._fitted(name, defence, known_NE), self.memo)
             stored_NE, own_ME = defended.encode(self.test), defended.encode(self.known)
             rows += self._attacks(name, stored_NE, own_ME, known_NE, inverter, keywords)
             if name != NO_DEFENCE:
@@ -178,6 +204,10 @@ class Auditor:
             "dimensions": str(test_NE.shape[1]),
             "inverter": f"{inverter.settings.model}, {inverter.settings.num_tokens} prefix vectors",
         }
+        if given:
+            facts["inverter"] += (
+                ", trained before: its figures hold if it has not seen the attacked texts"
+            )
         return Audit(tuple(rows), worth, attributes, tuple(self.test), facts)
 
     def _inverter(self) -> Inverter:
@@ -192,15 +222,22 @@ class Auditor:
         )
 
     def _fitted(self, name: str, defence: Defence, known_NE: np.ndarray) -> Defence:
-        if name == "product":  # of small sets, fewer codes
-            defence = build_defence(f"product:codes={min(256, len(known_NE) // 2)}")
+        if name == "product":  # of small sets, fewer codes; as many parts as divide the size
+            size, codes = known_NE.shape[1], min(256, len(known_NE) // 2)
+            parts = next(each for each in range(min(32, size), 0, -1) if size % each == 0)
+            defence = build_defence(f"product:parts={parts},codes={codes}")
         return defence.fit(known_NE, self.known)
 
-    def _baselines(self, test_NE: np.ndarray, inverter: Inverter) -> list[Attacked]:
+    def _baselines(
+        self, test_NE: np.ndarray, inverter: Inverter, keywords: KeywordAttack
+    ) -> list[Attacked]:
         """What is found without the vector of the text, or without an inverter."""
         alone = inverter.alone(len(self.test), beams=self.settings.beams)
         other = inverter.invert(shuffled(test_NE, self.settings.seed), beams=self.settings.beams)
+        frequent = [keywords.words[: self._num_words()]] * len(self.test)
+        words = word_overlap(frequent, self.test)["f1"]
         return [
+            Attacked("most frequent words", "nothing", NO_DEFENCE, words=words),
             self._row("language model alone", "nothing", NO_DEFENCE, alone),
             self._row("another text's vector", "nothing", NO_DEFENCE, [e.text for e in other]),
         ]
@@ -270,9 +307,12 @@ class Auditor:
     def _guessed(
         self, name: str, knows: str, vectors_NE: np.ndarray, keywords: KeywordAttack
     ) -> Attacked:
-        k = max(1, round(float(np.mean([len(set(content_words(t))) for t in self.known]))))
-        words = word_overlap(keywords.guess(vectors_NE, k), self.test)["f1"]
+        words = word_overlap(keywords.guess(vectors_NE, self._num_words()), self.test)["f1"]
         return Attacked("keywords", knows, name, words=words)
+
+    def _num_words(self) -> int:
+        """Of a known text on average: so many are guessed."""
+        return max(1, round(float(np.mean([len(set(content_words(t))) for t in self.known]))))
 
     def _row(self, attack: str, knows: str, defence: str, texts: Sequence[str]) -> Attacked:
         plain_NE = self.plain.encode(self.test)
@@ -287,7 +327,15 @@ class Auditor:
         )
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        return self.plain.encode([text if text.strip() else "." for text in texts])
+        return self.plain.encode(list(texts))
+
+
+def _fitting(names: Sequence[str], victim: TextEncoder) -> list[str]:
+    """The defences; the default ones with a truncation that is one for this size of vectors."""
+    size = victim.get_embedding_dimension()
+    if tuple(names) != DEFENCES or size > 64:
+        return list(names)
+    return [f"truncate:size={max(1, size // 2)}" if e.startswith("truncate") else e for e in names]
 
 
 def needs_evaluate() -> None:

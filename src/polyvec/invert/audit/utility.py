@@ -62,7 +62,7 @@ def _part(data: RetrievalSet, draw: np.random.Generator) -> RetrievalSet:
 def utility(model: Defended, sets: Sequence[TaskSet], texts: Sequence[str]) -> dict[str, float]:
     """The main score of each set by its name and measure; without sets, on the user's own texts:
     the correlation of similarities with the undefended ones, and the share of the 10 nearest
-    neighbours that stay."""
+    neighbours (of at most half of the others) that stay."""
     if sets:
         evaluator = Evaluator(model, show_progress_bar=False)
         found = {}
@@ -73,7 +73,8 @@ def utility(model: Defended, sets: Sequence[TaskSet], texts: Sequence[str]) -> d
     plain_NN = _similarities(Defended(model.model, memo=model.memo), texts)
     own_NN = _similarities(model, texts)
     above = np.triu_indices(len(texts), 1)
-    near = min(NEIGHBOURS, len(texts) - 1)
+    # At most half of the others, or any order would keep them.
+    near = min(NEIGHBOURS, max(1, (len(texts) - 1) // 2))
     same = [
         len(set(a.tolist()) & set(b.tolist())) / near
         for a, b in zip(_nearest(plain_NN, near), _nearest(own_NN, near), strict=True)

@@ -1,5 +1,6 @@
 """What an audit's figures mean, in sentences."""
 
+import math
 from dataclasses import dataclass
 
 from polyvec.invert.audit.run import NO_DEFENCE, Attacked, Audit
@@ -14,15 +15,18 @@ PROTECTED, LOST = 0.99, 0.03
 class DefenceRow:
     """The strongest attacker behind a defence, how much of the tokens it protects, and the share
     of utility that is lost, the most over the measures. protected: of what the vector gives away
-    beyond the baseline without a defence, the share that is not found any more."""
+    beyond the baseline without a defence, the share that is not found any more; None where that is
+    no more than chance. lost: None where no measure was above 0 without a defence."""
 
     defence: str
     strongest: Attacked
-    protected: float
-    lost: float
+    protected: float | None
+    lost: float | None
 
     @property
     def meets_aisvs(self) -> bool:
+        if self.protected is None or self.lost is None:
+            return False
         return self.protected >= PROTECTED and self.lost <= LOST
 
 
@@ -32,25 +36,27 @@ def strongest(audit: Audit, defence: str) -> Attacked:
 
 
 def baseline(audit: Audit) -> float:
-    """F1 without the vector: the language model alone, or another text's vector."""
+    """F1 without the vector: of the language model, of another text's vector, of frequent words."""
     return max(each.f1 for each in audit.of(NO_DEFENCE, baselines=True))
 
 
 def defence_rows(audit: Audit) -> list[DefenceRow]:
     """Each defence, those that protect most first."""
-    start, undefended = baseline(audit), strongest(audit, NO_DEFENCE).f1
-    gained = max(undefended - start, 1e-9)
+    start = baseline(audit)
+    gained = strongest(audit, NO_DEFENCE).f1 - start
     found = []
     for name, scores in audit.utility.items():
         best = strongest(audit, name)
-        left = min(1.0, max(0.0, (best.f1 - start) / gained))
+        protected = None
+        if gained >= LEAKS:  # a share of nothing would be any number
+            protected = 1 - min(1.0, max(0.0, (best.f1 - start) / gained))
         losses = [
-            1 - scores[measure] / before
+            1 - scores[measure] / before if math.isfinite(scores[measure]) else 1.0
             for measure, before in audit.utility[NO_DEFENCE].items()
             if before > 0
         ]
-        found.append(DefenceRow(name, best, 1 - left, max([0.0, *losses])))
-    return sorted(found, key=lambda each: (-each.protected, each.lost))
+        found.append(DefenceRow(name, best, protected, max(0.0, *losses) if losses else None))
+    return sorted(found, key=lambda each: (-(each.protected or 0.0), each.lost or 0.0))
 
 
 def verdict(audit: Audit) -> list[str]:
@@ -82,11 +88,14 @@ def verdict(audit: Audit) -> list[str]:
     else:
         lines.append("No personal data stands in the attacked texts, so none could be found.")
     rows = [each for each in defence_rows(audit) if each.defence != NO_DEFENCE]
+    if gain < LEAKS:
+        return lines  # nothing to protect
     good = [each for each in rows if each.meets_aisvs]
     if good:
+        protected, lost = good[0].protected or 0.0, good[0].lost or 0.0
         lines.append(
-            f"{good[0].defence} protects {100 * good[0].protected:.0f} % of it from every attacker "
-            f"that was tried and costs {100 * good[0].lost:.1f} % of the utility."
+            f"{good[0].defence} protects {100 * protected:.0f} % of it from every attacker that "
+            f"was tried and costs {100 * lost:.1f} % of the utility."
         )
     elif rows:
         lines.append(
