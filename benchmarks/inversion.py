@@ -50,15 +50,17 @@ DEFENCES = (
 PAIRS = (10, 100, 1000, 10000)
 PREFIXES = (1, 4, 16)
 LEAKED = (30, 100, 300)  # pairs of the transfer attack
-# Longer training, and a pretrained language model behind one vector (GEIA): the folder, what the
-# table says, steps for each of --steps, and what changes.
+# Longer training, an encoder-decoder, and a pretrained language model behind one vector (GEIA): the
+# folder, what the table says, steps for each of --steps, and what changes.
 LONGER = ("longer", f"prefix {PREFIXES[-1]}, six times the steps", 6.0, {})
+ENCODER = ("encoder", "nano-t5, prefix 8", 1.0, {"model": "polyvec/nano-t5", "num_tokens": 8})
 LARGER = (
     "larger",
-    "SmolLM2, prefix 1, batches of 16",
-    1.0,
-    {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "num_tokens": 1, "stage": {"batch_size": 16}},
+    "SmolLM2, prefix 1, a quarter of the steps",
+    0.25,
+    {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "num_tokens": 1},
 )
+VARIANTS = (ENCODER, LARGER, LONGER)
 LANGUAGES = ("en", "de", "fr")
 
 
@@ -145,6 +147,10 @@ class Bench:
     def longer(self) -> None:
         """Six times the steps."""
         self._variant(*LONGER)
+
+    def encoder(self) -> None:
+        """nano-t5 in place of nano-lm."""
+        self._variant(*ENCODER)
 
     def larger(self) -> None:
         """SmolLM2 in place of nano-lm."""
@@ -378,6 +384,31 @@ class Bench:
             }
         return found
 
+    def personas(self) -> None:
+        """GEIA on sentences that say who somebody is (PersonaChat)."""
+        self.cell(self._personas, "personas")
+
+    def _personas(self) -> dict[str, Any]:
+        folder = self.data / "personachat_personas"
+        known, test = (
+            list(dict.fromkeys(row["text"] for row in lines(folder / f"{side}.jsonl")))
+            for side in ("dev_persona_sentences", "test_persona_sentences")
+        )
+        test = [text for text in test if text not in set(known)][: self.options.test]
+        inverter, minutes = self.trained(
+            "personas", self.options.steps, texts=known, num_tokens=1, max_tokens=24
+        )
+        vectors = self.encode(test)
+        ways = {
+            "inverter": [e.text for e in inverter.invert(vectors, beams=8)],
+            "another text's vector": [e.text for e in inverter.invert(shuffled(vectors), beams=8)],
+            "nearest known text": nearest_texts(vectors, self.encode(known), known),
+        }
+        found: dict[str, Any] = {"minutes": minutes, "texts": len(test), "known": len(known)}
+        return found | {
+            name: leakage(got, test, self.encode).as_dict() for name, got in ways.items()
+        }
+
     def multilingual(self) -> None:
         """Captions in three languages, one of which the victim was trained for."""
         self.cell(self._multilingual, "multilingual")
@@ -447,7 +478,8 @@ class Bench:
 
 PARTS = (
     *("inverter", "defences", "spaces", "retrained", "prefixes", "transfer", "corrector"),
-    *("personal", "search", "multilingual", "walks", "revealer", "longer", "larger"),
+    *("personal", "search", "multilingual", "walks", "revealer", "personas", "encoder"),
+    *("larger", "longer"),
 )
 
 
@@ -464,7 +496,7 @@ def collect(bench: Bench) -> None:
     names = {
         "inverter": [
             *(f"prefix {each}" for each in PREFIXES),
-            *(name for _, name, _, _ in (LONGER, LARGER)),
+            *(name for _, name, _, _ in VARIANTS),
             "baselines",
         ],
         "defence": DEFENCES,
@@ -487,6 +519,7 @@ def collect(bench: Bench) -> None:
         "multilingual",
         "walks",
         "revealer",
+        "personas",
     ):
         if (cell := bench.work.read(name)) is not None:
             found[name] = cell

@@ -24,6 +24,8 @@ def attacks_table() -> str:
                   if prefix != "baselines"]  # fmt: skip
     cells = {"corrector": found.get("corrector", {})}
     cells |= found.get("transfer", {})
+    if personas := found.get("personas"):
+        cells[f"prefix 1, {personas['known']} personas known"] = personas
     for label, cell in cells.items():
         lines += [_line(f"{label}: {way}", row, cell["minutes"]) for way, row in _ways(cell)]
     if search := found.get("search"):
