@@ -67,7 +67,7 @@ def test_true_and_false_are_learnt(model, lora):
     task.reranker.train()
     parameters = [each for each in task.reranker.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3)
-    for _ in range(25):
+    for _ in range(60):
         optimizer.zero_grad()
         work = task.work(ROWS, [Share(0, len(ROWS))], 0)
         step(
