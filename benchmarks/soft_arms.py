@@ -34,11 +34,16 @@ BATCH = 50
 
 @dataclass
 class Held:
-    """Held-out questions, and files of the toys."""
+    """Held-out questions, and files of the toys.
+
+    max_tokens: of an answer. end: whether its end counts where its likelihood is measured.
+    """
 
     data: Path
     files: Mapping[str, Path]
     num: int
+    max_tokens: int = 12
+    end: bool = True
     cache: dict[str, Any] = field(default_factory=dict)
 
     def questions(self) -> list[TrainingRow]:
@@ -82,9 +87,13 @@ def answered(model: SoftCompressor, held: Held) -> dict[str, float]:
             some = slice(start, start + BATCH)
             mine = None if given is None else given[some]
             their = None if contexts is None else contexts[some]
-            written += model.generate(questions[some], mine, contexts=their, max_tokens=12)
+            written += model.generate(
+                questions[some], mine, contexts=their, max_tokens=held.max_tokens
+            )
             first = [f" {each[0]}" for each in golds[some]]
-            found_B, _ = model.score(ANSWER, first, mine, questions=questions[some], contexts=their)
+            found_B, _ = model.score(
+                ANSWER, first, mine, questions=questions[some], contexts=their, end=held.end
+            )
             likely += found_B.tolist()
         found |= {
             f"em, {name}": best(exact_match, written, golds),
@@ -93,7 +102,9 @@ def answered(model: SoftCompressor, held: Held) -> dict[str, float]:
         }
     for name in ("memory", "shuffled", "closed book"):
         given, contexts = conditions[name]
-        found[f"rebuilt, {name}"] = token_accuracy(model, AUTOENCODE, texts, given, contexts)
+        found[f"rebuilt, {name}"] = token_accuracy(
+            model, AUTOENCODE, texts, given, contexts, end=held.end
+        )
     return found
 
 
@@ -112,6 +123,8 @@ def token_accuracy(
     texts: Sequence[str],
     memories: Sequence[Memory] | None,
     contexts: Sequence[str] | None = None,
+    *,
+    end: bool = True,
 ) -> float:
     """Share of the texts' tokens that are the most likely one, teacher-forced."""
     total = 0.0
@@ -119,7 +132,7 @@ def token_accuracy(
         some = slice(start, start + BATCH)
         mine = None if memories is None else memories[some]
         their = None if contexts is None else contexts[some]
-        total += float(model.score(prompt, texts[some], mine, contexts=their)[1].sum())
+        total += float(model.score(prompt, texts[some], mine, contexts=their, end=end)[1].sum())
     return total / len(texts)
 
 
@@ -198,8 +211,7 @@ def distilled(model: SoftCompressor, held: Held, prompt: str) -> dict[str, float
     from polyvec.compress.soft.decoder import Asked, token_ids
     from polyvec.compress.soft.stage import divergence
 
-    rows = [row["text"] for row in held.read("stories")]
-    texts = [" ".join(text.split()[:40]) for text in rows][:64]
+    texts = [" ".join(row.query.split()[:40]) for row in held.questions()][:64]
     tokenizer = model.decoder.tokenizer
     hard = token_ids(tokenizer, prompt)
     asked = [model.asked(ANSWER, target=f" {text}") for text in texts]

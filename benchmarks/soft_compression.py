@@ -18,7 +18,7 @@ other eight: token accuracy of writing the passage again, exact match and F1 of 
 the memory, from the memory of another passage, without any, from the passage itself and from as
 many of its first tokens as the memory has vectors. Toys are the orderings of the papers, on a
 language model of 0.2 million weights over three seeds: captions written again from m vectors,
-captions that follow two others of the same picture, codes asked for by name.
+captions that follow two others of the same picture, colours asked for by name.
 
 Each row or toy with a seed is a cell in --folder, so an interrupted run goes on and several
 processes share the work. Results go to docs/results/soft-compression.json; docs/generate.py makes
@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import soft_arms
+import soft_facts
 import soft_toys
 import torch
 from soft_arms import Held
@@ -100,10 +101,28 @@ def recipe_cell(key: str, seed: int, held: Held, options: argparse.Namespace, wo
     return {"scores": found, "minutes": minutes, "steps": [stage.max_steps for stage in stages]}
 
 
+def fact_cell(key: str, seed: int, held: Held, options: argparse.Namespace, work: Work) -> Any:
+    """A recipe on facts that the toys' language model can look up."""
+    recipe = load_recipe(key)
+    folder = small_model("repeated", held, options, work)
+    torch.manual_seed(seed)
+    encoder, settings = soft_facts.settings(recipe, folder)
+    model = SoftCompressor(compose(encoder), settings)
+    stages = soft_facts.stages(recipe, held, seed, options.steps)
+    began = time.perf_counter()
+    model = train(model, stages, work.folder / "runs" / f"facts-{key}-{seed}", held.data)
+    minutes = (time.perf_counter() - began) / 60
+    trained = {id(p): p.numel() for p in model.parameters() if p.requires_grad}
+    facts = soft_facts.Facts(held.data, held.files, held.num)
+    found = {"trained share": sum(trained.values()) / model.num_parameters}
+    found |= soft_arms.answered(model, facts)
+    return {"scores": found, "minutes": minutes, "steps": [stage.max_steps for stage in stages]}
+
+
 def toy_cell(name: str, seed: int, held: Held, options: argparse.Namespace, work: Work) -> Any:
     """A compressor on the small language model, and that model alone."""
     toy = soft_toys.TOYS[name]
-    folder = small_model(held, options, work) if toy.knows else blank_model(held, work)
+    folder = small_model(toy.language, held, options, work)
     torch.manual_seed(seed)
     encoder = compose(EmbedderSettings(str(folder), attention=toy.attention))
     settings = fill(CompressorSettings, dict(toy.compressor), name)
@@ -124,19 +143,20 @@ def toy_cell(name: str, seed: int, held: Held, options: argparse.Namespace, work
     }
 
 
-def blank_model(held: Held, work: Work) -> Path:
-    return soft_toys.language_model(work.folder / "lm-untrained", held.files["captions-train"])
-
-
-def small_model(held: Held, options: argparse.Namespace, work: Work) -> Path:
-    """The folder of the toys' language model, trained once for all of them."""
-    folder = work.folder / "lm"
+def small_model(texts: str, held: Held, options: argparse.Namespace, work: Work) -> Path:
+    """The folder of a language model of the toys, trained once for all of them."""
+    folder = work.folder / f"lm-{texts}"
     if not folder.exists():
+        deviation, steps = soft_toys.LANGUAGES[texts]
+        file = held.files[f"{texts}-train"]
+        blank = soft_toys.language_model(work.folder / f"lm-{texts}-untrained", file, deviation)
         torch.manual_seed(0)
-        encoder = compose(EmbedderSettings(str(blank_model(held, work))))
-        stage = toy_stage(soft_toys.LANGUAGE, 0, held, options)
-        encoder = train(encoder, [stage], work.folder / "runs" / "lm", held.data)
-        partial = folder.with_name(f"lm.{os.getpid()}")
+        encoder = compose(EmbedderSettings(str(blank)))
+        stage = toy_stage(
+            {**soft_toys.LANGUAGE, "data": texts, "max_steps": steps}, 0, held, options
+        )
+        encoder = train(encoder, [stage], work.folder / "runs" / f"lm-{texts}", held.data)
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
         encoder.backbone.lm.save_pretrained(partial)
         encoder.tokenizer.save_pretrained(partial)
         partial.replace(folder)
@@ -168,7 +188,7 @@ def measure(
         return
     began = time.perf_counter()
     try:
-        make = recipe_cell if kind == "row" else toy_cell
+        make = {"row": recipe_cell, "fact": fact_cell, "toy": toy_cell}[kind]
         cell = make(name, seed, held, options, work)
         seconds = time.perf_counter() - began
         work.keep({**cell, "s": round(seconds, 1), "device": device()}, *key)
@@ -195,9 +215,15 @@ def collect(options: argparse.Namespace, work: Work) -> None:
     """
     path = RESULTS / FILE
     kept = json.loads(path.read_text()) if path.exists() else {}
-    found: dict[str, Any] = {"scale": options.scale, "rows": {}, "toys": {}, "claims": []}
+    found: dict[str, Any] = {"scale": options.scale, "rows": {}, "facts": {}, "toys": {}}
+    found["claims"] = []
     toys: dict[str, list[Any]] = {}
-    for kind, names, into in (("row", soft_arms.ROWS, "rows"), ("toy", soft_toys.TOYS, "toys")):
+    kinds = (
+        ("row", soft_arms.ROWS, "rows"),
+        ("fact", soft_facts.ROWS, "facts"),
+        ("toy", soft_toys.TOYS, "toys"),
+    )
+    for kind, names, into in kinds:
         for name in names:
             cells = [c for seed in SEEDS if (c := work.read(kind, name, str(seed))) is not None]
             before = kept.get(into, {}).get(name)
@@ -235,7 +261,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of data sets")
     parser.add_argument("--scale", choices=("small", "nano"), default="small", help="of the rows")
     parser.add_argument("--folder", type=Path, help="default: polyvec's cache folder")
-    parser.add_argument("--only", nargs="*", help="these rows or toys; 'rows', 'toys'")
+    parser.add_argument("--only", nargs="*", help="rows, toys, 'fact ROW'; rows, facts, toys")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="of the toys")
     parser.add_argument("--row-seeds", type=int, default=1)
     parser.add_argument("--steps", type=float, default=1.0, help="this share of the steps")
@@ -255,17 +281,24 @@ def main() -> None:
         cells = [("row", name, 0) for name in rows]
         cells += [("toy", name, 0) for name in soft_toys.TOYS]
         cells += [("row", name, 0) for name in more]
+        cells += [("fact", name, 0) for name in soft_facts.ROWS]
         cells += [
             ("toy", name, seed) for seed in SEEDS[1 : options.seeds] for name in soft_toys.TOYS
         ]
         cells += [
             ("row", name, seed) for seed in SEEDS[1 : options.row_seeds] for name in (*rows, *more)
         ]
+        cells += [
+            ("fact", name, seed)
+            for seed in SEEDS[1 : options.row_seeds]
+            for name in soft_facts.ROWS
+        ]
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
-        wanted = set(options.only or ("rows", "toys"))
+        wanted = set(options.only or ("rows", "facts", "toys"))
         for kind, name, seed in cells:
-            if f"{kind}s" in wanted or name in wanted:
+            name_of = f"fact {name}" if kind == "fact" else name
+            if f"{kind}s" in wanted or name_of in wanted:
                 measure(kind, name, seed, held, options, work)
     collect(options, work)
 

@@ -154,9 +154,15 @@ def graded(source: str, base: str) -> Experiment:
     )
 
 
+MOST_ORDERED = 400
+
+
 @dataclass(frozen=True)
 class Ordered:
-    """The share of held-out anchors whose three texts are in the order of their levels."""
+    """The share of anchors whose three texts are in the order of their levels.
+
+    Of held-out anchors, and of those that were trained on.
+    """
 
     source: str
 
@@ -165,8 +171,12 @@ class Ordered:
         return [self.source]
 
     def __call__(self, model: Any, context: Context) -> dict[str, float]:
-        path = context.sources / self.source / "held_out.jsonl"
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        found, trained = (self._ordered(model, context, name) for name in ("held_out", "train"))
+        return {**found, "in order, trained on": trained["in order"]}
+
+    def _ordered(self, model: Any, context: Context, name: str) -> dict[str, float]:
+        path = context.sources / self.source / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()][:MOST_ORDERED]
         texts = [[row["query"], row["pos"][0], *row["neg"]] for row in rows]
         flat = [text for each in texts for text in each]
         vectors = np.asarray(model.encode(flat, show_progress_bar=False), np.float64)
@@ -388,6 +398,7 @@ EFFECTS: Mapping[str, Callable[[], Experiment]] = {
     "scores, nano-lm": lambda: soft_scores("nano-lm"),
     "levels, smollm2": lambda: graded("levels", "smollm2"),
     "nli levels, smollm2": lambda: graded("nli levels", "smollm2"),
+    "nli levels, minilm": lambda: graded("nli levels", "minilm"),
     "nli levels, minilm-reset": lambda: graded("nli levels", "minilm-reset"),
     "nli levels, nano-lm": lambda: graded("nli levels", "nano-lm"),
     "instructions, small": lambda: instructions("small"),
@@ -396,5 +407,8 @@ EFFECTS: Mapping[str, Callable[[], Experiment]] = {
     "false negatives, nano-lm": lambda: false_negatives("nano-lm"),
     "tuned queries, smollm2": lambda: tuned_queries("smollm2"),
     "tuned queries, minilm-reset": lambda: tuned_queries("minilm-reset"),
+    "tuned queries, nano-lm": lambda: tuned_queries("nano-lm"),
     "tuned nli, smollm2": lambda: tuned_nli("smollm2"),
+    "tuned nli, minilm-reset": lambda: tuned_nli("minilm-reset"),
+    "tuned nli, nano-lm": lambda: tuned_nli("nano-lm"),
 }

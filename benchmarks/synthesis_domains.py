@@ -74,8 +74,8 @@ def _held_out_task(name: str) -> Callable[[Path, int, int], RetrievalSet]:
 
 COSQA_DEV = {
     "path": "cosqa/qa_dev.jsonl.gz",
-    "format": "pairs",
-    "columns": {"positive": "code"},
+    "format": "judged",
+    "columns": {"document": "code"},
     "where": {"label": 1},
 }
 DOMAINS: Mapping[str, Domain] = {

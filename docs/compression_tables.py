@@ -48,7 +48,7 @@ def compressors_table() -> str:
 CONTROLS = ("memory", "shuffled", "closed book", "truncated", "full text")
 
 
-def compressed_table() -> str:
+def compressed_table(part: str = "rows") -> str:
     """What memories keep: reconstruction and answers, each beside its controls."""
     found = results("soft-compression")
     heads = ["rebuilt: memory", "shuffled", "none"]
@@ -59,7 +59,7 @@ def compressed_table() -> str:
         f"{' | '.join(heads)} | passes |",
         "| --- |" + " ---: |" * (len(heads) + 5) + " --- |",
     ]
-    for key, row in found.get("rows", {}).items():
+    for key, row in found.get(part, {}).items():
         scores = {name: value[0] for name, value in row["scores"].items()}
         if "em, memory" not in scores:
             continue
@@ -78,7 +78,12 @@ def compressed_table() -> str:
         lines.append("| " + " | ".join(cells) + " |")
     if len(lines) == 2:
         return "Not measured."
-    return "\n".join([*lines, "", f"At scale {found['scale']}; one seed."])
+    scale = "two facts" if part == "facts" else f"scale {found['scale']}"
+    return "\n".join([*lines, "", f"At {scale}; one seed."])
+
+
+def facts_table() -> str:
+    return compressed_table("facts")
 
 
 def other_memories_table() -> str:

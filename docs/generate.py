@@ -530,6 +530,7 @@ PARTS = {
     ROOT / "docs" / "compression.md": {
         "compressors": compression_tables.compressors_table,
         "compressed": compression_tables.compressed_table,
+        "compressed facts": compression_tables.facts_table,
         "other memories": compression_tables.other_memories_table,
         "orderings": compression_tables.memory_orderings_table,
         "toys": compression_tables.toys_table,

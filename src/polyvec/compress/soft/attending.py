@@ -139,17 +139,17 @@ class Pooled(nn.Module):
         memory, _ = self.pooled(encoder, contexts)
         return memory
 
-    def largest(self, encoder: Encoder, contexts: Sequence[Context]) -> list[Tensor]:
-        """Of each context, for each n-gram the largest score of its tokens (mean of the heads).
+    def weights(self, encoder: Encoder, contexts: Sequence[Context]) -> list[Tensor]:
+        """Of each context the weights of its n-grams' tokens, [n-grams, size], mean of the heads.
 
-        Weights are softmaxes of these within an n-gram; between n-grams only the scores compare.
+        Those of an n-gram add up to 1; places behind the context's end have 0.
         """
         return self.pooled(encoder, contexts)[1]
 
     def pooled(
         self, encoder: Encoder, contexts: Sequence[Context]
     ) -> tuple[MemoryBatch, list[Tensor]]:
-        """The memory, and each context's largest scores, [n-grams]."""
+        """The memory, and each context's weights."""
         if encoder.kv:
             raise SettingsError("memory 'pooled' has states only; use carrier 'hidden'")
         if self.weighted and any(not len(each.query) for each in contexts):
@@ -162,14 +162,14 @@ class Pooled(nn.Module):
         states_BTD = read(encoder.backbone, inputs_BTD, real_BT).states_BTD
         size = encoder.rate or self.size
         step = size if encoder.rate or self.step == self.size else self.step
-        vectors, largest = [], []
+        vectors, weights = [], []
         for row, context in enumerate(contexts):
             start = len(encoder.prefix)
             middle, stop = start + len(context.query), len(numbers[row])
             query_D = states_BTD[row, start:middle].mean(0) if self.weighted else None
-            found_ND, largest_N = self._windows(states_BTD[row, middle:stop], query_D, size, step)
+            found_ND, weights_NG = self._windows(states_BTD[row, middle:stop], query_D, size, step)
             vectors.append(found_ND)
-            largest.append(largest_N)
+            weights.append(weights_NG)
         states_BMD = nn.utils.rnn.pad_sequence(vectors, batch_first=True)
         counts_B = torch.tensor([len(each) for each in vectors], device=real_BT.device)
         most = states_BMD.shape[1]
@@ -179,7 +179,7 @@ class Pooled(nn.Module):
             seen = torch.cat([real_BT, real_BM], 1)[:, None].expand(-1, most, -1)
             for block in self.blocks:
                 states_BMD = block(states_BMD, torch.cat([states_BTD, states_BMD], 1), seen)
-        return encoder.of_states(states_BMD, real_BM, [len(c.ids) for c in contexts]), largest
+        return encoder.of_states(states_BMD, real_BM, [len(c.ids) for c in contexts]), weights
 
     def _windows(
         self, states_TD: Tensor, query_D: Tensor | None, size: int, step: int
@@ -198,7 +198,7 @@ class Pooled(nn.Module):
         scores_NGH = scores_NGH.float().masked_fill(~there_NG[:, :, None], -torch.inf)
         weights_NGH = scores_NGH.softmax(1).to(states_TD.dtype)
         found_ND = (weights_NGH[..., None] * states_NGHK).sum(1).flatten(1)
-        return found_ND, scores_NGH.mean(2).max(1).values
+        return found_ND, weights_NGH.mean(2)
 
 
 class Blocks(nn.Module):

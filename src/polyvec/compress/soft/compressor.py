@@ -316,10 +316,12 @@ class SoftCompressor(nn.Module):
         *,
         questions: Sequence[str] | None = None,
         contexts: Sequence[str] | None = None,
+        end: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Of each target the mean log-probability of its tokens, and the share that is the argmax.
 
-        Teacher-forced, float32 [B] both.
+        end: whether the end of the text counts as one of them; a stage with `end = false` does not
+        learn it. Teacher-forced, float32 [B] both.
         """
         self.eval()
         questions = [""] * len(targets) if questions is None else questions
@@ -330,7 +332,7 @@ class SoftCompressor(nn.Module):
             raise InputError("one question, and one memory or context, is needed for each target")
         texts: Iterable[str | None] = contexts if contexts is not None else [None] * len(targets)
         asked = [
-            self.asked(prompt, question=question, target=target, context=text)
+            self.asked(prompt, question=question, target=target, context=text, end=end)
             for question, target, text in zip(questions, targets, texts, strict=True)
         ]
         memory = self.batch(memories) if memories is not None else None

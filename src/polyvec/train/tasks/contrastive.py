@@ -306,7 +306,8 @@ class Contrastive:
             raise DataError(
                 f"{row.place or 'row'}: the pair has a {what} that no loss reads "
                 f"({', '.join(names)}), so it would count as a match. Take a loss that reads it "
-                "(cosent, softmax_nli), or make matches with min_score or format 'nli_triplets'."
+                "(cosent, softmax_nli), or make matches with min_score, or format 'judged' or "
+                "'nli_triplets'."
             )
 
     def _read(
