@@ -139,6 +139,21 @@ def test_held_gists_give_the_same_output_when_the_text_before_them_is_edited():
     assert_close(before, after, atol=0, rtol=0)
 
 
+def test_the_end_of_a_target_counts_or_not():
+    model = compressor("slots", {"num": 2}, carrier="kv")
+    memories, target = model.compress(TEXTS[:2]), " gone"
+    count = len(model.asked("answer", target=target, end=False).target)
+    asked = [model.asked("answer", target=target) for _ in memories]
+    found = model.decoder.predict(asked, model.batch(memories))
+    logits_NV = model.decoder.logits(found.states_ND)
+    chosen_N = logits_NV.log_softmax(1).gather(1, found.targets_N[:, None])[:, 0]
+    nats_BT = chosen_N.view(2, count + 1)
+    with_end, _ = model.score("answer", [target] * 2, memories)
+    without, _ = model.score("answer", [target] * 2, memories, end=False)
+    assert_close(with_end, nats_BT.mean(1), atol=1e-4, rtol=1e-4)
+    assert_close(without, nats_BT[:, :-1].mean(1), atol=1e-4, rtol=1e-4)
+
+
 def test_beacons_hide_what_is_before_their_window():
     row, segments = interleaved(np.arange(5), 9, 2, 4)
     assert row.tolist() == [0, 1, 9, 2, 3, 9, 4, 9]
@@ -183,14 +198,15 @@ def test_an_ngram_is_the_mean_of_its_states_by_their_weights():
     pooled = attending.Pooled(8, size=3, num_heads=2, review=0)
     states_TD, query_D = torch.randn(7, 8), torch.randn(8)
     with torch.no_grad():
-        found_ND, largest_N = pooled._windows(states_TD, query_D, 3, 3)
-        assert found_ND.shape == (3, 8) and largest_N.shape == (3,)
+        found_ND, weights_NG = pooled._windows(states_TD, query_D, 3, 3)
         q = pooled.query(query_D).view(2, 4)
         k = pooled.key(states_TD[3:6]).view(3, 2, 4)
         weights = ((k * q).sum(-1) / 2).softmax(0)
         expected = (weights[:, :, None] * states_TD[3:6].view(3, 2, 4)).sum(0).flatten()
     assert_close(found_ND[1], expected)
+    assert_close(weights_NG[1], weights.mean(1))
     assert_close(found_ND[2], states_TD[6])  # a window of one token
+    assert_close(weights_NG[2], torch.tensor([1.0, 0.0, 0.0]))
 
 
 @pytest.mark.medium

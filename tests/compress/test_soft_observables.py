@@ -163,17 +163,30 @@ def test_the_right_vector_tells_more_of_a_text_than_a_random_one():
     assert bool((right > wrong).all()) and bool((right > random).all())
 
 
-def test_the_ngram_with_the_questions_word_has_the_largest_score():
+def test_the_questions_word_has_the_largest_weight_of_all_tokens():
     """QGC, where W_q and W_k keep what they get: states that are alike have the largest product."""
     torch.manual_seed(0)
     pooled = Pooled(16, size=4, num_heads=2, review=0)
-    states_TD = torch.nn.functional.normalize(torch.randn(20, 16), dim=-1)
+    states_TD = 8 * torch.nn.functional.normalize(torch.randn(20, 16), dim=-1)
     with torch.no_grad():
         for layer in (pooled.query, pooled.key):
             layer.weight.copy_(torch.eye(16))
         for place in range(20):
-            _, largest_N = pooled._windows(states_TD, states_TD[place], 4, 4)
-            assert int(largest_N.argmax()) == place // 4
+            _, weights_NG = pooled._windows(states_TD, states_TD[place], 4, 4)
+            assert int(weights_NG.argmax()) == place
+
+
+def test_weights_are_those_of_the_vectors():
+    model = compressor("pooled", {"size": 4, "num_heads": 2, "review": 0}, query_aware=True)
+    contexts = [model.context(text, "Where is the boat?") for text in TEXTS[:2]]
+    encoder = model.reader()
+    for context, weights_NG in zip(contexts, model.memory.weights(encoder, contexts), strict=True):
+        length = len(context.ids)
+        assert weights_NG.shape == (-(-length // 4), 4)
+        assert_close(weights_NG.sum(1), torch.ones(len(weights_NG)))
+        assert (weights_NG.flatten() > 0).tolist() == [
+            n < length for n in range(weights_NG.numel())
+        ]
 
 
 def test_held_gists_hide_a_context_that_is_edited_behind_them():
