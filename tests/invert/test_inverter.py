@@ -183,7 +183,7 @@ def test_fewer_texts_than_folds_are_told(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "only one"}))
     plan = Run([stage("invert", tmp_path, 1, fold=0, folds=3)], tmp_path / "run")
-    with pytest.raises(DataError, match="1 texts give 1 of 3 folds; give more texts"):
+    with pytest.raises(DataError, match="is 1, so only 1 of 3 folds have one; give more texts"):
         run(plan, untrained())
 
 

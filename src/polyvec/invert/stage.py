@@ -185,8 +185,8 @@ class Invert(_Writing):
             parts = {fold_of(row.query, self.folds) for row in rows}
             if len(parts) < self.folds:
                 raise DataError(
-                    f"{self.stage.where}: {len(rows)} texts give {len(parts)} of {self.folds} "
-                    "folds; give more texts, or fewer folds"
+                    f"{self.stage.where}: the number of texts is {len(rows)}, so only {len(parts)} "
+                    f"of {self.folds} folds have one; give more texts, or fewer folds"
                 )
         if self.surrogate is not None:
             self._add_mapped(list(dict.fromkeys(row.query for row in rows)), self.surrogate)
