@@ -34,8 +34,8 @@ def recipes_table(scale: str) -> str:
         return "Not measured."
     lines = [
         "| row of Table 3 | written | kept | calls | minutes | measured | base | unfiltered "
-        "| filtered | gold |",
-        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+        "| filtered | gold | filters gain |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for key, each in found["experiments"].items():
         columns = [c for c in next(iter(each["arms"].values())) if c != CHANCE]
@@ -44,6 +44,7 @@ def recipes_table(scale: str) -> str:
         for arm in ARMS:
             scores = each["arms"].get(arm, {})
             cells.append("<br>".join(_spread(scores.get(column)) for column in columns))
+        cells.append(_filters_gain(each))
         lines.append("| " + " | ".join(cells) + " |")
     failed = [
         f"- `{key}`, {arm}: {reason}"
@@ -51,6 +52,18 @@ def recipes_table(scale: str) -> str:
         for arm, reason in each["failed"].items()
     ]
     return "\n".join([*lines, *(["", "Not measured:", "", *failed] if failed else [])])
+
+
+def _filters_gain(experiment: Mapping[str, Any]) -> str:
+    """Of the filtered rows over as many unfiltered ones, where more than one seed tells."""
+    seeds = [
+        max((num for _, _, num in experiment["arms"].get(arm, {}).values()), default=0)
+        for arm in ("filtered", "unfiltered")
+    ]
+    for claim in experiment["claims"]:
+        if (claim["row"], claim["over"]) == ("filtered", "unfiltered") and min(seeds) > 1:
+            return _verdict(claim["by"])
+    return ""
 
 
 def _folder(key: str) -> str:
