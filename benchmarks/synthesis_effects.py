@@ -57,6 +57,7 @@ class Bench:
         else:
             found = {key: row_of_table(key, options.scale) for key in table_keys()}
             self.sources = dict(sources_of_table(options.scale))
+        self.order = list(found)
         self.experiments = {
             name: each for name, each in found.items() if not options.only or name in options.only
         }
@@ -226,9 +227,9 @@ def collect(bench: Bench, path: Path) -> None:
         cell = bench.work.read("source", name)
         if cell is not None:
             found["sources"][name] = cell
-    for part, entries in found.items():
-        for name, older in before.get(part, {}).items():
-            entries.setdefault(name, older)
+    for part, order in (("experiments", bench.order), ("sources", list(bench.sources))):
+        every = {**before.get(part, {}), **found[part]}
+        found[part] = {name: every[name] for name in order if name in every}
     with atomic_file(path, "w") as file:
         json.dump(found, file, indent=1)
         file.write("\n")
