@@ -76,6 +76,7 @@ def answered(model: SoftCompressor, held: Held) -> dict[str, float]:
         "truncated": (None, kept),
     }
     found: dict[str, float] = {
+        "questions": len(rows),
         "tokens in": sum(each.num_context for each in memories) / len(rows),
         "vectors out": sum(map(len, memories)) / len(rows),
     }
