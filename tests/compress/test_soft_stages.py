@@ -78,14 +78,14 @@ def stage(kind="compress", adapter="lora", **settings):
     return StageSettings(kind, adapter={"kind": adapter}, settings=settings)
 
 
-def write(folder):
+def write(folder, text=RECIPE):
     lines = [
         {"query": row.query, "instruction": row.instruction, "positive": row.positives[0]}
         for row in ROWS
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
     path = folder / "mine.toml"
-    path.write_text(RECIPE.replace("FOLDER", str(folder)))
+    path.write_text(text.replace("FOLDER", str(folder)))
     return load_recipe(path)
 
 
@@ -226,8 +226,42 @@ def test_objectives_that_do_not_fit_are_refused(objectives, options, message):
 def test_a_frozen_decoder_is_not_trained_by_sharing_weights():
     with pytest.raises(SettingsError, match="shares with the encoder"):
         Compress(compressor(decoder="frozen"), stage(adapter="full"), {"answer": 1.0})
+    merged = StageSettings("compress", adapter={"kind": "lora", "merge": True})
+    with pytest.raises(SettingsError, match="adapter merged changes"):
+        Compress(compressor(decoder="frozen"), merged, {"answer": 1.0})
     with pytest.raises(SettingsError, match=r"needs a recipe with \[compressor\]"):
         Compress(compose(EmbedderSettings("polyvec/nano-lm")), stage(), {"answer": 1.0})
+
+
+SECOND = """
+[[stage]]
+kind = "compress"
+objectives = { answer = 1.0 }
+data = [{ path = "FOLDER/rows.jsonl" }]
+batch_size = 2
+learning_rate = 1e-2
+max_steps = 2
+"""
+
+
+@pytest.mark.medium
+def test_a_second_stage_leaves_a_frozen_decoder_as_it_was(tmp_path):
+    recipe = write(tmp_path, RECIPE + SECOND)
+    untrained = recipe.build("full")
+    asked = {"questions": ["Where is it?"], "contexts": [ROWS[0].query]}
+    before = untrained.score("answer", [" Dover"], **asked)
+    trained = train_recipe(recipe, "full", tmp_path / "run")
+    assert len(list((tmp_path / "run" / "stages").iterdir())) == 2
+    assert_close(trained.score("answer", [" Dover"], **asked), before, atol=0, rtol=0)
+    own = write(tmp_path, RECIPE + SECOND + 'adapter = { kind = "lora", rank = 4 }\n')
+    with pytest.raises(SettingsError, match="would merge the earlier one"):
+        train_recipe(own, "full", tmp_path / "own")
+
+
+def test_a_stage_without_an_adapter_does_not_train_a_frozen_decoder(tmp_path):
+    none = RECIPE.replace('adapter = { kind = "lora", rank = 4, dropout = 0.0 }\n', "")
+    with pytest.raises(SettingsError, match="without an adapter it changes the weights"):
+        train_recipe(write(tmp_path, none), "full", tmp_path / "run")
 
 
 def test_user_text_in_a_prompt_is_never_markup():

@@ -28,9 +28,10 @@ from polyvec.compress.soft.encoding import NOTHING, Context
 from polyvec.compress.soft.reading import adapter_off
 from polyvec.compress.soft.settings import ANSWER, AUTOENCODE, CONTINUE, FROZEN
 from polyvec.data.training.rows import TrainingRow
+from polyvec.embed.formats.adapters import is_adapted
 from polyvec.errors import DataError, ModelError, SettingsError, known
 from polyvec.registry import Fact
-from polyvec.train.adapters import adapter_parameters
+from polyvec.train.adapters import adapter_parameters, carrier
 from polyvec.train.engine import Piece, Rows, Terms
 from polyvec.train.predicting import split
 from polyvec.train.settings import StageSettings
@@ -38,6 +39,13 @@ from polyvec.train.task import Share, Work
 
 JOB, MEANS = "compress", "means"
 DISTIL, SELECT = "distil", "select"
+AS_THEY_ARE = (
+    "memory 'vector' takes an embedder's vectors as they are; set adapter = { kind = 'frozen' }"
+)
+SHARED = (
+    "the weights that decoder 'frozen' shares with the encoder. Use an adapter of its own (lora), "
+    "or name the decoder's model, which is then loaded a second time"
+)
 OBJECTIVES = (AUTOENCODE, CONTINUE, ANSWER, DISTIL, SELECT)
 
 
@@ -178,18 +186,20 @@ class Compress:
 
     @staticmethod
     def _check_frozen(compressor: SoftCompressor, stage: StageSettings) -> None:
-        adapter = (stage.adapter or {"kind": "full"})["kind"]
-        if compressor.settings.decoder == FROZEN and adapter in ("full", "bitfit"):
-            raise SettingsError(
-                f"stage {stage.kind!r}: adapter {adapter!r} changes the weights that decoder "
-                "'frozen' shares with the encoder. Use an adapter of its own (lora), or name the "
-                "decoder's model, which is then loaded a second time"
-            )
-        if compressor.settings.memory == "vector" and adapter != "frozen":
-            raise SettingsError(
-                f"stage {stage.kind!r}: memory 'vector' takes an embedder's vectors as they are; "
-                "set adapter = { kind = 'frozen' }"
-            )
+        adapter = stage.adapter or {}
+        kind = adapter.get("kind")
+        if compressor.settings.decoder == FROZEN:
+            if kind in ("full", "bitfit") or adapter.get("merge", False):
+                how = "merged" if adapter.get("merge", False) else repr(kind)
+                raise SettingsError(f"stage {stage.kind!r}: adapter {how} changes {SHARED}")
+            if adapter and is_adapted(carrier(compressor.encoder)):
+                raise SettingsError(
+                    f"stage {stage.kind!r}: its adapter would merge the earlier one into the "
+                    "weights that decoder 'frozen' shares with the encoder. Leave the stage's "
+                    "adapter out, and it goes on with the earlier one"
+                )
+        if compressor.settings.memory == "vector" and kind not in (None, "frozen"):
+            raise SettingsError(f"stage {stage.kind!r}: {AS_THEY_ARE}")
         if stage.gradient_checkpointing and compressor.settings.decoder == FROZEN:
             raise SettingsError(
                 f"stage {stage.kind!r}: with gradient_checkpointing layers are computed again when "
@@ -197,7 +207,18 @@ class Compress:
             )
 
     def prepare(self, rows: Sequence[TrainingRow]) -> None:
-        """Once per stage: adapters that no memory reads are frozen."""
+        """Once per stage: adapters that no memory reads are frozen.
+
+        Raises SettingsError if the stage trains what must stay: weights that a frozen decoder
+        shares, or an embedder whose vectors are the memory.
+        """
+        where, settings = f"stage {self.stage.kind!r}", self.compressor.settings
+        own = {id(each) for _, each in adapter_parameters(self.compressor.encoder)}
+        trained = {id(p) for p in self.compressor.backbone.parameters() if p.requires_grad}
+        if settings.memory == "vector" and trained:
+            raise SettingsError(f"{where}: {AS_THEY_ARE}")
+        if settings.decoder == FROZEN and trained - own:
+            raise SettingsError(f"{where}: without an adapter it changes {SHARED}")
         freeze_unread(self.compressor)
 
     def work(self, rows: Sequence[TrainingRow], shares: Sequence[Share], mine: int) -> Work:
