@@ -89,8 +89,7 @@ def recipe_cell(key: str, seed: int, held: Held, options: argparse.Namespace, wo
     began = time.perf_counter()
     model = train(model, stages, work.folder / "runs" / f"{key}-{seed}", held.data)
     minutes = (time.perf_counter() - began) / 60
-    trained = {id(p): p.numel() for p in model.parameters() if p.requires_grad}
-    found["trained share"] = sum(trained.values()) / model.num_parameters
+    found["trained share"] = trained_share(model)
     if key in soft_arms.RANKING:
         found |= soft_arms.ranked(model, held)
     elif key in soft_arms.DISTILLED:
@@ -112,10 +111,8 @@ def fact_cell(key: str, seed: int, held: Held, options: argparse.Namespace, work
     began = time.perf_counter()
     model = train(model, stages, work.folder / "runs" / f"facts-{key}-{seed}", held.data)
     minutes = (time.perf_counter() - began) / 60
-    trained = {id(p): p.numel() for p in model.parameters() if p.requires_grad}
     facts = soft_facts.Facts(held.data, held.files, held.num)
-    found = {"trained share": sum(trained.values()) / model.num_parameters}
-    found |= soft_arms.answered(model, facts)
+    found = {"trained share": trained_share(model), **soft_arms.answered(model, facts)}
     return {"scores": found, "minutes": minutes, "steps": [stage.max_steps for stage in stages]}
 
 
@@ -141,6 +138,11 @@ def toy_cell(name: str, seed: int, held: Held, options: argparse.Namespace, work
         "minutes": minutes,
         "steps": [stage.max_steps for stage in stages],
     }
+
+
+def trained_share(model: SoftCompressor) -> float:
+    trained = {id(p): p.numel() for p in model.parameters() if p.requires_grad}
+    return sum(trained.values()) / model.num_parameters
 
 
 def small_model(texts: str, held: Held, options: argparse.Namespace, work: Work) -> Path:

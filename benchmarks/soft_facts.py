@@ -1,9 +1,8 @@
 """The table's rows on facts that a small language model can look up.
 
-Where a language model of some million weights answers no question about a passage, no memory of
-the passage can be told from a shuffled one. That of soft_toys.py looks up what a text says of a
-name, so here each recipe's memory, carrier and stages read two facts ("Ann red.") on it, and the
-question is a name.
+Of a language model that answers no questions about a passage, no memory of the passage can be told
+from a shuffled one. That of soft_toys.py looks up what a text says of a name, so here each
+recipe's memory, carrier and stages read two facts ("Ann red.") on it, and the question is a name.
 """
 
 import dataclasses

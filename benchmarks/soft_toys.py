@@ -98,7 +98,7 @@ def continuing(memory: str, settings: Table) -> Toy:
 def keyed() -> Toy:
     """Colours of people, asked for by name, through n-grams of two facts weighted by the question.
 
-    The language model has learned to repeat what a text says of a name, as QGC's decoder has.
+    The language model has learned to repeat what a text says of a name.
     """
     found = {
         "memory": "pooled",
