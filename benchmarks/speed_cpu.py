@@ -41,7 +41,10 @@ BATCHES = (32, 8)
 QUERY_WORDS = (6, 12)
 TOLERANCE = 1e-4
 # Libraries that compute in fewer bits: how near they are is a figure, not a condition.
-FEWER_BITS = ("polyvec-fast", "onnx-int8", "openvino-int8", "openvino-bfloat16")
+FEWER_BITS = (
+    *("polyvec-fast", "polyvec-fast-onnx"),
+    *("onnx-int8", "openvino-int8", "openvino-bfloat16"),
+)
 TASKS = {
     "minilm": (lambda: offline_folder(), None, 256),
     "nano-lm": (lambda: model_folder("polyvec/nano-lm"), "mean", 256),
@@ -93,14 +96,19 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     texts = {
         "mixed": mixed, "queries": queries, "checked": mixed[:16], "max_seq_length": longest
     }  # fmt: skip
+    own = ["polyvec-fast"] if options.fast else []
+    if options.onnx:
+        own += ["polyvec-onnx", *(f"{kind}-onnx" for kind in own)]
     commands = {
         "polyvec": (sys.executable, folder),
-        **({"polyvec-fast": (sys.executable, folder)} if options.fast else {}),
+        **dict.fromkeys(own, (sys.executable, folder)),
         "sentence-transformers": (sys.executable, folder),
         **{kind: (python, where) for kind, python, where in options.peer},
     }
     ways: list[tuple[str, int | None]] = []
     for kind in commands:
+        if kind.endswith("-onnx"):  # its batches are polyvec's
+            continue
         ways += [(kind, None)] if kind.startswith("polyvec") else [(kind, b) for b in BATCHES]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         file = Path(temporary) / "texts.json"
@@ -252,6 +260,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fast", action="store_true", help="dtype='fast', too")
+    parser.add_argument("--onnx", action="store_true", help="backend='onnx', too, for queries")
     parser.add_argument("--peer", nargs=3, action="append", default=[])
     options = parser.parse_args()
     found = start(options) if options.task == "start" else compared(options)

@@ -18,15 +18,24 @@ import torch
 RATE_TOKENS = 1024
 
 
-def polyvec(options: argparse.Namespace, dtype: str = "float32") -> Any:
+def polyvec(options: argparse.Namespace, **more: str) -> Any:
     from polyvec import Embedder
 
     pooling = {"pooling": options.pooling} if options.pooling else {}
-    return Embedder.from_pretrained(options.model, device="cpu", dtype=dtype, **pooling)
+    how = {"dtype": "float32", **pooling, **more}
+    return Embedder.from_pretrained(options.model, device="cpu", **how)
 
 
 def polyvec_fast(options: argparse.Namespace) -> Any:
-    return polyvec(options, "fast")
+    return polyvec(options, dtype="fast")
+
+
+def polyvec_onnx(options: argparse.Namespace) -> Any:
+    return polyvec(options, backend="onnx")
+
+
+def polyvec_fast_onnx(options: argparse.Namespace) -> Any:
+    return polyvec(options, dtype="fast", backend="onnx")
 
 
 def sentence_transformers(options: argparse.Namespace) -> Any:
@@ -98,6 +107,8 @@ class FastEmbed:
 LIBRARIES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "polyvec": polyvec,
     "polyvec-fast": polyvec_fast,
+    "polyvec-onnx": polyvec_onnx,
+    "polyvec-fast-onnx": polyvec_fast_onnx,
     "sentence-transformers": sentence_transformers,
     "onnx": onnx,
     "onnx-int8": onnx,

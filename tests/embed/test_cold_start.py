@@ -395,6 +395,21 @@ def test_settings_change_the_fingerprint(save):
     assert second.fingerprint() != Embedder.from_pretrained(first.backbone.model.name_or_path)
 
 
+def test_a_model_that_is_made_later_is_in_evaluation_mode(save):
+    _, embedder = both(save(MODELS["bert"]))
+    modules = list(embedder.modules())
+    assert type(embedder.backbone) is Backbone
+    assert not [module for module in modules if module.training]
+
+
+def test_a_backend_is_obeyed(save):
+    pytest.importorskip("onnxruntime")
+    first, second = both(save(MODELS["bert"]))
+    second.backend = "onnx"
+    assert type(second.backbone) is Backbone and second.backend == "onnx"
+    np.testing.assert_allclose(second.encode("a cat"), first.encode("a cat"), atol=1e-5)
+
+
 def test_hooks_on_the_backbone_stay(save):
     _, embedder = both(save(MODELS["bert"]))
     seen = []

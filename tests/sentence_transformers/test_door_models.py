@@ -173,7 +173,7 @@ def test_keyword_tables(tiny_bert):
         model = SentenceTransformer(tiny_bert, tokenizer_kwargs={"model_max_length": 9})
     assert model.max_seq_length == 9
     for wrong in (
-        {"backend": "onnx"},
+        {"backend": "openvino"},
         {"model_kwargs": {"load_in_8bit": True}},
         {"config_kwargs": {"hidden_size": 3}},
         {"model_kwargs": {"attn_implementation": "sdpaa"}},
@@ -182,6 +182,13 @@ def test_keyword_tables(tiny_bert):
             SentenceTransformer(tiny_bert, **wrong)
     with pytest.raises(InputError, match="takes the name or folder"):
         SentenceTransformer()
+
+
+def test_the_backend_onnx(tiny_bert, ours):
+    pytest.importorskip("onnxruntime")
+    found = SentenceTransformer(tiny_bert, backend="onnx")
+    assert (found.get_backend(), ours.get_backend()) == ("onnx", "torch")
+    np.testing.assert_allclose(found.encode(TEXTS[0]), ours.encode(TEXTS[0]), atol=1e-5)
 
 
 def test_what_is_not_read_is_refused(ours):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.onnx_layers import MOST_TOKENS, ONNX
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.tables import TableTokenizer
 from polyvec.embed.inputs.templates import Template
@@ -98,9 +99,14 @@ def lines(embedder: Described) -> list[str]:
         f"{embedder.get_embedding_dimension()} dimensions",
         f"attention {backbone.spec}; leak probe: {verdict}",
         f"batches {backbone.layout} ({backbone.mechanism}: {backbone.layout_reason})",
-        f"products of {backbone.products}",
+        f"products of {backbone.products}{_short(backbone)}",
         f"pooling {pooling}; template {embedder.template.name if embedder.template else 'none'}",
     ]
+
+
+def _short(backbone: Any) -> str:
+    short = f"; a text of up to {MOST_TOKENS} tokens, alone, by ONNX Runtime"
+    return short if backbone.backend == ONNX else ""
 
 
 def part(module: nn.Module | None) -> Any:

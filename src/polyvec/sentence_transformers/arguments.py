@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ NO_EFFECT = ("low_cpu_mem_usage", "use_safetensors", "attn_implementation", "dev
 TOKENIZER = ("model_max_length", "padding_side", "truncation_side", "use_fast")
 
 
-def check_backend(backend: str) -> None:
-    """Raises InputError for another backend than torch."""
-    if backend != "torch":
-        raise InputError(f"backend {backend!r} is not supported; polyvec runs 'torch'")
+def check_backend(backend: str, supported: Sequence[str] = ("torch",)) -> None:
+    """Raises InputError for another backend than those that are supported."""
+    if backend not in supported:
+        names = " and ".join(map(repr, supported))
+        raise InputError(f"backend {backend!r} is not supported; polyvec runs {names}")
 
 
 def model_options(

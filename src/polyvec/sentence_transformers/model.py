@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed.backbone.modes import evaluating
+from polyvec.embed.backbone.onnx_layers import BACKENDS
 from polyvec.embed.embedder import Embedder
 from polyvec.embed.inputs.contract import check_count
 from polyvec.embed.inputs.prompts import ROLE_PROMPTS, PromptTable
@@ -91,7 +92,7 @@ class SentenceTransformer(Common, Container, Embedder):  # type: ignore[misc]
         in a text as that library does, "text" as Embedder does, as characters. Raises InputError
         for an option in one of the keyword tables that would have no effect.
         """
-        arguments.check_backend(backend)
+        arguments.check_backend(backend, BACKENDS)
         words = arguments.old_name(
             tokenizer_kwargs, processor_kwargs, "tokenizer_kwargs:processor_kwargs"
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyvec.embed.backbone import precision, rotary, runners, selection
+from polyvec.embed.backbone import onnx_layers, precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec, register
 from polyvec.embed.backbone.fast import fast_linears
 from polyvec.embed.backbone.fused import FusedModel, Linear
@@ -116,6 +116,39 @@ class Backbone(nn.Module):
                 SlowPathWarning,
                 stacklevel=3,
             )
+
+    @property
+    def backend(self) -> str:
+        """What computes short texts that come alone: "torch" or "onnx"."""
+        fused = self.runner.fused if isinstance(self.runner, runners.Planned) else None
+        is_onnx = fused is not None and fused.short is not None
+        return onnx_layers.ONNX if is_onnx else onnx_layers.TORCH
+
+    def use_backend(self, name: str) -> None:
+        """Compute short texts that come alone by "torch", or "onnx": ONNX Runtime.
+
+        Raises ModelError if it does not compute such a model, or gave other states than its own
+        layers (by more than 1e-5 of the largest), and MissingExtraError without onnxruntime.
+        """
+        onnx_layers.check_backend(name)
+        if name == self.backend:
+            return
+        if name == onnx_layers.ONNX:
+            onnx_layers.packages()
+        runner = self.runner
+        if isinstance(runner, runners.Planned) and runner.fused is not None:
+            before = runner.fused
+            short = onnx_layers.ShortTexts if name == onnx_layers.ONNX else None
+            runner.fused = FusedModel(before.linears, short)
+            found = runner.fused_layers()
+            if short is None or (found is not None and found.short is not None):
+                return
+            runner.fused = before
+        raise ModelError(
+            f"backend {name!r}: not for {type(self.model).__name__} in {self.products} on "
+            f"{self.device.type}; it computes BERT, RoBERTa and XLM-R in float32 (or "
+            "dtype='fast') on x86 processors with AVX2"
+        )
 
     @property
     def products(self) -> str:

@@ -19,6 +19,7 @@ from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.fused import UnsuitedError
 from polyvec.embed.backbone.hooks import unchanged_layers
+from polyvec.embed.backbone.onnx_layers import TORCH
 from polyvec.embed.backbone.rotary import texts_of
 from polyvec.embed.inputs.tokens import TokenBatch
 
@@ -129,6 +130,7 @@ class DirectBackbone(Backbone):
     device = _known("device", lambda _: torch.device("cpu"))
     max_positions = _known("max_positions", lambda facts: facts.max_positions)
     num_rows = _known("num_rows", lambda facts: facts.num_rows)
+    backend = _known("backend", lambda _: TORCH)
 
     def __init__(self, direct: Direct) -> None:
         torch.nn.Module.__init__(self)
@@ -156,7 +158,8 @@ class DirectBackbone(Backbone):
                     made = direct.load().__dict__
                 # Hooks that were put on the backbone itself stay.
                 hooks = {k: found for k, found in self.__dict__.items() if "hooks" in k and found}
-                self.__dict__.update(made | hooks)
+                # A Backbone is made in training mode; this one has been in evaluation mode.
+                self.__dict__.update(made | hooks | {"training": False})
                 object.__setattr__(self, "__class__", Backbone)
                 del self.__dict__["_direct"]
         return self

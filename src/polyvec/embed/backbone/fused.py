@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from polyvec.embed.backbone.attention import AttentionPlan, plan_attention
 from polyvec.embed.backbone.hooks import LayerHook, unchanged_layers
+from polyvec.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,13 +91,18 @@ class Linear:
         return out
 
 
+def weight_of(layer: Any) -> Tensor:
+    """A linear layer's weight in float32, [N, D]; UnsuitedError for other layers."""
+    # Adapters and quantised layers have types of their own.
+    if type(layer) not in (nn.Linear, Weights) or layer.weight.dtype != torch.float32:
+        raise UnsuitedError(type(layer).__name__)
+    weight: Tensor = layer.weight.detach()
+    return weight
+
+
 def joined(layers: tuple[Any, ...], order: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the layers side by side; UnsuitedError for other layers."""
-    for layer in layers:
-        # Adapters and quantised layers have types of their own.
-        if type(layer) not in (nn.Linear, Weights) or layer.weight.dtype != torch.float32:
-            raise UnsuitedError(type(layer).__name__)
-    weight = torch.cat([layer.weight.detach() for layer in layers])
+    weight = torch.cat([weight_of(layer) for layer in layers])
     biases = [layer.bias for layer in layers]
     if any(bias is None for bias in biases) and not all(bias is None for bias in biases):
         raise UnsuitedError("some biases")
@@ -159,6 +165,8 @@ class BertLayer:
 
 class Bert:
     """BERT, RoBERTa and XLM-R."""
+
+    short: Any = None  # onnx_layers.ShortTexts, where asked for
 
     def __init__(self, model: Any, linear: type[Linear]) -> None:
         activation, tables = _activation(model), model.embeddings
@@ -249,6 +257,8 @@ class LlamaLayer:
 class Llama:
     """Llama, Mistral and Qwen2 without windows."""
 
+    short: Any = None
+
     def __init__(self, model: Any, linear: type[Linear]) -> None:
         if getattr(model.config, "sliding_window", None) is not None:
             raise UnsuitedError("window")
@@ -291,15 +301,20 @@ class FusedModel:
     their own: the layout of the weights cannot be copied.
 
     linears: gives the kinds of products that are tried, the best first.
+    short: makes of the layers those of short texts (onnx_layers.ShortTexts).
     """
 
-    def __init__(self, linears: Callable[[], Sequence[type[Linear]]] = exact_linears) -> None:
-        self.linears = linears
+    def __init__(
+        self,
+        linears: Callable[[], Sequence[type[Linear]]] = exact_linears,
+        short: Callable[[Fused], Any] | None = None,
+    ) -> None:
+        self.linears, self.short = linears, short
         self._made: tuple[Stamp, Fused | None] | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FusedModel, (self.linears,)
+        return FusedModel, (self.linears, self.short)
 
     @property
     def accepted(self) -> bool:
@@ -328,7 +343,7 @@ class FusedModel:
 
     def _first(self, model: PreTrainedModel, check: Callable[[Fused], bool]) -> Fused | None:
         for linear in self.linears():
-            found = _fused(model, check, linear)
+            found = _fused(model, check, linear, self.short)
             if found is not None:
                 return found
         return None
@@ -347,7 +362,10 @@ def _may_be_fused(model: PreTrainedModel) -> bool:
 
 
 def _fused(
-    model: PreTrainedModel, check: Callable[[Fused], bool], linear: type[Linear]
+    model: PreTrainedModel,
+    check: Callable[[Fused], bool],
+    linear: type[Linear],
+    short: Callable[[Fused], Any] | None,
 ) -> Fused | None:
     of_transformers = type(model).__module__.startswith("transformers.models.")
     sizes = sum(each.numel() for each in model.parameters()) * linear.bytes
@@ -358,10 +376,24 @@ def _fused(
         return None
     try:
         found = FAMILIES[type(model).__name__](model, linear)
-        return found if check(found) else None
+        if not check(found):
+            return None
+        found.short = None if short is None else _checked(short, found, check)
+        return found
     # The products are not torch's public interface: another version may lack or change them.
     except (UnsuitedError, AttributeError, RuntimeError, TypeError):
         return None
+
+
+def _checked(short: Callable[[Fused], Any], fused: Fused, check: Callable[[Fused], bool]) -> Any:
+    """The layers of short texts; None if there are none for the model, or with other states."""
+    try:
+        fused.short = short(fused)
+        return fused.short if check(fused) else None
+    except (UnsuitedError, MissingExtraError):
+        return None
+    finally:
+        fused.short = None
 
 
 def _is_hooked(module: nn.Module) -> bool:

@@ -102,45 +102,63 @@ class Planned(Native):
         return Planned(model, self.pad_id, packed=self.packed, offset=self.offset)
 
     def run(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> Any:
+        fused = self._fused(needs)
+        if fused is not None and fused.short is not None and fused.short.takes(batch, spec, needs):
+            return fused_output([self._short_states(fused, batch)], needs)
         inputs = self.inputs(batch, spec, needs)
         with texts_of(batch.lengths):
-            fused = self._fused(inputs["plan"], needs)
             if fused is not None:
                 return fused_output(fused.states(**inputs), needs)
             return call(self.model, needs, **inputs)
 
-    def _fused(self, plan: AttentionPlan, needs: Needs) -> Fused | None:
+    def _fused(self, needs: Needs) -> Fused | None:
         """The fused layers, where they can compute what is asked for."""
         if self.fused is None:
             return None
         if torch.is_grad_enabled() or self.model.training:
             self.fused.drop()  # an optimiser's step may follow
             return None
-        if plan.runs is None or needs - FUSED_NEEDS:
+        if not self.packed or needs - FUSED_NEEDS:
             return None
         return self.fused.of(self.model, self._gives_states)
 
-    def fused_products(self) -> str | None:
-        """The numbers that the fused layers multiply; None if the model's own layers are used."""
+    def fused_layers(self) -> Fused | None:
+        """The fused layers; None if the model's own are used."""
         if self.fused is None or self.model.training:
             return None
         with torch.inference_mode():
-            found = self.fused.of(self.model, self._gives_states)
+            return self.fused.of(self.model, self._gives_states)
+
+    def fused_products(self) -> str | None:
+        """The numbers that the fused layers multiply; None if the model's own layers are used."""
+        found = self.fused_layers()
         return None if found is None else found.linear.name
 
     def _gives_states(self, fused: Fused) -> bool:
         """Whether the fused layers give the states of the model itself, or near ones if asked."""
         draw = np.random.default_rng(0)
         rows = self.model.config.vocab_size
-        texts = [draw.integers(min(5, rows - 1), rows, length) for length in PROBED_LENGTHS]
-        inputs = self.inputs(TokenBatch.of_ids(texts), OWN, frozenset())
-        with texts_of(PROBED_LENGTHS):
+        # Layers of short texts compute those that are alone.
+        lengths = PROBED_LENGTHS if fused.short is None else PROBED_LENGTHS[:1]
+        texts = [draw.integers(min(5, rows - 1), rows, length) for length in lengths]
+        batch = TokenBatch.of_ids(texts)
+        inputs = self.inputs(batch, OWN, frozenset())
+        with texts_of(batch.lengths):
             own_TD = call(self.model, frozenset(), **inputs).last_hidden_state[0]
-            *_, last_TD = fused.states(**inputs)
+            if fused.short is None:
+                *_, last_TD = fused.states(**inputs)
+            else:
+                last_TD = self._short_states(fused, batch)
             if (least := fused.linear.least_cosine) is not None:
                 return bool(torch.cosine_similarity(last_TD, own_TD).mean() >= least)
             error = (last_TD - own_TD).abs().max()
         return bool(error <= FUSED_TOLERANCE * own_TD.abs().max().clamp(min=1))
+
+    def _short_states(self, fused: Fused, batch: TokenBatch) -> Tensor:
+        """The last states of a text by the layers of short ones, [T, D]."""
+        places = np.arange(len(batch.ids_T)) if batch.positions_T is None else batch.positions_T
+        found: Tensor = fused.short.states(batch.ids_T, places + self.offset, batch.types_T)
+        return found
 
     def inputs(self, batch: TokenBatch, spec: AttentionSpec, needs: Needs) -> dict[str, Any]:
         """Arguments of the model's forward. The plan records the windows that layers ask for."""

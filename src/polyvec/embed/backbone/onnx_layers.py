@@ -1,0 +1,256 @@
+"""BERT's layers of one short text in ONNX Runtime: `backend="onnx"` on the CPU.
+
+A query has so few tokens that Python and torch around its products take as long as these.
+ONNX Runtime runs all layers in one call. The graph is built of the model's own weights, not of
+an exported file; longer texts and batches stay with the layers of fused.py, which are faster.
+
+T tokens of the text, D state size, N numbers out of a product.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyvec.embed.backbone.attention import AttentionSpec
+from polyvec.embed.backbone.fast import LEVELS, TINY, Int8Linear
+from polyvec.embed.backbone.fused import Activation, Bert, Fused, Norm, UnsuitedError, weight_of
+from polyvec.embed.inputs.tokens import TokenBatch
+from polyvec.errors import MissingExtraError, SettingsError, known
+
+TORCH, ONNX = BACKENDS = ("torch", "onnx")
+# Of more, torch's layers compute as fast (docs/speed.md).
+MOST_TOKENS = 64
+OPSET, CONTRIB_OPSET, IR_VERSION = 17, 1, 8
+CONTRIB = "com.microsoft"
+# Their operators add the bias of the product before them.
+WITH_BIAS = {("gelu", "none"): "BiasGelu", ("gelu", "tanh"): "FastGelu"}
+SEEING_ALL = ("native", "bidirectional")
+
+
+def check_backend(name: str) -> None:
+    """Raises SettingsError for another name than those of BACKENDS."""
+    if name not in BACKENDS:
+        raise SettingsError(f"backend {name!r} is not known.{known(name, BACKENDS)}")
+
+
+def packages() -> tuple[Any, Any]:
+    """The modules onnx and onnxruntime; MissingExtraError, with the pip command, without them."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        missing = (error.name or "onnxruntime").partition(".")[0]
+        raise MissingExtraError(missing, ONNX, f"backend={ONNX!r}") from None
+    return onnx, onnxruntime
+
+
+class ShortTexts:
+    """The layers of a BERT, RoBERTa or XLM-R for one text of at most MOST_TOKENS tokens.
+
+    float32, or 8-bit integers with the scales of `fast.Int8Linear`. Raises UnsuitedError for other
+    layers, and MissingExtraError without onnxruntime.
+    """
+
+    def __init__(self, fused: Fused) -> None:
+        if not isinstance(fused, Bert):
+            raise UnsuitedError(type(fused).__name__)
+        graph = _Graph(fused)
+        self._session = graph.session()
+        # Memory that the session may read, but does not own.
+        self._kept = graph.shared, graph.weights
+        # numpy's views of the tables, whose rows it finds in a tenth of torch's time.
+        tables = (fused.words, fused.places, fused.types)
+        self._words, self._places, self._types = (table.detach().numpy() for table in tables)
+        # A forked process has no copy of the session's threads.
+        self._made_in = os.getpid(), torch.get_num_threads()
+
+    def takes(self, batch: TokenBatch, spec: AttentionSpec, needs: frozenset[str]) -> bool:
+        """Whether the batch is one short text, all of whose tokens see each other."""
+        return (
+            len(batch.lengths) == 1
+            and batch.lengths[0] <= MOST_TOKENS
+            and "all_layers" not in needs
+            and spec.kind in SEEING_ALL
+            and not spec.blocked
+            and self._made_in == (os.getpid(), torch.get_num_threads())
+        )
+
+    def states(
+        self, ids_T: np.ndarray, places_T: np.ndarray, types_T: np.ndarray | None = None
+    ) -> Tensor:
+        """The last states, [T, D], of tokens with these ids, positions and types."""
+        sum_TD = self._words[ids_T] + self._types[0 if types_T is None else types_T]
+        sum_TD += self._places[places_T]
+        (states_1TD,) = self._session.run(None, {_Graph.INPUT: sum_TD[None]})
+        return torch.from_numpy(states_1TD[0])
+
+
+class _Graph:
+    """A graph of ONNX from the sum of the embeddings to the last states, [1, T, D] each.
+
+    Nodes and results are named after the weights that they use.
+    """
+
+    INPUT = "embeddings"
+
+    def __init__(self, fused: Bert) -> None:
+        self._onnx, self._runtime = packages()
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+        # Norms stay the model's own memory, as in fused.py: an edit in place needs no new graph.
+        self.shared: dict[str, Any] = {}
+        # Weights of products: outside of the graph's message, which would be copied twice.
+        self.weights: dict[str, Any] = {}
+        self._eight = issubclass(fused.linear, Int8Linear)
+        x = self._norm("norm", [self.INPUT], fused.norm)
+        for number, parts in enumerate(zip(fused.model.encoder.layer, fused.layers, strict=True)):
+            x = self._layer(f"{number}.", *parts, x)
+        self._width, self._output = len(fused.norm[1]), x
+
+    def session(self) -> Any:
+        helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        shape = [1, "T", self._width]
+        graph = helper.make_graph(
+            self._nodes,
+            "short texts",
+            [helper.make_tensor_value_info(self.INPUT, float32, shape)],
+            [helper.make_tensor_value_info(self._output, float32, shape)],
+            list(self._constants.values()),
+        )
+        versions = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, CONTRIB_OPSET)]
+        model = helper.make_model(graph, opset_imports=versions, ir_version=IR_VERSION)
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait for the next text by spinning take a whole processor each.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors
+        for name, value in self.shared.items():
+            options.add_initializer(name, value)
+        options.add_external_initializers(list(self.weights), list(self.weights.values()))
+        providers = ["CPUExecutionProvider"]
+        try:
+            return self._runtime.InferenceSession(model.SerializeToString(), options, providers)
+        except Exception as error:  # its errors have no class in common
+            raise UnsuitedError(str(error)) from error
+
+    def _layer(self, at: str, layer: Any, fused: Any, x: str) -> str:
+        attention, dense = layer.attention.self, layer.attention.output.dense
+        if getattr(attention, "is_causal", False):
+            raise UnsuitedError("a decoder")
+        parts = attention.query, attention.key, attention.value
+        names = [f"{at}query", f"{at}key", f"{at}value"]
+        seen = self._products(names, x, parts)
+        bias = self._constant(f"{at}attention.bias", torch.cat([_bias(part) for part in parts]))
+        heads = parts[0].out_features // fused.size
+        found = self._node(
+            "MultiHeadAttention", [*seen, bias], f"{at}attention", CONTRIB, num_heads=heads
+        )
+        (found,) = self._products([f"{at}dense"], found, [dense])
+        x = self._norm(f"{at}norm", [found, x], fused.norms[0], _bias(dense))
+        up, down = layer.intermediate.dense, layer.output.dense
+        (found,) = self._products([f"{at}up"], x, [up])
+        found = self._activated(f"{at}up", found, _bias(up), fused.activation)
+        (found,) = self._products([f"{at}down"], found, [down])
+        return self._norm(f"{at}last norm", [found, x], fused.norms[1], _bias(down))
+
+    def _products(self, names: Sequence[str], x: str, layers: Sequence[Any]) -> list[str]:
+        """The layers' outputs without their biases."""
+        weights = [weight_of(layer) for layer in layers]
+        if not self._eight:
+            return [
+                self._node("FusedMatMul", [x, self._weight(name, weight)], name, CONTRIB, transB=1)
+                for name, weight in zip(names, weights, strict=True)
+            ]
+        unsigned, step = self._rounded(x)
+        found = []
+        for name, weight in zip(names, weights, strict=True):
+            rounded, scale_N = Int8Linear.levels(weight)
+            constants = [
+                self._weight(name, rounded.T),
+                self._constant("shift in integers", np.uint8(LEVELS + 1)),
+            ]
+            sums = self._node("MatMulInteger", [unsigned, *constants], f"{name}.sums")
+            to = self._onnx.TensorProto.FLOAT
+            sums = self._node("Cast", [sums], f"{name}.floats", to=to)
+            scale = self._constant(f"{name}.scale", scale_N)
+            scaled = self._node("Mul", [sums, scale], f"{name}.scaled")
+            found.append(self._node("Mul", [scaled, step], name))
+        return found
+
+    def _rounded(self, x: str) -> tuple[str, str]:
+        """Each token's numbers in levels of its own step, as unsigned integers, and the step."""
+        size = self._node("Abs", [x], f"{x}.size")
+        most = self._node("ReduceMax", [size], f"{x}.most", axes=[-1], keepdims=1)
+        tiny = self._constant("tiny", np.float32(TINY))
+        most = self._node("Max", [most, tiny], f"{x}.above zero")
+        step = self._node(
+            "Mul", [most, self._constant("level", np.float32(1 / LEVELS))], f"{x}.step"
+        )
+        levels = self._node("Div", [x, step], f"{x}.levels")
+        levels = self._node("Round", [levels], f"{x}.whole")
+        shift = self._constant("shift", np.float32(LEVELS + 1))
+        levels = self._node("Add", [levels, shift], f"{x}.shifted")
+        to = self._onnx.TensorProto.UINT8
+        return self._node("Cast", [levels], f"{x}.unsigned", to=to), step
+
+    def _activated(self, name: str, x: str, bias_N: Tensor, activation: Activation) -> str:
+        inputs = [x, self._constant(f"{name}.bias", bias_N)]
+        if activation in WITH_BIAS:
+            return self._node(WITH_BIAS[activation], inputs, f"{name}.active", CONTRIB)
+        x = self._node("Add", inputs, f"{name}.with bias")
+        if activation == ("relu", ""):
+            return self._node("Relu", [x], f"{name}.active")
+        if activation == ("swish", ""):
+            return self._node("QuickGelu", [x], f"{name}.active", CONTRIB, alpha=1.0)
+        raise UnsuitedError(f"activation {activation}")
+
+    def _norm(self, name: str, inputs: list[str], norm: Norm, bias_D: Tensor | None = None) -> str:
+        """The norm of a state, or of a product, its bias and a state."""
+        _, weight, bias, eps = norm
+        shared = [self._share(f"{name}.weight", weight), self._share(f"{name}.bias", bias)]
+        if bias_D is None:
+            return self._node("LayerNormalization", inputs + shared, name, epsilon=eps)
+        before = self._constant(f"{name}.bias before", bias_D)
+        inputs = [*inputs, *shared, before]
+        return self._node("SkipLayerNormalization", inputs, name, CONTRIB, epsilon=eps)
+
+    def _node(self, kind: str, inputs: list[str], out: str, domain: str = "", **how: Any) -> str:
+        made = self._onnx.helper.make_node(kind, inputs, [out], domain=domain, **how)
+        self._nodes.append(made)
+        return out
+
+    def _constant(self, name: str, values: Any) -> str:
+        if name not in self._constants:
+            array = values.detach().numpy() if isinstance(values, Tensor) else np.asarray(values)
+            array = np.ascontiguousarray(array) if array.ndim else array
+            self._constants[name] = self._onnx.numpy_helper.from_array(array, name)
+        return name
+
+    def _weight(self, of: str, values: Tensor) -> str:
+        """A matrix outside of the message; in float32 the model's own memory."""
+        name, array = f"{of}.weight", np.ascontiguousarray(values.numpy())
+        kind = self._onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        found = self._onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
+        found.data_location = self._onnx.TensorProto.EXTERNAL
+        facts = {"location": "model", "offset": "0", "length": str(array.nbytes)}
+        for key, value in facts.items():
+            found.external_data.add(key=key, value=value)
+        self._constants[name] = found
+        self.weights[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
+        return name
+
+    def _share(self, name: str, weight: Tensor) -> str:
+        array = weight.detach().numpy()
+        self.shared[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
+        return self._constant(name, np.zeros_like(array))  # its shape; the values are not read
+
+
+def _bias(layer: Any) -> Tensor:
+    bias = layer.bias
+    return torch.zeros(layer.out_features) if bias is None else bias.detach()
