@@ -217,8 +217,7 @@ def collect(options: argparse.Namespace, work: Work) -> None:
     """
     path = RESULTS / FILE
     kept = json.loads(path.read_text()) if path.exists() else {}
-    found: dict[str, Any] = {"scale": options.scale, "rows": {}, "facts": {}, "toys": {}}
-    found["claims"] = []
+    found: dict[str, Any] = {"rows": {}, "facts": {}, "toys": {}, "claims": []}
     toys: dict[str, list[Any]] = {}
     kinds = (
         ("row", soft_arms.ROWS, "rows"),
@@ -242,6 +241,8 @@ def collect(options: argparse.Namespace, work: Work) -> None:
             }
             if kind == "toy":
                 toys[name] = scores
+            elif kind == "row":
+                found[into][name]["scale"] = options.scale
     claims = {(each["row"], each["over"], each["says"]): each for each in kept.get("claims", ())}
     for better, column, worse, other, says in soft_toys.CLAIMS:
         row, over = f"{better}: {column}", f"{worse}: {other}"

@@ -264,7 +264,8 @@ def main() -> None:
     parser.add_argument("--peer", nargs=3, action="append", default=[])
     options = parser.parse_args()
     found = start(options) if options.task == "start" else compared(options)
-    key = f"{options.task}-{options.threads}"
+    # Figures of several processors stay beside each other.
+    key = f"{options.task}-{options.threads}-{found['processor'].split('(')[0].split()[0]}"
     known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     known[key] = found
     RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", "utf-8")

@@ -104,6 +104,33 @@ class FastEmbed:
         return found[0] if single else found
 
 
+class Infinity:
+    """infinity-emb's engine under `encode`; it reads as many tokens as the model's own settings."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from infinity_emb import EngineArgs, SyncEngineArray
+
+        self._how = {
+            "model_name_or_path": options.model, "engine": "torch", "device": "cpu",
+            "dtype": "float32", "bettertransformer": False, "model_warmup": False,
+        }  # fmt: skip
+        self._args, self._array = EngineArgs, SyncEngineArray
+        self._engines: dict[int, Any] = {}
+        self.max_seq_length = None
+
+    def encode(self, texts: Any, batch_size: int = 32, **_: Any) -> np.ndarray:
+        if batch_size not in self._engines:
+            args = self._args(**self._how, batch_size=batch_size)
+            self._engines[batch_size] = self._array.from_args([args])
+        single = isinstance(texts, str)
+        name = self._how["model_name_or_path"]
+        future = self._engines[batch_size].embed(
+            model=name, sentences=[texts] if single else list(texts)
+        )
+        found = np.array(future.result()[0])
+        return found[0] if single else found
+
+
 LIBRARIES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "polyvec": polyvec,
     "polyvec-fast": polyvec_fast,
@@ -116,6 +143,7 @@ LIBRARIES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "openvino-int8": openvino,
     "openvino-bfloat16": openvino_bfloat16,
     "fastembed": FastEmbed,
+    "infinity": Infinity,
 }
 
 

@@ -59,24 +59,32 @@ def compressed_table(part: str = "rows") -> str:
         f"{' | '.join(heads)} | passes |",
         "| --- |" + " ---: |" * (len(heads) + 5) + " --- |",
     ]
+    seeds: set[int] = set()
     for key, row in found.get(part, {}).items():
         scores = {name: value[0] for name, value in row["scores"].items()}
         if "em, memory" not in scores:
             continue
         rebuilt = [f"rebuilt, {name}" for name in ("memory", "shuffled", "closed book")]
         answers = [f"{measure}, {name}" for measure in ("f1", "em") for name in CONTROLS]
+        seeds.add(row["scores"]["f1, memory"][2])
         cells = [
             *_sizes(key, row, scores),
             *(f"{100 * scores[name]:.1f}" for name in rebuilt),
             *(f"{scores[f'nats, {name}']:.2f}" for name in CONTROLS),
-            *(f"{100 * scores[name]:.1f}" for name in answers),
+            *(_percent(row["scores"][name]) for name in answers),
             "yes" if _passes(scores) else "**no**",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     if len(lines) == 2:
         return "Not measured."
-    scale = "two facts" if part == "facts" else f"scale {found['scale']}"
-    return "\n".join([*lines, "", f"At {scale}; one seed."])
+    said = "one seed" if seeds == {1} else f"means of {' or '.join(map(str, sorted(seeds)))} seeds"
+    return "\n".join([*lines, "", f"Of {'two facts' if part == 'facts' else 'SQuAD'}; {said}."])
+
+
+def _percent(value: list[float]) -> str:
+    """A mean over seeds, with their standard deviation if there are several."""
+    mean, deviation, seeds = value
+    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if seeds > 1 else "")
 
 
 def _passes(scores: dict[str, float]) -> bool:
@@ -109,7 +117,7 @@ def other_memories_table() -> str:
 
 def _sizes(key: str, row: dict[str, Any], scores: dict[str, float]) -> list[str]:
     return [
-        f"`{key}`",
+        f"`{key}`, {row['scale']}" if "scale" in row else f"`{key}`",
         f"{scores['tokens in']:.0f}",
         f"{scores['vectors out']:.0f}",
         f"{scores['tokens in'] / scores['vectors out']:.1f}",

@@ -19,6 +19,7 @@ LIBRARIES = {
     "openvino": "sentence-transformers, OpenVINO",
     "openvino-int8": "OpenVINO, static int8 (NNCF)",
     "openvino-bfloat16": "sentence-transformers, OpenVINO, bfloat16",
+    "infinity": "infinity-emb",
 }
 MISSING = "Not measured."
 
@@ -99,15 +100,21 @@ def start_table() -> str:
     found = {key: value for key, value in _all().items() if key.startswith("start-")}
     if not found:
         return MISSING
-    lines = ["| process | CPU-seconds |", "| --- | ---: |"]
-    (each,) = found.values()
-    spent = each["cpu_s"]
-    lines += [f"| {name} | {seconds:.2f} |" for name, seconds in spent.items()]
-    share = spent["polyvec"] / spent["sentence-transformers"]
-    return "\n".join(
-        [*lines, "", f"polyvec costs {share:.2f} of sentence-transformers; {each['processor']}, "
-         f"medians of {each['rounds']} runs."]
-    )  # fmt: skip
+    runs = list(found.values())
+    makers = " | ".join(f"CPU-seconds, {key.rpartition('-')[2]}" for key in found)
+    lines = [f"| process | {makers} |", f"| --- |{' ---: |' * len(runs)}"]
+    for name in runs[0]["cpu_s"]:
+        cells = " | ".join(f"{each['cpu_s'][name]:.2f}" for each in runs)
+        lines.append(f"| {name} | {cells} |")
+    for each in runs:
+        spent = each["cpu_s"]
+        share = spent["polyvec"] / spent["sentence-transformers"]
+        lines += [
+            "",
+            f"polyvec costs {share:.2f} of sentence-transformers; {each['processor']}, "
+            f"medians of {each['rounds']} runs.",
+        ]
+    return "\n".join(lines)
 
 
 def _all() -> dict[str, Any]:
@@ -120,8 +127,8 @@ def _results() -> list[tuple[str, dict[str, Any]]]:
 
 
 def _name(key: str) -> str:
-    task, _, threads = key.rpartition("-")
-    return f"{MODELS[task]}, {threads} thread{'s' if threads != '1' else ''}"
+    task, threads, maker = key.rsplit("-", 2)
+    return f"{MODELS[task]}, {threads} thread{'s' if threads != '1' else ''}, {maker}"
 
 
 def _library(name: str) -> str:
