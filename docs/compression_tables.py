@@ -72,7 +72,7 @@ def compressed_table(part: str = "rows") -> str:
             *(f"{100 * scores[name]:.1f}" for name in rebuilt),
             *(f"{scores[f'nats, {name}']:.2f}" for name in CONTROLS),
             *(_percent(row["scores"][name]) for name in answers),
-            "yes" if _passes(scores) else "**no**",
+            "yes" if _passes(row["scores"]) else "**no**",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     if len(lines) == 2:
@@ -87,12 +87,17 @@ def _percent(value: list[float]) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if seeds > 1 else "")
 
 
-def _passes(scores: dict[str, float]) -> bool:
+def _passes(scores: dict[str, list[float]]) -> bool:
     """Likelier answers than from a shuffled memory, and an F1 better by two standard errors."""
     mine, other = scores["f1, memory"], scores["f1, shuffled"]
-    # The variance of a value from 0 to 1 is at most m(1 - m).
-    error = ((mine * (1 - mine) + other * (1 - other)) / scores.get("questions", 200)) ** 0.5
-    return scores["nats, memory"] < scores["nats, shuffled"] and mine - other > 2 * error
+    questions = scores["questions"][0] if "questions" in scores else 200
+    # Of questions, the variance of a value from 0 to 1 being at most m(1 - m), and of seeds.
+    variance = sum(
+        mean * (1 - mean) / (questions * seeds) + deviation**2 / seeds
+        for mean, deviation, seeds in (mine, other)
+    )
+    likelier = scores["nats, memory"][0] < scores["nats, shuffled"][0]
+    return likelier and mine[0] - other[0] > 2 * variance**0.5
 
 
 def facts_table() -> str:

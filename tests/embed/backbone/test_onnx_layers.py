@@ -147,12 +147,33 @@ def replaced_norm(backbone: object) -> None:
     backbone.model.encoder.layer[0].output.LayerNorm = norm.eval()
 
 
+def moved_norm(backbone: object) -> None:
+    norm = backbone.model.encoder.layer[0].output.LayerNorm
+    norm.share_memory()  # frees the memory that was read
+    with torch.no_grad():
+        norm.weight.mul_(2)
+
+
+def moved_table(backbone: object) -> None:
+    weight = backbone.model.embeddings.word_embeddings.weight
+    weight.data = weight.data * -1
+
+
+def without_bias(backbone: object) -> None:
+    backbone.model.encoder.layer[0].output.LayerNorm.bias = None
+    with torch.no_grad():
+        backbone.model.encoder.layer[0].output.LayerNorm.weight.mul_(2)
+
+
 def loaded(backbone: object) -> None:
     weights = {k: v * 1.5 for k, v in backbone.model.state_dict().items() if v.is_floating_point()}
     backbone.model.load_state_dict(weights, strict=False)
 
 
-@pytest.mark.parametrize("change", [edited, edited_norm, edited_table, replaced_norm, loaded])
+CHANGES = (edited, edited_norm, edited_table, replaced_norm, moved_norm, moved_table, loaded)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_changed_weights_are_seen(change, runs):
     backbone, plain, batch = with_onnx(CONFIGS["bert"]), made(CONFIGS["bert"]), texts(6)
     before = states(backbone, batch)
@@ -162,6 +183,31 @@ def test_changed_weights_are_seen(change, runs):
     after = states(backbone, batch)
     assert runs and (after - before).abs().max() > 1e-3
     torch.testing.assert_close(after, states(plain, batch), atol=2e-5, rtol=1e-5)
+
+
+def test_a_norm_without_a_bias_stays_with_torch(runs):
+    backbone, plain, batch = with_onnx(CONFIGS["bert"]), made(CONFIGS["bert"]), texts(6)
+    without_bias(backbone)
+    without_bias(plain)
+    runs.clear()
+    torch.testing.assert_close(states(backbone, batch), states(plain, batch))
+    assert not runs and backbone.runner.fused_layers() is not None
+
+
+def test_a_token_below_zero_is_an_error():
+    backbone = with_onnx(CONFIGS["bert"])
+    with pytest.raises(IndexError):
+        states(backbone, TokenBatch.of_ids([np.array([5, -1])]))
+
+
+def test_another_number_of_threads_makes_another_session(monkeypatch, runs):
+    backbone, batch = with_onnx(CONFIGS["bert"]), texts(6)
+    first = backbone.runner.fused_layers().short
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    runs.clear()
+    assert torch.isfinite(states(backbone, batch)).all() and 6 in runs
+    assert backbone.runner.fused_layers().short is not first
 
 
 def test_a_graph_that_gives_other_states_is_refused(monkeypatch):
@@ -209,7 +255,7 @@ def test_without_onnxruntime_the_command_is_named(monkeypatch):
         backbone.use_backend("onnx")
 
 
-def test_a_forked_process_and_other_threads_stay_with_torch(monkeypatch, runs):
+def test_a_forked_process_stays_with_torch(monkeypatch, runs):
     backbone, batch = with_onnx(CONFIGS["bert"]), texts(6)
     pid = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)

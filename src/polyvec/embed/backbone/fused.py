@@ -330,10 +330,10 @@ class FusedModel:
         if not _may_be_fused(model):
             return None
         made = self._made
-        if made is None or not made[0].holds():
+        if made is None or not _hold(*made):
             with self._lock:
                 made = self._made
-                if made is None or not made[0].holds():
+                if made is None or not _hold(*made):
                     # A query does not wait for what is as the stamp says: device and type.
                     if model.device.type != "cpu" or model.dtype != torch.float32:
                         self._made = None
@@ -347,6 +347,12 @@ class FusedModel:
             if found is not None:
                 return found
         return None
+
+
+def _hold(stamp: Stamp, fused: Fused | None) -> bool:
+    """Whether the layers are still those of the model."""
+    short = None if fused is None else fused.short
+    return stamp.holds() and (short is None or short.holds())
 
 
 def _may_be_fused(model: PreTrainedModel) -> bool:
@@ -390,7 +396,8 @@ def _checked(short: Callable[[Fused], Any], fused: Fused, check: Callable[[Fused
     try:
         fused.short = short(fused)
         return fused.short if check(fused) else None
-    except (UnsuitedError, MissingExtraError):
+    # As in _fused: norms may lack parts, and a package may be of another version.
+    except (UnsuitedError, MissingExtraError, AttributeError, RuntimeError, TypeError):
         return None
     finally:
         fused.short = None

@@ -67,24 +67,38 @@ class ShortTexts:
         # numpy's views of the tables, whose rows it finds in a tenth of torch's time.
         tables = (fused.words, fused.places, fused.types)
         self._words, self._places, self._types = (table.detach().numpy() for table in tables)
-        # A forked process has no copy of the session's threads.
-        self._made_in = os.getpid(), torch.get_num_threads()
+        self._read = (*tables, *graph.read)
+        self._threads, self._process = torch.get_num_threads(), os.getpid()
+        self._where = self._now()
+
+    def holds(self) -> bool:
+        """Whether what is read in place is where it was, and torch has as many threads.
+
+        Norms and tables are neither counted nor compared by fused.Stamp, and `share_memory()` or
+        `weight.data = ...` frees the memory that the session reads.
+        """
+        return self._where == self._now() and self._threads == torch.get_num_threads()
+
+    def _now(self) -> list[int]:
+        return [weight.data_ptr() for weight in self._read]
 
     def takes(self, batch: TokenBatch, spec: AttentionSpec, needs: frozenset[str]) -> bool:
         """Whether the batch is one short text, all of whose tokens see each other."""
         return (
             len(batch.lengths) == 1
-            and batch.lengths[0] <= MOST_TOKENS
+            and 1 <= batch.lengths[0] <= MOST_TOKENS
             and "all_layers" not in needs
             and spec.kind in SEEING_ALL
             and not spec.blocked
-            and self._made_in == (os.getpid(), torch.get_num_threads())
+            and self._process == os.getpid()  # a forked one has no copy of the session's threads
         )
 
     def states(
         self, ids_T: np.ndarray, places_T: np.ndarray, types_T: np.ndarray | None = None
     ) -> Tensor:
         """The last states, [T, D], of tokens with these ids, positions and types."""
+        if ids_T.min() < 0:  # numpy counts from the end
+            raise IndexError(f"token id {ids_T.min()}")
         sum_TD = self._words[ids_T] + self._types[0 if types_T is None else types_T]
         sum_TD += self._places[places_T]
         (states_1TD,) = self._session.run(None, {_Graph.INPUT: sum_TD[None]})
@@ -105,6 +119,7 @@ class _Graph:
         self._constants: dict[str, Any] = {}
         # Norms stay the model's own memory, as in fused.py: an edit in place needs no new graph.
         self.shared: dict[str, Any] = {}
+        self.read: list[Tensor] = []
         # Weights of products: outside of the graph's message, which would be copied twice.
         self.weights: dict[str, Any] = {}
         self._eight = issubclass(fused.linear, Int8Linear)
@@ -245,8 +260,11 @@ class _Graph:
         self.weights[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
         return name
 
-    def _share(self, name: str, weight: Tensor) -> str:
+    def _share(self, name: str, weight: Tensor | None) -> str:
+        if weight is None or not weight.is_contiguous() or weight.dtype != torch.float32:
+            raise UnsuitedError(name)
         array = weight.detach().numpy()
+        self.read.append(weight)
         self.shared[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
         return self._constant(name, np.zeros_like(array))  # its shape; the values are not read
 
