@@ -6,7 +6,7 @@ given by its Python and a folder with its form of the weights. Figures are media
 added to docs/results/encode-cpu.json, of which docs/generate.py makes the tables of docs/speed.md.
 
     python benchmarks/speed_cpu.py minilm --texts 400 --rounds 3
-    python benchmarks/speed_cpu.py minilm --fast --peer onnx PYTHON FOLDER \
+    python benchmarks/speed_cpu.py minilm --fast --onnx --peer onnx PYTHON FOLDER \
         --peer openvino-int8 PYTHON FOLDER
     python benchmarks/speed_cpu.py nano-lm
     python benchmarks/speed_cpu.py smollm2 --texts 60
@@ -41,10 +41,8 @@ BATCHES = (32, 8)
 QUERY_WORDS = (6, 12)
 TOLERANCE = 1e-4
 # Libraries that compute in fewer bits: how near they are is a figure, not a condition.
-FEWER_BITS = (
-    *("polyvec-fast", "polyvec-fast-onnx"),
-    *("onnx-int8", "openvino-int8", "openvino-bfloat16"),
-)
+FEWER_BITS = ("polyvec-fast", "onnx-int8", "openvino-int8", "openvino-bfloat16")
+QUERIES_ALONE = "polyvec-onnx"  # its batches are polyvec's
 TASKS = {
     "minilm": (lambda: offline_folder(), None, 256),
     "nano-lm": (lambda: model_folder("polyvec/nano-lm"), "mean", 256),
@@ -96,9 +94,8 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     texts = {
         "mixed": mixed, "queries": queries, "checked": mixed[:16], "max_seq_length": longest
     }  # fmt: skip
-    own = ["polyvec-fast"] if options.fast else []
-    if options.onnx:
-        own += ["polyvec-onnx", *(f"{kind}-onnx" for kind in own)]
+    asked = {"polyvec-fast": options.fast, QUERIES_ALONE: options.onnx}
+    own = [kind for kind, wanted in asked.items() if wanted]
     commands = {
         "polyvec": (sys.executable, folder),
         **dict.fromkeys(own, (sys.executable, folder)),
@@ -107,7 +104,7 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     }
     ways: list[tuple[str, int | None]] = []
     for kind in commands:
-        if kind.endswith("-onnx"):  # its batches are polyvec's
+        if kind == QUERIES_ALONE:
             continue
         ways += [(kind, None)] if kind.startswith("polyvec") else [(kind, b) for b in BATCHES]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:

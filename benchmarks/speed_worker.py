@@ -34,10 +34,6 @@ def polyvec_onnx(options: argparse.Namespace) -> Any:
     return polyvec(options, backend="onnx")
 
 
-def polyvec_fast_onnx(options: argparse.Namespace) -> Any:
-    return polyvec(options, dtype="fast", backend="onnx")
-
-
 def sentence_transformers(options: argparse.Namespace) -> Any:
     from sentence_transformers import SentenceTransformer
 
@@ -135,7 +131,6 @@ LIBRARIES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "polyvec": polyvec,
     "polyvec-fast": polyvec_fast,
     "polyvec-onnx": polyvec_onnx,
-    "polyvec-fast-onnx": polyvec_fast_onnx,
     "sentence-transformers": sentence_transformers,
     "onnx": onnx,
     "onnx-int8": onnx,

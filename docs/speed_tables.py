@@ -13,7 +13,6 @@ MODELS = {
 LIBRARIES = {
     "polyvec-fast": "polyvec, dtype=fast",
     "polyvec-onnx": "polyvec, backend=onnx",
-    "polyvec-fast-onnx": "polyvec, dtype=fast, backend=onnx",
     "onnx": "sentence-transformers, ONNX Runtime",
     "onnx-int8": "sentence-transformers, ONNX Runtime, dynamic int8",
     "openvino": "sentence-transformers, OpenVINO",

@@ -65,12 +65,6 @@ def how_to_run(parser: argparse.ArgumentParser) -> None:
         "8-bit integers or bfloat16 where that is faster and near",
     )
     parser.add_argument(
-        "--backend",
-        choices=("torch", "onnx"),
-        help="compute short texts that come alone, such as queries, by torch (default) or onnx: "
-        "ONNX Runtime, in half the time (BERT's family, CPU)",
-    )
-    parser.add_argument(
         "--max-seq-length", type=positive, metavar="N", help="read this many tokens of a text"
     )
     parser.add_argument(

@@ -39,7 +39,7 @@ SHOWN_CHARACTERS = 120  # per text in the table of pairs
 FROM_SHARE = 0.005  # below half a per cent, guesses are mostly errors
 MODEL_OPTIONS = (
     *("model", "device", "attention", "scale", "verbose", "batch_size"),
-    *("backend", "dtype", "max_seq_length", "pooling"),
+    *("dtype", "max_seq_length", "pooling"),
 )
 
 

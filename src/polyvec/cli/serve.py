@@ -101,6 +101,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="answer within this time or refuse; default: 30",
     )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        help="compute short texts that come alone, such as queries, by torch (default) or onnx: "
+        "ONNX Runtime, in two thirds of the time (BERT's family, float32, CPU)",
+    )
     common.how_to_run(parser)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from polyvec.embed.backbone.backbone import Backbone
-from polyvec.embed.backbone.onnx_layers import MOST_TOKENS, ONNX
+from polyvec.embed.backbone.onnx_layers import MOST_TOKENS
 from polyvec.embed.inputs.prompts import PromptTable
 from polyvec.embed.inputs.tables import TableTokenizer
 from polyvec.embed.inputs.templates import Template
@@ -106,7 +106,7 @@ def lines(embedder: Described) -> list[str]:
 
 def _short(backbone: Any) -> str:
     short = f"; a text of up to {MOST_TOKENS} tokens, alone, by ONNX Runtime"
-    return short if backbone.backend == ONNX else ""
+    return short if backbone.computes_short_apart else ""
 
 
 def part(module: nn.Module | None) -> Any:

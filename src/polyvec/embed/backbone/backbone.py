@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from polyvec.embed.backbone import onnx_layers, precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec, register
 from polyvec.embed.backbone.fast import fast_linears
-from polyvec.embed.backbone.fused import FusedModel, Linear
+from polyvec.embed.backbone.fused import FAMILIES, Bert, FusedModel, Linear
 from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
@@ -119,7 +119,7 @@ class Backbone(nn.Module):
 
     @property
     def backend(self) -> str:
-        """What computes short texts that come alone: "torch" or "onnx"."""
+        """What was asked to compute short texts that come alone: "torch" or "onnx"."""
         fused = self.runner.fused if isinstance(self.runner, runners.Planned) else None
         is_onnx = fused is not None and fused.short is not None
         return onnx_layers.ONNX if is_onnx else onnx_layers.TORCH
@@ -127,28 +127,52 @@ class Backbone(nn.Module):
     def use_backend(self, name: str) -> None:
         """Compute short texts that come alone by "torch", or "onnx": ONNX Runtime.
 
-        Raises ModelError if it does not compute such a model, or gave other states than its own
-        layers (by more than 1e-5 of the largest), and MissingExtraError without onnxruntime.
+        Raises ModelError, with the reason, if that computes no such model, or gave other states
+        than its own layers (by more than 1e-5 of the largest), and MissingExtraError without it.
         """
         onnx_layers.check_backend(name)
         if name == self.backend:
             return
-        if name == onnx_layers.ONNX:
-            onnx_layers.packages()
         runner = self.runner
-        if isinstance(runner, runners.Planned) and runner.fused is not None:
+        if name == onnx_layers.TORCH:
+            assert isinstance(runner, runners.Planned)  # else it was not "onnx"
+            runner.fused = FusedModel()
+            return
+        onnx_layers.packages()
+        reason = self._why_not_onnx()
+        if reason is None and isinstance(runner, runners.Planned):
             before = runner.fused
-            short = onnx_layers.ShortTexts if name == onnx_layers.ONNX else None
-            runner.fused = FusedModel(before.linears, short)
-            found = runner.fused_layers()
-            if short is None or (found is not None and found.short is not None):
+            runner.fused = FusedModel(short=onnx_layers.ShortTexts)
+            if self.computes_short_apart:
                 return
             runner.fused = before
-        raise ModelError(
-            f"backend {name!r}: not for {type(self.model).__name__} in {self.products} on "
-            f"{self.device.type}; it computes BERT, RoBERTa and XLM-R in float32 (or "
-            "dtype='fast') on x86 processors with AVX2"
-        )
+            reason = "not for parts of other kinds, weights over 1.5 GB, or processors without AVX2"
+        raise ModelError(f"backend {name!r}: {reason}")
+
+    def _why_not_onnx(self) -> str | None:
+        """What of the model's settings ONNX Runtime does not compute here."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        if FAMILIES.get(self.family) is not Bert:
+            return f"for BERT, RoBERTa and XLM-R, not for {self.family}"
+        if self.fast:
+            return (
+                "not with dtype='fast', as a text alone would have another vector than in a batch"
+            )
+        if self.device.type != "cpu" or dtype != Linear.name:
+            return f"for float32 on the CPU; the model is in {dtype} on {self.device.type}"
+        if self.spec.kind not in onnx_layers.SEEING_ALL or self.spec.blocked:
+            return f"not with attention {str(self.spec)!r}"
+        if not self.runner.packed:
+            return f"for packed batches; these are padded ({self.layout_reason})"
+        if self.model.training:
+            return "not in training mode; call eval() before"
+        return None
+
+    @property
+    def computes_short_apart(self) -> bool:
+        """Whether ONNX Runtime computes short texts that come alone, as the model now is."""
+        found = self.runner.fused_layers() if isinstance(self.runner, runners.Planned) else None
+        return found is not None and found.short is not None
 
     @property
     def products(self) -> str:

@@ -131,6 +131,7 @@ class DirectBackbone(Backbone):
     max_positions = _known("max_positions", lambda facts: facts.max_positions)
     num_rows = _known("num_rows", lambda facts: facts.num_rows)
     backend = _known("backend", lambda _: TORCH)
+    computes_short_apart = _known("computes_short_apart", lambda _: False)
 
     def __init__(self, direct: Direct) -> None:
         torch.nn.Module.__init__(self)

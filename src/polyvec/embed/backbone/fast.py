@@ -60,17 +60,12 @@ class Int8Linear(Linear):
     def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
         weight, bias = joined(layers, order)
         self.bias_N = torch.zeros(len(weight)) if bias is None else bias
-        rounded, self.scale_N = self.levels(weight)
+        levels = LEVELS if _sums_are_wide() else LEVELS_IN_16_BITS
+        self.scale_N = weight.abs().amax(dim=1).clamp(min=TINY) / levels
+        rounded = (weight / self.scale_N[:, None]).round().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.zeros_N = torch.zeros(len(weight), dtype=torch.int32)
         self.shift_D = torch.full((weight.shape[1],), 2.0**23 + 128)
-
-    @staticmethod
-    def levels(weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight in levels of each output's own step, int8, and the steps."""
-        levels = LEVELS if _sums_are_wide() else LEVELS_IN_16_BITS
-        scale_N = weight.abs().amax(dim=1).clamp(min=TINY) / levels
-        return (weight / scale_N[:, None]).round().to(torch.int8), scale_N
 
     def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
         out_TN = self._product(x_TD)

@@ -10,7 +10,6 @@ T tokens of the text, D state size, N numbers out of a product.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,15 @@ import torch
 from torch import Tensor
 
 from polyvec.embed.backbone.attention import AttentionSpec
-from polyvec.embed.backbone.fast import LEVELS, TINY, Int8Linear
-from polyvec.embed.backbone.fused import Activation, Bert, Fused, Norm, UnsuitedError, weight_of
+from polyvec.embed.backbone.fused import (
+    Activation,
+    Bert,
+    Fused,
+    Linear,
+    Norm,
+    UnsuitedError,
+    weight_of,
+)
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import MissingExtraError, SettingsError, known
 
@@ -28,6 +34,9 @@ TORCH, ONNX = BACKENDS = ("torch", "onnx")
 MOST_TOKENS = 64
 OPSET, CONTRIB_OPSET, IR_VERSION = 17, 1, 8
 CONTRIB = "com.microsoft"
+# Read when onnxruntime is imported, which else keeps a device's id in the user's cache folder and
+# looks for a host to report to. A process that forked with that thread hangs at its exit, too.
+NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "1")
 # Their operators add the bias of the product before them.
 WITH_BIAS = {("gelu", "none"): "BiasGelu", ("gelu", "tanh"): "FastGelu"}
 SEEING_ALL = ("native", "bidirectional")
@@ -41,6 +50,7 @@ def check_backend(name: str) -> None:
 
 def packages() -> tuple[Any, Any]:
     """The modules onnx and onnxruntime; MissingExtraError, with the pip command, without them."""
+    os.environ.setdefault(*NO_TELEMETRY)
     try:
         import onnx
         import onnxruntime
@@ -53,13 +63,14 @@ def packages() -> tuple[Any, Any]:
 class ShortTexts:
     """The layers of a BERT, RoBERTa or XLM-R for one text of at most MOST_TOKENS tokens.
 
-    float32, or 8-bit integers with the scales of `fast.Int8Linear`. Raises UnsuitedError for other
-    layers, and MissingExtraError without onnxruntime.
+    In float32 alone: in 8-bit integers a text would have another vector than beside others, as
+    sums in another order turn numbers to other levels. With as many threads as torch has when it
+    is made. Raises UnsuitedError for other layers, and MissingExtraError without onnxruntime.
     """
 
     def __init__(self, fused: Fused) -> None:
-        if not isinstance(fused, Bert):
-            raise UnsuitedError(type(fused).__name__)
+        if not isinstance(fused, Bert) or fused.linear is not Linear:
+            raise UnsuitedError(f"{type(fused).__name__} in {fused.linear.name}")
         graph = _Graph(fused)
         self._session = graph.session()
         # Memory that the session may read, but does not own.
@@ -68,16 +79,16 @@ class ShortTexts:
         tables = (fused.words, fused.places, fused.types)
         self._words, self._places, self._types = (table.detach().numpy() for table in tables)
         self._read = (*tables, *graph.read)
-        self._threads, self._process = torch.get_num_threads(), os.getpid()
+        self._process = os.getpid()
         self._where = self._now()
 
     def holds(self) -> bool:
-        """Whether what is read in place is where it was, and torch has as many threads.
+        """Whether what is read in place is where it was.
 
         Norms and tables are neither counted nor compared by fused.Stamp, and `share_memory()` or
         `weight.data = ...` frees the memory that the session reads.
         """
-        return self._where == self._now() and self._threads == torch.get_num_threads()
+        return self._where == self._now()
 
     def _now(self) -> list[int]:
         return [weight.data_ptr() for weight in self._read]
@@ -122,7 +133,6 @@ class _Graph:
         self.read: list[Tensor] = []
         # Weights of products: outside of the graph's message, which would be copied twice.
         self.weights: dict[str, Any] = {}
-        self._eight = issubclass(fused.linear, Int8Linear)
         x = self._norm("norm", [self.INPUT], fused.norm)
         for number, parts in enumerate(zip(fused.model.encoder.layer, fused.layers, strict=True)):
             x = self._layer(f"{number}.", *parts, x)
@@ -158,61 +168,28 @@ class _Graph:
         attention, dense = layer.attention.self, layer.attention.output.dense
         if getattr(attention, "is_causal", False):
             raise UnsuitedError("a decoder")
-        parts = attention.query, attention.key, attention.value
-        names = [f"{at}query", f"{at}key", f"{at}value"]
-        seen = self._products(names, x, parts)
-        bias = self._constant(f"{at}attention.bias", torch.cat([_bias(part) for part in parts]))
-        heads = parts[0].out_features // fused.size
+        parts = {name: getattr(attention, name) for name in ("query", "key", "value")}
+        seen = [self._product(f"{at}{name}", x, part) for name, part in parts.items()]
+        biases = torch.cat([_bias(part) for part in parts.values()])
         found = self._node(
-            "MultiHeadAttention", [*seen, bias], f"{at}attention", CONTRIB, num_heads=heads
+            "MultiHeadAttention",
+            [*seen, self._constant(f"{at}attention.bias", biases)],
+            f"{at}attention",
+            CONTRIB,
+            num_heads=attention.query.out_features // fused.size,
         )
-        (found,) = self._products([f"{at}dense"], found, [dense])
+        found = self._product(f"{at}dense", found, dense)
         x = self._norm(f"{at}norm", [found, x], fused.norms[0], _bias(dense))
         up, down = layer.intermediate.dense, layer.output.dense
-        (found,) = self._products([f"{at}up"], x, [up])
+        found = self._product(f"{at}up", x, up)
         found = self._activated(f"{at}up", found, _bias(up), fused.activation)
-        (found,) = self._products([f"{at}down"], found, [down])
+        found = self._product(f"{at}down", found, down)
         return self._norm(f"{at}last norm", [found, x], fused.norms[1], _bias(down))
 
-    def _products(self, names: Sequence[str], x: str, layers: Sequence[Any]) -> list[str]:
-        """The layers' outputs without their biases."""
-        weights = [weight_of(layer) for layer in layers]
-        if not self._eight:
-            return [
-                self._node("FusedMatMul", [x, self._weight(name, weight)], name, CONTRIB, transB=1)
-                for name, weight in zip(names, weights, strict=True)
-            ]
-        unsigned, step = self._rounded(x)
-        found = []
-        for name, weight in zip(names, weights, strict=True):
-            rounded, scale_N = Int8Linear.levels(weight)
-            constants = [
-                self._weight(name, rounded.T),
-                self._constant("shift in integers", np.uint8(LEVELS + 1)),
-            ]
-            sums = self._node("MatMulInteger", [unsigned, *constants], f"{name}.sums")
-            to = self._onnx.TensorProto.FLOAT
-            sums = self._node("Cast", [sums], f"{name}.floats", to=to)
-            scale = self._constant(f"{name}.scale", scale_N)
-            scaled = self._node("Mul", [sums, scale], f"{name}.scaled")
-            found.append(self._node("Mul", [scaled, step], name))
-        return found
-
-    def _rounded(self, x: str) -> tuple[str, str]:
-        """Each token's numbers in levels of its own step, as unsigned integers, and the step."""
-        size = self._node("Abs", [x], f"{x}.size")
-        most = self._node("ReduceMax", [size], f"{x}.most", axes=[-1], keepdims=1)
-        tiny = self._constant("tiny", np.float32(TINY))
-        most = self._node("Max", [most, tiny], f"{x}.above zero")
-        step = self._node(
-            "Mul", [most, self._constant("level", np.float32(1 / LEVELS))], f"{x}.step"
-        )
-        levels = self._node("Div", [x, step], f"{x}.levels")
-        levels = self._node("Round", [levels], f"{x}.whole")
-        shift = self._constant("shift", np.float32(LEVELS + 1))
-        levels = self._node("Add", [levels, shift], f"{x}.shifted")
-        to = self._onnx.TensorProto.UINT8
-        return self._node("Cast", [levels], f"{x}.unsigned", to=to), step
+    def _product(self, name: str, x: str, layer: Any) -> str:
+        """The layer's output without its bias."""
+        weight = self._weight(f"{name}.weight", weight_of(layer))
+        return self._node("FusedMatMul", [x, weight], name, CONTRIB, transB=1)
 
     def _activated(self, name: str, x: str, bias_N: Tensor, activation: Activation) -> str:
         inputs = [x, self._constant(f"{name}.bias", bias_N)]
@@ -240,19 +217,17 @@ class _Graph:
         self._nodes.append(made)
         return out
 
-    def _constant(self, name: str, values: Any) -> str:
-        if name not in self._constants:
-            array = values.detach().numpy() if isinstance(values, Tensor) else np.asarray(values)
-            array = np.ascontiguousarray(array) if array.ndim else array
-            self._constants[name] = self._onnx.numpy_helper.from_array(array, name)
+    def _constant(self, name: str, values: Tensor) -> str:
+        array = np.ascontiguousarray(values.numpy())
+        self._constants[name] = self._onnx.numpy_helper.from_array(array, name)
         return name
 
-    def _weight(self, of: str, values: Tensor) -> str:
-        """A matrix outside of the message; in float32 the model's own memory."""
-        name, array = f"{of}.weight", np.ascontiguousarray(values.numpy())
-        kind = self._onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        found = self._onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
-        found.data_location = self._onnx.TensorProto.EXTERNAL
+    def _weight(self, name: str, weight_ND: Tensor) -> str:
+        """A matrix outside of the message: the model's own memory."""
+        array = np.ascontiguousarray(weight_ND.numpy())
+        kind = self._onnx.TensorProto
+        found = kind(name=name, data_type=kind.FLOAT, dims=array.shape)
+        found.data_location = kind.EXTERNAL
         facts = {"location": "model", "offset": "0", "length": str(array.nbytes)}
         for key, value in facts.items():
             found.external_data.add(key=key, value=value)
@@ -266,7 +241,7 @@ class _Graph:
         array = weight.detach().numpy()
         self.read.append(weight)
         self.shared[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
-        return self._constant(name, np.zeros_like(array))  # its shape; the values are not read
+        return self._constant(name, torch.zeros_like(weight))  # its shape; the values are not read
 
 
 def _bias(layer: Any) -> Tensor:
