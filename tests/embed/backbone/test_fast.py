@@ -155,6 +155,26 @@ def test_the_fastest_products_come_first(monkeypatch):
     assert fast_linears.__wrapped__() == (Int8Linear, Linear)
 
 
+def test_products_are_timed_on_one_thread(monkeypatch):
+    """Threads that wait for each other on a busy machine took integers for seven times as slow."""
+    threads: list[int] = []
+
+    class Counting(Linear):
+        def __call__(self, *args: object) -> torch.Tensor:
+            threads.append(torch.get_num_threads())
+            return super().__call__(*args)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert fast._seconds(Counting) < float("inf")
+        assert set(threads) == {1} and torch.get_num_threads() == 2
+        monkeypatch.setattr(Counting, "__call__", lambda *_: torch.empty(-1))  # RuntimeError
+        assert fast._seconds(Counting) == float("inf") and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_torch_without_these_products_stays_exact(monkeypatch):
     def missing(*layers: object, **options: object) -> None:
         raise AttributeError("qlinear_prepack")

@@ -138,13 +138,19 @@ def fast_linears() -> tuple[type[Linear], ...]:
 
 
 def _seconds(kind: type[Linear]) -> float:
-    """CPU-seconds of the product at its best; no end where this torch lacks it."""
+    """CPU-seconds of the product at its best, on one thread; no end where this torch lacks it.
+
+    Several threads wait for each other at the end of each operation, and on a busy machine that
+    wait, of which integers have more, is longer than the product.
+    """
     tokens, width, inner = TIMED
+    threads = torch.get_num_threads()
     draw = torch.Generator().manual_seed(0)
     layer = torch.nn.Linear(width, inner).requires_grad_(False)
     x_TD = torch.randn(tokens, width, generator=draw)
     best = float("inf")
     try:
+        torch.set_num_threads(1)  # of this thread of the process
         product = kind(layer)
         for _ in range(ROUNDS):
             start = time.thread_time()
@@ -152,4 +158,6 @@ def _seconds(kind: type[Linear]) -> float:
             best = min(best, time.thread_time() - start)
     except (AttributeError, RuntimeError, TypeError):
         return float("inf")
+    finally:
+        torch.set_num_threads(threads)
     return best
