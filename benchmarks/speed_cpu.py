@@ -94,8 +94,8 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     texts = {
         "mixed": mixed, "queries": queries, "checked": mixed[:16], "max_seq_length": longest
     }  # fmt: skip
-    asked = {"polyvec-fast": options.fast, QUERIES_ALONE: options.onnx}
-    own = [kind for kind, wanted in asked.items() if wanted]
+    options_of = {"polyvec-fast": options.fast, QUERIES_ALONE: options.onnx}
+    own = [kind for kind, wanted in options_of.items() if wanted]
     commands = {
         "polyvec": (sys.executable, folder),
         **dict.fromkeys(own, (sys.executable, folder)),
@@ -173,6 +173,7 @@ def _batch(
     return {
         "library": way[0], "batch_size": way[1], "cpu_s": cpu, "wall_s": wall,
         "texts_per_cpu_s": texts / cpu, "of_matmul_rate": flop / cpu / 1e9 / rate,
+        "runs": [{"wall_s": wall, "cpu_s": cpu} for wall, cpu in runs],
     }  # fmt: skip
 
 
