@@ -309,6 +309,7 @@ def test_nothing_is_reported_and_a_forked_process_ends(tiny_bert, tmp_path):
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     home = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    home["OMP_NUM_THREADS"] = "2"
     home.pop("ORT_DISABLE_TELEMETRY", None)
     ended = subprocess.run([sys.executable, "-c", code], env=home, timeout=120)
     assert ended.returncode == 7

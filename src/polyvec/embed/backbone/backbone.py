@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import os
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LAYOUTS = ("auto", "packed", "padded")
+
+# A forked process has none of the threads that computed in its parent, and would wait for them
+# for ever at its first product (GNU OpenMP).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 class Backbone(nn.Module):

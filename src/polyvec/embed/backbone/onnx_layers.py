@@ -9,7 +9,9 @@ T tokens of the text, D state size, N numbers out of a product.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import weakref
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,7 @@ class ShortTexts:
         self._words, self._places, self._types = (table.detach().numpy() for table in tables)
         self._read = (*tables, *graph.read)
         self._process = os.getpid()
+        _MADE.add(self)
         self._where = self._now()
 
     def holds(self) -> bool:
@@ -114,6 +117,22 @@ class ShortTexts:
         sum_TD += self._places[places_T]
         (states_1TD,) = self._session.run(None, {_Graph.INPUT: sum_TD[None]})
         return torch.from_numpy(states_1TD[0])
+
+
+_MADE: weakref.WeakSet[ShortTexts] = weakref.WeakSet()
+
+
+def _leave_sessions() -> None:
+    """Never end the sessions of a forked process: their threads, which it lacks, would be awaited.
+
+    That would hang it at its exit.
+    """
+    for each in _MADE:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each._session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_sessions)
 
 
 class _Graph:
