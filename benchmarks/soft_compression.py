@@ -82,6 +82,8 @@ def recipe_cell(key: str, seed: int, held: Held, options: argparse.Namespace, wo
             max_steps=max(1, math.ceil(stage.max_steps * options.steps)),
             seed=seed,
             bf16=options.bf16,
+            batch_size=math.ceil(stage.batch_size / options.accumulate),
+            accumulate=options.accumulate,
             trainer={"save_strategy": "no"},
         )
         for stage in recipe.at(STAGES, options.scale)
@@ -270,6 +272,9 @@ def main() -> None:
     parser.add_argument("--steps", type=float, default=1.0, help="this share of the steps")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--layers", type=int, help="the encoder's first layers only, as a trial")
+    parser.add_argument(
+        "--accumulate", type=int, default=1, help="parts of a row's batch: 1 takes 18 GB, 8 take 4"
+    )
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
     parser.add_argument("--collect", action="store_true", help="write what is finished, and end")
     options = parser.parse_args()
