@@ -99,7 +99,12 @@ def recipe_cell(key: str, seed: int, held: Held, options: argparse.Namespace, wo
         found |= soft_arms.distilled(model, held, prompt)
     else:
         found |= soft_arms.answered(model, held)
-    return {"scores": found, "minutes": minutes, "steps": [stage.max_steps for stage in stages]}
+    return {
+        "scores": found,
+        "minutes": minutes,
+        "steps": [stage.max_steps for stage in stages],
+        "accumulate": options.accumulate,
+    }
 
 
 def fact_cell(key: str, seed: int, held: Held, options: argparse.Namespace, work: Work) -> Any:
@@ -273,7 +278,10 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--layers", type=int, help="the encoder's first layers only, as a trial")
     parser.add_argument(
-        "--accumulate", type=int, default=1, help="parts of a row's batch: 1 takes 18 GB, 8 take 4"
+        "--accumulate",
+        type=int,
+        default=1,
+        help="parts of a row's batch, each with its own negatives: 1 takes 18 GB, 8 take 4",
     )
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
     parser.add_argument("--collect", action="store_true", help="write what is finished, and end")

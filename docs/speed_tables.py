@@ -145,9 +145,9 @@ def _library(name: str) -> str:
 def _conditions() -> list[str]:
     """What was measured, a line for each model."""
     return [
-        f"{_name(key)}: {found['texts']} texts, {found['tokens']:,} tokens, {found['rounds']} "
-        f"rounds; vectors differ by at most {max(found['differences'].values()):.0e} of the "
-        f"largest number; matrix products: {found['matmul_gflop_per_cpu_s']:.0f} GFLOP a "
-        f"CPU-second; {found['processor']}.  "
+        f"{_name(key)}: {found['texts']:,} texts, {found['tokens']:,} tokens, "
+        f"{found['rounds']} round{'s' if found['rounds'] > 1 else ''}; vectors differ by at most "
+        f"{max(found['differences'].values()):.0e} of the largest number; matrix products: "
+        f"{found['matmul_gflop_per_cpu_s']:.0f} GFLOP a CPU-second; {found['processor']}.  "
         for key, found in _results()
     ]

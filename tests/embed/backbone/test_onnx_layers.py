@@ -300,7 +300,7 @@ def test_an_embedder_takes_it_and_vectors_stay(tiny_bert, runs):
 
 @pytest.mark.medium
 def test_nothing_is_reported_and_a_forked_process_ends(tiny_bert, tmp_path):
-    """onnxruntime keeps a device's id, and its thread hangs a child at sys.exit."""
+    """onnxruntime keeps a device's id; a child would wait for threads that it has not."""
     code = (
         "import os, sys\nfrom polyvec import Embedder\n"
         f"model = Embedder({str(tiny_bert)!r}, backend='onnx')\nmodel.encode('a')\n"
