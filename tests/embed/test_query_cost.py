@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from polyvec import Embedder
 from polyvec.embed.backbone import fused
 from polyvec.embed.backbone.fast import Int8Linear
-from polyvec.embed.backbone.fused import FusedModel, Linear
+from polyvec.embed.backbone.fused import FusedModel
+from polyvec.embed.backbone.linears import Linear, MklLinear
 
 QUERY = "how long does bread keep"
 LAYERS = 2  # of tiny_bert
@@ -37,7 +38,7 @@ def with_products(folder, kind: type[Linear]) -> Embedder:
     return model
 
 
-@pytest.mark.parametrize(("kind", "of_a_layer"), [(Linear, 13), (Int8Linear, 49)])
+@pytest.mark.parametrize(("kind", "of_a_layer"), [(Linear, 13), (MklLinear, 16), (Int8Linear, 49)])
 def test_a_query_takes_few_operations(kind, of_a_layer, tiny_bert):
     model = with_products(tiny_bert, kind)
     with Operations() as operations:

@@ -12,10 +12,10 @@ from transformers import AutoModel, BertConfig, LlamaConfig, Qwen2Config, Robert
 
 from polyvec import Embedder
 from polyvec.embed.backbone import backbone as backbones
-from polyvec.embed.backbone import fast
+from polyvec.embed.backbone import fast, linears
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.fast import Bfloat16Linear, Int8Linear, fast_linears
-from polyvec.embed.backbone.fused import ACTIVATIONS, Linear
+from polyvec.embed.backbone.linears import ACTIVATIONS, Linear, MklLinear
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import SlowPathWarning
 
@@ -138,12 +138,14 @@ def test_a_family_without_fused_layers_says_so():
 
 
 def test_bfloat16_is_not_tried_where_it_is_emulated(monkeypatch):
+    monkeypatch.setattr(fast, "exact_linears", lambda: (Linear,))
     monkeypatch.setattr(fast, "_has_bfloat16", lambda: False)
     monkeypatch.setattr(fast, "_seconds", lambda kind: 1.0 if kind is Linear else 0.1)
     assert fast_linears.__wrapped__() == (Int8Linear, Linear)
 
 
 def test_the_fastest_products_come_first(monkeypatch):
+    monkeypatch.setattr(fast, "exact_linears", lambda: (Linear,))
     monkeypatch.setattr(fast, "_has_bfloat16", lambda: True)
     seconds = {Linear: 1.0, Bfloat16Linear: 0.4, Int8Linear: 0.5}
     monkeypatch.setattr(fast, "_seconds", seconds.__getitem__)
@@ -153,6 +155,10 @@ def test_the_fastest_products_come_first(monkeypatch):
     assert fast_linears.__wrapped__() == (Bfloat16Linear, Int8Linear, Linear)
     seconds[Bfloat16Linear] = 0.95
     assert fast_linears.__wrapped__() == (Int8Linear, Linear)
+    # Of float32's products the one that is used counts.
+    monkeypatch.setattr(fast, "exact_linears", lambda: (MklLinear, Linear))
+    seconds |= {MklLinear: 0.44, Linear: 0.0}
+    assert fast_linears.__wrapped__() == (MklLinear, Linear)
 
 
 def test_products_are_timed_on_one_thread(monkeypatch):
@@ -181,7 +187,7 @@ def test_a_torch_without_these_products_stays_exact(monkeypatch):
 
     monkeypatch.setattr(Int8Linear, "__init__", missing)
     monkeypatch.setattr(fast, "_has_bfloat16", lambda: False)
-    assert fast_linears.__wrapped__() == (Linear,)
+    assert fast_linears.__wrapped__() == linears.exact_linears()
 
 
 def test_gradients_flow_through_the_models_own_layers(monkeypatch):

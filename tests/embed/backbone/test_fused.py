@@ -17,8 +17,9 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from polyvec.embed.backbone import fused, runners
+from polyvec.embed.backbone import attention, fused, linears, runners
 from polyvec.embed.backbone.backbone import Backbone
+from polyvec.embed.backbone.linears import Linear, MklLinear
 from polyvec.embed.inputs.tokens import TokenBatch
 
 SMALL = {
@@ -47,10 +48,15 @@ UNSUITED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def with_onednn() -> None:
+@pytest.fixture(autouse=True, params=[Linear, MklLinear])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Linear]:
+    """Each processor's choice of products, whatever this one would choose."""
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        pytest.skip("oneDNN's layouts are used on x86 processors with AVX2 only")
+        pytest.skip("fused layers are used on x86 processors with AVX2 only")
+    if request.param is MklLinear and not torch.backends.mkl.is_available():
+        pytest.skip("this torch has no MKL")
+    monkeypatch.setattr(fused, "exact_linears", lambda: (request.param,))
+    return request.param
 
 
 def made(config: object, **options: object) -> Backbone:
@@ -177,20 +183,18 @@ def test_copies_make_their_own_layers(copied):
     torch.testing.assert_close(states(other, batch), before)
 
 
-def test_a_batch_is_one_product_a_layer_and_kind(monkeypatch):
+def test_a_batch_is_one_product_a_layer_and_kind(kind, monkeypatch):
     """What speed rests on, counted: products, their rows, and calls of attention."""
     backbone = made(CONFIGS["bert"])
     batch = texts(9, 9, 4, 2)
     states(backbone, batch)
     rows: list[int] = []
-    own, other = fused.Linear.__call__, fused.Linear.with_other
+    own, other = kind.__call__, kind.with_other
     monkeypatch.setattr(
-        fused.Linear, "__call__", lambda self, x, *rest: rows.append(len(x)) or own(self, x, *rest)
+        kind, "__call__", lambda self, x, *rest: rows.append(len(x)) or own(self, x, *rest)
     )
     monkeypatch.setattr(
-        fused.Linear,
-        "with_other",
-        lambda self, name, x, y: rows.append(len(x)) or other(self, name, x, y),
+        kind, "with_other", lambda self, name, x, y: rows.append(len(x)) or other(self, name, x, y)
     )
     monkeypatch.setattr(runners, "call", lambda *args, **inputs: pytest.fail("not fused"))
     states(backbone, batch)
@@ -198,27 +202,98 @@ def test_a_batch_is_one_product_a_layer_and_kind(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
-def test_a_torch_without_these_products_uses_the_models_layers(error, monkeypatch):
+def test_a_torch_without_these_products_uses_the_models_layers(error, kind, monkeypatch):
     def lacking(*_: object, **__: object) -> None:
         raise error("no such product")
 
     backbone = made(CONFIGS["bert"])
-    monkeypatch.setattr(fused.Linear, "with_other", lacking)
+    monkeypatch.setattr(kind, "with_other", lacking)
     assert torch.isfinite(states(backbone, texts(6, 4))).all()
     assert layers_of(backbone) is None
 
 
-def test_products_have_few_numbers_of_rows(monkeypatch):
+def test_products_have_few_numbers_of_rows(kind, monkeypatch):
     """Each is compiled and kept: a server's memory grew by most of a gigabyte."""
     backbone, rows = made(CONFIGS["bert"]), set()
-    product = fused.Linear.__call__
+    product = kind.__call__
 
     def seen(self, x_TD, *activation):
         rows.add(x_TD.shape[0])
         return product(self, x_TD, *activation)
 
-    monkeypatch.setattr(fused.Linear, "__call__", seen)
+    monkeypatch.setattr(kind, "__call__", seen)
     for tokens in range(1, 331):
         lengths = [60] * (tokens // 60) + [tokens % 60]
         states(backbone, texts(*filter(None, lengths)))
     assert len(rows) <= 45
+
+
+def test_intels_processors_use_mkl_and_others_onednn(monkeypatch):
+    monkeypatch.setattr(linears, "_is_intel", lambda: True)
+    assert linears.exact_linears.__wrapped__() == (MklLinear, Linear)
+    monkeypatch.setattr(linears, "_is_intel", lambda: False)
+    assert linears.exact_linears.__wrapped__() == (Linear,)
+    monkeypatch.setattr(linears, "_is_intel", lambda: True)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert linears.exact_linears.__wrapped__() == (Linear,)
+
+
+def test_a_torch_without_mkls_products_uses_onednns(monkeypatch):
+    def missing(*_: object, **__: object) -> None:
+        raise AttributeError("_mkl_linear")
+
+    monkeypatch.setattr(fused, "exact_linears", lambda: (MklLinear, Linear))
+    monkeypatch.setattr(MklLinear, "__init__", missing)
+    backbone = made(CONFIGS["bert"])
+    states(backbone, texts(6, 4))
+    assert type(layers_of(backbone).layers[0].qkv) is Linear
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "qwen2"])
+def test_many_tokens_fill_up_the_lanes_of_attention(name, monkeypatch):
+    """More than BLOCK tokens: keys behind a text's own are read and change nothing."""
+    backbone = made(CONFIGS[name])
+    batch = texts(*[60, 60, 33, 33, 33, 32, 18, 17, 16, 15, 5, 4, 1] * 2, 31)
+    rows: list[tuple[int, int]] = []
+    attend = attention.attend
+
+    def seen(query, key, *rest, **options):
+        rows.append((query.shape[2], key.shape[2]))
+        return attend(query, key, *rest, **options)
+
+    states(backbone, texts(5, 3))  # makes and checks the layers
+    monkeypatch.setattr(attention, "attend", seen)
+    found = states(backbone, batch)
+    assert layers_of(backbone) is not None
+    assert dict(rows) == {
+        60: 64, 33: 48, 32: 32, 31: 32, 18: 32, 17: 32, 16: 16, 15: 16, 5: 16, 4: 4, 1: 1,
+    }  # fmt: skip
+    monkeypatch.setattr(attention, "attend", attend)
+    monkeypatch.setattr(fused, "_may_be_fused", lambda model: False)
+    torch.testing.assert_close(found, states(backbone, batch), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_text_among_many_sees_nothing_of_the_next(name):
+    """Bit for bit: the same texts at the same places, with other texts behind them."""
+    backbone, lengths = made(CONFIGS[name]), [21] * 9 + [37] * 5
+    draw = np.random.default_rng(1)
+    first = [draw.integers(5, 90, length) for length in lengths]
+    second = [np.full_like(ids, 7) if i % 2 else ids for i, ids in enumerate(first)]
+    found, other = (states(backbone, TokenBatch.of_ids(each)) for each in (first, second))
+    pairs = zip(found.split(lengths), other.split(lengths), strict=True)
+    assert [torch.equal(*pair) for pair in pairs] == [i % 2 == 0 for i in range(len(lengths))]
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_text_that_is_not_finite_stays_alone(name):
+    backbone, lengths = made(CONFIGS[name]), [21] * 9 + [37] * 5
+    draw = np.random.default_rng(1)
+    ids = [draw.integers(5, 89, length) for length in lengths]
+    ids[6][4] = 89
+    states(backbone, texts(5, 3))
+    with torch.no_grad():
+        backbone.model.get_input_embeddings().weight[89] = torch.nan
+    found = states(backbone, TokenBatch.of_ids(ids)).split(lengths)
+    assert layers_of(backbone) is not None
+    assert [i for i, each in enumerate(found) if not bool(each.isfinite().all())] == [6]

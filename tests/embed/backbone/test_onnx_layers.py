@@ -19,7 +19,8 @@ from polyvec.embed.backbone import backbone as backbones
 from polyvec.embed.backbone import fast, onnx_layers
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.fast import Int8Linear
-from polyvec.embed.backbone.fused import Bert, Linear
+from polyvec.embed.backbone.fused import Bert
+from polyvec.embed.backbone.linears import Linear
 from polyvec.embed.backbone.onnx_layers import MOST_TOKENS, ShortTexts
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import MissingExtraError, ModelError, SettingsError

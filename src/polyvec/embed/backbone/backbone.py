@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from polyvec.embed.backbone import onnx_layers, precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec, register
 from polyvec.embed.backbone.fast import fast_linears
-from polyvec.embed.backbone.fused import FAMILIES, Bert, FusedModel, Linear
+from polyvec.embed.backbone.fused import FAMILIES, Bert, FusedModel
 from polyvec.embed.backbone.hooks import changing, install
+from polyvec.embed.backbone.linears import Linear
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
 from polyvec.embed.inputs.tokens import TokenBatch

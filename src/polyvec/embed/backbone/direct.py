@@ -17,8 +17,8 @@ import torch
 from polyvec.embed.backbone import outline, runners
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.backbone import Backbone
-from polyvec.embed.backbone.fused import UnsuitedError
 from polyvec.embed.backbone.hooks import unchanged_layers
+from polyvec.embed.backbone.linears import UnsuitedError
 from polyvec.embed.backbone.onnx_layers import TORCH
 from polyvec.embed.backbone.rotary import texts_of
 from polyvec.embed.inputs.tokens import TokenBatch
@@ -181,7 +181,7 @@ class DirectBackbone(Backbone):
             return Backbone.forward(self.whole(), batch, needs=needs, attention=attention)
         inputs = runner.inputs(batch, direct.spec, needs)
         with texts_of(batch.lengths):
-            out = runners.fused_output(fused.states(**inputs), needs)
+            out = runners.fused_states(fused, inputs, needs)
         return self._states(runner, batch, out, needs, attention)
 
     def prepare(self, needs: frozenset[str]) -> None:

@@ -8,13 +8,20 @@ T tokens of all texts, D numbers in, N numbers out.
 
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from polyvec.embed.backbone.fused import ACTIVATION, Activation, Linear, joined
+from polyvec.embed.backbone.linears import (
+    ACTIVATION,
+    Activation,
+    Linear,
+    activated,
+    combined,
+    exact_linears,
+    joined,
+)
 
 FAST = "fast"  # the dtype that asks for them
 LEVELS = 127  # of a number in 8 bits, to each side of zero
@@ -24,6 +31,7 @@ LEVELS_IN_16_BITS = 64
 AS_FLOATS: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
 # A token of zeros has no largest number.
 TINY = 1e-12
+FEW = 32  # tokens, for which fewer operations are faster than less memory
 TIMED = (256, 384, 1536)  # tokens, numbers in and out of the product that is timed
 ROUNDS = 5
 # Integers change vectors more than bfloat16 does, so they must be clearly faster.
@@ -44,7 +52,8 @@ class Bfloat16Linear(Linear):
         return super().__call__(x_TD.bfloat16(), activation).float()
 
     def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
-        return _combined(operation, super().__call__(x_TD.bfloat16()), other_TN)
+        product_TN = super().__call__(x_TD.bfloat16())  # added in float32
+        return other_TN + product_TN if operation == "add" else other_TN * product_TN
 
 
 class Int8Linear(Linear):
@@ -68,18 +77,14 @@ class Int8Linear(Linear):
         self.shift_D = torch.full((weight.shape[1],), 2.0**23 + 128)
 
     def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
-        out_TN = self._product(x_TD)
-        name, variant = activation
-        if name == "gelu":
-            return torch.nn.functional.gelu(out_TN, approximate=variant)
-        return INPLACE[name](out_TN)
+        return activated(self._product(x_TD), activation)
 
     def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
-        return _combined(operation, self._product(x_TD), other_TN)
+        return combined(operation, self._product(x_TD), other_TN)
 
     def _product(self, x_TD: Tensor) -> Tensor:
         # A query has few tokens: its time goes by the number of these operations.
-        step_T1 = x_TD.abs().amax(dim=1, keepdim=True).clamp_(min=TINY).mul_(1 / LEVELS)
+        step_T1 = _largest(x_TD).clamp_(min=TINY).mul_(1 / LEVELS)
         # Adding 2**23 rounds a float to a whole number and leaves that in its last bits. The
         # kernel takes unsigned numbers: 128 more.
         shifted_TD = torch.addcdiv(self.shift_D, x_TD, step_T1)
@@ -91,15 +96,11 @@ class Int8Linear(Linear):
         return torch.addcmul(self.bias_N, out_TN, step_T1, out=out_TN)
 
 
-INPLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "relu": torch.relu_,
-    "swish": functools.partial(torch.nn.functional.silu, inplace=True),
-}
-
-
-def _combined(operation: str, out_TN: Tensor, other_TN: Tensor) -> Tensor:
-    return other_TN + out_TN if operation == "add" else other_TN * out_TN
+def _largest(x_TD: Tensor) -> Tensor:
+    """The largest number of each token, whatever its sign, [T, 1]."""
+    if len(x_TD) <= FEW:
+        return x_TD.abs().amax(dim=1, keepdim=True)
+    return torch.maximum(x_TD.amax(dim=1, keepdim=True), x_TD.amin(dim=1, keepdim=True).neg_())
 
 
 @functools.cache
@@ -129,12 +130,12 @@ def fast_linears() -> tuple[type[Linear], ...]:
 
     bfloat16 only where the processor computes in it.
     """
+    exact = exact_linears()
     kinds: list[type[Linear]] = [Bfloat16Linear] if _has_bfloat16() else []
-    kinds += [Linear, Int8Linear]
-    seconds = {kind: _seconds(kind) for kind in kinds}
+    seconds = {kind: _seconds(kind) for kind in (*kinds, exact[0], Int8Linear)}
     seconds[Int8Linear] *= GAIN
-    faster = [kind for kind, each in seconds.items() if each * GAIN < seconds[Linear]]
-    return (*sorted(faster, key=seconds.__getitem__), Linear)
+    faster = [kind for kind, each in seconds.items() if each * GAIN < seconds[exact[0]]]
+    return (*sorted(faster, key=seconds.__getitem__), *exact)
 
 
 def _seconds(kind: type[Linear]) -> float:

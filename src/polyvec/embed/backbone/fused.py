@@ -1,9 +1,7 @@
-"""Float32 layers on the CPU in fewer and faster steps: oneDNN, with weights in its own layout.
+"""Layers on the CPU in fewer and faster steps: products with weights in a layout of their own.
 
 BERT's family and Llama's, packed, in inference mode. Query, key and value are one matrix product,
-and activations, products and residual sums are computed in the products that they follow. On
-a processor with AVX-512, oneDNN's products are a tenth faster than MKL's for many tokens and
-half as fast again for a query's.
+and what follows a product is computed with it.
 
 T tokens of all texts, D state size, H heads, S size of a head.
 """
@@ -14,7 +12,6 @@ import itertools
 import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from polyvec.embed.backbone.attention import AttentionPlan, plan_attention
+from polyvec.embed.backbone.attention import SPARE, AttentionPlan, plan_attention
 from polyvec.embed.backbone.hooks import LayerHook, unchanged_layers
+from polyvec.embed.backbone.linears import (
+    ACTIVATIONS,
+    Activation,
+    Linear,
+    UnsuitedError,
+    exact_linears,
+)
 from polyvec.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -35,86 +39,6 @@ MOST_BYTES = 1_500_000_000
 BLOCK = 256  # tokens
 MULTIPLES = ((32, 4), (BLOCK, 8), (float("inf"), 32))  # of rows, up to so many tokens
 SAMPLE = 8  # numbers of each matrix; each is a read of cold memory
-# What oneDNN computes with a product: its name there, and a variant.
-ACTIVATIONS = {
-    "gelu": ("gelu", "none"),
-    "gelu_new": ("gelu", "tanh"),
-    "gelu_pytorch_tanh": ("gelu", "tanh"),
-    "relu": ("relu", ""),
-    "silu": ("swish", ""),
-}
-Activation = tuple[str, str]
-ACTIVATION: Activation = ("none", "")
-
-
-class UnsuitedError(Exception):
-    """A model has a part that the fused layers do not compute."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What a linear layer holds, read from a file without making the layer."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    @property
-    def out_features(self) -> int:
-        return len(self.weight)
-
-
-class Linear:
-    """Linear layers of one input, side by side, as one product.
-
-    name: of its numbers. bytes: of a weight. least_cosine: between a model's own states and those
-    made with such products, if they are not equal but for rounding.
-    """
-
-    name, bytes = "float32", 4
-    least_cosine: float | None = None
-
-    def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
-        """`order`: the order of the outputs, if it is another than the layers'."""
-        weight, self.bias = joined(layers, order)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-
-    def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
-        name, variant = activation
-        args: tuple[Any, ...] = (x_TD, self.weight, self.bias, name, [], variant)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(*args)
-        return out
-
-    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
-        """The outputs "add" (plus) or "mul" (times) `other`."""
-        args = (x_TD, other_TN, self.weight, self.bias, operation)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(*args)
-        return out
-
-
-def weight_of(layer: Any) -> Tensor:
-    """A linear layer's weight in float32, [N, D]; UnsuitedError for other layers."""
-    # Adapters and quantised layers have types of their own.
-    if type(layer) not in (nn.Linear, Weights) or layer.weight.dtype != torch.float32:
-        raise UnsuitedError(type(layer).__name__)
-    weight: Tensor = layer.weight.detach()
-    return weight
-
-
-def joined(layers: tuple[Any, ...], order: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of the layers side by side; UnsuitedError for other layers."""
-    weight = torch.cat([weight_of(layer) for layer in layers])
-    biases = [layer.bias for layer in layers]
-    if any(bias is None for bias in biases) and not all(bias is None for bias in biases):
-        raise UnsuitedError("some biases")
-    bias = None if biases[0] is None else torch.cat([each.detach() for each in biases])
-    if order is not None:
-        weight, bias = weight[order], None if bias is None else bias[order]
-    return weight.contiguous(), bias
-
-
-def exact_linears() -> tuple[type[Linear], ...]:
-    """The kinds of products that give float32's vectors."""
-    return (Linear,)
 
 
 def in_blocks(step: Callable[..., Tensor], *states_TD: Tensor) -> Tensor:
@@ -125,17 +49,24 @@ def in_blocks(step: Callable[..., Tensor], *states_TD: Tensor) -> Tensor:
     return torch.cat([filled_up(step, *block) for block in blocks])
 
 
-def filled_up(step: Callable[..., Tensor], *states_TD: Tensor) -> Tensor:
+def filled_up(step: Callable[..., Tensor], *states_TD: Tensor, spare: int = 0) -> Tensor:
     """A step of tokens alone, with rows of zeros beside them, so that lengths are few.
 
     oneDNN compiles a product for each number of rows that it meets, which takes half a
-    millisecond or more, and keeps a thousand of them, most of a gigabyte.
+    millisecond or more, and keeps a thousand of them, most of a gigabyte. `spare`: so many of the
+    rows of zeros stay.
     """
     tokens = states_TD[0].shape[0]
-    missing = -tokens % next(rows for most, rows in MULTIPLES if tokens <= most)
+    kept = tokens + spare
+    missing = -kept % next(rows for most, rows in MULTIPLES if kept <= most) + spare
     if not missing:
         return step(*states_TD)
-    return step(*(F.pad(states, (0, 0, 0, missing)) for states in states_TD))[:tokens]
+    return step(*(F.pad(states, (0, 0, 0, missing)) for states in states_TD))[:kept]
+
+
+def spare_rows(tokens: int, plan: AttentionPlan) -> int:
+    """Rows of no token that attention wants; they would be most of a query's time."""
+    return SPARE if tokens > BLOCK and not plan.apart else 0
 
 
 class BertLayer:
@@ -151,9 +82,13 @@ class BertLayer:
         self.norms = _norm(layer.attention.output.LayerNorm), _norm(layer.output.LayerNorm)
 
     def __call__(self, x_TD: Tensor, plan: AttentionPlan) -> Tensor:
-        qkv_1THS = filled_up(self.qkv, x_TD).view(1, x_TD.shape[0], -1, self.size)
+        tokens = x_TD.shape[0]
+        qkv_TD = filled_up(self.qkv, x_TD, spare=spare_rows(tokens, plan))
+        qkv_1THS = qkv_TD.view(1, qkv_TD.shape[0], -1, self.size)
         query, key, value = qkv_1THS.transpose(1, 2).chunk(3, dim=1)
-        states, _ = plan_attention(self.attention, query, key, value, None, plan=plan)
+        states, _ = plan_attention(
+            self.attention, query[:, :, :tokens], key, value, None, plan=plan
+        )
         return in_blocks(self._after, states.reshape(x_TD.shape), x_TD)
 
     def _after(self, states_TD: Tensor, x_TD: Tensor) -> Tensor:
@@ -233,16 +168,19 @@ class LlamaLayer:
         return torch.cat([(starts_H1 + pairs_S).flatten(), last])
 
     def __call__(self, x_TD: Tensor, turns_T1S: Tensor, plan: AttentionPlan) -> Tensor:
-        qkv_THS = filled_up(self._before, x_TD).view(len(x_TD), -1, self.size)
+        tokens = len(x_TD)
+        qkv_TD = filled_up(self._before, x_TD, spare=len(turns_T1S) - tokens)
+        qkv_THS = qkv_TD.view(len(qkv_TD), -1, self.size)
         *turned, kept = self.heads
         pairs = torch.view_as_complex(qkv_THS[:, : sum(turned)].unflatten(-1, (-1, 2)))
         both_THS = torch.view_as_real(pairs * turns_T1S).flatten(-2)
         query, key = both_THS.transpose(0, 1)[None].split(turned, dim=1)
         value = qkv_THS[:, -kept:].transpose(0, 1)[None]
         states, _ = plan_attention(
-            self.attention, query, key, value, None, scaling=self.attention.scaling, plan=plan
-        )
-        return in_blocks(self._after, states.reshape(len(x_TD), -1), x_TD)
+            self.attention, query[:, :, :tokens], key, value, None,
+            scaling=self.attention.scaling, plan=plan,
+        )  # fmt: skip
+        return in_blocks(self._after, states.reshape(tokens, -1), x_TD)
 
     def _before(self, x_TD: Tensor) -> Tensor:
         return self.qkv(self.norms[0](x_TD))
@@ -274,6 +212,8 @@ class Llama:
         cos, sin = self.model.rotary_emb(x_TD[None], position_ids=position_ids)
         half = cos.shape[-1] // 2
         turns_T1S = torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
+        if spare := spare_rows(len(x_TD), plan):
+            turns_T1S = torch.cat([turns_T1S, turns_T1S.new_zeros(spare, 1, half)])
         for layer in self.layers:
             yield x_TD
             x_TD = layer(x_TD, turns_T1S, plan)
@@ -300,13 +240,13 @@ class FusedModel:
     They are used only if they give the model's own states. Threads may share one. Copies make
     their own: the layout of the weights cannot be copied.
 
-    linears: gives the kinds of products that are tried, the best first.
+    linears: gives the kinds of products that are tried, the best first; those of float32.
     short: makes of the layers those of short texts (onnx_layers.ShortTexts).
     """
 
     def __init__(
         self,
-        linears: Callable[[], Sequence[type[Linear]]] = exact_linears,
+        linears: Callable[[], Sequence[type[Linear]]] | None = None,
         short: Callable[[Fused], Any] | None = None,
     ) -> None:
         self.linears, self.short = linears, short
@@ -342,7 +282,7 @@ class FusedModel:
         return made[1]
 
     def _first(self, model: PreTrainedModel, check: Callable[[Fused], bool]) -> Fused | None:
-        for linear in self.linears():
+        for linear in (self.linears or exact_linears)():
             found = _fused(model, check, linear, self.short)
             if found is not None:
                 return found

@@ -19,15 +19,8 @@ import torch
 from torch import Tensor
 
 from polyvec.embed.backbone.attention import AttentionSpec
-from polyvec.embed.backbone.fused import (
-    Activation,
-    Bert,
-    Fused,
-    Linear,
-    Norm,
-    UnsuitedError,
-    weight_of,
-)
+from polyvec.embed.backbone.fused import Bert, Fused, Norm
+from polyvec.embed.backbone.linears import Activation, UnsuitedError, weight_of
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import MissingExtraError, SettingsError, known
 
@@ -71,7 +64,7 @@ class ShortTexts:
     """
 
     def __init__(self, fused: Fused) -> None:
-        if not isinstance(fused, Bert) or fused.linear is not Linear:
+        if not isinstance(fused, Bert) or fused.linear.least_cosine is not None:
             raise UnsuitedError(f"{type(fused).__name__} in {fused.linear.name}")
         graph = _Graph(fused)
         self._session = graph.session()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polyvec.embed.backbone.fused import FAMILIES, Bert, Fused, Linear, Norm, Weights
+from polyvec.embed.backbone.fused import FAMILIES, Bert, Fused, Norm
+from polyvec.embed.backbone.linears import Weights, exact_linears
 
 CPU = torch.device("cpu")
 Read = Callable[[str], Tensor]  # a weight of the model by its name there, in float32
@@ -50,7 +51,7 @@ def fused_layers(facts: Mapping[str, Any], names: frozenset[str], read: Read) ->
     """The fused layers of a model whose weights have these names."""
     family = FAMILIES[facts["family"]]
     make = _bert if family is Bert else _llama
-    return family(make(facts, partial(_linear, names, read), read), Linear)
+    return family(make(facts, partial(_linear, names, read), read), exact_linears()[0])
 
 
 def _linear(names: frozenset[str], read: Read, name: str) -> Weights:

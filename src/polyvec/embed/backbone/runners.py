@@ -6,7 +6,9 @@ B texts, T tokens of the longest or, packed, of all, D state size.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
+import math
 from collections import deque
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed.backbone.attention import NAME, AttentionPlan, AttentionSpec, register
-from polyvec.embed.backbone.fused import Fused, FusedModel
+from polyvec.embed.backbone.fused import Fused, FusedModel, spare_rows
 from polyvec.embed.backbone.hooks import LayerMasks, changing, install, open_buffers
 from polyvec.embed.backbone.modes import evaluated
 from polyvec.embed.backbone.quiet import quiet_transformers
@@ -108,7 +110,7 @@ class Planned(Native):
         inputs = self.inputs(batch, spec, needs)
         with texts_of(batch.lengths):
             if fused is not None:
-                return fused_output(fused.states(**inputs), needs)
+                return fused_states(fused, inputs, needs)
             return call(self.model, needs, **inputs)
 
     def _fused(self, needs: Needs) -> Fused | None:
@@ -244,6 +246,17 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
         inputs["output_hidden_states"] = True
     with evaluated(model):
         return body(**inputs)
+
+
+def fused_states(fused: Fused, inputs: dict[str, Any], needs: Needs) -> SimpleNamespace:
+    """The output of the fused layers, in which texts of NaN and infinity are alone."""
+    found = fused_output(fused.states(**inputs), needs)
+    plan, last_1TD = inputs["plan"], found.last_hidden_state
+    # They come to the text before them by the rows that attention reads and hides.
+    if spare_rows(last_1TD.shape[1], plan) and not math.isfinite(last_1TD.sum()):
+        inputs = {**inputs, "plan": dataclasses.replace(plan, apart=True)}
+        found = fused_output(fused.states(**inputs), needs)
+    return found
 
 
 def fused_output(states: Iterable[Tensor], needs: Needs) -> SimpleNamespace:
