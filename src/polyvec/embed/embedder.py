@@ -347,6 +347,11 @@ class Embedder(EncodeMethods):
         return vectors
 
     @property
+    def computes_side_by_side(self) -> bool:
+        """Whether several threads may compute a batch each (fused layers on the CPU)."""
+        return self.backbone.computes_side_by_side(self.needs)
+
+    @property
     def needs(self) -> frozenset[str]:
         """Side outputs of the backbone that the pooling reads."""
         if self.pooling_module is not None:

@@ -128,6 +128,11 @@ class EncodeMethods(nn.Module, TextEncoder):
 
     @property
     @abc.abstractmethod
+    def computes_side_by_side(self) -> bool:
+        """Whether several threads may compute a batch each."""
+
+    @property
+    @abc.abstractmethod
     def full_dimension(self) -> int:
         """Numbers in a vector before truncation."""
 

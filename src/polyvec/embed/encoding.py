@@ -6,6 +6,7 @@ equal texts are computed once, and batches are sorted by token count.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -32,11 +33,14 @@ from polyvec.embed.inputs.tokens import (
     budget_batches,
 )
 from polyvec.embed.progress import progress
+from polyvec.embed.side_by_side import each_on_one_thread
 from polyvec.errors import InputError, ModelError, TokenizerError, TruncationWarning
 from polyvec.interfaces import CHUNK_SIZE, EncodeReport, Prompt, RunOptions
 
 # Tokens in a batch. A CPU gains nothing beyond a few thousand, a GPU is idle below.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768, "mps": 8192}
+# Batches that threads compute side by side: each has at least so many, of so many tokens.
+SHARES, LEAST_TOKENS = 4, 1024
 Output = Literal["vectors", "sparse vectors", "token states"]
 
 
@@ -73,6 +77,8 @@ class Model(Protocol):
     def reads_words(self) -> bool: ...
     @property
     def zero_if_empty(self) -> bool: ...
+    @property
+    def computes_side_by_side(self) -> bool: ...
 
     def __call__(self, batch: TokenBatch, *, num_projections: int | None = None) -> Tensor: ...
     def modules(self) -> Iterator[nn.Module]: ...
@@ -249,17 +255,52 @@ class EncodeRun:
         rows = [row for row, tokens in zip(unique, inputs, strict=True) for _ in tokens]
         flat = [each for tokens in inputs for each in tokens]
         num_inputs = dict(zip(unique, map(len, inputs), strict=True))
-        budget = self.options.batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
+        lengths = [len(tokens) for tokens in flat]
+        threads = self._threads(sum(lengths))
+        places_of = list(self._batches(lengths, threads))
+        batches = [
+            TokenBatch.of([rows[p] for p in each], [flat[p] for p in each]) for each in places_of
+        ]
+        forward = functools.partial(self._forward, start=start)
+        side_by_side = len(batches) >= SHARES * threads > SHARES
+        outputs = (
+            each_on_one_thread(forward, batches, threads) if side_by_side else map(forward, batches)
+        )
         found: dict[int, Tensor] = {}
-        for places in budget_batches(
-            [len(tokens) for tokens in flat],
-            batch_tokens=budget,
-            batch_size=self.options.batch_size,
-        ):
-            batch = TokenBatch.of([rows[p] for p in places], [flat[p] for p in places])
-            found.update(zip(places, self._forward(batch, start), strict=True))
+        began = time.perf_counter()
+        for places, batch, output in zip(places_of, batches, outputs, strict=True):
+            found.update(zip(places, output, strict=True))
+            self._count(batch)
             advance(sum(copies[row] / num_inputs[row] for row in batch.rows))
+        self.report.forward_s += time.perf_counter() - began
         return self._means(rows, [found[place] for place in range(len(flat))])
+
+    def _threads(self, num_tokens: int) -> int:
+        """How many threads may compute a batch each; 1: torch's threads share each operation."""
+        threads = torch.get_num_threads()
+        few = num_tokens < threads * SHARES * LEAST_TOKENS
+        if threads == 1 or few or self.output != "vectors" or self.model.device.type != "cpu":
+            return 1
+        with torch.inference_mode(), _no_autocast("cpu"):
+            return threads if self.model.computes_side_by_side else 1
+
+    def _batches(self, lengths: Sequence[int], threads: int) -> Iterator[list[int]]:
+        """The places of the inputs of each batch."""
+        budget = self.options.batch_tokens
+        if budget is None:
+            budget = BATCH_TOKENS.get(self.model.device.type, 8192)
+            if threads > 1:  # the last ones may leave threads without work
+                share = sum(lengths) // (SHARES * threads)
+                budget = max(LEAST_TOKENS, min(budget, share))
+        batch_size = self.options.batch_size
+        return budget_batches(lengths, batch_tokens=budget, batch_size=batch_size)
+
+    def _count(self, batch: TokenBatch) -> None:
+        packed = self.model.backbone.layout == "packed"
+        self.report.num_tokens += len(batch.ids_T)
+        self.report.num_computed_tokens += (
+            len(batch.ids_T) if packed else max(batch.lengths) * len(batch.lengths)
+        )
 
     def _check_tokens(self, inputs: list[Tokens], index: int, count: int) -> None:
         """Refuses or counts what `count` equal texts, the first at `index`, lose."""
@@ -280,7 +321,6 @@ class EncodeRun:
 
     def _forward(self, batch: TokenBatch, start: int) -> list[Tensor]:
         """The output of each text of a batch, on the CPU in float32."""
-        began = time.perf_counter()
         rows = self.model.backbone.num_rows
         if rows is not None and len(batch.ids_T) and batch.ids_T.max() >= rows:
             self._raise_without_row(batch, rows, start)
@@ -300,12 +340,6 @@ class EncodeRun:
         if self.output == "sparse vectors":
             # Row by row, so that no more than one batch of vocabulary vectors is dense at a time.
             out = [vector_E.to_sparse() for vector_E in out]
-        packed = self.model.backbone.layout == "packed"
-        self.report.num_tokens += len(batch.ids_T)
-        self.report.num_computed_tokens += (
-            len(batch.ids_T) if packed else max(batch.lengths) * len(batch.lengths)
-        )
-        self.report.forward_s += time.perf_counter() - began
         return out
 
     def _raise_without_row(self, batch: TokenBatch, rows: int, start: int) -> None:

@@ -394,6 +394,7 @@ class _Side:
     reads_text_mask = False
     reads_words = False
     zero_if_empty = False
+    computes_side_by_side = False
 
     def __init__(
         self, embedder: MultiVectorEmbedder, role: str | None, text_tokenizer: _Expanding

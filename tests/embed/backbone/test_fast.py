@@ -12,7 +12,7 @@ from transformers import AutoModel, BertConfig, LlamaConfig, Qwen2Config, Robert
 
 from polyvec import Embedder
 from polyvec.embed.backbone import backbone as backbones
-from polyvec.embed.backbone import fast, linears
+from polyvec.embed.backbone import fast
 from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.fast import Bfloat16Linear, Int8Linear, fast_linears
 from polyvec.embed.backbone.linears import ACTIVATIONS, Linear, MklLinear
@@ -69,7 +69,7 @@ def test_a_text_has_the_same_states_whatever_is_beside_it(kind, monkeypatch):
     draw = np.random.default_rng(2)
     text = draw.integers(5, 90, 9)
     alone = states(backbone, TokenBatch.of_ids([text]))
-    loud = [draw.integers(5, 90, length) for length in (40, 17, 30)]
+    loud = [draw.integers(5, 90, length) for length in (40, 17, 30, 60, 60, 60, 40)]
     beside = states(backbone, TokenBatch.of_ids([text, *loud]))[:9]
     # A sum in another order may turn one number to the next level.
     assert torch.cosine_similarity(alone, beside).min() > 0.9999
@@ -141,7 +141,7 @@ def test_bfloat16_is_not_tried_where_it_is_emulated(monkeypatch):
     monkeypatch.setattr(fast, "exact_linears", lambda: (Linear,))
     monkeypatch.setattr(fast, "_has_bfloat16", lambda: False)
     monkeypatch.setattr(fast, "_seconds", lambda kind: 1.0 if kind is Linear else 0.1)
-    assert fast_linears.__wrapped__() == (Int8Linear, Linear)
+    assert fast._measured() == (Int8Linear,)
 
 
 def test_the_fastest_products_come_first(monkeypatch):
@@ -149,16 +149,47 @@ def test_the_fastest_products_come_first(monkeypatch):
     monkeypatch.setattr(fast, "_has_bfloat16", lambda: True)
     seconds = {Linear: 1.0, Bfloat16Linear: 0.4, Int8Linear: 0.5}
     monkeypatch.setattr(fast, "_seconds", seconds.__getitem__)
-    assert fast_linears.__wrapped__() == (Bfloat16Linear, Int8Linear, Linear)
+    assert fast._measured() == (Bfloat16Linear, Int8Linear)
     # Integers must be clearly faster than bfloat16, and both than float32.
     seconds[Int8Linear] = 0.39
-    assert fast_linears.__wrapped__() == (Bfloat16Linear, Int8Linear, Linear)
+    assert fast._measured() == (Bfloat16Linear, Int8Linear)
     seconds[Bfloat16Linear] = 0.95
-    assert fast_linears.__wrapped__() == (Int8Linear, Linear)
+    assert fast._measured() == (Int8Linear,)
     # Of float32's products the one that is used counts.
     monkeypatch.setattr(fast, "exact_linears", lambda: (MklLinear, Linear))
     seconds |= {MklLinear: 0.44, Linear: 0.0}
-    assert fast_linears.__wrapped__() == (MklLinear, Linear)
+    assert fast._measured() == ()
+
+
+def test_the_choice_is_kept_for_all_processes_of_a_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fast, "exact_linears", lambda: (Linear,))
+    measured = [(Int8Linear,), ()]
+    monkeypatch.setattr(fast, "_measured", lambda: measured.pop(0))
+    assert fast_linears.__wrapped__() == fast_linears.__wrapped__() == (Int8Linear, Linear)
+    monkeypatch.setattr(fast, "kernels", lambda: ["another processor"])
+    assert fast_linears.__wrapped__() == fast_linears.__wrapped__() == (Linear,)
+
+
+@pytest.mark.parametrize("damage", ["", "3", "[3]", '{"int8": 1, "a": 2}', '["int4"]'])
+def test_a_damaged_choice_is_measured_again(damage, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fast, "exact_linears", lambda: (Linear,))
+    monkeypatch.setattr(fast, "_measured", lambda: (Int8Linear,))
+    fast_linears.__wrapped__()
+    (entry,) = (tmp_path / "polyvec" / "products").iterdir()
+    kept = entry.read_text()
+    entry.write_text(damage)
+    assert fast_linears.__wrapped__() == (Int8Linear, Linear)
+    assert entry.read_text() == kept
+
+
+def test_a_choice_that_cannot_be_kept_is_measured_again(monkeypatch, tmp_path):
+    (tmp_path / "polyvec").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fast, "exact_linears", lambda: (Linear,))
+    monkeypatch.setattr(fast, "_measured", lambda: (Int8Linear,))
+    assert fast_linears.__wrapped__() == (Int8Linear, Linear)
 
 
 def test_products_are_timed_on_one_thread(monkeypatch):
@@ -187,7 +218,7 @@ def test_a_torch_without_these_products_stays_exact(monkeypatch):
 
     monkeypatch.setattr(Int8Linear, "__init__", missing)
     monkeypatch.setattr(fast, "_has_bfloat16", lambda: False)
-    assert fast_linears.__wrapped__() == linears.exact_linears()
+    assert fast._measured() == ()
 
 
 def test_gradients_flow_through_the_models_own_layers(monkeypatch):

@@ -186,7 +186,7 @@ def test_copies_make_their_own_layers(copied):
 def test_a_batch_is_one_product_a_layer_and_kind(kind, monkeypatch):
     """What speed rests on, counted: products, their rows, and calls of attention."""
     backbone = made(CONFIGS["bert"])
-    batch = texts(9, 9, 4, 2)
+    batch = texts(9, 9, 4, 4, 2)
     states(backbone, batch)
     rows: list[int] = []
     own, other = kind.__call__, kind.with_other
@@ -198,7 +198,7 @@ def test_a_batch_is_one_product_a_layer_and_kind(kind, monkeypatch):
     )
     monkeypatch.setattr(runners, "call", lambda *args, **inputs: pytest.fail("not fused"))
     states(backbone, batch)
-    assert rows == [9 + 9 + 4 + 2] * 4 * 2  # no padding; 4 products in each of 2 layers
+    assert rows == [9 + 9 + 4 + 4 + 2] * 4 * 2  # no padding; 4 products in each of 2 layers
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
@@ -229,11 +229,12 @@ def test_products_have_few_numbers_of_rows(kind, monkeypatch):
 
 
 def test_intels_processors_use_mkl_and_others_onednn(monkeypatch):
-    monkeypatch.setattr(linears, "_is_intel", lambda: True)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(linears, "is_intel", lambda: True)
     assert linears.exact_linears.__wrapped__() == (MklLinear, Linear)
-    monkeypatch.setattr(linears, "_is_intel", lambda: False)
+    monkeypatch.setattr(linears, "is_intel", lambda: False)
     assert linears.exact_linears.__wrapped__() == (Linear,)
-    monkeypatch.setattr(linears, "_is_intel", lambda: True)
+    monkeypatch.setattr(linears, "is_intel", lambda: True)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert linears.exact_linears.__wrapped__() == (Linear,)
 
@@ -249,28 +250,36 @@ def test_a_torch_without_mkls_products_uses_onednns(monkeypatch):
     assert type(layers_of(backbone).layers[0].qkv) is Linear
 
 
+LENGTHS = [60, 60, 33, 33, 33, 32, 18, 17, 16, 15, 5, 4, 1] * 2 + [31]
+KEYS = {
+    60: 64, 33: 48, 32: 32, 31: 32, 18: 32, 17: 32, 16: 16, 15: 16, 5: 16, 4: 4, 1: 1,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["bert", "llama", "qwen2"])
-def test_many_tokens_fill_up_the_lanes_of_attention(name, monkeypatch):
-    """More than BLOCK tokens: keys behind a text's own are read and change nothing."""
+def test_attention_has_whole_lanes_of_keys(name, monkeypatch):
+    """Those behind a text's own change nothing. Alone it has as many as among others: 8-bit
+    integers turn another order of sums into another vector."""
     backbone = made(CONFIGS[name])
-    batch = texts(*[60, 60, 33, 33, 33, 32, 18, 17, 16, 15, 5, 4, 1] * 2, 31)
-    rows: list[tuple[int, int]] = []
+    rows: set[tuple[int, int]] = set()
     attend = attention.attend
 
     def seen(query, key, *rest, **options):
-        rows.append((query.shape[2], key.shape[2]))
+        rows.add((query.shape[2], key.shape[2]))
         return attend(query, key, *rest, **options)
 
     states(backbone, texts(5, 3))  # makes and checks the layers
-    monkeypatch.setattr(attention, "attend", seen)
-    found = states(backbone, batch)
     assert layers_of(backbone) is not None
-    assert dict(rows) == {
-        60: 64, 33: 48, 32: 32, 31: 32, 18: 32, 17: 32, 16: 16, 15: 16, 5: 16, 4: 4, 1: 1,
-    }  # fmt: skip
+    monkeypatch.setattr(attention, "attend", seen)
+    found = states(backbone, texts(*LENGTHS))
+    assert rows == set(KEYS.items())
+    for length, keys in KEYS.items():
+        rows.clear()
+        states(backbone, texts(length))
+        assert rows == {(length, keys)}
     monkeypatch.setattr(attention, "attend", attend)
     monkeypatch.setattr(fused, "_may_be_fused", lambda model: False)
-    torch.testing.assert_close(found, states(backbone, batch), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found, states(backbone, texts(*LENGTHS)), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])

@@ -24,7 +24,6 @@ from polyvec.errors import ModelError, SettingsError, known
 
 NAME = "polyvec"
 LANES = 16  # float32 numbers that AVX-512 computes at once
-SPARE = LANES - 1  # rows of no token behind packed keys and values
 FEW = 4  # keys that torch's kernel computes faster as they are
 KINDS = ("native", "causal", "bidirectional", "last-K", "from-K", "prefix")
 
@@ -106,6 +105,15 @@ class AttentionPlan:
             return (self.real_BT.long().cumsum(-1) - 1).clamp(min=0)
         places = [np.tile(np.arange(length), count) for count, length in self.runs]
         return torch.from_numpy(np.concatenate(places))
+
+    def spare(self) -> int:
+        """Rows that packed keys and values need behind their tokens, to be computed in lanes."""
+        assert self.runs is not None
+        end = most = 0
+        for count, length in self.runs:
+            end += count * length
+            most = max(most, end + _missing(length))
+        return most - end
 
     def starts_on(self, device: torch.device) -> Tensor:
         """Where each packed text begins, and the end of the last, int32 [texts + 1]."""
@@ -212,13 +220,14 @@ def plan_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     plan: AttentionPlan | None = None,
+    in_lanes: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as the plan says; query is [B, H, T, D], packed [1, H, T, D].
 
-    Packed keys and values may have SPARE rows of finite numbers behind them, in float32 on a CPU
-    without gradients. Then each text is computed with as many rows behind its own, hidden from
-    it, as fill up LANES, which takes torch's kernel a third less time.
+    in_lanes: packed keys and values have `plan.spare()` rows of finite numbers behind them, in
+    float32 on a CPU without gradients. Then each text is computed with as many rows behind its
+    own, hidden from it, as fill up LANES, which takes torch's kernel up to a third less time.
 
     Packed texts go through one kernel for any lengths where there is one (`varlen`), else those of
     equal length through one call, without a mask where the mode needs none. Raises ModelError if
@@ -248,39 +257,55 @@ def plan_attention(
         asked = (mode, sliding_window, starts, longest)
         return varlen.attend(*asked, query, key, value, options["scaling"]), None
     states = []
-    for q, k, v, mask, causal in _texts(plan, mode, sliding_window, query, key, value):
-        out, _ = attend(q, k, v, mask, causal, **options)
+    texts = _in_lanes if in_lanes else _as_they_are
+    for q, k, v, mask in texts(plan, mode, sliding_window, query, key, value):
+        out, _ = attend(q, k, v, mask, mode == "causal" and q.shape[2] > 1, **options)
         states.append(out.transpose(1, 2).reshape(1, -1, *out.shape[1::2]))
     return states[0] if len(states) == 1 else torch.cat(states, dim=1), None
 
 
-def _texts(
-    plan: AttentionPlan, mode: str, window: int | None, query: Tensor, key: Tensor, value: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None, bool]]:
-    """Query, key, value and mask of packed texts, and whether they are causal.
+Texts = Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]
 
-    Those of equal length at once, without a mask where the mode needs none.
+
+def _as_they_are(
+    plan: AttentionPlan, mode: str, window: int | None, query: Tensor, key: Tensor, value: Tensor
+) -> Texts:
+    """Query, key, value and mask of packed texts, those of equal length at once.
+
+    Without a mask where the mode needs none.
     """
     assert plan.runs is not None
-    tokens, start = query.shape[2], 0
     # Split at once: the backward pass of a slice for each run would write the whole tensor
     # each time, which made training on a GPU 20 times as slow as encoding.
-    parts: Iterable[Sequence[Tensor]] = [(query, key[:, :, :tokens], value[:, :, :tokens])]
+    parts: Iterable[Sequence[Tensor]] = [(query, key, value)]
     if len(plan.runs) > 1:
         sizes = [count * length for count, length in plan.runs]
-        parts = zip(
-            *(x[:, :, :tokens].split(sizes, dim=2) for x in (query, key, value)), strict=True
-        )
+        parts = zip(*(x.split(sizes, dim=2) for x in (query, key, value)), strict=True)
     for run, ((count, length), found) in enumerate(zip(plan.runs, parts, strict=True)):
         q, k, v = [_unpack(x, count, length) for x in found] if count > 1 else found
+        yield q, k, v, plan.mask(mode, window, run, query.device)
+
+
+def _in_lanes(
+    plan: AttentionPlan, mode: str, window: int | None, query: Tensor, key: Tensor, value: Tensor
+) -> Texts:
+    """As `_as_they_are`, with keys and values behind a text's own, hidden from it."""
+    assert plan.runs is not None
+    start = 0
+    for run, (count, length) in enumerate(plan.runs):
         mask = plan.mask(mode, window, run, query.device)
-        missing = -length % LANES
-        if key.shape[2] > tokens and mask is None and missing and length > FEW:
-            rows = length + missing
-            k, v = (_with_rows_behind(x, start, count, length, rows) for x in (key, value))
-            mask = None if mode == "causal" else plan.hidden(length, rows)
-        yield q, k, v, mask, mode == "causal" and length > 1
+        missing = _missing(length) if mask is None else 0
+        if missing and mode != "causal":
+            mask = plan.hidden(length, length + missing)
+        place = start, count, length
         start += count * length
+        k, v = (_with_rows_behind(x, *place, length + missing) for x in (key, value))
+        yield _with_rows_behind(query, *place, length), k, v, mask
+
+
+def _missing(length: int) -> int:
+    """Keys that a text of this length lacks to be computed in lanes."""
+    return -length % LANES if length > FEW else 0
 
 
 def _with_rows_behind(x_1HTD: Tensor, start: int, count: int, length: int, rows: int) -> Tensor:

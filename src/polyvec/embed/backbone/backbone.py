@@ -182,6 +182,10 @@ class Backbone(nn.Module):
         found = self.runner.fused_layers() if isinstance(self.runner, runners.Planned) else None
         return found is not None and found.short is not None
 
+    def computes_side_by_side(self, needs: frozenset[str]) -> bool:
+        """Whether threads may compute batches at once: by fused layers, as the model now is."""
+        return isinstance(self.runner, runners.Planned) and self.runner.fuses(needs)
+
     @property
     def products(self) -> str:
         """The numbers that are multiplied: "int8", or those of the weights."""

@@ -177,12 +177,18 @@ class DirectBackbone(Backbone):
             return Backbone.forward(self.whole(), batch, needs=needs, attention=attention)
         try:
             fused, runner = direct.fused(), direct.runner()
-        except (UnsuitedError, RuntimeError, TypeError):  # as fused.py has it
+        except (UnsuitedError, AttributeError, RuntimeError, TypeError):  # as fused.py has it
             return Backbone.forward(self.whole(), batch, needs=needs, attention=attention)
         inputs = runner.inputs(batch, direct.spec, needs)
         with texts_of(batch.lengths):
             out = runners.fused_states(fused, inputs, needs)
         return self._states(runner, batch, out, needs, attention)
+
+    def computes_side_by_side(self, needs: frozenset[str]) -> bool:
+        direct = self.__dict__.get("_direct")
+        if direct is None or not direct.serves(needs, None):
+            return Backbone.computes_side_by_side(self.whole(), needs)
+        return True
 
     def prepare(self, needs: frozenset[str]) -> None:
         if needs - NEEDS:

@@ -1,12 +1,15 @@
 """Products of 8-bit integers, or of bfloat16, for the fused layers: `dtype="fast"` on the CPU.
 
-Which of them are faster here than float32's is measured once in a process. States, norms,
+Which of them are faster here than float32's is measured once on a machine. States, norms,
 attention and sums stay float32.
 
 T tokens of all texts, D numbers in, N numbers out.
 """
 
+import contextlib
 import functools
+import hashlib
+import json
 import time
 from typing import Any
 
@@ -22,8 +25,13 @@ from polyvec.embed.backbone.linears import (
     exact_linears,
     joined,
 )
+from polyvec.embed.backbone.processor import kernels
+from polyvec.embed.side_by_side import each_on_one_thread
+from polyvec.storage.files import cache_folder
+from polyvec.storage.hashes import keep
 
 FAST = "fast"  # the dtype that asks for them
+FORMAT = 1  # of what is kept of a measurement; another number measures again
 LEVELS = 127  # of a number in 8 bits, to each side of zero
 # Without VNNI two products are added in 16 bits, which suffice for weights of 7 bits.
 LEVELS_IN_16_BITS = 64
@@ -34,6 +42,7 @@ TINY = 1e-12
 FEW = 32  # tokens, for which fewer operations are faster than less memory
 TIMED = (256, 384, 1536)  # tokens, numbers in and out of the product that is timed
 ROUNDS = 5
+INFINITE = float("inf")
 # Integers change vectors more than bfloat16 does, so they must be clearly faster.
 GAIN = 1.15
 
@@ -126,16 +135,34 @@ def _has_bfloat16() -> bool:
 
 @functools.cache
 def fast_linears() -> tuple[type[Linear], ...]:
-    """The kinds of products that are faster here than float32's, the fastest first, and that.
+    """The kinds of products that are faster here than float32's, the fastest first, and those.
 
-    bfloat16 only where the processor computes in it.
+    Measured once and kept in the cache folder: all processes on a machine give the same vectors.
     """
-    exact = exact_linears()
+    entry = cache_folder("products") / f"{_key()}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        known = {kind.name: kind for kind in (Int8Linear, Bfloat16Linear)}
+        return (*(known[name] for name in json.loads(entry.read_bytes())), *exact_linears())
+    found = _measured()
+    keep(entry, [kind.name for kind in found])
+    return (*found, *exact_linears())
+
+
+def _key() -> str:
+    """A hash of all that decides how long a product takes here."""
+    described = json.dumps([FORMAT, *kernels()])
+    return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+def _measured() -> tuple[type[Linear], ...]:
+    """Those faster than float32's; bfloat16 only where the processor computes in it."""
     kinds: list[type[Linear]] = [Bfloat16Linear] if _has_bfloat16() else []
-    seconds = {kind: _seconds(kind) for kind in (*kinds, exact[0], Int8Linear)}
+    seconds = {kind: _seconds(kind) for kind in (*kinds, *exact_linears(), Int8Linear)}
+    # Of float32's the one that is used: the first that this torch has.
+    exact = next((seconds[x] for x in exact_linears() if seconds[x] != INFINITE), INFINITE)
     seconds[Int8Linear] *= GAIN
-    faster = [kind for kind, each in seconds.items() if each * GAIN < seconds[exact[0]]]
-    return (*sorted(faster, key=seconds.__getitem__), *exact)
+    faster = [kind for kind in (*kinds, Int8Linear) if seconds[kind] * GAIN < exact]
+    return tuple(sorted(faster, key=seconds.__getitem__))
 
 
 def _seconds(kind: type[Linear]) -> float:
@@ -144,21 +171,22 @@ def _seconds(kind: type[Linear]) -> float:
     Several threads wait for each other at the end of each operation, and on a busy machine that
     wait, of which integers have more, is longer than the product.
     """
+    (best,) = each_on_one_thread(_best, [kind], 1)
+    return best
+
+
+def _best(kind: type[Linear]) -> float:
     tokens, width, inner = TIMED
-    threads = torch.get_num_threads()
     draw = torch.Generator().manual_seed(0)
     layer = torch.nn.Linear(width, inner).requires_grad_(False)
     x_TD = torch.randn(tokens, width, generator=draw)
-    best = float("inf")
+    best = INFINITE
     try:
-        torch.set_num_threads(1)  # of this thread of the process
         product = kind(layer)
         for _ in range(ROUNDS):
             start = time.thread_time()
             product(x_TD)
             best = min(best, time.thread_time() - start)
     except (AttributeError, RuntimeError, TypeError):
-        return float("inf")
-    finally:
-        torch.set_num_threads(threads)
+        return INFINITE
     return best

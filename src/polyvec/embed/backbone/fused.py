@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from polyvec.embed.backbone.attention import SPARE, AttentionPlan, plan_attention
+from polyvec.embed.backbone.attention import AttentionPlan, plan_attention
 from polyvec.embed.backbone.hooks import LayerHook, unchanged_layers
 from polyvec.embed.backbone.linears import (
     ACTIVATIONS,
@@ -64,11 +64,6 @@ def filled_up(step: Callable[..., Tensor], *states_TD: Tensor, spare: int = 0) -
     return step(*(F.pad(states, (0, 0, 0, missing)) for states in states_TD))[:kept]
 
 
-def spare_rows(tokens: int, plan: AttentionPlan) -> int:
-    """Rows of no token that attention wants; they would be most of a query's time."""
-    return SPARE if tokens > BLOCK and not plan.apart else 0
-
-
 class BertLayer:
     """One layer of BERT, RoBERTa or XLM-R: norms follow the residual sums."""
 
@@ -81,14 +76,13 @@ class BertLayer:
         self.up, self.down = linear(layer.intermediate.dense), linear(layer.output.dense)
         self.norms = _norm(layer.attention.output.LayerNorm), _norm(layer.output.LayerNorm)
 
-    def __call__(self, x_TD: Tensor, plan: AttentionPlan) -> Tensor:
+    def __call__(self, x_TD: Tensor, plan: AttentionPlan, spare: int) -> Tensor:
         tokens = x_TD.shape[0]
-        qkv_TD = filled_up(self.qkv, x_TD, spare=spare_rows(tokens, plan))
+        qkv_TD = filled_up(self.qkv, x_TD, spare=spare)
         qkv_1THS = qkv_TD.view(1, qkv_TD.shape[0], -1, self.size)
         query, key, value = qkv_1THS.transpose(1, 2).chunk(3, dim=1)
-        states, _ = plan_attention(
-            self.attention, query[:, :, :tokens], key, value, None, plan=plan
-        )
+        asked = self.attention, query[:, :, :tokens], key, value, None
+        states, _ = plan_attention(*asked, plan=plan, in_lanes=not plan.apart)
         return in_blocks(self._after, states.reshape(x_TD.shape), x_TD)
 
     def _after(self, states_TD: Tensor, x_TD: Tensor) -> Tensor:
@@ -125,8 +119,9 @@ class Bert:
         sum_TD = words_TD + types_TD + F.embedding(position_ids[0], self.places)
         x_TD = torch.layer_norm(sum_TD, *self.norm)
         yield x_TD
+        spare = 0 if plan.apart else plan.spare()
         for layer in self.layers:
-            x_TD = layer(x_TD, plan)
+            x_TD = layer(x_TD, plan, spare)
             yield x_TD
 
 
@@ -178,7 +173,7 @@ class LlamaLayer:
         value = qkv_THS[:, -kept:].transpose(0, 1)[None]
         states, _ = plan_attention(
             self.attention, query[:, :, :tokens], key, value, None,
-            scaling=self.attention.scaling, plan=plan,
+            scaling=self.attention.scaling, plan=plan, in_lanes=not plan.apart,
         )  # fmt: skip
         return in_blocks(self._after, states.reshape(tokens, -1), x_TD)
 
@@ -212,7 +207,7 @@ class Llama:
         cos, sin = self.model.rotary_emb(x_TD[None], position_ids=position_ids)
         half = cos.shape[-1] // 2
         turns_T1S = torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
-        if spare := spare_rows(len(x_TD), plan):
+        if spare := 0 if plan.apart else plan.spare():
             turns_T1S = torch.cat([turns_T1S, turns_T1S.new_zeros(spare, 1, half)])
         for layer in self.layers:
             yield x_TD

@@ -5,17 +5,15 @@ T tokens of all texts, D numbers in, N numbers out.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from polyvec.embed.backbone.processor import is_intel
 
 # What oneDNN computes with a product: its name there, and a variant.
 ACTIVATIONS = {
@@ -147,10 +145,4 @@ def exact_linears() -> tuple[type[Linear], ...]:
 
     By the processor's maker, not measured: all processes on a machine give the same vectors.
     """
-    return (MklLinear, Linear) if torch.backends.mkl.is_available() and _is_intel() else (Linear,)
-
-
-def _is_intel() -> bool:
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as file:
-        return any("GenuineIntel" in line for line in itertools.takewhile(str.strip, file))
-    return "GenuineIntel" in platform.processor()
+    return (MklLinear, Linear) if torch.backends.mkl.is_available() and is_intel() else (Linear,)

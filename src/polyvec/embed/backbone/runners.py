@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvec.embed.backbone.attention import NAME, AttentionPlan, AttentionSpec, register
-from polyvec.embed.backbone.fused import Fused, FusedModel, spare_rows
+from polyvec.embed.backbone.fused import Fused, FusedModel
 from polyvec.embed.backbone.hooks import LayerMasks, changing, install, open_buffers
 from polyvec.embed.backbone.modes import evaluated
 from polyvec.embed.backbone.quiet import quiet_transformers
@@ -123,6 +123,10 @@ class Planned(Native):
         if not self.packed or needs - FUSED_NEEDS:
             return None
         return self.fused.of(self.model, self._gives_states)
+
+    def fuses(self, needs: Needs) -> bool:
+        """Whether the fused layers would compute a batch with these needs."""
+        return self._fused(needs) is not None
 
     def fused_layers(self) -> Fused | None:
         """The fused layers; None if the model's own are used."""
@@ -253,7 +257,9 @@ def fused_states(fused: Fused, inputs: dict[str, Any], needs: Needs) -> SimpleNa
     found = fused_output(fused.states(**inputs), needs)
     plan, last_1TD = inputs["plan"], found.last_hidden_state
     # They come to the text before them by the rows that attention reads and hides.
-    if spare_rows(last_1TD.shape[1], plan) and not math.isfinite(last_1TD.sum()):
+    several = sum(count for count, _ in plan.runs) > 1
+    if several and not math.isfinite(last_1TD.sum()):
+        del found
         inputs = {**inputs, "plan": dataclasses.replace(plan, apart=True)}
         found = fused_output(fused.states(**inputs), needs)
     return found

@@ -9,7 +9,6 @@ anything else than what is compared here is always loaded by transformers.
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import sys
@@ -29,6 +28,7 @@ from torch import Tensor
 from polyvec.embed.assembly import EmbedderParts
 from polyvec.embed.backbone.attention import AttentionSpec
 from polyvec.embed.backbone.direct import BackboneFacts, Direct, DirectBackbone
+from polyvec.embed.backbone.processor import kernels
 from polyvec.embed.describing import NOT_OF_VECTORS, settings_hash
 from polyvec.embed.formats.checksums import READ
 from polyvec.embed.formats.devices import best_device
@@ -47,13 +47,6 @@ from polyvec.storage.hashes import file_sha256, keep
 FORMAT = 1  # of what is kept: raise it when the meaning changes
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "llama", "mistral", "qwen2")
 MOST_BYTES = 700_000_000  # of weights; both ways are in memory while they are compared
-# What selects the kernels of torch's libraries, beside the processor.
-KERNELS = (
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_ENABLE_INSTRUCTIONS",
-)
 UNTOLD = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
 # What a damaged entry, or a folder that the direct way does not read, raises.
 FAILURES = (
@@ -203,19 +196,9 @@ def _key(folder: Path) -> str:
             for path in sorted(Path(__file__).parents[1].rglob("*.py"))
         ],
         sys.version_info[:2],
-        torch.backends.cpu.get_cpu_capability(),
-        _processor(),
-        [os.environ.get(name) for name in KERNELS],
+        kernels(),
     ]
     return _hash(described)
-
-
-def _processor() -> list[str]:
-    """The name and the instructions of the processor; [] where the system does not tell."""
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as file:
-        first = itertools.takewhile(str.strip, file)
-        return [line for line in first if line.startswith(("model name", "flags"))]
-    return []
 
 
 def _stamps(folder: Path) -> list[tuple[int, int, int]]:
