@@ -88,8 +88,8 @@ def test_one_call_a_layer_and_the_same_vectors(on_gpu, monkeypatch, attention):
     expected = model.encode(TEXTS, show_progress_bar=False)
     assert not on_gpu
     torch.testing.assert_close(
-        torch.as_tensor(found), torch.as_tensor(expected), atol=2e-5, rtol=1e-5
-    )
+        torch.as_tensor(found), torch.as_tensor(expected), atol=5e-5, rtol=1e-5
+    )  # of numbers up to 7
 
 
 @pytest.mark.parametrize(
