@@ -142,3 +142,33 @@ def test_the_first_error_leaves_items_that_wait():
     with pytest.raises(ValueError, match="three"):
         list(each_on_one_thread(compute, range(10_000), 2))
     assert len(done) < 9_999
+
+
+def test_a_caller_who_stops_is_not_computed_for():
+    done: list[int] = []
+    found = each_on_one_thread(lambda item: done.append(item), range(100_000), 2)
+    next(found)
+    found.close()
+    number = len(done)
+    assert number < 100_000
+    assert not [each for each in threading.enumerate() if each.name.startswith("polyvec-encode")]
+    assert len(done) == number
+
+
+def test_threads_that_cannot_start_are_an_error_and_leave_torch_as_it_was(monkeypatch):
+    start = threading.Thread.start
+
+    def refused(self: threading.Thread) -> None:
+        if self.name == "polyvec-encode_1":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(each_on_one_thread(lambda item: item, range(8), 2))
+    assert torch.get_num_threads() == 2
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [2]

@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -261,17 +261,13 @@ class EncodeRun:
         batches = [
             TokenBatch.of([rows[p] for p in each], [flat[p] for p in each]) for each in places_of
         ]
-        forward = functools.partial(self._forward, start=start)
-        side_by_side = len(batches) >= SHARES * threads > SHARES
-        outputs = (
-            each_on_one_thread(forward, batches, threads) if side_by_side else map(forward, batches)
-        )
         found: dict[int, Tensor] = {}
         began = time.perf_counter()
-        for places, batch, output in zip(places_of, batches, outputs, strict=True):
-            found.update(zip(places, output, strict=True))
-            self._count(batch)
-            advance(sum(copies[row] / num_inputs[row] for row in batch.rows))
+        with contextlib.closing(self._outputs(batches, start, threads)) as outputs:
+            for places, batch, output in zip(places_of, batches, outputs, strict=True):
+                found.update(zip(places, output, strict=True))
+                self._count(batch)
+                advance(sum(copies[row] / num_inputs[row] for row in batch.rows))
         self.report.forward_s += time.perf_counter() - began
         return self._means(rows, [found[place] for place in range(len(flat))])
 
@@ -294,6 +290,16 @@ class EncodeRun:
                 budget = max(LEAST_TOKENS, min(budget, share))
         batch_size = self.options.batch_size
         return budget_batches(lengths, batch_tokens=budget, batch_size=batch_size)
+
+    def _outputs(
+        self, batches: Sequence[TokenBatch], start: int, threads: int
+    ) -> Generator[list[Tensor]]:
+        """The output of each text of each batch."""
+        forward = functools.partial(self._forward, start=start)
+        if len(batches) >= SHARES * threads > SHARES:
+            yield from each_on_one_thread(forward, batches, threads)
+        else:
+            yield from map(forward, batches)
 
     def _count(self, batch: TokenBatch) -> None:
         packed = self.model.backbone.layout == "packed"

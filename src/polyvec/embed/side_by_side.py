@@ -7,7 +7,7 @@ with a batch each do more in the same CPU time.
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 def each_on_one_thread(
     compute: Callable[[Item], Result], items: Sequence[Item], threads: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """`compute(item)` of each item (one at least), in order, on so many threads at once.
 
     Context variables are the caller's. The first error ends it: items that wait are left.
@@ -35,18 +35,21 @@ def each_on_one_thread(
         with contextlib.suppress(threading.BrokenBarrierError):
             started.wait(STARTED_S)
 
-    with ThreadPoolExecutor(threads, "polyvec-encode", begin) as pool:
-        futures = []
-        try:
-            for item in items:
-                run = contextvars.copy_context().run
-                futures.append(pool.submit(run, compute, item))
-            with contextlib.suppress(threading.BrokenBarrierError):
-                started.wait(STARTED_S)
-            # torch gives threads to come the number that any thread asked for last.
-            torch.set_num_threads(before)
-            for future in futures:
-                yield future.result()
-        finally:
-            started.abort()
-            pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        with ThreadPoolExecutor(threads, "polyvec-encode", begin) as pool:
+            try:
+                runs = [contextvars.copy_context().run for _ in items]
+                futures = [
+                    pool.submit(run, compute, item) for run, item in zip(runs, items, strict=True)
+                ]
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    started.wait(STARTED_S)
+                # torch gives threads to come the number that any thread asked for last.
+                torch.set_num_threads(before)
+                for future in futures:
+                    yield future.result()
+            finally:
+                started.abort()
+                pool.shutdown(wait=False, cancel_futures=True)
+    finally:
+        torch.set_num_threads(before)
