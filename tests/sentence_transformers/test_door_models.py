@@ -62,8 +62,8 @@ def test_encode_gives_the_same_in_the_same_form(theirs, ours, options):
         assert type(found) is type(wanted)
         for one, other in zip(_rows(found), _rows(wanted), strict=True):
             assert one.shape == other.shape and one.dtype == other.dtype
-            # Quantised numbers on a border may be one apart.
-            apart = 1 if options.get("precision") in ("int8", "binary") else 2e-6
+            # Quantised numbers on a border may be one apart; states are numbers up to 3.
+            apart = 1 if options.get("precision") in ("int8", "binary") else 5e-6
             assert np.abs(one.astype(float) - other.astype(float)).max() <= apart
 
 
@@ -83,7 +83,7 @@ def test_arguments_are_taken_by_position(theirs, ours):
     positional = (None, "find: ", 2, False, "sentence_embedding", "float32", True, False, "cpu")
     for name in ("encode", "encode_query", "encode_document"):
         wanted = getattr(theirs, name)(TEXTS, *positional)
-        assert np.allclose(getattr(ours, name)(TEXTS, *positional), wanted, atol=2e-6)
+        assert np.allclose(getattr(ours, name)(TEXTS, *positional), wanted, atol=5e-6)
     assert np.array_equal(ours.encode(sentences=TEXTS), ours.encode(inputs=TEXTS))
 
 
@@ -93,7 +93,7 @@ def test_all_features_of_a_text(theirs, ours):
         assert set(one) == set(other)
         assert torch.equal(one["input_ids"], other["input_ids"])
         vectors = one["sentence_embedding"], other["sentence_embedding"]
-        torch.testing.assert_close(*vectors, atol=2e-6, rtol=0)
+        torch.testing.assert_close(*vectors, atol=5e-6, rtol=0)
 
 
 def test_forward_takes_and_gives_features(theirs, ours):
@@ -101,7 +101,7 @@ def test_forward_takes_and_gives_features(theirs, ours):
     mine = ours.preprocess(TEXTS)
     assert all(torch.equal(mine[name], features[name]) for name in mine if name != "modality")
     wanted, found = theirs(dict(features)), ours(dict(features))
-    close = {"atol": 2e-6, "rtol": 0}
+    close = {"atol": 5e-6, "rtol": 0}
     torch.testing.assert_close(found["sentence_embedding"], wanted["sentence_embedding"], **close)
     mask = features["attention_mask"][..., None]
     torch.testing.assert_close(
@@ -126,9 +126,9 @@ def test_a_prompt_that_is_not_pooled(tiny_bert, theirs):
         model.set_pooling_include_prompt(False)
     assert not found[1].include_prompt
     vectors = [model.encode(TEXTS, prompt="find this: ") for model in (found, wanted)]
-    assert np.allclose(*vectors, atol=2e-6)
+    assert np.allclose(*vectors, atol=5e-6)
     features = found.preprocess(TEXTS, prompt="find this: ")
-    assert np.allclose(found(features)["sentence_embedding"].detach(), vectors[1], atol=2e-6)
+    assert np.allclose(found(features)["sentence_embedding"].detach(), vectors[1], atol=5e-6)
 
 
 def test_modules_are_read_as_theirs(theirs, ours):
@@ -141,7 +141,7 @@ def test_modules_are_read_as_theirs(theirs, ours):
     assert ours.max_seq_length == ours.get_max_seq_length() == 5
     modules = list(theirs)
     composed = SentenceTransformer(modules=modules)
-    assert np.allclose(composed.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6)
+    assert np.allclose(composed.encode(TEXTS), theirs.encode(TEXTS), atol=5e-6)
 
 
 def test_settings_can_be_written(theirs, ours):
@@ -149,7 +149,7 @@ def test_settings_can_be_written(theirs, ours):
     for model in (theirs, ours):
         model.prompts["query"] = "find: "
         model.default_prompt_name = "query"
-    assert np.allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6)
+    assert np.allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=5e-6)
     theirs.default_prompt_name, theirs.prompts["query"] = None, ""
     ours.similarity_fn_name = sentence_transformers.SimilarityFunction.DOT_PRODUCT
     assert ours.similarity_fn_name == "dot"
@@ -213,7 +213,7 @@ def test_saving_keeps_what_else_is_in_a_trainers_folder(ours, tmp_path):
     ours.save_pretrained(str(tmp_path))
     assert (tmp_path / "checkpoint-5" / "optimizer.pt").read_text() == "x"
     again = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
-    assert np.allclose(again.encode(TEXTS), ours.encode(TEXTS), atol=2e-6)
+    assert np.allclose(again.encode(TEXTS), ours.encode(TEXTS), atol=5e-6)
 
 
 def test_several_processes(ours):
@@ -221,7 +221,7 @@ def test_several_processes(ours):
     try:
         for options in ({}, {"chunk_size": 1}):
             found = ours.encode(TEXTS, pool=pool, **options)
-            assert np.allclose(found, ours.encode(TEXTS), atol=2e-6)
+            assert np.allclose(found, ours.encode(TEXTS), atol=5e-6)
         with pytest.raises(InputError, match="prompt_name 'no'"):
             ours.encode(TEXTS, prompt_name="no", pool=pool)
     finally:
