@@ -109,6 +109,8 @@ class AttentionPlan:
     def spare(self) -> int:
         """Rows that packed keys and values need behind their tokens, to be computed in lanes."""
         assert self.runs is not None
+        if self.apart:
+            return 0
         end = most = 0
         for count, length in self.runs:
             end += count * length

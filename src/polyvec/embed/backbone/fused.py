@@ -119,7 +119,7 @@ class Bert:
         sum_TD = words_TD + types_TD + F.embedding(position_ids[0], self.places)
         x_TD = torch.layer_norm(sum_TD, *self.norm)
         yield x_TD
-        spare = 0 if plan.apart else plan.spare()
+        spare = plan.spare()
         for layer in self.layers:
             x_TD = layer(x_TD, plan, spare)
             yield x_TD
@@ -207,7 +207,7 @@ class Llama:
         cos, sin = self.model.rotary_emb(x_TD[None], position_ids=position_ids)
         half = cos.shape[-1] // 2
         turns_T1S = torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
-        if spare := 0 if plan.apart else plan.spare():
+        if spare := plan.spare():
             turns_T1S = torch.cat([turns_T1S, turns_T1S.new_zeros(spare, 1, half)])
         for layer in self.layers:
             yield x_TD
@@ -235,7 +235,7 @@ class FusedModel:
     They are used only if they give the model's own states. Threads may share one. Copies make
     their own: the layout of the weights cannot be copied.
 
-    linears: gives the kinds of products that are tried, the best first; those of float32.
+    linears: gives the kinds of products that are tried, the best first; else those of float32.
     short: makes of the layers those of short texts (onnx_layers.ShortTexts).
     """
 
