@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polyvec import Embedder
-from polyvec.embed.backbone import fused
+from polyvec.embed.backbone import backbone, fused
 from polyvec.embed.backbone.fast import Int8Linear
 from polyvec.embed.backbone.fused import FusedModel
 from polyvec.embed.backbone.linears import Linear, MklLinear
@@ -46,6 +46,17 @@ def test_a_query_takes_few_operations(kind, of_a_layer, tiny_bert):
     with Operations() as operations:
         model.encode(QUERY)
     assert operations.number <= of_a_layer * LAYERS + 74
+
+
+def test_fixed_levels_save_operations(tiny_bert, monkeypatch):
+    with_products(tiny_bert, Int8Linear)
+    monkeypatch.setattr(backbone, "fast_linears", lambda: (Int8Linear,))
+    model = Embedder.from_pretrained(tiny_bert, dtype="fast")
+    assert model.backbone.products == "static int8"
+    model.encode(QUERY)
+    with Operations() as operations:
+        model.encode(QUERY)
+    assert operations.number <= 33 * LAYERS + 74
 
 
 def test_a_query_takes_few_calls_of_python(tiny_bert):

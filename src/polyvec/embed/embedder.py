@@ -42,6 +42,7 @@ from polyvec.embed.projection import quantization
 from polyvec.embed.projection.dense import Normalize
 from polyvec.embed.projection.quantization import Calibration
 from polyvec.embed.projection.similarity import SIMILARITIES, similarity_matrix, similarity_pairs
+from polyvec.embed.sample import sample_batch
 from polyvec.embed.schemes import loader_of
 from polyvec.embed.variants import TextVariants
 from polyvec.errors import CalibrationError, InputError, ModelError, PolyvecError, known
@@ -174,8 +175,10 @@ class Embedder(EncodeMethods):
 
     def _compute_fast(self) -> None:
         for each in self.modules():
-            if isinstance(each, Backbone):
-                each.compute_fast()
+            if isinstance(each, Embedder):  # itself, or a route
+                each.backbone.compute_fast(
+                    sample_batch(each.text_tokenizer, each.backbone.num_rows)
+                )
 
     # ---- in and out -------------------------------------------------------------------------
 

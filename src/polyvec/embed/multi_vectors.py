@@ -34,6 +34,7 @@ from polyvec.embed.projection.late_interaction import (
     max_similarities,
     max_similarity_pairs,
 )
+from polyvec.embed.sample import sample_batch
 from polyvec.errors import InputError, ModelError, ShapeError
 from polyvec.interfaces import (
     CHUNK_SIZE,
@@ -130,7 +131,9 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
         embedder = cls(**parts.keywords())
         embedder.to(parts.backbone.device, parts.backbone.model.dtype)
         if dtype == FAST:
-            embedder.backbone.compute_fast()
+            embedder.backbone.compute_fast(
+                sample_batch(embedder.text_tokenizer, embedder.backbone.num_rows)
+            )
         return embedder
 
     def save_pretrained(self, path: str | Path) -> None:

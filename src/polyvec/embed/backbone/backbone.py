@@ -25,6 +25,7 @@ from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.linears import Linear
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
+from polyvec.embed.backbone.static import WithStatic
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError, SlowPathWarning
 
@@ -107,14 +108,19 @@ class Backbone(nn.Module):
         if "attentions" in needs and self.mechanism == "native":
             runners.set_attention(self.model, "eager")
 
-    def compute_fast(self) -> None:
+    def compute_fast(self, sample: TokenBatch | None = None) -> None:
         """Compute in 8-bit integers or bfloat16, where that is faster and gives near states.
 
-        Warns where it is not, or not for this family: then all stays as it was.
+        `sample`: texts for which BERT's family finds levels of 8 bits that need not be found
+        again for each token. Warns where nothing is faster, or not for this family: then all
+        stays as it was.
         """
         found = None
         if isinstance(self.runner, runners.Planned):
-            self.runner.fused = FusedModel(fast_linears)
+            kinds: Any = fast_linears
+            if sample is not None and self.spec == selection.OWN:
+                kinds = WithStatic(fast_linears, sample)
+            self.runner.fused = FusedModel(kinds)
             found = self.runner.fused_products()
         self.fast = found not in (None, Linear.name)
         if not self.fast and self.device.type == "cpu":

@@ -78,10 +78,7 @@ class Int8Linear(Linear):
     def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
         weight, bias = joined(layers, order)
         self.bias_N = torch.zeros(len(weight)) if bias is None else bias
-        levels = LEVELS if _sums_are_wide() else LEVELS_IN_16_BITS
-        self.scale_N = weight.abs().amax(dim=1).clamp(min=TINY) / levels
-        rounded = (weight / self.scale_N[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.weight, self.scale_N = as_integers(weight)
         self.zeros_N = torch.zeros(len(weight), dtype=torch.int32)
         self.shift_D = torch.full((weight.shape[1],), 2.0**23 + 128)
 
@@ -103,6 +100,14 @@ class Int8Linear(Linear):
             unsigned_TD, 1.0, 128, *weights, None, *AS_FLOATS
         )
         return torch.addcmul(self.bias_N, out_TN, step_T1, out=out_TN)
+
+
+def as_integers(weight_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight in 8 bits, in the layout of oneDNN's product, and the scale of each output."""
+    levels = LEVELS if _sums_are_wide() else LEVELS_IN_16_BITS
+    scale_N = weight_ND.abs().amax(dim=1).clamp(min=TINY) / levels
+    rounded_ND = (weight_ND / scale_N[:, None]).round().to(torch.int8)
+    return torch.ops.onednn.qlinear_prepack(rounded_ND, None), scale_N
 
 
 def _largest(x_TD: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from polyvec.embed.backbone.linears import (
     UnsuitedError,
     exact_linears,
 )
+from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class Bert:
 
     def __init__(self, model: Any, linear: type[Linear]) -> None:
         activation, tables = _activation(model), model.embeddings
-        self.model, self.linear = model, linear
+        self.model = model
+        self.linear: Any = linear
         self.layers = [BertLayer(each, activation, linear) for each in model.encoder.layer]
         self.words: Tensor = tables.word_embeddings.weight
         self.types: Tensor = tables.token_type_embeddings.weight
@@ -196,7 +198,8 @@ class Llama:
         if getattr(model.config, "sliding_window", None) is not None:
             raise UnsuitedError("window")
         activation = _activation(model)
-        self.model, self.linear = model, linear
+        self.model = model
+        self.linear: Any = linear
         self.layers = [LlamaLayer(each, activation, linear) for each in model.layers]
 
     def states(
@@ -216,6 +219,7 @@ class Llama:
 
 
 Fused = Bert | Llama
+Inputs = Callable[[TokenBatch], dict[str, Any]]  # of `states`, for a batch
 FAMILIES: dict[str, type[Fused]] = {
     **dict.fromkeys(("BertModel", "RobertaModel", "XLMRobertaModel"), Bert),
     **dict.fromkeys(("LlamaModel", "MistralModel", "Qwen2Model"), Llama),
@@ -236,12 +240,13 @@ class FusedModel:
     their own: the layout of the weights cannot be copied.
 
     linears: gives the kinds of products that are tried, the best first; else those of float32.
+        A kind with a method `layers` (static.StaticInt8) makes the layers itself.
     short: makes of the layers those of short texts (onnx_layers.ShortTexts).
     """
 
     def __init__(
         self,
-        linears: Callable[[], Sequence[type[Linear]]] | None = None,
+        linears: Callable[[], Sequence[Any]] | None = None,
         short: Callable[[Fused], Any] | None = None,
     ) -> None:
         self.linears, self.short = linears, short
@@ -260,7 +265,9 @@ class FusedModel:
         """Forget the layers, before the weights are trained."""
         self._made = None
 
-    def of(self, model: PreTrainedModel, check: Callable[[Fused], bool]) -> Fused | None:
+    def of(
+        self, model: PreTrainedModel, check: Callable[[Fused], bool], inputs: Inputs
+    ) -> Fused | None:
         """The layers, if the model has such and `check` accepts them."""
         if not _may_be_fused(model):
             return None
@@ -273,12 +280,14 @@ class FusedModel:
                     if model.device.type != "cpu" or model.dtype != torch.float32:
                         self._made = None
                         return None
-                    made = self._made = Stamp(model), self._first(model, check)
+                    made = self._made = Stamp(model), self._first(model, check, inputs)
         return made[1]
 
-    def _first(self, model: PreTrainedModel, check: Callable[[Fused], bool]) -> Fused | None:
-        for linear in (self.linears or exact_linears)():
-            found = _fused(model, check, linear, self.short)
+    def _first(
+        self, model: PreTrainedModel, check: Callable[[Fused], bool], inputs: Inputs
+    ) -> Fused | None:
+        for kind in (self.linears or exact_linears)():
+            found = _fused(model, check, inputs, kind, self.short)
             if found is not None:
                 return found
         return None
@@ -305,18 +314,22 @@ def _may_be_fused(model: PreTrainedModel) -> bool:
 def _fused(
     model: PreTrainedModel,
     check: Callable[[Fused], bool],
-    linear: type[Linear],
+    inputs: Inputs,
+    kind: Any,
     short: Callable[[Fused], Any] | None,
 ) -> Fused | None:
     of_transformers = type(model).__module__.startswith("transformers.models.")
-    sizes = sum(each.numel() for each in model.parameters()) * linear.bytes
+    sizes = sum(each.numel() for each in model.parameters()) * kind.bytes
     known_processor = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     if not (of_transformers and known_processor and torch.backends.mkldnn.is_available()):
         return None
     if sizes > MOST_BYTES or any(True for module in model.modules() if _is_hooked(module)):
         return None
     try:
-        found = FAMILIES[type(model).__name__](model, linear)
+        makes = getattr(kind, "layers", None)
+        found: Fused = (
+            makes(model, inputs) if makes else FAMILIES[type(model).__name__](model, kind)
+        )
         if not check(found):
             return None
         found.short = None if short is None else _checked(short, found, check)

@@ -53,6 +53,7 @@ class Linear:
 
     name, bytes = "float32", 4
     least_cosine: float | None = None
+    hides_nan = False  # whether an input of NaN has outputs that are numbers
 
     def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
         """`order`: the order of the outputs, if it is another than the layers'."""

@@ -122,7 +122,7 @@ class Planned(Native):
             return None
         if not self.packed or needs - FUSED_NEEDS:
             return None
-        return self.fused.of(self.model, self._gives_states)
+        return self.fused.of(self.model, self._gives_states, self._own_inputs)
 
     def fuses(self, needs: Needs) -> bool:
         """Whether the fused layers would compute a batch with these needs."""
@@ -133,7 +133,7 @@ class Planned(Native):
         if self.fused is None or self.model.training:
             return None
         with torch.inference_mode():
-            return self.fused.of(self.model, self._gives_states)
+            return self.fused.of(self.model, self._gives_states, self._own_inputs)
 
     def fused_products(self) -> str | None:
         """The numbers that the fused layers multiply; None if the model's own layers are used."""
@@ -148,7 +148,7 @@ class Planned(Native):
         lengths = PROBED_LENGTHS if fused.short is None else PROBED_LENGTHS[:1]
         texts = [draw.integers(min(5, rows - 1), rows, length) for length in lengths]
         batch = TokenBatch.of_ids(texts)
-        inputs = self.inputs(batch, OWN, frozenset())
+        inputs = self._own_inputs(batch)
         with texts_of(batch.lengths):
             own_TD = call(self.model, frozenset(), **inputs).last_hidden_state[0]
             if fused.short is None:
@@ -159,6 +159,9 @@ class Planned(Native):
                 return bool(torch.cosine_similarity(last_TD, own_TD).mean() >= least)
             error = (last_TD - own_TD).abs().max()
         return bool(error <= FUSED_TOLERANCE * own_TD.abs().max().clamp(min=1))
+
+    def _own_inputs(self, batch: TokenBatch) -> dict[str, Any]:
+        return self.inputs(batch, OWN, frozenset())
 
     def _short_states(self, fused: Fused, batch: TokenBatch) -> Tensor:
         """The last states of a text by the layers of short ones, [T, D]."""
@@ -255,14 +258,27 @@ def call(model: PreTrainedModel, needs: Needs, **inputs: Any) -> Any:
 def fused_states(fused: Fused, inputs: dict[str, Any], needs: Needs) -> SimpleNamespace:
     """The output of the fused layers, in which texts of NaN and infinity are alone."""
     found = fused_output(fused.states(**inputs), needs)
-    plan, last_1TD = inputs["plan"], found.last_hidden_state
-    # They come to the text before them by the rows that attention reads and hides.
+    plan, hides_nan = inputs["plan"], fused.linear.hides_nan
     several = sum(count for count, _ in plan.runs) > 1
-    if several and not math.isfinite(last_1TD.sum()):
+    if not (several or hides_nan) or math.isfinite(found.last_hidden_state.sum()):
+        return found
+    if several:  # they come to the text before them by the rows that attention reads and hides
         del found
         inputs = {**inputs, "plan": dataclasses.replace(plan, apart=True)}
         found = fused_output(fused.states(**inputs), needs)
+    if hides_nan:
+        for state_1TD in found.hidden_states or (found.last_hidden_state,):
+            _spread_nan(state_1TD[0], plan.runs)
     return found
+
+
+def _spread_nan(states_TD: Tensor, runs: Iterable[tuple[int, int]]) -> None:
+    """All states of a text with one that is not finite become NaN."""
+    start = 0
+    for count, length in runs:
+        states_BTD = states_TD[start : start + count * length].unflatten(0, (count, length))
+        states_BTD[~states_BTD.isfinite().flatten(1).all(dim=1)] = torch.nan
+        start += count * length
 
 
 def fused_output(states: Iterable[Tensor], needs: Needs) -> SimpleNamespace:
