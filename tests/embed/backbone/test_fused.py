@@ -194,7 +194,9 @@ def test_a_batch_is_one_product_a_layer_and_kind(kind, monkeypatch):
         kind, "__call__", lambda self, x, *rest: rows.append(len(x)) or own(self, x, *rest)
     )
     monkeypatch.setattr(
-        kind, "with_other", lambda self, name, x, y: rows.append(len(x)) or other(self, name, x, y)
+        kind,
+        "with_other",
+        lambda self, name, x, *rest: rows.append(len(x)) or other(self, name, x, *rest),
     )
     monkeypatch.setattr(runners, "call", lambda *args, **inputs: pytest.fail("not fused"))
     states(backbone, batch)

@@ -60,9 +60,11 @@ class Bfloat16Linear(Linear):
     def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
         return super().__call__(x_TD.bfloat16(), activation).float()
 
-    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
-        product_TN = super().__call__(x_TD.bfloat16())  # added in float32
-        return other_TN + product_TN if operation == "add" else other_TN * product_TN
+    def with_other(
+        self, operation: str, x_TD: Tensor, other_TN: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        product_TN = super().__call__(x_TD.bfloat16()).float()  # added in float32
+        return combined(operation, product_TN, other_TN, out)
 
 
 class Int8Linear(Linear):
@@ -85,8 +87,10 @@ class Int8Linear(Linear):
     def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
         return activated(self._product(x_TD), activation)
 
-    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
-        return combined(operation, self._product(x_TD), other_TN)
+    def with_other(
+        self, operation: str, x_TD: Tensor, other_TN: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        return combined(operation, self._product(x_TD), other_TN, out)
 
     def _product(self, x_TD: Tensor) -> Tensor:
         # A query has few tokens: its time goes by the number of these operations.

@@ -3,7 +3,7 @@
 BERT's family and Llama's, packed, in inference mode. Query, key and value are one matrix product,
 and what follows a product is computed with it.
 
-T tokens of all texts, D state size, H heads, S size of a head.
+T tokens of all texts, R rows: those and some of zeros, D state size, H heads, S size of a head.
 """
 
 from __future__ import annotations
@@ -42,31 +42,48 @@ MULTIPLES = ((32, 4), (BLOCK, 8), (float("inf"), 32))  # of rows, up to so many 
 SAMPLE = 8  # numbers of each matrix; each is a read of cold memory
 
 
-def in_blocks(step: Callable[..., Tensor], *states_TD: Tensor) -> Tensor:
-    """A step of tokens alone, for a block of them at a time: its numbers stay in the cache."""
-    if states_TD[0].shape[0] <= BLOCK:
-        return filled_up(step, *states_TD)
-    blocks = zip(*(states.split(BLOCK) for states in states_TD), strict=True)
-    return torch.cat([filled_up(step, *block) for block in blocks])
-
-
-def filled_up(step: Callable[..., Tensor], *states_TD: Tensor, spare: int = 0) -> Tensor:
-    """A step of tokens alone, with rows of zeros beside them, so that lengths are few.
+def num_rows(tokens: int, spare: int) -> int:
+    """Rows that hold the tokens and at least `spare` more, so that these numbers are few.
 
     oneDNN compiles a product for each number of rows that it meets, which takes half a
-    millisecond or more, and keeps a thousand of them, most of a gigabyte. `spare`: so many of the
-    rows of zeros stay.
+    millisecond or more, and keeps a thousand of them, most of a gigabyte.
     """
-    tokens = states_TD[0].shape[0]
     kept = tokens + spare
-    missing = -kept % next(rows for most, rows in MULTIPLES if kept <= most) + spare
-    if not missing:
-        return step(*states_TD)
-    return step(*(F.pad(states, (0, 0, 0, missing)) for states in states_TD))[:kept]
+    return kept + -kept % next(rows for most, rows in MULTIPLES if kept <= most)
+
+
+def with_rows(x_TD: Tensor, rows: int) -> Tensor:
+    """The numbers with rows of zeros behind them."""
+    missing = rows - x_TD.shape[0]
+    return F.pad(x_TD, (0, 0, 0, missing)) if missing else x_TD
+
+
+def in_blocks(
+    step: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    size: int,
+    states_TD: Tensor,
+    x_RD: Tensor,
+) -> Tensor:
+    """A step of tokens alone, for `size` of them at a time: its numbers stay in the cache.
+
+    `step(states, x, out)` writes into `out`, if it is given one. Behind the states are rows of
+    zeros, as many as x has more.
+    """
+    rows = x_RD.shape[0]
+    if rows <= size:
+        return step(with_rows(states_TD, rows), x_RD, None)
+    out_RD = torch.empty_like(x_RD)
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        part_RD = out_RD[part]
+        step(with_rows(states_TD[part], part_RD.shape[0]), x_RD[part], part_RD)
+    return out_RD
 
 
 class BertLayer:
     """One layer of BERT, RoBERTa or XLM-R: norms follow the residual sums."""
+
+    block = BLOCK
 
     def __init__(self, layer: Any, activation: Activation, linear: type[Linear]) -> None:
         attention = layer.attention.self
@@ -77,20 +94,22 @@ class BertLayer:
         self.up, self.down = linear(layer.intermediate.dense), linear(layer.output.dense)
         self.norms = _norm(layer.attention.output.LayerNorm), _norm(layer.output.LayerNorm)
 
-    def __call__(self, x_TD: Tensor, plan: AttentionPlan, spare: int) -> Tensor:
-        tokens = x_TD.shape[0]
-        qkv_TD = filled_up(self.qkv, x_TD, spare=spare)
-        qkv_1THS = qkv_TD.view(1, qkv_TD.shape[0], -1, self.size)
-        query, key, value = qkv_1THS.transpose(1, 2).chunk(3, dim=1)
+    def __call__(self, x_RD: Tensor, plan: AttentionPlan, tokens: int) -> Tensor:
+        qkv_RD = self.qkv(x_RD)
+        if plan.apart:
+            qkv_RD = qkv_RD[:tokens]
+        qkv_1RHS = qkv_RD.view(1, qkv_RD.shape[0], -1, self.size)
+        query, key, value = qkv_1RHS.transpose(1, 2).chunk(3, dim=1)
         asked = self.attention, query[:, :, :tokens], key, value, None
         states, _ = plan_attention(*asked, plan=plan, in_lanes=not plan.apart)
-        return in_blocks(self._after, states.reshape(x_TD.shape), x_TD)
+        sum_RD = in_blocks(self._after, self.block, states.reshape(tokens, -1), x_RD)
+        return torch.layer_norm(sum_RD, *self.norms[1])
 
-    def _after(self, states_TD: Tensor, x_TD: Tensor) -> Tensor:
+    def _after(self, states_TD: Tensor, x_TD: Tensor, out: Tensor | None) -> Tensor:
+        """What follows attention, up to the last norm."""
         sum_TD = self.out.with_other("add", states_TD, x_TD)
         x_TD = torch.layer_norm(sum_TD, *self.norms[0])
-        inner_TD = self.up(x_TD, self.activation)
-        return torch.layer_norm(self.down.with_other("add", inner_TD, x_TD), *self.norms[1])
+        return self.down.with_other("add", self.up(x_TD, self.activation), x_TD, out)
 
 
 class Bert:
@@ -121,10 +140,11 @@ class Bert:
         sum_TD = words_TD + types_TD + F.embedding(position_ids[0], self.places)
         x_TD = torch.layer_norm(sum_TD, *self.norm)
         yield x_TD
-        spare = plan.spare()
+        tokens = x_TD.shape[0]
+        x_RD = with_rows(x_TD, num_rows(tokens, plan.spare()))
         for layer in self.layers:
-            x_TD = layer(x_TD, plan, spare)
-            yield x_TD
+            x_RD = layer(x_RD, plan, tokens)
+            yield x_RD[:tokens]
 
 
 Norm = tuple[tuple[int, ...], Tensor, Tensor, float]
@@ -164,29 +184,26 @@ class LlamaLayer:
         last = torch.arange(kept * self.size) + sum(turned) * self.size
         return torch.cat([(starts_H1 + pairs_S).flatten(), last])
 
-    def __call__(self, x_TD: Tensor, turns_T1S: Tensor, plan: AttentionPlan) -> Tensor:
-        tokens = len(x_TD)
-        qkv_TD = filled_up(self._before, x_TD, spare=len(turns_T1S) - tokens)
-        qkv_THS = qkv_TD.view(len(qkv_TD), -1, self.size)
+    def __call__(self, x_RD: Tensor, turns_R1S: Tensor, plan: AttentionPlan, tokens: int) -> Tensor:
+        qkv_RHS = self.qkv(self.norms[0](x_RD)).view(len(x_RD), -1, self.size)
         *turned, kept = self.heads
-        pairs = torch.view_as_complex(qkv_THS[:, : sum(turned)].unflatten(-1, (-1, 2)))
-        both_THS = torch.view_as_real(pairs * turns_T1S).flatten(-2)
-        query, key = both_THS.transpose(0, 1)[None].split(turned, dim=1)
-        value = qkv_THS[:, -kept:].transpose(0, 1)[None]
+        pairs = torch.view_as_complex(qkv_RHS[:, : sum(turned)].unflatten(-1, (-1, 2)))
+        both_RHS = torch.view_as_real(pairs * turns_R1S).flatten(-2)
+        if plan.apart:
+            both_RHS, qkv_RHS = both_RHS[:tokens], qkv_RHS[:tokens]
+        query, key = both_RHS.transpose(0, 1)[None].split(turned, dim=1)
+        value = qkv_RHS[:, -kept:].transpose(0, 1)[None]
         states, _ = plan_attention(
             self.attention, query[:, :, :tokens], key, value, None,
             scaling=self.attention.scaling, plan=plan, in_lanes=not plan.apart,
         )  # fmt: skip
-        return in_blocks(self._after, states.reshape(tokens, -1), x_TD)
+        return in_blocks(self._after, BLOCK, states.reshape(tokens, -1), x_RD)
 
-    def _before(self, x_TD: Tensor) -> Tensor:
-        return self.qkv(self.norms[0](x_TD))
-
-    def _after(self, states_TD: Tensor, x_TD: Tensor) -> Tensor:
+    def _after(self, states_TD: Tensor, x_TD: Tensor, out: Tensor | None) -> Tensor:
         x_TD = self.out.with_other("add", states_TD, x_TD)
         inner_TD = self.norms[1](x_TD)
         gate = self.gate(inner_TD, self.activation)
-        return self.down.with_other("add", self.up.with_other("mul", inner_TD, gate), x_TD)
+        return self.down.with_other("add", self.up.with_other("mul", inner_TD, gate), x_TD, out)
 
 
 class Llama:
@@ -210,12 +227,15 @@ class Llama:
         cos, sin = self.model.rotary_emb(x_TD[None], position_ids=position_ids)
         half = cos.shape[-1] // 2
         turns_T1S = torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
-        if spare := plan.spare():
-            turns_T1S = torch.cat([turns_T1S, turns_T1S.new_zeros(spare, 1, half)])
+        tokens = len(x_TD)
+        missing = num_rows(tokens, plan.spare()) - tokens
+        x_RD, turns_R1S = with_rows(x_TD, tokens + missing), turns_T1S
+        if missing:
+            turns_R1S = torch.cat([turns_T1S, turns_T1S.new_zeros(missing, 1, half)])
         for layer in self.layers:
-            yield x_TD
-            x_TD = layer(x_TD, turns_T1S, plan)
-        yield self.model.norm(x_TD)
+            yield x_RD[:tokens]
+            x_RD = layer(x_RD, turns_R1S, plan, tokens)
+        yield self.model.norm(x_RD[:tokens])
 
 
 Fused = Bert | Llama

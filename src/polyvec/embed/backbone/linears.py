@@ -66,11 +66,13 @@ class Linear:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(*args)
         return out
 
-    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
-        """The outputs "add" (plus) or "mul" (times) `other`."""
+    def with_other(
+        self, operation: str, x_TD: Tensor, other_TN: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """The outputs "add" (plus) or "mul" (times) `other`, in `out` if there is one."""
         args = (x_TD, other_TN, self.weight, self.bias, operation)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(*args)
-        return out
+        found_TN: Tensor = torch.ops.mkldnn._linear_pointwise.binary(*args)
+        return found_TN if out is None else out.copy_(found_TN)
 
 
 def weight_of(layer: Any) -> Tensor:
@@ -110,8 +112,10 @@ class MklLinear(Linear):
     def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
         return activated(self._product(x_TD), activation)
 
-    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
-        return combined(operation, self._product(x_TD), other_TN)
+    def with_other(
+        self, operation: str, x_TD: Tensor, other_TN: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        return combined(operation, self._product(x_TD), other_TN, out)
 
     def _product(self, x_TD: Tensor) -> Tensor:
         args = (x_TD, self.weight, self.shape, self.bias, x_TD.shape[0])
@@ -135,9 +139,11 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def combined(operation: str, x_TN: Tensor, other_TN: Tensor) -> Tensor:
-    """The numbers "add" (plus) or "mul" (times) others, in their own memory."""
-    return x_TN.add_(other_TN) if operation == "add" else x_TN.mul_(other_TN)
+def combined(operation: str, x_TN: Tensor, other_TN: Tensor, out: Tensor | None = None) -> Tensor:
+    """The numbers "add" (plus) or "mul" (times) others, in `out`, else in their own memory."""
+    combine = torch.add if operation == "add" else torch.mul
+    found_TN: Tensor = combine(x_TN, other_TN, out=x_TN if out is None else out)
+    return found_TN
 
 
 @functools.cache

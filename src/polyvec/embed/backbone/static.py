@@ -44,6 +44,7 @@ STEPS = 16
 SMALLEST = 1e-3  # size of a channel, of the largest one's
 SHARE, MULTIPLE = 32, 16  # of how many channels one has levels of its own; kernels like multiples
 KNOWN = (*(ACTIVATIONS[name] for name in ("gelu", "gelu_new", "relu")),)
+BLOCK = 1 << 20  # tokens: all at once, as a call of the product takes as long as some 20 of them
 DRAWN = 16, 32  # texts of random ids, tokens of each at most
 
 
@@ -59,9 +60,11 @@ class Watched(Linear):
         self._note(x_TD)
         return super().__call__(x_TD, activation)
 
-    def with_other(self, operation: str, x_TD: Tensor, other_TN: Tensor) -> Tensor:
+    def with_other(
+        self, operation: str, x_TD: Tensor, other_TN: Tensor, out: Tensor | None = None
+    ) -> Tensor:
         self._note(x_TD)
-        return super().with_other(operation, x_TD, other_TN)
+        return super().with_other(operation, x_TD, other_TN, out)
 
     def _note(self, x_TD: Tensor) -> None:
         self.least_D = torch.minimum(self.least_D, x_TD.amin(dim=0))
@@ -139,6 +142,8 @@ class StaticLinear:
 class StaticBertLayer(BertLayer):
     """One layer of BERT, RoBERTa or XLM-R, of a layer that has watched the sample."""
 
+    block = BLOCK
+
     def __init__(self, watched: Any) -> None:
         self.attention, self.activation = watched.attention, watched.activation
         self.size, self.norms = watched.size, watched.norms
@@ -148,14 +153,13 @@ class StaticBertLayer(BertLayer):
         self.out: Any = _divided(watched.out)
         self.steps = _feed_forward(watched.up, watched.down)
 
-    def _after(self, states_TD: Tensor, x_TD: Tensor) -> Tensor:
+    def _after(self, states_TD: Tensor, x_TD: Tensor, out: Tensor | None) -> Tensor:
         x_TD = torch.layer_norm(self.out(states_TD).add_(x_TD), *self.norms[0])
         levels_TD = self.steps[0][0].rounded(x_TD)
-        sum_TD = x_TD
         for up, down in self.steps:
             inner_TD = up.activated(levels_TD, self.activation, down.levels)
-            sum_TD = down.product(inner_TD).add_(sum_TD)
-        return torch.layer_norm(sum_TD, *self.norms[1])
+            x_TD = torch.add(x_TD, down.product(inner_TD), out=x_TD)
+        return x_TD if out is None else out.copy_(x_TD)
 
 
 def _divided(watched: Watched) -> StaticLinear:
