@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from polyvec.embed.formats.small import SMALL_MODEL
 from polyvec.embed.formats.sources import model_folder, offline_folder
+from polyvec.storage.files import atomic_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "encode-cpu.json"
@@ -123,7 +124,7 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
         rates = []
         for round_ in range(options.rounds):
             sizes = config.hidden_size, config.intermediate_size
-            rates.append(max(worker.ask(do="rate", sizes=sizes) for worker in workers.values()))
+            rates += [worker.ask(do="rate", sizes=sizes) for worker in workers.values()]
             for way in ways:
                 figures[way].append(workers[way[0]].ask(do="batch", batch_size=way[1]))
                 print(round_, way, figures[way][-1], file=sys.stderr, flush=True)
@@ -266,7 +267,8 @@ def main() -> None:
     key = f"{options.task}-{options.threads}-{found['processor'].split('(')[0].split()[0]}"
     known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     known[key] = found
-    RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", "utf-8")
+    with atomic_file(RESULTS, "w") as file:
+        file.write(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

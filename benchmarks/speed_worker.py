@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-RATE_TOKENS = 1024
+RATE_TOKENS, RATE_S = 1024, 0.5
 
 
 def polyvec(options: argparse.Namespace, **more: str) -> Any:
@@ -150,11 +150,18 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def matmul_rate(width: int, inner: int) -> float:
-    """GFLOP a CPU-second of torch's product of these sizes: the best of 10."""
+    """GFLOP a CPU-second of torch's product of these sizes, over half a CPU-second.
+
+    The best of some single products is more than a processor gives for longer than a moment.
+    """
     x, weight = torch.randn(RATE_TOKENS, width), torch.randn(inner, width)
+    number, spent = 0, 0.0
     with torch.inference_mode():
-        best = min(timed(lambda: torch.nn.functional.linear(x, weight))[1] for _ in range(10))
-    return 2 * RATE_TOKENS * width * inner / best / 1e9
+        torch.nn.functional.linear(x, weight)
+        while spent < RATE_S:
+            spent += timed(lambda: torch.nn.functional.linear(x, weight))[1]
+            number += 1
+    return 2 * RATE_TOKENS * width * inner * number / spent / 1e9
 
 
 def main() -> None:
