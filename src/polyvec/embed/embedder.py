@@ -95,7 +95,7 @@ class Embedder(EncodeMethods):
             what they are stored in. By default that of the folder's settings
             (sentence_bert_config.json), else "float32". "fast": on the CPU float32 with products
             of 8-bit integers or bfloat16, whichever is faster and gives near states (BERT's and
-            Llama's families; others warn and stay float32), on others bfloat16.
+            Llama's families; others warn and stay float32), on a GPU bfloat16.
         max_seq_length: most tokens that are read, special tokens included.
         pooling: a name in POOLINGS, several (their vectors are concatenated), or
             "package.module:function".

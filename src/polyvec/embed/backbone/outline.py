@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polyvec.embed.backbone.fused import FAMILIES, Bert, Fused, Norm
+from polyvec.embed.backbone.fused import FAMILIES, Bert, Fused, Norm, rms_norm
 from polyvec.embed.backbone.linears import Weights, exact_linears
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def _llama(facts: Mapping[str, Any], linear: Callable[[str], Weights], read: Rea
     size = facts["head_size"]
 
     def norm(name: str) -> Callable[[Tensor], Tensor]:
-        return partial(_rms_norm, read(f"{name}.weight"), facts["eps"])
+        return partial(rms_norm, read(f"{name}.weight"), facts["eps"])
 
     def layer(number: int) -> SimpleNamespace:
         at = f"layers.{number}"
@@ -147,10 +147,6 @@ GATED = ("gate", "up", "down")
 
 def _embedded(table: Tensor, ids: Tensor) -> Tensor:
     return F.embedding(ids, table)
-
-
-def _rms_norm(weight: Tensor, eps: float, x_TD: Tensor) -> Tensor:
-    return weight * (x_TD * torch.rsqrt(x_TD.pow(2).mean(-1, keepdim=True) + eps))
 
 
 def _config(facts: Mapping[str, Any]) -> SimpleNamespace:
