@@ -124,20 +124,21 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
         rates = []
         for round_ in range(options.rounds):
             sizes = config.hidden_size, config.intermediate_size
-            rates += [worker.ask(do="rate", sizes=sizes) for worker in workers.values()]
+            asked_rates = [worker.ask(do="rate", sizes=sizes) for worker in workers.values()]
+            rates.append(statistics.median(asked_rates))
             for way in ways:
                 figures[way].append(workers[way[0]].ask(do="batch", batch_size=way[1]))
                 print(round_, way, figures[way][-1], file=sys.stderr, flush=True)
             for kind, worker in workers.items():
                 asked[kind].append(worker.ask(do="queries"))
-    flop, rate = flop_of(config, lengths), statistics.median(rates)
+    flop = flop_of(config, lengths)
     return {
         "texts": len(mixed), "tokens": sum(lengths), "queries": len(queries),
         "query_tokens": [min(n), max(n)] if (n := _lengths(tokenizer, queries)) else [],
         "threads": options.threads, "rounds": options.rounds,
-        "matmul_gflop_per_cpu_s": rate, "processor": processor(), "differences": errors,
-        "cosines": cosines,
-        "batches": [_batch(way, runs, len(mixed), flop, rate) for way, runs in figures.items()],
+        "matmul_gflop_per_cpu_s": statistics.median(rates), "processor": processor(),
+        "differences": errors, "cosines": cosines,
+        "batches": [_batch(way, runs, len(mixed), flop, rates) for way, runs in figures.items()],
         "single": {kind: _single(rounds) for kind, rounds in asked.items()},
     }  # fmt: skip
 
@@ -168,12 +169,14 @@ def _cosine(a_NE: np.ndarray, b_NE: np.ndarray) -> float:
 
 
 def _batch(
-    way: tuple[str, int | None], runs: list[Any], texts: int, flop: float, rate: float
+    way: tuple[str, int | None], runs: list[Any], texts: int, flop: float, rates: list[float]
 ) -> dict[str, Any]:
+    """Medians over the rounds; the share of the products' rate within each round."""
     wall, cpu = (statistics.median(run[place] for run in runs) for place in (0, 1))
+    shares = [flop / run[1] / 1e9 / rate for run, rate in zip(runs, rates, strict=True)]
     return {
         "library": way[0], "batch_size": way[1], "cpu_s": cpu, "wall_s": wall,
-        "texts_per_cpu_s": texts / cpu, "of_matmul_rate": flop / cpu / 1e9 / rate,
+        "texts_per_cpu_s": texts / cpu, "of_matmul_rate": statistics.median(shares),
         "runs": [{"wall_s": wall, "cpu_s": cpu} for wall, cpu in runs],
     }  # fmt: skip
 
