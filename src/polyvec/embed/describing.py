@@ -77,7 +77,7 @@ def settings(embedder: Described) -> dict[str, Any]:
     if embedder.text_tokenizer.parses_texts:
         described["special_tokens"] = "parse"
     if backbone.fast:
-        described["dtype"] = "fast"
+        described["dtype"] = backbone.fast
     if embedder.routes:
         described["routes"] = {task: settings(route) for task, route in embedder.routes.items()}
         described["default_route"] = embedder.default_route

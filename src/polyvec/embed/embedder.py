@@ -174,11 +174,13 @@ class Embedder(EncodeMethods):
             self.backend = backend
 
     def _compute_fast(self) -> None:
+        made: set[int] = set()  # routes may share one
         for each in self.modules():
-            if isinstance(each, Embedder):  # itself, or a route
-                each.backbone.compute_fast(
-                    sample_batch(each.text_tokenizer, each.backbone.num_rows)
-                )
+            if isinstance(each, Embedder) and isinstance(body := each.backbone, Backbone):
+                if id(body) not in made:
+                    rows, positions = body.num_rows, body.max_positions
+                    body.compute_fast(sample_batch(each.text_tokenizer, rows, positions))
+                made.add(id(body))
 
     # ---- in and out -------------------------------------------------------------------------
 

@@ -131,9 +131,9 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
         embedder = cls(**parts.keywords())
         embedder.to(parts.backbone.device, parts.backbone.model.dtype)
         if dtype == FAST:
-            embedder.backbone.compute_fast(
-                sample_batch(embedder.text_tokenizer, embedder.backbone.num_rows)
-            )
+            body = embedder.backbone
+            rows, positions = body.num_rows, body.max_positions
+            body.compute_fast(sample_batch(embedder.text_tokenizer, rows, positions))
         return embedder
 
     def save_pretrained(self, path: str | Path) -> None:

@@ -1,9 +1,12 @@
 """Texts of many kinds, on which a model's states are sampled."""
 
+import copy
+
 from polyvec.embed.inputs.prompts import render
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
 from polyvec.interfaces import Prompt
 
+LONGEST = 128  # tokens of a text
 SAMPLE = (
     "",
     "?",
@@ -72,9 +75,18 @@ SAMPLE = (
 )
 
 
-def sample_batch(tokenizer: TextTokenizer, rows: int | None) -> TokenBatch | None:
-    """The tokens of SAMPLE; None if the model, with so many embeddings, lacks one of them."""
+def sample_batch(
+    tokenizer: TextTokenizer, rows: int | None, positions: int | None
+) -> TokenBatch | None:
+    """The tokens of SAMPLE for a model with so many embeddings and positions.
+
+    Whatever `max_seq_length` is now, as it may change. None if the model lacks an embedding.
+    """
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.max_length = min(LONGEST, positions or LONGEST)
     found = tokenizer.encode([render(text, Prompt()) for text in SAMPLE])
     tokens = [each for each in found if len(each)]  # some tokenizers give "" none
+    if not tokens:
+        return None
     batch = TokenBatch.of(range(len(tokens)), tokens)
     return batch if rows is None or batch.ids_T.max() < rows else None

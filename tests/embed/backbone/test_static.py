@@ -8,15 +8,18 @@ import pytest
 import torch
 from test_fast import CONFIGS, SMALL
 from test_fused import made, states, texts
+from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig
 
 from polyvec import Embedder
+from polyvec.embed import sample as samples
 from polyvec.embed.backbone import backbone as backbones
 from polyvec.embed.backbone import fast, static
+from polyvec.embed.backbone.backbone import Backbone
 from polyvec.embed.backbone.fast import Int8Linear
 from polyvec.embed.backbone.linears import Linear, UnsuitedError
-from polyvec.embed.backbone.static import Levels, StaticLinear, rounded_up
+from polyvec.embed.backbone.static import Levels, StaticInt8, StaticLinear, Watched, rounded_up
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.embed.sample import SAMPLE, sample_batch
 
@@ -40,6 +43,11 @@ def integers_first() -> tuple[type[Linear], ...]:
 def sample() -> TokenBatch:
     draw = np.random.default_rng(7)
     return TokenBatch.of_ids([draw.integers(5, 90, length) for length in (20, 9, 9, 3, 1)])
+
+
+def seen(backbone: Backbone) -> set[int]:
+    """The ids of the random texts that levels are found on."""
+    return set(StaticInt8(sample())._drawn(backbone.model).ids_T.tolist())
 
 
 @pytest.mark.parametrize("name", ["bert", "bert relu", "roberta"])
@@ -137,33 +145,36 @@ def test_a_channel_of_large_numbers_costs_the_others_nothing(monkeypatch):
 
 
 def test_all_states_of_a_text_with_nan_are_nan():
-    backbone, lengths = made(CONFIGS["bert"]), [21] * 9 + [37] * 5
+    backbone, lengths = made(BertConfig(**{**SMALL, "vocab_size": 9000})), [21] * 9 + [37] * 5
     draw = np.random.default_rng(1)
-    ids = [draw.integers(5, 89, length) for length in lengths]
-    ids[6][4] = 89
+    ids = [draw.integers(5, 8000, length) for length in lengths]
+    drawn = next(i for i in range(8000, 9000) if i not in seen(backbone))
+    ids[6][4] = drawn
     batch = TokenBatch.of_ids(ids)
-    with torch.no_grad():
-        backbone.model.get_input_embeddings().weight[89] = torch.nan
-    backbone.compute_fast(TokenBatch.of_ids(ids[:3]))
-    # Random ids of the sample would meet the one of NaN.
-    assert backbone.products == "int8"
-    with torch.no_grad():
-        backbone.model.get_input_embeddings().weight[89] = 1.0
-    backbone.compute_fast(TokenBatch.of_ids(ids[:3]))
-    usual = states(backbone, batch).split(lengths)
-    with torch.no_grad():
-        backbone.model.get_input_embeddings().weight[89] = torch.nan
-    with torch.inference_mode():
-        found = backbone(batch, needs=frozenset({"all_layers"}))
-    assert backbone.runner.fused._made[1].linear.name == "static int8"
-    for layer_BTD in (*found.all_layers, found.last_BTD):
-        parts = layer_BTD[found.attention_mask_BT].split(lengths)
+    found = []
+    for value in (1.0, torch.nan):
+        with torch.no_grad():
+            backbone.model.get_input_embeddings().weight[drawn] = value
+        backbone.compute_fast(sample())
+        with torch.inference_mode():
+            found.append(backbone(batch, needs=frozenset({"all_layers"})))
+        assert backbone.products == "static int8"
+    lost = found[1]
+    for layer_BTD in (*lost.all_layers, lost.last_BTD):
+        parts = layer_BTD[lost.attention_mask_BT].split(lengths)
         bad = [i for i, each in enumerate(parts) if not bool(each.isfinite().all())]
         assert bad == [6] and bool(parts[6].isnan().all())
-    last = found.last_BTD[found.attention_mask_BT].split(lengths)
-    assert all(
-        torch.equal(a, b) for i, (a, b) in enumerate(zip(last, usual, strict=True)) if i != 6
-    )
+    pairs = [each.last_BTD[each.attention_mask_BT].split(lengths) for each in found]
+    for i, (before, after) in enumerate(zip(*pairs, strict=True)):
+        assert i == 6 or torch.equal(before, after)
+
+
+def test_a_model_whose_sample_is_not_finite_finds_levels_token_by_token():
+    backbone = made(CONFIGS["bert"])
+    with torch.no_grad():
+        backbone.model.get_input_embeddings().weight[89] = torch.nan  # random texts have it
+    backbone.compute_fast(sample())
+    assert backbone.products == "int8"
 
 
 def test_new_weights_have_new_levels():
@@ -178,6 +189,45 @@ def test_new_weights_have_new_levels():
     assert backbone.products == "static int8"
     backbone.runner.fused = None
     assert torch.cosine_similarity(found, states(backbone, batch)).min() > 0.99
+
+
+@pytest.mark.parametrize("part", ["norm", "table"])
+def test_weights_beside_the_products_change_levels_too(part):
+    backbone, batch = made(CONFIGS["bert"]), texts(11, 7)
+    backbone.compute_fast(sample())
+    states(backbone, batch)
+    with torch.no_grad():
+        if part == "norm":
+            backbone.model.encoder.layer[0].output.LayerNorm.weight.mul_(3)
+        else:
+            backbone.model.embeddings.LayerNorm.weight.mul_(3)
+    found = states(backbone, batch)
+    assert backbone.products == "static int8"
+    other = made(CONFIGS["bert"])
+    other.model.load_state_dict(backbone.model.state_dict())
+    other.compute_fast(sample())
+    assert torch.equal(found, states(other, batch))
+
+
+def test_a_table_that_lost_a_token_of_the_sample_finds_levels_token_by_token():
+    backbone = made(CONFIGS["bert"])
+    backbone.compute_fast(TokenBatch.of_ids([np.arange(60, 90)]))
+    backbone.model.resize_token_embeddings(50)
+    states(backbone, TokenBatch.of_ids([np.arange(5, 20)]))
+    assert backbone.products == "int8"
+
+
+def test_rows_of_zeros_behind_the_tokens_are_not_looked_at():
+    watched = Watched(nn.Linear(2, 3))
+    watched.tokens = 2
+    watched(torch.tensor([[1.0, -2.0], [3.0, 1.0], [100.0, -100.0]]))
+    assert (watched.least_D.tolist(), watched.most_D.tolist()) == ([0.0, -2.0], [3.0, 1.0])
+
+
+def test_random_texts_are_others_than_those_of_the_check():
+    backbone = made(BertConfig(**{**SMALL, "vocab_size": 9000}))
+    checked = np.random.default_rng(0).integers(5, 9000, 22)
+    assert len(seen(backbone) & set(checked.tolist())) < 5
 
 
 def test_ranges_are_the_same_after_a_sum_in_another_order():
@@ -230,7 +280,41 @@ class TestEmbedder:
         assert errors[0].mean() < 0.003 and errors[0].mean() < errors[1].mean()
         assert errors[0].max() < 0.02
 
+    def test_the_fingerprint_names_the_products_and_the_sample(self, tiny_bert, monkeypatch):
+        found = [Embedder.from_pretrained(tiny_bert, dtype=kind) for kind in ("float32", "fast")]
+        other = Embedder.from_pretrained(tiny_bert, dtype="fast")
+        assert other.fingerprint() == found[1].fingerprint()
+        other.backbone.compute_fast()  # levels for each token
+        monkeypatch.setattr(samples, "SAMPLE", ("another sample", "of texts"))
+        found += [other, Embedder.from_pretrained(tiny_bert, dtype="fast")]
+        assert len({each.fingerprint() for each in found}) == 4
+
+    def test_levels_do_not_depend_on_the_most_tokens_that_are_read(self, minilm_folder):
+        texts_ = ["a cat sat on the mat, and the dog beside it", "Stocks fell on Monday."]
+        found = [
+            Embedder.from_pretrained(minilm_folder, dtype="fast", max_seq_length=most)
+            for most in (4, 256)
+        ]
+        found[0].max_seq_length = 256
+        np.testing.assert_array_equal(*(each.encode(texts_) for each in found))
+
+    def test_a_body_that_routes_share_is_set_up_once(self, tiny_bert, monkeypatch):
+        calls: list[int] = []
+        own = Backbone.compute_fast
+        monkeypatch.setattr(
+            Backbone, "compute_fast", lambda self, *rest: calls.append(id(self)) or own(self, *rest)
+        )
+        body = Embedder.from_pretrained(tiny_bert)
+        route = body._parts()
+        routed = Embedder.from_parts(
+            **{**route.keywords(), "routes": {"query": route, "document": route}}
+        )
+        routed._compute_fast()
+        assert calls == [id(body.backbone)]
+
     def test_the_sample_is_not_used_where_the_model_lacks_its_tokens(self, minilm):
-        batch = sample_batch(minilm.text_tokenizer, None)
+        batch = sample_batch(minilm.text_tokenizer, None, None)
         assert batch is not None and len(batch.lengths) == len(SAMPLE)
-        assert sample_batch(minilm.text_tokenizer, int(batch.ids_T.max())) is None
+        assert max(sample_batch(minilm.text_tokenizer, None, 12).lengths) == 12
+        assert minilm.text_tokenizer.max_length == 256
+        assert sample_batch(minilm.text_tokenizer, int(batch.ids_T.max()), None) is None

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from polyvec.embed.backbone import onnx_layers, precision, rotary, runners, selection
 from polyvec.embed.backbone.attention import AttentionSpec, register
-from polyvec.embed.backbone.fast import fast_linears
+from polyvec.embed.backbone.fast import FAST, fast_linears
 from polyvec.embed.backbone.fused import FAMILIES, Bert, FusedModel
 from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.linears import Linear
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
-from polyvec.embed.backbone.static import WithStatic
+from polyvec.embed.backbone.static import StaticInt8, WithStatic
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError, SlowPathWarning
 
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
 
     evaluated_apart = ("model",)  # see modes
     lm: Any  # not a submodule: its weights are the model's
-    fast = False  # whether products are of fewer bits than the weights
+    fast = ""  # how products of fewer bits than the weights are made, if they are
     card: Any = None  # formats.cards.Card of the folder that the weights came from, if it had one
 
     def __init__(
@@ -122,7 +122,9 @@ class Backbone(nn.Module):
                 kinds = WithStatic(fast_linears, sample)
             self.runner.fused = FusedModel(kinds)
             found = self.runner.fused_products()
-        self.fast = found not in (None, Linear.name)
+        self.fast = "" if found in (None, Linear.name) else f"{FAST}, {found}"
+        if found == StaticInt8.name and sample is not None:
+            self.fast += f" by {sample.digest()}"
         if not self.fast and self.device.type == "cpu":
             warnings.warn(
                 f"dtype='fast': no products of this processor are faster for "

@@ -318,13 +318,20 @@ class FusedModel:
                     if model.device.type != "cpu" or model.dtype != torch.float32:
                         self._made = None
                         return None
-                    made = self._made = Stamp(model), self._first(model, check, inputs)
+                    kinds = (self.linears or exact_linears)()
+                    samples = any(hasattr(kind, "layers") for kind in kinds)
+                    stamp = Stamp(model, every=samples)
+                    made = self._made = stamp, self._first(kinds, model, check, inputs)
         return made[1]
 
     def _first(
-        self, model: PreTrainedModel, check: Callable[[Fused], bool], inputs: Inputs
+        self,
+        kinds: Sequence[Any],
+        model: PreTrainedModel,
+        check: Callable[[Fused], bool],
+        inputs: Inputs,
     ) -> Fused | None:
-        for kind in (self.linears or exact_linears)():
+        for kind in kinds:
             found = _fused(model, check, inputs, kind, self.short)
             if found is not None:
                 return found
@@ -372,8 +379,9 @@ def _fused(
             return None
         found.short = None if short is None else _checked(short, found, check)
         return found
-    # The products are not torch's public interface: another version may lack or change them.
-    except (UnsuitedError, AttributeError, RuntimeError, TypeError):
+    # The products are not torch's public interface: another version may lack or change them. A
+    # table that became smaller may lack an id or a position of a sample.
+    except (UnsuitedError, AttributeError, RuntimeError, TypeError, IndexError):
         return None
 
 
@@ -404,9 +412,11 @@ class Stamp:
 
     Fused layers have copies of those; they read other weights as they are. `.data` edits change
     no version counter, so a sample of each matrix is compared, too: merged adapters are edited so.
+
+    every: all weights, as levels that were found on a sample depend on norms and tables, too.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, every: bool = False) -> None:
         modules = list(model.modules())
         tables = [table for m in modules for table in (m._modules, m._parameters)]
         self._tables = [table for table in tables if table]
@@ -414,8 +424,8 @@ class Stamp:
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._num_hooks = sum(map(len, self._hooks))
         self._newest_hook = RemovableHandle.next_id
-        linears = [module for module in modules if isinstance(module, nn.Linear)]
-        weights = [weight for each in linears for weight in each.parameters(recurse=False)]
+        watched = [module for module in modules if every or isinstance(module, nn.Linear)]
+        weights = [weight for each in watched for weight in each.parameters(recurse=False)]
         self._uncounted = [weight for weight in weights if weight.is_inference()]
         self._counted = [weight for weight in weights if not weight.is_inference()]
         self._places = self._where()

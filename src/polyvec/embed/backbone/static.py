@@ -18,11 +18,12 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from polyvec.embed.backbone.fast import AS_FLOATS, TINY, Int8Linear, as_integers
 from polyvec.embed.backbone.fused import FAMILIES, Bert, BertLayer
@@ -32,7 +33,10 @@ from polyvec.embed.backbone.linears import (
     Activation,
     Linear,
     UnsuitedError,
+    activated,
+    combined,
     joined,
+    weight_of,
 )
 from polyvec.embed.inputs.tokens import TokenBatch
 
@@ -45,30 +49,37 @@ SMALLEST = 1e-3  # size of a channel, of the largest one's
 SHARE, MULTIPLE = 32, 16  # of how many channels one has levels of its own; kernels like multiples
 KNOWN = (*(ACTIVATIONS[name] for name in ("gelu", "gelu_new", "relu")),)
 BLOCK = 1 << 20  # tokens: all at once, as a call of the product takes as long as some 20 of them
-DRAWN = 16, 32  # texts of random ids, tokens of each at most
+DRAWN = 1  # the seed of texts of random ids
+DRAWN_LENGTHS = (32,) * 16
 
 
-class Watched(Linear):
-    """Linear layers of float32 that note the range of each number of their input."""
+class Watched:
+    """Linear layers of float32, as they are, that note the range of each number of their input.
+
+    tokens: rows of the input that are tokens; others behind them are not looked at.
+    """
 
     def __init__(self, *layers: Any, order: Tensor | None = None) -> None:
-        super().__init__(*layers, order=order)
-        self.layers = layers
-        self.least_D = self.most_D = torch.zeros(layers[0].weight.shape[1])
+        if order is not None:
+            raise UnsuitedError("outputs in another order")
+        self.weights = [weight_of(layer) for layer in layers]
+        self.layers, self.tokens = layers, 0
+        self.least_D = self.most_D = torch.zeros(self.weights[0].shape[1])
 
-    def __call__(self, x_TD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
-        self._note(x_TD)
-        return super().__call__(x_TD, activation)
+    def __call__(self, x_RD: Tensor, activation: Activation = ACTIVATION) -> Tensor:
+        return activated(self._product(x_RD), activation)
 
     def with_other(
-        self, operation: str, x_TD: Tensor, other_TN: Tensor, out: Tensor | None = None
+        self, operation: str, x_RD: Tensor, other_RN: Tensor, out: Tensor | None = None
     ) -> Tensor:
-        self._note(x_TD)
-        return super().with_other(operation, x_TD, other_TN, out)
+        return combined(operation, self._product(x_RD), other_RN, out)
 
-    def _note(self, x_TD: Tensor) -> None:
+    def _product(self, x_RD: Tensor) -> Tensor:
+        x_TD = x_RD[: self.tokens]
         self.least_D = torch.minimum(self.least_D, x_TD.amin(dim=0))
         self.most_D = torch.maximum(self.most_D, x_TD.amax(dim=0))
+        pairs = zip(self.weights, self.layers, strict=True)
+        return torch.cat([F.linear(x_RD, weight, layer.bias) for weight, layer in pairs], dim=1)
 
     def divisor(self) -> Tensor:
         """The square root of each channel's size, [D]: half of it goes to the weights."""
@@ -210,20 +221,27 @@ class StaticInt8:
         """The layers of a model; UnsuitedError for other families than BERT's."""
         if FAMILIES[type(model).__name__] is not Bert:
             raise UnsuitedError(type(model).__name__)
-        found = Bert(model, Watched)
+        found = Bert(model, cast("type[Linear]", Watched))
         for batch in (self.sample, self._drawn(model)):
+            for layer in found.layers:
+                layer.block = BLOCK
+                for watched in (layer.qkv, layer.out, layer.up, layer.down):
+                    cast("Any", watched).tokens = len(batch.ids_T)
             deque(found.states(**inputs(batch)), maxlen=0)
         found.layers = [StaticBertLayer(layer) for layer in found.layers]
         found.linear = self
         return found
 
     def _drawn(self, model: Any) -> TokenBatch:
-        """Random ids, whose states have a wider range, as those of unusual texts."""
-        texts, most = DRAWN
-        rows, draw = model.config.vocab_size, np.random.default_rng(0)
-        length = min(most, max(self.sample.lengths))
+        """Random ids, whose states have a wider range, as those of unusual texts have.
+
+        Others than the check of layers draws, which would else see what they were made of.
+        """
+        rows, draw = model.config.vocab_size, np.random.default_rng(DRAWN)
+        longest = max(self.sample.lengths)
+        lengths = [*[min(length, longest) for length in DRAWN_LENGTHS], longest]
         return TokenBatch.of_ids(
-            [draw.integers(min(5, rows - 1), rows, length) for _ in range(texts)]
+            [draw.integers(min(5, rows - 1), rows, length) for length in lengths]
         )
 
 

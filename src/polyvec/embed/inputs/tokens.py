@@ -6,6 +6,7 @@ T tokens of all texts in a batch, one text after another.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,11 @@ class TokenBatch:
         yes = np.ones(len(ids), bool)
         lengths = tuple(len(text) for text in texts)
         return cls(tuple(range(len(texts))), lengths, ids, yes, yes, np.zeros(len(ids), np.int8))
+
+    def digest(self) -> str:
+        """A short hash of the ids and lengths."""
+        told = np.concatenate([self.ids_T, self.lengths]).astype("<i8").tobytes()
+        return hashlib.sha256(told).hexdigest()[:8]
 
     def runs(self) -> list[tuple[int, int]]:
         """Runs of texts of equal length as (number of texts, tokens each), in order."""
