@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyvec.embed.backbone import onnx_layers, precision, rotary, runners, selection
+from polyvec.embed.backbone import onnx_layers, precision, rotary, runners, selection, static
 from polyvec.embed.backbone.attention import AttentionSpec, register
 from polyvec.embed.backbone.fast import FAST, fast_linears
 from polyvec.embed.backbone.fused import FAMILIES, Bert, FusedModel
@@ -124,7 +124,7 @@ class Backbone(nn.Module):
             found = self.runner.fused_products()
         self.fast = "" if found in (None, Linear.name) else f"{FAST}, {found}"
         if found == StaticInt8.name and sample is not None:
-            self.fast += f" by {sample.digest()}"
+            self.fast += f" {static.FORMAT} by {sample.digest()}"
         if not self.fast and self.device.type == "cpu":
             warnings.warn(
                 f"dtype='fast': no products of this processor are faster for "

@@ -319,9 +319,11 @@ class FusedModel:
                         self._made = None
                         return None
                     kinds = (self.linears or exact_linears)()
-                    samples = any(hasattr(kind, "layers") for kind in kinds)
-                    stamp = Stamp(model, every=samples)
-                    made = self._made = stamp, self._first(kinds, model, check, inputs)
+                    # Before the layers: what changes while they are made is seen later.
+                    products, every = Stamp(model), Stamp(model, every=True)
+                    found = self._first(kinds, model, check, inputs)
+                    sampled = found is not None and hasattr(found.linear, "layers")
+                    made = self._made = every if sampled else products, found
         return made[1]
 
     def _first(
@@ -429,7 +431,14 @@ class Stamp:
         self._uncounted = [weight for weight in weights if weight.is_inference()]
         self._counted = [weight for weight in weights if not weight.is_inference()]
         self._places = self._where()
-        flat = [weight.detach().view(-1) for weight in weights if weight.ndim > 1]
+        flat = [
+            weight.detach().view(-1)
+            for weight in weights
+            if weight.ndim > (0 if every else 1)
+            # numpy has no bfloat16; a view of some columns has no flat one
+            and weight.dtype == torch.float32
+            and weight.is_contiguous()
+        ]
         # Views; numpy joins those in a fifth of torch's time.
         self._samples = [w[:: max(1, len(w) // SAMPLE)].numpy() for w in flat]
         self._values = self._sampled()

@@ -1,6 +1,6 @@
 """The parts that fused layers are made of, from the tensors of a file: no model of transformers.
 
-What transformers' modules of these families compute, in its order of operations, so that the
+What fused layers read of transformers' modules of these families, and compute alike, so that the
 states are the same bit for bit. Only for configs that formats/direct.py has compared with them.
 
 T tokens of all texts, D state size, S half the size of a head.

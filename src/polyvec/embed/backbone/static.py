@@ -40,6 +40,7 @@ from polyvec.embed.backbone.linears import (
 )
 from polyvec.embed.inputs.tokens import TokenBatch
 
+FORMAT = 1  # of how levels are found, in fingerprints; another number for other vectors
 LARGEST = 255  # of the levels, which count from zero
 ROUNDING = 2.0**23  # added to a float it leaves a whole number in its last bits
 # Ranges are rounded up to so many steps an octave: a sum in another order, as another number of
