@@ -13,6 +13,9 @@ from numpy.testing import assert_allclose
 
 from polyvec import Embedder, MultiVectorEmbedder
 from polyvec.data.texts import Record
+from polyvec.embed.backbone import backbone as backbones
+from polyvec.embed.backbone.fast import Int8Linear
+from polyvec.embed.backbone.linears import Linear
 from polyvec.errors import IndexStoreError, InputError, ModelError, ShapeError
 from polyvec.index.plain import PlainIndex
 from polyvec.interfaces import MultiVectors
@@ -273,6 +276,21 @@ def test_colbert_head_of_bge_m3(tmp_path):
 @pytest.fixture(scope="module")
 def late(tmp_path_factory) -> Path:
     return stanford(tmp_path_factory.mktemp("late"))
+
+
+def test_fewer_bits_give_vectors_near_the_exact_ones(late, monkeypatch):
+    """Unattended query tokens and markers included, which no sample has seen."""
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("oneDNN's layouts are used on x86 processors with AVX2 only")
+    monkeypatch.setattr(backbones, "fast_linears", lambda: (Int8Linear, Linear))
+    exact = MultiVectorEmbedder.from_pretrained(late)
+    found = MultiVectorEmbedder.from_pretrained(late, dtype="fast")
+    assert found.backbone.products == "static int8"
+    texts = ["a cat sat on the mat", "no", "stocks fell on Monday, and rose again"]
+    for name in ("encode_query", "encode_document"):
+        pairs = zip(getattr(exact, name)(texts), getattr(found, name)(texts), strict=True)
+        for wanted, got in pairs:
+            assert (np.asarray(wanted) * np.asarray(got)).sum(axis=1).min() > 0.97
 
 
 def test_a_late_interaction_folder_is_never_a_dense_one(late, tmp_path):
