@@ -27,6 +27,12 @@ ROWS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def the_same_draws() -> None:
+    """Some random adapters make a vector that rounding of 1e-7 changes by 1e-4."""
+    torch.manual_seed(4)
+
+
 def embedder(**more) -> Embedder:
     return compose(EmbedderSettings(str(checkpoint("meta-llama/")), **more))
 
