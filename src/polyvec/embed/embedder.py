@@ -174,13 +174,10 @@ class Embedder(EncodeMethods):
             self.backend = backend
 
     def _compute_fast(self) -> None:
-        made: set[int] = set()  # routes may share one
-        for each in self.modules():
-            if isinstance(each, Embedder) and isinstance(body := each.backbone, Backbone):
-                if id(body) not in made:
-                    rows, positions = body.num_rows, body.max_positions
-                    body.compute_fast(sample_batch(each.text_tokenizer, rows, positions))
-                made.add(id(body))
+        # Itself and its routes, which may share a backbone.
+        owners = {each.backbone: each for each in self.modules() if isinstance(each, Embedder)}
+        for backbone, each in owners.items():
+            backbone.compute_fast(sample_batch(each.text_tokenizer, backbone))
 
     # ---- in and out -------------------------------------------------------------------------
 

@@ -131,9 +131,8 @@ class MultiVectorEmbedder(nn.Module, TextEncoder):
         embedder = cls(**parts.keywords())
         embedder.to(parts.backbone.device, parts.backbone.model.dtype)
         if dtype == FAST:
-            body = embedder.backbone
-            rows, positions = body.num_rows, body.max_positions
-            body.compute_fast(sample_batch(embedder.text_tokenizer, rows, positions))
+            backbone = embedder.backbone
+            backbone.compute_fast(sample_batch(embedder.text_tokenizer, backbone))
         return embedder
 
     def save_pretrained(self, path: str | Path) -> None:

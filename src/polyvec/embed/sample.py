@@ -1,6 +1,7 @@
 """Texts of many kinds, on which a model's states are sampled."""
 
 import copy
+from typing import Protocol
 
 from polyvec.embed.inputs.prompts import render
 from polyvec.embed.inputs.tokens import TextTokenizer, TokenBatch
@@ -41,7 +42,7 @@ SAMPLE = (
     "for (int i = 0; i < n; i++) { a[i] += b[i] * 0.5f; }",
     '{"id": 17, "tags": ["red", "blue"], "price": 9.99, "stock": null}',
     "https://example.org/articles/2021/07/index.html?page=2&sort=asc",
-    "jane.doe@example.com, +44 20 7946 0018, 12 High Street, SW1A 1AA",
+    "info@example.com, +44 20 7946 0018, 12 High Street, SW1A 1AA",
     "ISBN 978-3-16-148410-0 | 2,048 pages | 1.35 kg",
     "1 2 3 4 5 6 7 8 9 10 100 1000 10000",
     "ACGTTGCAACGGTTACGATC MKTAYIAKQRQISFVKSHFSRQ",
@@ -75,18 +76,26 @@ SAMPLE = (
 )
 
 
-def sample_batch(
-    tokenizer: TextTokenizer, rows: int | None, positions: int | None
-) -> TokenBatch | None:
-    """The tokens of SAMPLE for a model with so many embeddings and positions.
+class Sized(Protocol):
+    """What the sample asks of a Backbone."""
 
-    Whatever `max_seq_length` is now, as it may change. None if the model lacks an embedding.
+    @property
+    def num_rows(self) -> int | None: ...
+    @property
+    def max_positions(self) -> int | None: ...
+
+
+def sample_batch(tokenizer: TextTokenizer, backbone: Sized) -> TokenBatch | None:
+    """The tokens of SAMPLE; None if the model has no embedding for one of them.
+
+    Texts are cut at the model's positions, not at `max_seq_length`, which may change later.
     """
     tokenizer = copy.copy(tokenizer)
-    tokenizer.max_length = min(LONGEST, positions or LONGEST)
+    tokenizer.max_length = min(LONGEST, backbone.max_positions or LONGEST)
     found = tokenizer.encode([render(text, Prompt()) for text in SAMPLE])
     tokens = [each for each in found if len(each)]  # some tokenizers give "" none
     if not tokens:
         return None
     batch = TokenBatch.of(range(len(tokens)), tokens)
+    rows = backbone.num_rows
     return batch if rows is None or batch.ids_T.max() < rows else None

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -320,8 +321,10 @@ class TestEmbedder:
         assert calls == [id(body.backbone)]
 
     def test_the_sample_is_not_used_where_the_model_lacks_its_tokens(self, minilm):
-        batch = sample_batch(minilm.text_tokenizer, None, None)
+        batch = sample_batch(minilm.text_tokenizer, minilm.backbone)
         assert batch is not None and len(batch.lengths) == len(SAMPLE)
-        assert max(sample_batch(minilm.text_tokenizer, None, 12).lengths) == 12
+        short = SimpleNamespace(num_rows=None, max_positions=12)
+        assert max(sample_batch(minilm.text_tokenizer, short).lengths) == 12
         assert minilm.text_tokenizer.max_length == 256
-        assert sample_batch(minilm.text_tokenizer, int(batch.ids_T.max()), None) is None
+        small = SimpleNamespace(num_rows=int(batch.ids_T.max()), max_positions=512)
+        assert sample_batch(minilm.text_tokenizer, small) is None

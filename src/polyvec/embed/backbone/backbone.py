@@ -25,7 +25,6 @@ from polyvec.embed.backbone.hooks import changing, install
 from polyvec.embed.backbone.linears import Linear
 from polyvec.embed.backbone.prepending import TokenPrepending
 from polyvec.embed.backbone.states import SIDE_OUTPUTS, States
-from polyvec.embed.backbone.static import StaticInt8, WithStatic
 from polyvec.embed.inputs.tokens import TokenBatch
 from polyvec.errors import ModelError, SlowPathWarning
 
@@ -111,19 +110,19 @@ class Backbone(nn.Module):
     def compute_fast(self, sample: TokenBatch | None = None) -> None:
         """Compute in 8-bit integers or bfloat16, where that is faster and gives near states.
 
-        `sample`: texts for which BERT's family finds levels of 8 bits that need not be found
-        again for each token. Warns where nothing is faster, or not for this family: then all
-        stays as it was.
+        `sample`: texts on which BERT's family finds fixed 8-bit levels; without it, levels are
+        found for each token. Warns where no products are faster or near enough, or there are
+        none for this family: the model is then computed in float32.
         """
         found = None
         if isinstance(self.runner, runners.Planned):
             kinds: Any = fast_linears
             if sample is not None and self.spec == selection.OWN:
-                kinds = WithStatic(fast_linears, sample)
+                kinds = static.WithStatic(fast_linears, sample)
             self.runner.fused = FusedModel(kinds)
             found = self.runner.fused_products()
         self.fast = "" if found in (None, Linear.name) else f"{FAST}, {found}"
-        if found == StaticInt8.name and sample is not None:
+        if found == static.StaticInt8.name and sample is not None:
             self.fast += f" {static.FORMAT} by {sample.digest()}"
         if not self.fast and self.device.type == "cpu":
             warnings.warn(

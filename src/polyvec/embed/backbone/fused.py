@@ -246,10 +246,9 @@ class Llama:
         half = cos.shape[-1] // 2
         turns_T1S = torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
         tokens = len(x_TD)
-        missing = num_rows(tokens, plan.spare()) - tokens
-        x_RD, turns_R1S = with_rows(x_TD, tokens + missing), turns_T1S
-        if missing:
-            turns_R1S = torch.cat([turns_T1S, turns_T1S.new_zeros(missing, 1, half)])
+        x_RD = with_rows(x_TD, num_rows(tokens, plan.spare()))
+        missing = len(x_RD) - tokens
+        turns_R1S = torch.cat([turns_T1S, turns_T1S.new_zeros(missing, 1, half)])
         for layer in self.layers:
             yield x_RD[:tokens]
             x_RD = layer(x_RD, turns_R1S, plan, tokens)

@@ -234,9 +234,10 @@ class StaticInt8:
         return found
 
     def _drawn(self, model: Any) -> TokenBatch:
-        """Random ids, whose states have a wider range, as those of unusual texts have.
+        """Texts of random ids: their states have a wider range, like those of unusual texts.
 
-        Others than the check of layers draws, which would else see what they were made of.
+        The seed is not that of the check of the layers (runners.Planned._gives_states), which would
+        otherwise see the texts that the levels were found on.
         """
         rows, draw = model.config.vocab_size, np.random.default_rng(DRAWN)
         longest = max(self.sample.lengths)
